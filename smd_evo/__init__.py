@@ -1,0 +1,75 @@
+"""smd_evo: gradient-free fine-tuning and ensembling of pre-trained networks by sparse subspace mutation.
+
+An implementation of Sparse Mutation Decompositions (Whitaker & Whitley 2023, arXiv 2302.05832). The names
+below load what they need on first use; ``import smd_evo`` by itself imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from smd_evo.core.delta import SparseDelta as SparseDelta
+    from smd_evo.core.keys import derive as derive
+    from smd_evo.core.layout import Layout as Layout
+    from smd_evo.core.layout import Slot as Slot
+    from smd_evo.core.mutation import Lineage as Lineage
+    from smd_evo.core.mutation import Mutation as Mutation
+    from smd_evo.core.mutation import decode_rows as decode_rows
+    from smd_evo.core.mutation import decompose as decompose
+    from smd_evo.core.mutation import encode_rows as encode_rows
+    from smd_evo.core.mutation import sample_mutations as sample_mutations
+    from smd_evo.core.noise import gaussian as gaussian
+    from smd_evo.core.noise import permutation as permutation
+    from smd_evo.core.parameters import ParameterSpace as ParameterSpace
+    from smd_evo.core.subspace import Dense as Dense
+    from smd_evo.core.subspace import NeuronSubspace as NeuronSubspace
+    from smd_evo.core.subspace import PartitionSubspace as PartitionSubspace
+    from smd_evo.core.subspace import RandomSubspace as RandomSubspace
+    from smd_evo.core.subspace import Subspace as Subspace
+    from smd_evo.core.subspace import TensorSubspace as TensorSubspace
+    from smd_evo.core.subspace import parse_subspace as parse_subspace
+    from smd_evo.evaluation.calibration import calibrate_sigma as calibrate_sigma
+    from smd_evo.evaluation.evaluator import Evaluator as Evaluator
+    from smd_evo.evaluation.fitness import BatchFitness as BatchFitness
+    from smd_evo.evaluation.fitness import ModuleFitness as ModuleFitness
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "SparseDelta": "smd_evo.core.delta",
+    "derive": "smd_evo.core.keys",
+    "Layout": "smd_evo.core.layout",
+    "Slot": "smd_evo.core.layout",
+    "Lineage": "smd_evo.core.mutation",
+    "Mutation": "smd_evo.core.mutation",
+    "decode_rows": "smd_evo.core.mutation",
+    "decompose": "smd_evo.core.mutation",
+    "encode_rows": "smd_evo.core.mutation",
+    "sample_mutations": "smd_evo.core.mutation",
+    "gaussian": "smd_evo.core.noise",
+    "permutation": "smd_evo.core.noise",
+    "ParameterSpace": "smd_evo.core.parameters",
+    "Dense": "smd_evo.core.subspace",
+    "NeuronSubspace": "smd_evo.core.subspace",
+    "PartitionSubspace": "smd_evo.core.subspace",
+    "RandomSubspace": "smd_evo.core.subspace",
+    "Subspace": "smd_evo.core.subspace",
+    "TensorSubspace": "smd_evo.core.subspace",
+    "parse_subspace": "smd_evo.core.subspace",
+    "calibrate_sigma": "smd_evo.evaluation.calibration",
+    "Evaluator": "smd_evo.evaluation.evaluator",
+    "BatchFitness": "smd_evo.evaluation.fitness",
+    "ModuleFitness": "smd_evo.evaluation.fitness",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'smd_evo' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

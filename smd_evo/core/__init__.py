@@ -1,0 +1,1 @@
+"""The method itself: pure functions of keys and tensors. No hosts, no files, no global state."""

@@ -1,0 +1,73 @@
+"""SparseDelta: the difference of a child to its parent, as coordinates and values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from smd_evo.errors import InvalidType, InvalidValue
+
+__all__ = ["SparseDelta"]
+
+
+@dataclass(frozen=True, eq=False)
+class SparseDelta:
+    """What is added to some coordinates of a parent.
+
+    Args:
+        indices: int64 [k], strictly increasing, not negative.
+        values: float32 [k], on the same device.
+
+    Raises:
+        InvalidType, InvalidValue: the two are not as above.
+
+    Example:
+        >>> delta = SparseDelta(torch.tensor([1, 4]), torch.tensor([0.5, -2.0]))
+        >>> delta.to_dense(6)
+        tensor([ 0.0000,  0.5000,  0.0000,  0.0000, -2.0000,  0.0000])
+        >>> (delta + SparseDelta(torch.tensor([0, 4]), torch.tensor([1.0, 1.0]))).values
+        tensor([ 1.0000,  0.5000, -1.0000])
+    """
+
+    indices: Tensor
+    values: Tensor
+
+    def __post_init__(self) -> None:
+        indices, values = self.indices, self.values
+        if indices.dtype != torch.int64 or values.dtype != torch.float32:
+            raise InvalidType(
+                f"delta: expected int64 indices and float32 values, got {indices.dtype} and {values.dtype}"
+            )
+        if indices.dim() != 1 or indices.shape != values.shape or indices.device != values.device:
+            raise InvalidValue(
+                f"delta: expected indices and values of one length on one device, got shapes "
+                f"{tuple(indices.shape)} on {indices.device} and {tuple(values.shape)} on {values.device}"
+            )
+        if len(indices) and not (int(indices[0]) >= 0 and bool((indices[1:] > indices[:-1]).all())):
+            raise InvalidValue("delta: expected strictly increasing indices >= 0; sort them and merge repeats")
+
+    def __len__(self) -> int:
+        """k, the number of coordinates."""
+        return len(self.indices)
+
+    def __add__(self, other: SparseDelta) -> SparseDelta:
+        """Union of the coordinates; where both have one, the float32 sum. Exact if they are disjoint."""
+        both = torch.cat([self.indices, other.indices])
+        indices, place = both.unique(return_inverse=True)
+        values = torch.zeros(len(indices), device=both.device)
+        values.index_add_(0, place[: len(self)], self.values)
+        values.index_add_(0, place[len(self) :], other.values)
+        return SparseDelta(indices, values)
+
+    def __neg__(self) -> SparseDelta:
+        return SparseDelta(self.indices, -self.values)
+
+    def to(self, device: torch.device | str) -> SparseDelta:
+        """The same delta on a device."""
+        return SparseDelta(self.indices.to(device), self.values.to(device))
+
+    def to_dense(self, size: int) -> Tensor:
+        """The delta as a vector of ``size`` coordinates."""
+        return torch.zeros(size, device=self.values.device).index_copy_(0, self.indices, self.values)

@@ -1,0 +1,93 @@
+"""Keys: 64-bit integers from which all randomness follows, and how one key makes others.
+
+A key is an ``int`` in [0, 2**64). :func:`derive` is SplitMix64 read at random positions:
+``derive(key, n)`` is the (n + 1)-th output of that generator started at ``key``. For one key, two parts
+never give the same result (the map is a bijection of 64-bit integers); over different keys a collision
+has the probability 2**-64.
+
+Reference: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from torch import Tensor
+
+from smd_evo.errors import InvalidType, InvalidValue
+
+__all__ = ["Key", "check_key", "derive", "key_from_int64", "key_to_int64"]
+
+Key = int
+
+_MASK64 = 2**64 - 1
+_GAMMA = 0x9E3779B97F4A7C15
+_MIX1 = 0xBF58476D1CE4E5B9
+_MIX2 = 0x94D049BB133111EB
+
+
+def check_key(key: object, name: str = "key") -> Key:
+    """Return ``key`` if it is an int in [0, 2**64), or raise."""
+    if isinstance(key, bool) or not isinstance(key, int):
+        raise InvalidType(f"{name}: expected an int in [0, 2**64), got {key!r}")
+    if not 0 <= key <= _MASK64:
+        raise InvalidValue(f"{name}: expected an int in [0, 2**64), got {key}; take it modulo 2**64")
+    return key
+
+
+def key_to_int64(key: Key) -> int:
+    """The same 64 bits as a signed integer, as int64 tensors hold them.
+
+    >>> key_to_int64(2**64 - 1)
+    -1
+    """
+    return key - 2**64 if key >= 2**63 else key
+
+
+def key_from_int64(value: int) -> Key:
+    """Inverse of :func:`key_to_int64`.
+
+    >>> key_from_int64(-1) == 2**64 - 1
+    True
+    """
+    return value & _MASK64
+
+
+def derive(key: Key, *parts: int | str) -> Key:
+    """A new key for each different sequence of parts, statistically independent of the others.
+
+    Args:
+        key: the key to start from.
+        *parts: what the new key is for: names (hashed by BLAKE2b) and integers (taken modulo 2**64).
+
+    Returns:
+        A key.
+
+    Example:
+        >>> derive(1234567, 0), derive(1234567, 1)  # the published outputs of SplitMix64
+        (6457827717110365317, 3203168211198807973)
+        >>> derive(0, "noise", 3, 1) == derive(0, "noise", 1, 3)
+        False
+    """
+    check_key(key)
+    for part in parts:
+        if isinstance(part, str):
+            part = int.from_bytes(hashlib.blake2b(part.encode(), digest_size=8).digest(), "little")
+        state = (key + _GAMMA * (part + 1)) & _MASK64
+        state = ((state ^ (state >> 30)) * _MIX1) & _MASK64
+        state = ((state ^ (state >> 27)) * _MIX2) & _MASK64
+        key = state ^ (state >> 31)
+    return key
+
+
+def derive_tensor(keys: Tensor, part: int) -> Tensor:
+    """:func:`derive` of every key of an int64 tensor (bit patterns) and one integer part."""
+    state = keys + key_to_int64((_GAMMA * (part + 1)) & _MASK64)
+    state = (state ^ _shift(state, 30)) * key_to_int64(_MIX1)
+    state = (state ^ _shift(state, 27)) * key_to_int64(_MIX2)
+    return state ^ _shift(state, 31)
+
+
+def _shift(bits: Tensor, by: int) -> Tensor:
+    """Logical right shift: int64's own one copies the sign."""
+    return bits.bitwise_right_shift(by).bitwise_and(2 ** (64 - by) - 1)

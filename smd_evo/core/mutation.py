@@ -1,0 +1,283 @@
+"""Mutations: recipes that replay to a sparse delta, one by one (Mutation) or in sequence (Lineage).
+
+A child is ``theta + delta`` with ``delta_S = sign * sigma * scale_S * eps_S``; ``eps`` is the Gaussian field
+of the recipe's key, so a sparse mutation is the dense one of the same key, restricted to its subspace S.
+
+Reference: Whitaker, Whitley, "Sparse Mutation Decompositions: Fine Tuning Deep Neural Networks with
+Subspace Evolution", arXiv 2302.05832. Gaussian noise, the choice of the subspaces and both scales are ours:
+only the paper's abstract was at hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from smd_evo.core.delta import SparseDelta
+from smd_evo.core.keys import Key, check_key, derive, key_from_int64, key_to_int64
+from smd_evo.core.layout import Layout
+from smd_evo.core.noise import gaussian
+from smd_evo.core.subspace import Dense, PartitionSubspace, Subspace, parse_subspace
+from smd_evo.errors import InvalidType, InvalidValue, check_choice, check_count, check_number
+
+__all__ = [
+    "Lineage",
+    "Mutation",
+    "decode_rows",
+    "decompose",
+    "encode_rows",
+    "sample_mutations",
+]
+
+_SCALES = ("absolute", "relative")
+_WORDS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """Recipe of one step from a parent to a child: a few dozen bytes, replayed alike everywhere.
+
+    Args:
+        key: key of the Gaussian field.
+        sigma: mutation strength, the standard deviation of the noise, > 0.
+        subspace: rule of the coordinates.
+        draw: number that fixes the coordinates under that rule, from ``subspace.draw``.
+        sign: 1, or -1 for the antithetic partner.
+        scale: "absolute", or "relative" to multiply sigma by each tensor's standard deviation in the parent.
+
+    Raises:
+        InvalidValue, InvalidType: a field is out of range or of the wrong kind.
+
+    Example:
+        >>> from smd_evo import Layout, RandomSubspace
+        >>> mutation = Mutation(key=5, sigma=0.1, subspace=RandomSubspace(0.02), draw=7)
+        >>> mutation.delta(Layout.flat(100))
+        SparseDelta(indices=tensor([30, 46]), values=tensor([-0.1520, -0.0693]))
+        >>> mutation.encode()
+        'random:0.02|absolute|0000000000000005|0000000000000007|0.1'
+        >>> Mutation.decode(mutation.encode()) == mutation
+        True
+    """
+
+    key: Key
+    sigma: float
+    subspace: Subspace
+    draw: int
+    sign: int = 1
+    scale: str = "absolute"
+
+    def __post_init__(self) -> None:
+        check_key(self.key)
+        check_key(self.draw, "draw")
+        check_number("sigma", self.sigma, low=0)
+        if not isinstance(self.subspace, Subspace):
+            raise InvalidType(f"subspace: expected e.g. RandomSubspace(0.01), got {self.subspace!r}")
+        if self.sign not in (-1, 1):
+            raise InvalidValue(f"sign: expected 1 or -1, got {self.sign!r}")
+        check_choice("scale", self.scale, _SCALES)
+
+    @property
+    def strength(self) -> float:
+        """sign * sigma."""
+        return self.sign * self.sigma
+
+    @property
+    def antithetic(self) -> Mutation:
+        """The partner with the opposite sign: exactly the negated delta."""
+        return replace(self, sign=-self.sign)
+
+    def delta(self, layout: Layout, device: torch.device | str = "cpu") -> SparseDelta:
+        """Replay the recipe: O(k) time and memory."""
+        indices = self.subspace.coordinates(self.draw, layout, device)
+        values = gaussian(self.key, indices, torch.float64).mul_(self.strength)
+        if self.scale == "relative":
+            values.mul_(layout.scales(indices))
+        return SparseDelta(indices, values.float())
+
+    def encode(self) -> str:
+        """A compact line of text that holds everything."""
+        return f"{self.subspace.spec}|{self.scale}|{self.key:016x}|{self.draw:016x}|{self.strength!r}"
+
+    @classmethod
+    def decode(cls, text: str) -> Mutation:
+        """Inverse of :meth:`encode`.
+
+        Raises:
+            InvalidValue: the text is not an encoded mutation.
+        """
+        try:
+            spec, scale, key, draw, strength = text.split("|")
+            numbers = int(key, 16), int(draw, 16), float(strength)
+        except ValueError:
+            raise InvalidValue(f"mutation: expected SUBSPACE|SCALE|KEY|DRAW|STRENGTH, got {text!r}") from None
+        return _from_words(*numbers, parse_subspace(spec), scale)
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """A sequence of mutations, one a generation, applied in order to the parent; empty, it is the parent.
+
+    Every step is rounded to the parameters' own precision, so the first steps of a lineage may be folded
+    into the parent without changing a bit of what the whole lineage makes.
+
+    Example:
+        >>> Lineage().encode(), len(Lineage.decode(""))
+        ('', 0)
+    """
+
+    steps: tuple[Mutation, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def then(self, mutation: Mutation) -> Lineage:
+        """The lineage of a child of this one."""
+        return Lineage((*self.steps, mutation))
+
+    def encode(self) -> str:
+        """One line of text: the encoded steps joined by ``>``."""
+        return ">".join(step.encode() for step in self.steps)
+
+    @classmethod
+    def decode(cls, text: str) -> Lineage:
+        """Inverse of :meth:`encode`."""
+        return cls(tuple(Mutation.decode(step) for step in text.split(">")) if text else ())
+
+
+def sample_mutations(
+    key: Key,
+    count: int,
+    *,
+    subspace: Subspace,
+    sigma: float,
+    generation: int = 0,
+    antithetic: bool = False,
+    scale: str = "absolute",
+) -> list[Mutation]:
+    """The recipes of one generation.
+
+    Args:
+        key: the run's key.
+        count: number of children.
+        subspace: rule of the coordinates; the children of a partition share their noise key block by block,
+            so that ``parts`` consecutive ones are the decomposition of one dense mutation.
+        sigma: mutation strength.
+        generation: number of the generation; another one gives other children.
+        antithetic: children 2i and 2i + 1 are a pair of opposite sign; ``count`` must be even.
+        scale: see :class:`Mutation`.
+
+    Returns:
+        ``count`` mutations; mutation i does not depend on ``count``.
+
+    Raises:
+        InvalidValue, InvalidType: bad count, sigma or key.
+
+    Example:
+        >>> from smd_evo import RandomSubspace
+        >>> children = sample_mutations(0, 4, subspace=RandomSubspace(0.1), sigma=0.01)
+        >>> len({child.key for child in children}), len({child.draw for child in children})
+        (4, 4)
+    """
+    check_count("count", count)
+    if antithetic and count % 2:
+        raise InvalidValue(f"count: expected an even number of children for antithetic pairs, got {count}")
+    mutations = []
+    for child in range(count):
+        index, odd = divmod(child, 2) if antithetic else (child, 0)
+        noise = derive(key, "noise", generation, index // subspace.siblings)
+        draw = subspace.draw(key, generation, index)
+        mutations.append(Mutation(noise, sigma, subspace, draw, -1 if odd else 1, scale))
+    return mutations
+
+
+def decompose(dense: Mutation, parts: int) -> tuple[Mutation, ...]:
+    """Split a dense mutation into disjoint sparse ones whose deltas add up to its delta, bit for bit.
+
+    Args:
+        dense: a mutation of the :class:`Dense` subspace.
+        parts: how many, 1 to D.
+
+    Returns:
+        ``parts`` mutations of one ``PartitionSubspace(parts)``.
+
+    Raises:
+        InvalidValue: ``dense`` is of another subspace.
+
+    Example:
+        >>> from smd_evo import Dense, Layout
+        >>> whole = Mutation(key=1, sigma=0.1, subspace=Dense(), draw=0)
+        >>> one, two = (part.delta(Layout.flat(5)) for part in decompose(whole, 2))
+        >>> torch.equal((one + two).values, whole.delta(Layout.flat(5)).values)
+        True
+
+    Reference: arXiv 2302.05832, abstract ("decomposing dense mutations into low-dimensional subspaces").
+    """
+    if not isinstance(dense.subspace, Dense):
+        raise InvalidValue(f"dense: expected a mutation of the dense subspace, got {dense.subspace.spec}")
+    subspace = PartitionSubspace(parts)
+    first = subspace.first_draw(derive(dense.key, "decompose"))
+    return tuple(replace(dense, subspace=subspace, draw=first + part) for part in range(parts))
+
+
+def encode_rows(lineages: Sequence[Lineage], steps: int) -> Tensor:
+    """Lineages of one subspace and scale as fixed-width rows, for populations that are tensors.
+
+    A step is three int64: key, draw, and the bit pattern of the float64 strength; an unused step is zeros.
+
+    Args:
+        lineages: N lineages of at most ``steps`` steps.
+        steps: number of steps that a row has room for.
+
+    Returns:
+        int64 [N, 3 * steps].
+
+    Raises:
+        InvalidValue: a lineage is too long, or the steps' subspaces or scales differ.
+    """
+    check_count("steps", steps)
+    rules = {(step.subspace, step.scale) for lineage in lineages for step in lineage.steps}
+    if len(rules) > 1:
+        raise InvalidValue(f"lineages: expected one subspace and scale in all rows, got {len(rules)}")
+    longest = max((len(lineage) for lineage in lineages), default=0)
+    if longest > steps:
+        raise InvalidValue(f"lineages: expected at most {steps} steps, got {longest}")
+    padding = [(0, 0, 0.0)] * steps
+    words, strengths = [], []
+    for lineage in lineages:
+        row = [(key_to_int64(step.key), key_to_int64(step.draw), step.strength) for step in lineage.steps]
+        for key, draw, strength in (row + padding)[:steps]:
+            words.append((key, draw))
+            strengths.append((strength,))
+    bits = torch.tensor(strengths, dtype=torch.float64).view(torch.int64)
+    rows = torch.cat([torch.tensor(words, dtype=torch.int64).view(-1, 2), bits.view(-1, 1)], dim=1)
+    return rows.view(len(lineages), _WORDS * steps)
+
+
+def decode_rows(rows: Tensor, *, subspace: Subspace, scale: str = "absolute") -> list[Lineage]:
+    """Inverse of :func:`encode_rows`; the rows do not hold the rule, so it is given.
+
+    Raises:
+        InvalidValue: the rows are not int64 [N, 3 * steps], or hold a step that is none.
+    """
+    if rows.dtype != torch.int64 or rows.dim() != 2 or rows.shape[1] % _WORDS:
+        raise InvalidValue(f"rows: expected int64 [N, 3 * steps], got {rows.dtype} {list(rows.shape)}")
+    triples = rows.reshape(len(rows), -1, _WORDS).cpu()
+    words = triples[..., :2].tolist()
+    strengths = triples[..., 2].contiguous().view(torch.float64).tolist()
+    return [
+        Lineage(
+            tuple(
+                _from_words(key_from_int64(key), key_from_int64(draw), strength, subspace, scale)
+                for (key, draw), strength in zip(row, row_strengths, strict=True)
+                if strength != 0
+            )
+        )
+        for row, row_strengths in zip(words, strengths, strict=True)
+    ]
+
+
+def _from_words(key: Key, draw: int, strength: float, subspace: Subspace, scale: str) -> Mutation:
+    return Mutation(key, abs(strength), subspace, draw, -1 if strength < 0 else 1, scale)

@@ -1,0 +1,263 @@
+"""ParameterSpace: the selected parameters of a network as one flat vector that deltas are applied to."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from smd_evo.core.delta import SparseDelta
+from smd_evo.core.layout import Layout, Slot
+from smd_evo.core.mutation import Lineage, Mutation
+from smd_evo.core.selection import Select, select_names
+from smd_evo.errors import InvalidType, InvalidValue, UnsupportedParameter, WrongParent
+
+__all__ = ["Child", "ParameterSpace"]
+
+Child = Mutation | Lineage | SparseDelta
+"""What stands for a child of a parent: a recipe, a sequence of recipes, or the difference itself."""
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+class ParameterSpace:
+    """The selected parameters of ``module``, row-major, one behind the other: D coordinates.
+
+    Tied parameters count once, buffers never, frozen ones only on request. Coordinates follow the logical
+    order of the elements, so a child is the same in any memory format.
+
+    Args:
+        module: a network; it is patched in place by :meth:`applied` and otherwise only read.
+        select: which parameters: see :func:`smd_evo.core.selection.select_names`.
+        include_frozen: also parameters that do not require gradients.
+
+    Attributes:
+        module: the network.
+        names: names of the selected parameters, in order.
+
+    Raises:
+        UnsupportedParameter: a selected parameter is quantized, lazy, on the meta device, sparse, not of
+            a 16-, 32- or 64-bit floating type, or overlaps another one in memory without being the same.
+        InvalidValue: nothing is selected.
+
+    Example:
+        >>> from torch import nn
+        >>> from smd_evo import RandomSubspace, Mutation
+        >>> network = nn.Linear(3, 2)
+        >>> space = ParameterSpace(network)
+        >>> space.size, space.names
+        (8, ('weight', 'bias'))
+        >>> before = network.weight.clone()
+        >>> with space.applied(Mutation(1, 0.5, RandomSubspace(0.5), 2)):
+        ...     bool((network.weight == before).all())
+        False
+        >>> torch.equal(network.weight, before)
+        True
+    """
+
+    def __init__(self, module: nn.Module, select: Select = "all", *, include_frozen: bool = False) -> None:
+        if not isinstance(module, nn.Module):
+            raise InvalidType(f"module: expected a torch.nn.Module, got {type(module).__name__}")
+        found = dict(module.named_parameters())
+        candidates = [name for name, tensor in found.items() if include_frozen or tensor.requires_grad]
+        if not candidates:
+            mend = "pass include_frozen=True to mutate those" if found else "a quantized network keeps none"
+            raise InvalidValue(f"module: expected trainable parameters, got {len(found)} frozen ones; {mend}")
+        chosen = {name: found[name] for name in select_names(module, candidates, select)}
+        for name, tensor in chosen.items():
+            _check_supported(name, tensor)
+        chosen = _without_aliases(chosen)
+        if not any(tensor.numel() for tensor in chosen.values()):
+            raise InvalidValue(f"select: expected at least one parameter element, got none from {select!r}")
+        self.module = module
+        self.names = tuple(chosen)
+        self._parameters = tuple(chosen.values())
+        self._layout: Layout | None = None
+        self._undo: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    @property
+    def layout(self) -> Layout:
+        """Names, shapes and scales of the tensors; the scales are read from the parent at the first use."""
+        if self._layout is None:
+            slots = zip(self.names, self._parameters, strict=True)
+            self._layout = Layout(tuple(Slot(name, tuple(p.shape), _scale(p)) for name, p in slots))
+        return self._layout
+
+    @property
+    def size(self) -> int:
+        """D, the number of coordinates."""
+        return sum(parameter.numel() for parameter in self._parameters)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the first selected parameter is now; recipes are replayed there."""
+        return self._parameters[0].device
+
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits of the parent's whole state and of the selection.
+
+        All parameters and buffers count, in logical order and by their bits, so that another device or
+        memory format makes no difference, and other statistics of a normalisation layer do.
+        """
+        digest = hashlib.blake2b(self.layout.digest.encode(), digest_size=16)
+        for name, tensor in self.module.state_dict(keep_vars=True).items():
+            if isinstance(tensor, Tensor):
+                data = tensor.detach().contiguous().cpu()
+                digest.update(f"{name} {data.dtype} {list(data.shape)} ".encode())
+                digest.update(data.reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    def deltas(self, child: Child) -> list[SparseDelta]:
+        """The deltas that make a child of the parent, in the order of their application."""
+        if isinstance(child, Lineage):
+            return [step.delta(self.layout, self.device) for step in child.steps]
+        if isinstance(child, Mutation):
+            return [child.delta(self.layout, self.device)]
+        if isinstance(child, SparseDelta):
+            return [child.to(self.device)]
+        raise InvalidType(f"child: expected a Mutation, Lineage or SparseDelta, got {type(child).__name__}")
+
+    @contextmanager
+    def applied(self, child: Child) -> Iterator[nn.Module]:
+        """Turn the network into a child, in place in O(k), for the duration of a ``with`` block.
+
+        Each delta is added at its coordinates in the wider of float32 and the parameter's type and rounded
+        once. On the way out the saved bits are copied back, whatever happened inside; nothing is ever
+        subtracted. Blocks may be nested; the inner child is then a child of the outer one.
+
+        Args:
+            child: a recipe, a lineage, or a delta.
+
+        Raises:
+            WrongParent: a coordinate lies outside this space, or a parameter changed its shape.
+        """
+        depth = len(self._undo)
+        try:
+            for delta in self.deltas(child):
+                for elements, places, values in self._pieces(delta):
+                    old = elements.index_select(0, places)  # several times faster than elements[places]
+                    new = old.to(torch.promote_types(old.dtype, torch.float32)).add(values).to(old.dtype)
+                    self._undo.append((elements, places, old))  # first: an interrupt may come in between
+                    elements.index_copy_(0, places, new)
+            yield self.module
+        finally:
+            self.restore(depth)
+
+    def restore(self, depth: int = 0) -> None:
+        """Take back all patches, or all but the first ``depth``, even while Ctrl-C is pressed.
+
+        :meth:`applied` does this by itself. A caller that must survive an interrupt in the very moment in
+        which a ``with`` block is left calls it once more in a ``finally`` of its own.
+        """
+        interrupt: KeyboardInterrupt | None = None
+        while len(self._undo) > depth:
+            try:
+                elements, places, old = self._undo[-1]
+                elements.index_copy_(0, places, old)  # repeating it does no harm
+                self._undo.pop()
+            except KeyboardInterrupt as caught:
+                interrupt = caught
+        if interrupt is not None:
+            raise interrupt
+
+    def _pieces(self, delta: SparseDelta) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """(flat memory of a parameter, places in it, values) for each parameter that a delta touches."""
+        if len(delta) and int(delta.indices[-1]) >= self.size:
+            raise WrongParent(
+                f"delta: expected coordinates below D = {self.size}, got {int(delta.indices[-1])}; "
+                "it was made for another network or selection"
+            )
+        bounds = self.layout.bounds(delta.indices)
+        for number, (parameter, slot) in enumerate(zip(self._parameters, self.layout.slots, strict=True)):
+            start, end = bounds[number], bounds[number + 1]
+            if start == end:
+                continue
+            if tuple(parameter.shape) != slot.shape:
+                raise WrongParent(f"{slot.name}: expected shape {slot.shape}, got {tuple(parameter.shape)}")
+            local = delta.indices[start:end] - self.layout.offsets[number]
+            elements, places = _in_memory(parameter, local.to(parameter.device))
+            yield elements, places, delta.values[start:end].to(parameter.device)
+
+
+def _in_memory(parameter: Tensor, local: Tensor) -> tuple[Tensor, Tensor]:
+    """A flat view of a parameter's memory, and where the elements of these logical positions are in it.
+
+    ``.data`` on purpose: the patch is taken back, so it must not count as a change of the user's tensor.
+    """
+    data = parameter.data
+    if data.is_contiguous():
+        return data.view(-1), local
+    places = torch.zeros_like(local)
+    for length, stride in zip(reversed(data.shape), reversed(data.stride()), strict=True):
+        places += local % length * stride
+        local = local // length
+    return data.as_strided((data.numel(),), (1,)), places
+
+
+def _check_supported(name: str, tensor: Tensor) -> None:
+    problem = None
+    if is_lazy(tensor):
+        problem = "it is lazy; run one batch through the network first"
+    elif tensor.is_meta:
+        problem = "it is on the meta device; load its weights first"
+    elif tensor.is_quantized or tensor.layout != torch.strided or type(tensor.data) is not Tensor:
+        problem = "it is quantized, sparse or of a tensor subclass; use the plain floating-point network"
+    elif tensor.dtype not in _DTYPES:
+        problem = f"it is {tensor.dtype}; leave it out with select=... or convert the network"
+    elif _has_gaps(tensor):
+        problem = "its memory is expanded or has gaps; make it .contiguous() first"
+    if problem:
+        raise UnsupportedParameter(f"{name}: expected a strided 16- to 64-bit floating tensor, but {problem}")
+
+
+def _has_gaps(tensor: Tensor) -> bool:
+    """Whether the elements do not fill one run of memory, in whatever order of the dimensions."""
+    step = 1
+    for stride, length in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if length > 1 and stride != step:
+            return tensor.numel() > 0
+        step *= max(length, 1)
+    return False
+
+
+def _without_aliases(parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+    """Drop parameters that are the memory of an earlier one (tied by ``.data``); refuse partial overlaps."""
+    unique: dict[str, nn.Parameter] = {}
+    taken: dict[tuple[torch.device, int], list[tuple[int, int, str]]] = {}
+    for name, tensor in parameters.items():
+        if not tensor.numel():
+            unique[name] = tensor
+            continue
+        place = (tensor.device, tensor.untyped_storage().data_ptr())
+        start = int(tensor.storage_offset()) * tensor.element_size()
+        end = start + tensor.numel() * tensor.element_size()
+        overlaps = [other for other in taken.get(place, []) if start < other[1] and other[0] < end]
+        if not overlaps:
+            unique[name] = tensor
+            taken.setdefault(place, []).append((start, end, name))
+            continue
+        twin = unique[overlaps[0][2]]
+        same = (
+            overlaps[0][:2] == (start, end) and twin.stride() == tensor.stride() and twin.dtype == tensor.dtype
+        )
+        if not same or twin.shape != tensor.shape:
+            raise UnsupportedParameter(
+                f"{name}: expected memory of its own or that of one whole tied parameter, but it overlaps "
+                f"{overlaps[0][2]}; clone one of the two"
+            )
+    return unique
+
+
+def _scale(parameter: Tensor) -> float:
+    """Standard deviation of a tensor's elements; 1 for fewer than two or equal ones, which have none.
+
+    Rounded to float32, so that the order of the summation, which differs between devices and numbers of
+    threads, does not show.
+    """
+    if parameter.numel() < 2:
+        return 1.0
+    return float(parameter.detach().double().std(correction=0).float()) or 1.0

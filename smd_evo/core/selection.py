@@ -1,0 +1,96 @@
+"""Which parameters of a network may be mutated: by kind, by layer, by name pattern."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from smd_evo.errors import InvalidType, InvalidValue
+
+__all__ = ["KINDS", "Select", "select_names"]
+
+KINDS = ("all", "weight", "bias", "norm", "head")
+"""Kinds that a selection may name."""
+
+Select = str | Iterable[str] | Callable[[str, nn.Parameter], bool]
+
+_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
+
+
+def select_names(module: nn.Module, names: Iterable[str], select: Select) -> list[str]:
+    """Those of ``names`` that a selection names, in their order.
+
+    A selection is one term or several (joined by commas, or an iterable); a parameter is selected if any
+    term names it:
+
+    - ``all``;
+    - ``norm``: parameters of normalisation layers (batch, layer, group, instance, RMS);
+    - ``weight``, ``bias``: the parameters outside normalisation layers whose own name ends so
+      (``in_proj_weight`` of attention, too); a parameter of another name, such as a position embedding,
+      counts as weight;
+    - ``head``: the classifier, as timm's ``get_classifier()`` gives it, else the last linear or
+      convolutional layer;
+    - a module's name (``layer1.0``): everything below it;
+    - a pattern with ``*``, ``?`` or ``[...]`` for the whole name (``blocks.*.attn.*``).
+
+    Args:
+        module: the network.
+        names: names of the parameters to choose from.
+        select: terms, or ``f(name, parameter) -> bool``.
+
+    Raises:
+        InvalidValue: a term names nothing.
+        InvalidType: ``select`` is of another kind.
+    """
+    names = list(names)
+    if callable(select):
+        parameters = dict(module.named_parameters(remove_duplicate=False))
+        return [name for name in names if select(name, parameters[name])]
+    if not isinstance(select, str | Iterable):
+        raise InvalidType(f"select: expected kinds, names or patterns, got {select!r}")
+    terms = select.split(",") if isinstance(select, str) else list(select)
+    chosen: set[str] = set()
+    for term in (term.strip() for term in terms):
+        hits = {name for name in names if _named(module, name, term)}
+        if not hits:
+            near = difflib.get_close_matches(term, [*KINDS, *names, *dict(module.named_modules())], n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise InvalidValue(
+                f"select: expected one of {', '.join(KINDS)}, a layer or a name pattern that some trainable "
+                f"parameter has, got {term!r}{hint}"
+            )
+        chosen |= hits
+    return [name for name in names if name in chosen]
+
+
+def _named(module: nn.Module, name: str, term: str) -> bool:
+    owner, _, own = name.rpartition(".")
+    if term == "all":
+        return True
+    if term == "norm":
+        return _is_norm(module.get_submodule(owner))
+    if term in ("weight", "bias"):
+        return not _is_norm(module.get_submodule(owner)) and own.endswith("bias") == (term == "bias")
+    if term == "head":
+        return (owner or own) in _head_names(module)
+    return name == term or name.startswith(f"{term}.") or fnmatchcase(name, term)
+
+
+def _is_norm(layer: nn.Module) -> bool:
+    """Also what is no subclass of torch's own: timm and transformers have several RMSNorm classes."""
+    return isinstance(layer, _NORMS) or "norm" in type(layer).__name__.lower()
+
+
+def _head_names(module: nn.Module) -> set[str]:
+    """Names of the modules that make up the classifier."""
+    classifier = getattr(module, "get_classifier", None)
+    heads = [classifier()] if callable(classifier) else []
+    kinds = nn.Linear | nn.modules.conv._ConvNd
+    last = [layer for layer in module.modules() if isinstance(layer, kinds)][-1:]
+    inside = {part for head in heads if isinstance(head, nn.Module) for part in head.modules()}
+    if not any(True for part in inside for _ in part.parameters(recurse=False)):
+        inside = set(last)
+    return {name for name, part in module.named_modules() if part in inside}

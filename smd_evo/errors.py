@@ -1,0 +1,92 @@
+"""Errors of the package: one family, each also the built-in exception that it refines.
+
+Every message says what was expected, what was got and what to do, on one line, so that a program can
+show it to its user as it is.
+
+>>> try:
+...     raise InvalidValue("density: expected a number in (0, 1], got 2; try 0.01")
+... except ValueError as error:
+...     print(error)
+density: expected a number in (0, 1], got 2; try 0.01
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable
+
+__all__ = [
+    "ChildrenFileError",
+    "InvalidType",
+    "InvalidValue",
+    "OutputExists",
+    "SmdEvoError",
+    "UnsupportedParameter",
+    "WrongParent",
+]
+
+
+class SmdEvoError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class InvalidValue(SmdEvoError, ValueError):
+    """An argument has the right type and a value that cannot be used."""
+
+
+class InvalidType(SmdEvoError, TypeError):
+    """An argument is of a kind that cannot be used."""
+
+
+class UnsupportedParameter(SmdEvoError, TypeError):
+    """A network holds a parameter that cannot be mutated (quantized, meta, lazy, ...)."""
+
+
+class WrongParent(SmdEvoError, ValueError):
+    """A child or a delta was made from another parent than the one it is applied to."""
+
+
+class ChildrenFileError(SmdEvoError, ValueError):
+    """A file of children is unreadable, truncated or inconsistent."""
+
+
+class OutputExists(SmdEvoError, FileExistsError):
+    """The place to write to already holds something."""
+
+
+def check_number(
+    name: str, value: object, *, low: float, high: float = math.inf, low_included: bool = False
+) -> float:
+    """Return ``value`` as a float, or raise if it is no number in (low, high] (or [low, high])."""
+    interval = f"in {'[' if low_included else '('}{low:g}, {high:g}]"
+    if math.isinf(high):
+        interval = f">= {low:g}" if low_included else f"> {low:g}"
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise InvalidType(f"{name}: expected a number {interval}, got {value!r}") from None
+    inside = low <= number <= high if low_included else low < number <= high
+    if not inside or math.isinf(number):  # NaN fails both comparisons
+        raise InvalidValue(f"{name}: expected a finite number {interval}, got {value!r}")
+    return number
+
+
+def check_count(name: str, value: object, *, low: int = 1) -> int:
+    """Return ``value`` as an int, or raise if it is no whole number of at least ``low``."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise InvalidType(f"{name}: expected a whole number >= {low}, got {value!r}")
+    number = int(value)
+    if number < low:
+        raise InvalidValue(f"{name}: expected a whole number >= {low}, got {number}")
+    return number
+
+
+def check_choice(name: str, value: object, choices: Iterable[str]) -> str:
+    """Return ``value`` if it is one of ``choices``, or raise, naming the nearest one."""
+    known = list(choices)
+    if isinstance(value, str) and value in known:
+        return value
+    near = difflib.get_close_matches(str(value), known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise InvalidValue(f"{name}: expected one of {', '.join(known)}, got {value!r}{hint}")

@@ -1,0 +1,165 @@
+"""Evaluator: fitness of many children of one parent, predictions of a few."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from smd_evo.core.parameters import Child, ParameterSpace
+from smd_evo.core.selection import Select
+from smd_evo.errors import InvalidType, InvalidValue
+from smd_evo.evaluation.data import make_batches
+from smd_evo.evaluation.fitness import WORST, BatchFitness, Fitness, get_fitness
+from smd_evo.evaluation.guard import Buffers, evaluating, reseed
+
+__all__ = ["Evaluation", "Evaluator"]
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Fitness of some children.
+
+    Attributes:
+        fitness: float64 [N] on the CPU, in the fitness's own units; all finite.
+        sense: "min" or "max".
+        nonfinite: how many were NaN or infinite and became the worst, +-1e18.
+    """
+
+    fitness: Tensor
+    sense: str
+    nonfinite: int
+
+    def ranking(self) -> list[int]:
+        """Numbers of the children, best first; equal ones in their order."""
+        order = self.fitness.argsort(stable=True, descending=self.sense == "max")
+        return order.tolist()
+
+
+class Evaluator:
+    """Evaluates children of a parent on fixed batches, in eval and inference mode.
+
+    The children are made in place, one after the other. Afterwards the parent's weights, buffers and modes
+    and all random states are as they were, bit for bit, also after an exception or Ctrl-C. A network that
+    draws random numbers in its forward pass draws the same ones for each child.
+
+    Args:
+        parent: the network, or a :class:`ParameterSpace` of it.
+        data: see :func:`smd_evo.evaluation.data.make_batches`; None if the fitness brings its own.
+        fitness: "cross_entropy", "accuracy", a :class:`BatchFitness` or a :class:`ModuleFitness`.
+        select: which parameters are mutated, if ``parent`` is a network.
+        batch_size: samples a forward pass, or "auto".
+        device: where to evaluate; a parent that is elsewhere is copied there. Default: where it is.
+
+    Raises:
+        InvalidValue, InvalidType, UnsupportedParameter: unusable parent, data or fitness.
+
+    Example:
+        >>> from torch import nn
+        >>> from smd_evo import RandomSubspace, sample_mutations
+        >>> data = torch.eye(4), torch.arange(4)
+        >>> evaluator = Evaluator(nn.Linear(4, 4), data)
+        >>> children = sample_mutations(0, 10, subspace=RandomSubspace(0.2), sigma=0.5)
+        >>> result = evaluator.evaluate(children)
+        >>> best = children[result.ranking()[0]]
+        >>> evaluator.predict([best]).shape
+        torch.Size([1, 4, 4])
+    """
+
+    def __init__(
+        self,
+        parent: nn.Module | ParameterSpace,
+        data: Any = None,
+        fitness: str | Fitness = "cross_entropy",
+        *,
+        select: Select = "all",
+        batch_size: int | str = "auto",
+        device: torch.device | str | None = None,
+    ) -> None:
+        self.objective = get_fitness(fitness)
+        if isinstance(parent, nn.Module):
+            if device is not None and any(p.device != torch.device(device) for p in parent.parameters()):
+                parent = copy.deepcopy(parent).to(device)
+            parent = ParameterSpace(parent, select)
+        elif not isinstance(parent, ParameterSpace):
+            raise InvalidType(f"parent: expected a torch.nn.Module or ParameterSpace, got {parent!r}")
+        self.space = parent
+        self.batch_size = batch_size
+        if data is None and isinstance(self.objective, BatchFitness):
+            raise InvalidValue(f"data: expected samples for the fitness {self.objective.name!r}, got None")
+        self._batches = [] if data is None else make_batches(data, batch_size, parent.device)
+
+    def on(self, data: Any, fitness: str | Fitness | None = None) -> Evaluator:
+        """An evaluator of the same parent on other data."""
+        return Evaluator(self.space, data, fitness or self.objective, batch_size=self.batch_size)
+
+    @property
+    def samples(self) -> int:
+        """Number of samples that one child is evaluated on."""
+        return sum(batch.count for batch in self._batches)
+
+    def targets(self) -> Tensor:
+        """Targets of all samples in order, on the CPU."""
+        return torch.cat([batch.targets for batch in self._batches]).cpu()
+
+    def evaluate(self, children: Iterable[Child], progress: Callable[[], object] | None = None) -> Evaluation:
+        """Fitness of each child.
+
+        Args:
+            children: recipes, lineages or deltas; ``Lineage()`` is the parent.
+            progress: called after each child.
+        """
+        scores = []
+        for module in self._each(children):
+            scores.append(self._score(module))
+            if progress:
+                progress()
+        fitness = torch.stack(scores).cpu() if scores else torch.zeros(0, dtype=torch.float64)
+        finite = fitness.isfinite() & (fitness.abs() < WORST)
+        worst = WORST if self.objective.sense == "min" else -WORST
+        return Evaluation(fitness.where(finite, worst), self.objective.sense, int((~finite).sum()))
+
+    def predict(self, children: Sequence[Child]) -> Tensor:
+        """Outputs of each child for all samples: float32 [N, samples, ...] on the CPU."""
+        if not self._batches:
+            raise InvalidValue("data: expected samples to predict, got none; use evaluator.on(data)")
+        outputs = [
+            torch.cat([batch.outputs(module).float().cpu() for batch in self._batches])
+            for module in self._each(children)
+        ]
+        if not outputs:
+            raise InvalidValue("children: expected at least one, got none")
+        return torch.stack(outputs)
+
+    def _score(self, module: nn.Module) -> Tensor:
+        """Mean score over all samples, float64 []; summed on the device, which is not waited for."""
+        if not isinstance(self.objective, BatchFitness):
+            return torch.tensor(float(self.objective.function(module)), dtype=torch.float64)
+        total = torch.zeros((), dtype=torch.float64, device=self.space.device)
+        for batch in self._batches:
+            total += self.objective.per_sample(batch.outputs(module), batch.targets, batch.count).sum()
+        return total / self.samples
+
+    def _each(self, children: Iterable[Child]) -> Iterator[nn.Module]:
+        """The parent turned into each child in turn, guarded."""
+        with self._guarded() as buffers:
+            for child in children:
+                with self.space.applied(child) as module:
+                    reseed()
+                    yield module
+                    buffers.restore()
+
+    @contextmanager
+    def _guarded(self) -> Iterator[Buffers]:
+        buffers = Buffers(self.space.module)
+        try:
+            with evaluating(self.space.module):
+                yield buffers
+        finally:
+            self.space.restore()
+            buffers.restore()
