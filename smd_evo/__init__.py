@@ -64,6 +64,8 @@ _HOMES = {
     "ModuleFitness": "smd_evo.evaluation.fitness",
 }
 
+__all__ = [*_HOMES]  # noqa: PLE0604
+
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:

@@ -71,9 +71,7 @@ def gaussian(key: Key | Tensor, coordinates: Tensor, dtype: torch.dtype = torch.
 
     def normal(key: Key | Tensor, piece: Tensor) -> Tensor:
         block = piece >> 1
-        words = philox4x32(
-            (block & _MASK32, (block >> 32) & _MASK32, 0, 0), (key & _MASK32, key >> 32 & _MASK32)
-        )
+        words = philox4x32((block & _MASK32, (block >> 32) & _MASK32, 0, 0), (key & _MASK32, key >> 32 & _MASK32))
         u = (words[0] << 21).bitwise_or_(words[1] >> 11).add_(1).double().mul_(2.0**-53)
         turn = ((piece & 1) << 30).add_(words[2]).bitwise_and_(_MASK32).double().mul_(2.0**-32)
         radius = _log(u).mul_(-2.0).sqrt_()

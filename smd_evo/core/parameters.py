@@ -135,7 +135,7 @@ class ParameterSpace:
         Raises:
             WrongParent: a coordinate lies outside this space, or a parameter changed its shape.
         """
-        depth = len(self._undo)
+        depth = self.depth
         try:
             for delta in self.deltas(child):
                 for elements, places, values in self._pieces(delta):
@@ -147,6 +147,11 @@ class ParameterSpace:
         finally:
             self.restore(depth)
 
+    @property
+    def depth(self) -> int:
+        """How many patches are in place now: 0 outside of all :meth:`applied` blocks."""
+        return len(self._undo)
+
     def restore(self, depth: int = 0) -> None:
         """Take back all patches, or all but the first ``depth``, even while Ctrl-C is pressed.
 
@@ -154,7 +159,7 @@ class ParameterSpace:
         which a ``with`` block is left calls it once more in a ``finally`` of its own.
         """
         interrupt: KeyboardInterrupt | None = None
-        while len(self._undo) > depth:
+        while self.depth > depth:
             try:
                 elements, places, old = self._undo[-1]
                 elements.index_copy_(0, places, old)  # repeating it does no harm
@@ -241,9 +246,7 @@ def _without_aliases(parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parame
             taken.setdefault(place, []).append((start, end, name))
             continue
         twin = unique[overlaps[0][2]]
-        same = (
-            overlaps[0][:2] == (start, end) and twin.stride() == tensor.stride() and twin.dtype == tensor.dtype
-        )
+        same = overlaps[0][:2] == (start, end) and twin.stride() == tensor.stride() and twin.dtype == tensor.dtype
         if not same or twin.shape != tensor.shape:
             raise UnsupportedParameter(
                 f"{name}: expected memory of its own or that of one whole tied parameter, but it overlaps "

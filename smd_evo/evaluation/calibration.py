@@ -36,7 +36,7 @@ def calibrate_sigma(
     keep: float = 0.99,
     *,
     key: Key = 0,
-    children: int = 8,
+    children: int = 16,
     bisections: int = 5,
     scale: str = "absolute",
 ) -> Calibration:
@@ -68,7 +68,7 @@ def calibrate_sigma(
     if parent <= 0:
         raise InvalidValue(
             f"parent: expected a score above zero to keep a share of, got "
-            f"{evaluator.objective.name} {parent:g}; give sigma instead"
+            f"{evaluator.fitness.name} {parent:g}; give sigma instead"
         )
     evaluations = 1
 
@@ -76,10 +76,15 @@ def calibrate_sigma(
         nonlocal evaluations
         evaluations += children
         recipes = sample_mutations(
-            derive(key, "calibration"), children, subspace=subspace, sigma=sigma, scale=scale
+            derive(key, "calibration"),
+            children,
+            subspace=subspace,
+            sigma=sigma,
+            scale=scale,
+            antithetic=True,  # cancels the slope, which would move a small sample's median either way
         )
         median = float(evaluator.evaluate(recipes).fitness.quantile(0.5))
-        return median / parent if evaluator.objective.sense == "max" else parent / median
+        return median / parent if evaluator.fitness.sense == "max" else parent / median
 
     low, low_kept = _FIRST, kept(_FIRST)
     high = low
@@ -94,7 +99,7 @@ def calibrate_sigma(
     if not _LOWEST < low < _HIGHEST:
         raise InvalidValue(
             f"keep: expected some strength in [{_LOWEST:g}, {_HIGHEST:g}] that keeps {keep:g} of the parent's "
-            f"{evaluator.objective.name}, found none; is the selection connected to the outputs?"
+            f"{evaluator.fitness.name}, found none; is the selection connected to the outputs?"
         )
     for _ in range(bisections):
         middle = (low * high) ** 0.5

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,22 +80,26 @@ class Evaluator:
         batch_size: int | str = "auto",
         device: torch.device | str | None = None,
     ) -> None:
-        self.objective = get_fitness(fitness)
+        self.fitness = get_fitness(fitness)
         if isinstance(parent, nn.Module):
             if device is not None and any(p.device != torch.device(device) for p in parent.parameters()):
                 parent = copy.deepcopy(parent).to(device)
             parent = ParameterSpace(parent, select)
         elif not isinstance(parent, ParameterSpace):
             raise InvalidType(f"parent: expected a torch.nn.Module or ParameterSpace, got {parent!r}")
+        elif select != "all" or device is not None:
+            raise InvalidValue(
+                "parent: expected a torch.nn.Module where select or device is given, got a ParameterSpace"
+            )
         self.space = parent
         self.batch_size = batch_size
-        if data is None and isinstance(self.objective, BatchFitness):
-            raise InvalidValue(f"data: expected samples for the fitness {self.objective.name!r}, got None")
+        if data is None and isinstance(self.fitness, BatchFitness):
+            raise InvalidValue(f"data: expected samples for the fitness {self.fitness.name!r}, got None")
         self._batches = [] if data is None else make_batches(data, batch_size, parent.device)
 
     def on(self, data: Any, fitness: str | Fitness | None = None) -> Evaluator:
         """An evaluator of the same parent on other data."""
-        return Evaluator(self.space, data, fitness or self.objective, batch_size=self.batch_size)
+        return Evaluator(self.space, data, self.fitness if fitness is None else fitness, batch_size=self.batch_size)
 
     @property
     def samples(self) -> int:
@@ -114,52 +117,52 @@ class Evaluator:
             children: recipes, lineages or deltas; ``Lineage()`` is the parent.
             progress: called after each child.
         """
-        scores = []
-        for module in self._each(children):
-            scores.append(self._score(module))
+
+        def scored(module: nn.Module) -> Tensor:
+            score = self._score(module)
             if progress:
                 progress()
+            return score
+
+        scores = self._map(scored, children)
         fitness = torch.stack(scores).cpu() if scores else torch.zeros(0, dtype=torch.float64)
         finite = fitness.isfinite() & (fitness.abs() < WORST)
-        worst = WORST if self.objective.sense == "min" else -WORST
-        return Evaluation(fitness.where(finite, worst), self.objective.sense, int((~finite).sum()))
+        worst = WORST if self.fitness.sense == "min" else -WORST
+        return Evaluation(fitness.where(finite, worst), self.fitness.sense, int((~finite).sum()))
 
     def predict(self, children: Sequence[Child]) -> Tensor:
         """Outputs of each child for all samples: float32 [N, samples, ...] on the CPU."""
         if not self._batches:
             raise InvalidValue("data: expected samples to predict, got none; use evaluator.on(data)")
-        outputs = [
-            torch.cat([batch.outputs(module).float().cpu() for batch in self._batches])
-            for module in self._each(children)
-        ]
+        outputs = self._map(
+            lambda module: torch.cat([batch.outputs(module).float().cpu() for batch in self._batches]), children
+        )
         if not outputs:
             raise InvalidValue("children: expected at least one, got none")
         return torch.stack(outputs)
 
     def _score(self, module: nn.Module) -> Tensor:
         """Mean score over all samples, float64 []; summed on the device, which is not waited for."""
-        if not isinstance(self.objective, BatchFitness):
-            return torch.tensor(float(self.objective.function(module)), dtype=torch.float64)
+        if not isinstance(self.fitness, BatchFitness):
+            return torch.tensor(float(self.fitness.function(module)), dtype=torch.float64)
         total = torch.zeros((), dtype=torch.float64, device=self.space.device)
         for batch in self._batches:
-            total += self.objective.per_sample(batch.outputs(module), batch.targets, batch.count).sum()
+            total += self.fitness.per_sample(batch.outputs(module), batch.targets, batch.count).sum()
         return total / self.samples
 
-    def _each(self, children: Iterable[Child]) -> Iterator[nn.Module]:
-        """The parent turned into each child in turn, guarded."""
-        with self._guarded() as buffers:
-            for child in children:
-                with self.space.applied(child) as module:
-                    reseed()
-                    yield module
-                    buffers.restore()
-
-    @contextmanager
-    def _guarded(self) -> Iterator[Buffers]:
+    def _map(self, function: Callable[[nn.Module], Tensor], children: Iterable[Child]) -> list[Tensor]:
+        """``function`` of the parent turned into each child in turn, guarded."""
+        depth = self.space.depth
         buffers = Buffers(self.space.module)
+        results = []
         try:
             with evaluating(self.space.module):
-                yield buffers
+                for child in children:
+                    with self.space.applied(child) as module:
+                        reseed()
+                        results.append(function(module))
+                        buffers.restore()
         finally:
-            self.space.restore()
+            self.space.restore(depth)
             buffers.restore()
+        return results

@@ -1,0 +1,198 @@
+"""Command line: parse, call, exit code. Everything heavy is imported after the arguments are known."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import click
+import typer
+
+from smd_evo import __version__
+from smd_evo.errors import SmdEvoError
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+app = typer.Typer(
+    name="smd-evo",
+    help="Gradient-free fine-tuning and ensembling of pre-trained networks by sparse subspace mutation.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"smd-evo {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Gradient-free fine-tuning and ensembling of pre-trained networks by sparse subspace mutation."""
+
+
+def _option(metavar: str, text: str) -> object:
+    return typer.Option(metavar=metavar, help=text, show_default=False)
+
+
+@app.command()
+def finetune(
+    model: Annotated[str | None, _option("NAME", "Parent [demo-cnn].")] = None,
+    data: Annotated[str | None, _option("NAME", "Data set [digits].")] = None,
+    children: Annotated[str | None, _option("N", "Children of each density [128].")] = None,
+    density: Annotated[
+        str | None, _option("X[,X...]", "Densities in (0, 1] to choose from on validation [0.3,0.1,0.03].")
+    ] = None,
+    sigma: Annotated[str | None, _option("X", "Mutation strength > 0 [calibrated].")] = None,
+    keep: Annotated[
+        str | None, _option("X", "Share of the parent's score that calibration leaves the median child [0.9].")
+    ] = None,
+    subspace: Annotated[str | None, _option("NAME", "random, partition, neuron or tensor [random].")] = None,
+    select: Annotated[
+        str | None,
+        _option("TERMS", "Parameters to mutate: all, weight, bias, norm, head, layers, patterns [all]."),
+    ] = None,
+    fitness: Annotated[str | None, _option("NAME", "cross_entropy or accuracy [cross_entropy].")] = None,
+    seed: Annotated[str | None, _option("N", "Seed of everything [0].")] = None,
+    device: Annotated[str | None, _option("NAME", "auto, cpu, cuda or cuda:N [auto].")] = None,
+    batch_size: Annotated[str | None, _option("N", "Images a forward pass, or auto [auto].")] = None,
+    config: Annotated[
+        str | None, _option("FILE", "YAML file of these settings; options given beside it win.")
+    ] = None,
+    out: Annotated[str | None, _option("DIR", "New folder for the results [runs/finetune-TIME].")] = None,
+) -> None:
+    """Fine-tune and ensemble a network by one generation of sparse mutations, beside dense controls."""
+    given = {
+        "model": model,
+        "data": data,
+        "children": children,
+        "density": density,
+        "sigma": sigma,
+        "keep": keep,
+        "subspace": subspace,
+        "select": select,
+        "fitness": fitness,
+        "seed": seed,
+        "device": device,
+        "batch_size": batch_size,
+    }
+    from smd_evo.experiments.config import FinetuneConfig, load_settings
+
+    settings = load_settings(config) if config is not None else {}
+    settings |= {name: value for name, value in given.items() if value is not None}
+    resolved = FinetuneConfig.read(settings)
+    target = Path(out or time.strftime("runs/finetune-%Y%m%d-%H%M%S"))
+
+    from rich.console import Console
+
+    from smd_evo import runs
+    from smd_evo.experiments.finetune import finetune
+    from smd_evo.report.table import finetune_table, finetune_verdict
+
+    start = time.perf_counter()
+    with runs.new_run(target) as folder:
+        with Bar() as bar:
+            result = finetune(resolved, bar)
+        runs.write_finetune(folder, result, time.perf_counter() - start)
+    console = Console()
+    console.print(finetune_table(result))
+    for line in finetune_verdict(result):
+        console.print(line, highlight=False, soft_wrap=True)
+    console.print(f"Written to {target}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def verify(run: Annotated[str, typer.Argument(metavar="RUN", help="Folder that finetune wrote.")]) -> None:
+    """Load a run's children back onto their parent and check that their fitness comes out again."""
+    from smd_evo import runs
+    from smd_evo.experiments.finetune import verify_children
+
+    config = runs.read_config(run)
+    with Bar() as bar:
+        count, worst = verify_children(config, Path(run) / runs.CHILDREN, bar)
+    typer.echo(
+        f"{count} children loaded; their fitness differs from the stored one by at most {worst:.1e}, relatively"
+    )
+
+
+class Bar:
+    """Progress of an experiment on the terminal: children, children a second, time left."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            SpinnerColumn,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def start(self, description: str, total: int | None) -> None:
+        """Show a new phase."""
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+        self._task = self._progress.add_task(description, total=total, rate="")
+
+    def advance(self) -> None:
+        """Count one child."""
+        assert self._task is not None
+        speed = self._progress.tasks[0].speed
+        self._progress.update(self._task, advance=1, rate=f"{speed:.0f} children/s" if speed else "")
+
+
+def main() -> None:
+    """Entry point: a mistake of the user's is one line on standard error and exit code 2."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # to leave nothing half-written then either
+    try:
+        code = app(standalone_mode=False)
+    except SmdEvoError as error:
+        code = _fail(str(error))
+    except click.ClickException as error:
+        code = _fail(error.format_message())
+    except (KeyboardInterrupt, click.Abort):
+        print("smd-evo: interrupted; nothing was written", file=sys.stderr)
+        code = 130
+    except OSError as error:  # a full disk, say
+        code = _fail(str(error)) - 1
+    sys.exit(code)
+
+
+def _fail(message: str) -> int:
+    print(f"smd-evo: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Experiments: what the commands run, and their statistics."""

@@ -1,0 +1,336 @@
+"""Single-generation fine-tuning, with dense controls: sample children, keep the best, let the best vote.
+
+Four arms get the same number of children and the same choices. The sparse arm has one group of children for
+each density; each dense control has as many groups, of other strengths: the sparse ones' sigma (matched
+sigma), their sigma times the square root of their density (matched norm), and strengths calibrated for dense
+mutations themselves. In each arm the fitness split ranks, the validation split chooses the group, the best
+child and the ensemble's size, and the test split is read once, when all choices are made.
+
+Reference: Whitaker & Whitley, arXiv 2302.05832; the controls at matched norm and the splits are ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from smd_evo.core.keys import derive
+from smd_evo.core.mutation import Lineage, Mutation, sample_mutations
+from smd_evo.core.parameters import ParameterSpace
+from smd_evo.core.subspace import Dense, NeuronSubspace, PartitionSubspace, RandomSubspace, Subspace, TensorSubspace
+from smd_evo.ensemble.files import load_children
+from smd_evo.ensemble.voting import choose_size, log_vote
+from smd_evo.evaluation.calibration import calibrate_sigma
+from smd_evo.evaluation.evaluator import Evaluation, Evaluator
+from smd_evo.evaluation.fitness import ACCURACY, CROSS_ENTROPY, BatchFitness
+from smd_evo.experiments.config import FinetuneConfig
+from smd_evo.experiments.statistics import Difference, mcnemar_exact, paired_difference
+from smd_evo.zoo import load_data, load_model
+from smd_evo.zoo.data import Data
+
+__all__ = ["SPARSE", "Arm", "FinetuneResult", "Group", "Progress", "Row", "finetune", "verify_children"]
+
+SPARSE = "sparse"
+_SHORTLIST = 20
+_BEST_OF = 10
+_SIZES = (2, 3, 5, 10, 20)
+
+
+class Progress(Protocol):
+    """Told what is going on."""
+
+    def start(self, description: str, total: int | None) -> None:
+        """A new phase begins, of ``total`` children, or of nobody knows how many."""
+
+    def advance(self) -> None:
+        """One more child is done."""
+
+
+class Silent:
+    """A progress that shows nothing."""
+
+    def start(self, description: str, total: int | None) -> None:
+        """Nothing."""
+
+    def advance(self) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Children of one subspace and strength: ranked on fitness, the shortlist judged on validation.
+
+    Attributes:
+        subspace, sigma: of the mutations.
+        density: mean share of the coordinates that they touch.
+        recipes: the children.
+        result: their fitness.
+        best: number of the child that is best on validation among the first ten by fitness.
+        size: size of the ensemble of the first by fitness that is best on validation.
+        validation: that ensemble's fitness there.
+    """
+
+    subspace: Subspace
+    sigma: float
+    density: float
+    recipes: list[Mutation]
+    result: Evaluation
+    best: int
+    size: int
+    validation: float
+
+    def chosen(self) -> dict[str, list[int]]:
+        """Numbers of the children behind each candidate that is reported."""
+        ranking = self.result.ranking()
+        return {
+            "median child": [ranking[len(ranking) // 2]],
+            "best child": [self.best],
+            "ensemble": ranking[: self.size],
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Arm:
+    """A method: its groups, and which of them validation chose."""
+
+    name: str
+    groups: list[Group]
+    choice: int
+
+    @property
+    def group(self) -> Group:
+        """The chosen group."""
+        return self.groups[self.choice]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: a classifier on the test split, and its difference to the parent.
+
+    ``p_value`` is of the exact McNemar test, None for the parent itself.
+    """
+
+    method: str
+    candidate: str
+    members: int
+    density: float | None
+    sigma: float | None
+    accuracy: float
+    loss: float
+    accuracy_gain: Difference | None = None
+    loss_gain: Difference | None = None
+    p_value: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class FinetuneResult:
+    """All that a run found.
+
+    Attributes:
+        config: the settings.
+        data: the data with its splits.
+        space: the parent's parameter space.
+        parent_fitness: the parent on the fitness split.
+        arms: the sparse arm, then the three dense controls.
+        rows: the table.
+        against_dense: ensemble of the sparse arm against that of each control: accuracy difference, p value.
+        evaluations: children evaluated on the fitness split, by purpose.
+    """
+
+    config: FinetuneConfig
+    data: Data
+    space: ParameterSpace
+    parent_fitness: float
+    arms: list[Arm]
+    rows: list[Row]
+    against_dense: dict[str, tuple[Difference, float]]
+    evaluations: dict[str, int]
+
+
+def finetune(config: FinetuneConfig, progress: Progress | None = None) -> FinetuneResult:
+    """Run the experiment.
+
+    Args:
+        config: the settings.
+        progress: told of each evaluated child.
+
+    Raises:
+        InvalidValue, InvalidType, UnsupportedParameter: settings that the network or the data cannot have.
+    """
+    progress = progress or Silent()
+    progress.start("preparing the parent", None)
+    data = load_data(config.data, config.seed)
+    ranker = _ranker(config, data)
+    judge = ranker.on(data.validation)
+    plans, calibrations = _plan(config, ranker, progress)
+    progress.start("children", config.children * sum(map(len, plans.values())))
+    arms = []
+    for name, plan in plans.items():
+        groups = [
+            _run_group(config, ranker, judge, derive(config.seed, name, number), subspace, sigma, progress.advance)
+            for number, (subspace, sigma) in enumerate(plan)
+        ]
+        sign = -1 if ranker.fitness.sense == "max" else 1
+        choice = min(range(len(groups)), key=lambda number: sign * groups[number].validation)
+        arms.append(Arm(name, groups, choice))
+    progress.start("test", None)
+    rows, against_dense = _report(arms, ranker.on(data.test), config.seed)
+    return FinetuneResult(
+        config=config,
+        data=data,
+        space=ranker.space,
+        parent_fitness=float(ranker.evaluate([Lineage()]).fitness[0]),
+        arms=arms,
+        rows=rows,
+        against_dense=against_dense,
+        evaluations={
+            "calibration, sparse": calibrations[0],
+            "calibration, dense": calibrations[1],
+            "children of each arm": config.children * len(plans[SPARSE]),
+        },
+    )
+
+
+def _ranker(config: FinetuneConfig, data: Data) -> Evaluator:
+    """The parent on the fitness split."""
+    parent = load_model(config.model, data, config.seed).to(config.device)
+    return Evaluator(parent, data.fitness, config.fitness, select=config.select, batch_size=config.batch_size)
+
+
+def _plan(
+    config: FinetuneConfig, ranker: Evaluator, progress: Progress
+) -> tuple[dict[str, list[tuple[Subspace, float]]], tuple[int, int]]:
+    """Subspace and sigma of each group of each arm, and what finding the sigmas cost, sparse and dense."""
+    costs = [0, 0]
+
+    def calibrated(subspace: Subspace, keep: float, dense: bool) -> float:
+        progress.start(f"calibrating sigma, {subspace.spec}", None)
+        found = calibrate_sigma(ranker, subspace, keep, key=config.seed)
+        costs[dense] += found.evaluations
+        return found.sigma
+
+    subspaces = _subspaces(config)
+    sparse = [(rule, config.sigma or calibrated(rule, config.keep, dense=False)) for rule in subspaces]
+    norms = [sigma * _mean_density(rule, sigma, ranker.space, config.seed) ** 0.5 for rule, sigma in sparse]
+    # As many strengths for dense mutations as the sparse ones have densities, around the same kept share.
+    exponents = [2.0 ** (number - (len(sparse) - 1) / 2) for number in range(len(sparse))]
+    own = [calibrated(Dense(), config.keep**exponent, dense=True) for exponent in exponents]
+    plans: dict[str, list[tuple[Subspace, float]]] = {
+        SPARSE: sparse,
+        "dense, matched sigma": [(Dense(), sigma) for _, sigma in sparse],
+        "dense, matched norm": [(Dense(), sigma) for sigma in norms],
+        "dense, own sigma": [(Dense(), sigma) for sigma in own],
+    }
+    return plans, (costs[0], costs[1])
+
+
+def _subspaces(config: FinetuneConfig) -> list[Subspace]:
+    if config.subspace == "tensor":
+        return [TensorSubspace()]
+    rules: dict[str, Callable[[float], Subspace]] = {
+        "random": RandomSubspace,
+        "neuron": NeuronSubspace,
+        "partition": lambda density: PartitionSubspace(round(1 / density)),
+    }
+    return [rules[config.subspace](density) for density in config.density]
+
+
+def _mean_density(subspace: Subspace, sigma: float, space: ParameterSpace, seed: int) -> float:
+    recipes = sample_mutations(derive(seed, "density"), 16, subspace=subspace, sigma=sigma)
+    return sum(len(recipe.delta(space.layout)) for recipe in recipes) / (len(recipes) * space.size)
+
+
+def _run_group(
+    config: FinetuneConfig,
+    ranker: Evaluator,
+    judge: Evaluator,
+    key: int,
+    subspace: Subspace,
+    sigma: float,
+    advance: Callable[[], object],
+) -> Group:
+    recipes = sample_mutations(key, config.children, subspace=subspace, sigma=sigma)
+    result = ranker.evaluate(recipes, advance)
+    shortlist = result.ranking()[:_SHORTLIST]
+    logits = judge.predict([recipes[number] for number in shortlist])
+    fitness, targets = judge.fitness, judge.targets()
+    assert isinstance(fitness, BatchFitness)
+    alone = [choose_size(logits[[number]], targets, [1], fitness)[1] for number in range(len(shortlist[:_BEST_OF]))]
+    pick = max if fitness.sense == "max" else min
+    best = shortlist[alone.index(pick(alone))]
+    size, score = choose_size(logits, targets, _SIZES if len(shortlist) > 1 else [1], fitness)
+    density = _mean_density(subspace, sigma, ranker.space, config.seed)
+    return Group(subspace, sigma, density, recipes, result, best, size, score)
+
+
+def _report(arms: list[Arm], test: Evaluator, seed: int) -> tuple[list[Row], dict[str, tuple[Difference, float]]]:
+    """Read the test split: the only place that does."""
+    targets = test.targets()
+    before = _Scores(test.predict([Lineage()])[0], targets)
+    rows = [Row("parent", "parent", 1, None, None, before.accuracy, before.mean_loss)]
+    ensembles: dict[str, _Scores] = {}
+    for arm in arms:
+        for candidate, numbers in arm.group.chosen().items():
+            after = _Scores(log_vote(test.predict([arm.group.recipes[number] for number in numbers])), targets)
+            rows.append(
+                Row(
+                    method=arm.name,
+                    candidate=candidate,
+                    members=len(numbers),
+                    density=arm.group.density,
+                    sigma=arm.group.sigma,
+                    accuracy=after.accuracy,
+                    loss=after.mean_loss,
+                    accuracy_gain=paired_difference(after.correct, before.correct, seed=seed),
+                    loss_gain=paired_difference(after.loss, before.loss, seed=seed),
+                    p_value=mcnemar_exact(after.correct, before.correct),
+                )
+            )
+            if candidate == "ensemble":
+                ensembles[arm.name] = after
+    sparse = ensembles.pop(SPARSE)
+    against_dense = {
+        name: (
+            paired_difference(sparse.correct, other.correct, seed=seed),
+            mcnemar_exact(sparse.correct, other.correct),
+        )
+        for name, other in ensembles.items()
+    }
+    return rows, against_dense
+
+
+class _Scores:
+    """Per-sample accuracy and loss of a classifier."""
+
+    def __init__(self, logits: Tensor, targets: Tensor) -> None:
+        # A classifier that returns NaN is wrong, and its loss is as bad as that of a certain wrong answer.
+        self.correct = ACCURACY.per_sample(logits, targets, len(targets)).nan_to_num(0.0)
+        self.loss = CROSS_ENTROPY.per_sample(logits, targets, len(targets)).nan_to_num(1e3, posinf=1e3)
+        self.accuracy, self.mean_loss = float(self.correct.mean()), float(self.loss.mean())
+
+
+def verify_children(config: FinetuneConfig, path: Path, progress: Progress | None = None) -> tuple[int, float]:
+    """Apply the children of a file to their parent and evaluate them again.
+
+    Args:
+        config: settings of the run that wrote the file.
+        path: the children file.
+        progress: told of each child.
+
+    Returns:
+        How many children there are, and the largest relative difference of their fitness to the stored one.
+
+    Raises:
+        ChildrenFileError, WrongParent: see :func:`smd_evo.ensemble.files.load_children`.
+    """
+    progress = progress or Silent()
+    ranker = _ranker(config, load_data(config.data, config.seed))
+    children = load_children(path, ranker.space)
+    progress.start("children", len(children.deltas))
+    again = ranker.evaluate(children.deltas, progress.advance).fitness
+    difference = (again - children.fitness).abs() / children.fitness.abs().clamp(min=1e-12)
+    return len(children.deltas), float(difference.max())

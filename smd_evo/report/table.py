@@ -1,0 +1,74 @@
+"""The table of a fine-tuning run, and what it says in words."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.table import Table
+
+from smd_evo.experiments.finetune import SPARSE, FinetuneResult, Row
+from smd_evo.experiments.statistics import Difference
+
+__all__ = ["finetune_table", "finetune_verdict"]
+
+
+def finetune_table(result: FinetuneResult) -> Table:
+    """Parent, median child, best child and ensemble of each arm on the test split."""
+    table = Table(
+        title=f"{result.config.model} on {result.config.data}, {len(result.data.test[1])} test images, read once",
+        caption="acc.: accuracy in %; difference: to the parent, in points, with its 95 %\n"
+        "paired bootstrap interval; p: exact McNemar test, not corrected for the\n"
+        f"{len(result.rows) - 1} lines; loss: negative log-likelihood.",
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    for name in ("method", "candidate"):
+        table.add_column(name)
+    for name in ("acc.", "difference", "p", "loss"):
+        table.add_column(name, justify="right")
+    for number, row in enumerate(result.rows):
+        # A method has three rows: the first one names it, the others say how it mutates.
+        place = (number - 1) % 3 if number else 0
+        label = (row.method, f"  density {row.density or 0:.3g}", f"  sigma {row.sigma or 0:.3g}")[place]
+        table.add_row(label, *_cells(row), end_section=number == 0 or place == 2)
+    return table
+
+
+def finetune_verdict(result: FinetuneResult) -> list[str]:
+    """What the table shows, in sentences that claim no more than their intervals."""
+    lines = []
+    for row in result.rows:
+        if row.method == SPARSE and row.candidate != "median child" and row.accuracy_gain and row.p_value is not None:
+            lines.append(f"Sparse {row.candidate} against the parent: {_claim(row.accuracy_gain, row.p_value)}")
+    for name, (difference, p_value) in result.against_dense.items():
+        lines.append(f"Sparse ensemble against that of {name}: {_claim(difference, p_value)}")
+    lost = sum(group.result.nonfinite for arm in result.arms for group in arm.groups)
+    if lost:
+        lines.append(f"{lost} children had a non-finite fitness and were ranked last.")
+    return lines
+
+
+def _claim(difference: Difference, p_value: float) -> str:
+    if p_value < 0.05 and (difference.low > 0 or difference.high < 0):
+        word = "better" if difference.mean > 0 else "worse"
+    else:
+        word = "no difference shown"
+    return f"accuracy {_points(difference)} points, p = {p_value:.2g}: {word}."
+
+
+def _cells(row: Row) -> list[str]:
+    if row.accuracy_gain is None or row.p_value is None:
+        return ["", f"{100 * row.accuracy:.1f}", "", "", f"{row.loss:.3f}"]
+    return [
+        row.candidate if row.members == 1 else f"{row.candidate} of {row.members}",
+        f"{100 * row.accuracy:.1f}",
+        _points(row.accuracy_gain),
+        f"{row.p_value:.2g}",
+        f"{row.loss:.3f}",
+    ]
+
+
+def _points(difference: Difference) -> str:
+    return f"{100 * difference.mean:+.1f} [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"

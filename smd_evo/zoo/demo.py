@@ -1,0 +1,134 @@
+"""The embedded demo: real scans of digits, a small CNN trained on them, and a camera-like shift.
+
+Data: the 1,797 8x8 scans of the UCI optical recognition set that scikit-learn ships (Alpaydin & Kaynak 1998).
+The parent sees 697 of them as they are. Everything after that sees other digits through a simulated camera:
+contrast times 0.8, a 3x3 Gaussian blur of 0.45 pixels, then sensor noise of standard deviation 0.1 on a
+scale from 0 to 1, clipped. The parent is right about nearly all clean digits and loses much of that here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from torch import Tensor, nn
+from torch.nn import functional
+
+from smd_evo.core.keys import derive
+from smd_evo.core.noise import gaussian
+from smd_evo.zoo.data import Data
+
+__all__ = ["DemoCNN", "camera", "shifted_digits", "trained_cnn"]
+
+_CONTRAST, _BLUR, _NOISE = 0.8, 0.45, 0.1
+_SIZES = {"test": 500, "validation": 300, "fitness": 300}
+_EPOCHS, _BATCH, _RATE, _MOMENTUM, _DECAY = 30, 64, 0.2, 0.9, 5e-4
+
+
+class DemoCNN(nn.Module):
+    """Three 3x3 convolutions with batch normalisation, mean pooling, a linear head: 14,458 parameters.
+
+    Example:
+        >>> DemoCNN()(torch.zeros(2, 1, 8, 8)).shape
+        torch.Size([2, 10])
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 16, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.conv2 = nn.Conv2d(16, 32, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(32)
+        self.conv3 = nn.Conv2d(32, 32, 3, padding=1, bias=False)
+        self.bn3 = nn.BatchNorm2d(32)
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [n, 10] of images [n, 1, 8, 8]."""
+        features = functional.relu(self.bn1(self.conv1(images)))
+        features = functional.max_pool2d(functional.relu(self.bn2(self.conv2(features))), 2)
+        features = functional.relu(self.bn3(self.conv3(features)))
+        return self.head(features.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def camera(images: Tensor, key: int) -> Tensor:
+    """Images [n, 1, h, w] on a scale from 0 to 1 as the simulated camera sees them."""
+    profile = torch.exp(-torch.tensor([1.0, 0.0, 1.0]) / (2 * _BLUR**2))
+    profile /= profile.sum()
+    kernel = (profile[:, None] * profile)[None, None]
+    blurred = functional.conv2d(functional.pad(images * _CONTRAST, (1, 1, 1, 1), "replicate"), kernel)
+    noise = gaussian(key, torch.arange(images.numel())).view_as(images)
+    return (blurred + _NOISE * noise).clamp(0, 1)
+
+
+def shifted_digits(seed: int) -> Data:
+    """The demo's data: 697 clean scans for the parent, 300 / 300 / 500 shifted ones, stratified by class."""
+    digits = load_digits()
+    images = torch.tensor(digits.images / digits.images.max(), dtype=torch.float32)[:, None]
+    targets = torch.tensor(digits.target, dtype=torch.int64)
+    rest, indices = np.arange(len(targets)), {}
+    for split, size in _SIZES.items():
+        rest, indices[split] = train_test_split(
+            rest, test_size=size, stratify=digits.target[rest], random_state=seed % 2**32
+        )
+    shifted = camera(images, derive(seed, "camera"))
+    splits = {split: (shifted[chosen], targets[chosen]) for split, chosen in indices.items()}
+    return Data(
+        name="digits",
+        description="scikit-learn's digits through a simulated camera (contrast, blur, sensor noise)",
+        classes=tuple(map(str, digits.target_names)),
+        source=(images[rest], targets[rest]),
+        indices={"source": rest, **indices},
+        **splits,
+    )
+
+
+def trained_cnn(data: Data, seed: int, cache: Path | None = None) -> DemoCNN:
+    """The demo's parent, trained by SGD on the clean scans in a few seconds, or read from the cache.
+
+    Args:
+        data: the demo's data for the same seed.
+        seed: of the initial weights and the order of the samples.
+        cache: folder of trained parents; by default ``smd_evo`` in torch hub's.
+    """
+    folder = cache or Path(torch.hub.get_dir()) / "smd_evo"
+    file = folder / f"demo-cnn-1-{torch.__version__}-{seed}.safetensors"
+    network = DemoCNN()
+    try:
+        network.load_state_dict(load_file(file))
+    except (OSError, SafetensorError, RuntimeError):  # absent or damaged: trained anew
+        network = _train(data, seed)
+        # Without a writable cache the demo only takes longer.
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            partial = file.with_suffix(f".{os.getpid()}.partial")
+            partial.write_bytes(save(network.state_dict()))
+            partial.replace(file)
+    return network.eval()
+
+
+def _train(data: Data, seed: int) -> DemoCNN:
+    images, targets = data.source
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive(seed, "parent") >> 1)
+        network = DemoCNN()
+        optimizer = torch.optim.SGD(
+            network.parameters(), lr=_RATE, momentum=_MOMENTUM, weight_decay=_DECAY, nesterov=True
+        )
+        steps = len(targets) // _BATCH
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=_EPOCHS * steps)
+        for _ in range(_EPOCHS):
+            for chosen in torch.randperm(len(targets))[: steps * _BATCH].split(_BATCH):
+                loss = functional.cross_entropy(network(images[chosen]), targets[chosen])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+    return network
