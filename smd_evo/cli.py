@@ -6,9 +6,8 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 
 from smd_evo import __version__
@@ -16,6 +15,10 @@ from smd_evo.errors import SmdEvoError
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
+
+# What typer raises for unusable arguments: click's exception, of whichever copy of click typer uses.
+_UsageError: type[Any] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+_INTERRUPTED = 130
 
 app = typer.Typer(
     name="smd-evo",
@@ -140,6 +143,7 @@ class Bar:
             TimeRemainingColumn,
         )
 
+        console = Console(stderr=True)
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -147,8 +151,9 @@ class Bar:
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
+            console=console,
             transient=True,
+            disable=not console.is_terminal,
         )
         self._task: TaskID | None = None
 
@@ -179,13 +184,12 @@ def main() -> None:
         code = app(standalone_mode=False)
     except SmdEvoError as error:
         code = _fail(str(error))
-    except click.ClickException as error:
+    except _UsageError as error:
         code = _fail(error.format_message())
-    except (KeyboardInterrupt, click.Abort):
-        print("smd-evo: interrupted; nothing was written", file=sys.stderr)
-        code = 130
     except OSError as error:  # a full disk, say
         code = _fail(str(error)) - 1
+    if code == _INTERRUPTED:
+        print("smd-evo: interrupted; nothing was written", file=sys.stderr)
     sys.exit(code)
 
 

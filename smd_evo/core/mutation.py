@@ -264,7 +264,7 @@ def decode_rows(rows: Tensor, *, subspace: Subspace, scale: str = "absolute") ->
     """
     if rows.dtype != torch.int64 or rows.dim() != 2 or rows.shape[1] % _WORDS:
         raise InvalidValue(f"rows: expected int64 [N, 3 * steps], got {rows.dtype} {list(rows.shape)}")
-    triples = rows.reshape(len(rows), -1, _WORDS).cpu()
+    triples = rows.reshape(len(rows), rows.shape[1] // _WORDS, _WORDS).cpu()
     words = triples[..., :2].tolist()
     strengths = triples[..., 2].contiguous().view(torch.float64).tolist()
     return [

@@ -13,6 +13,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,12 +24,12 @@ from smd_evo import __version__
 from smd_evo.core.delta import SparseDelta
 from smd_evo.core.mutation import Mutation
 from smd_evo.core.parameters import ParameterSpace
-from smd_evo.errors import ChildrenFileError, InvalidValue, SmdEvoError, WrongParent
+from smd_evo.errors import ChildrenFileError, InvalidValue, SmdEvoError, WrongParent, check_choice
 from smd_evo.evaluation.evaluator import Evaluation
 
 __all__ = ["Children", "load_children", "save_children"]
 
-_FORMAT = "smd_evo children 1"
+_ENTRY, _FORMAT = "smd_evo", "smd_evo children 1"
 _INDEX_TYPES = {2**8: torch.uint8, 2**16: torch.uint16, 2**32: torch.uint32}
 _TYPES = {
     "indices": (*_INDEX_TYPES.values(), torch.int64),
@@ -86,15 +87,16 @@ def save_children(
         "format": _FORMAT,
         "version": __version__,
         "fingerprint": space.fingerprint(),
-        "size": str(space.size),
-        "recipes": json.dumps([recipes[number].encode() for number in order]),
+        "size": space.size,
+        "recipes": [recipes[number].encode() for number in order],
         "fitness_name": fitness_name,
         "sense": result.sense,
     }
     target = Path(path)
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
-        partial.write_bytes(save(tensors, metadata))
+        # One entry: several would be written in an order that changes from run to run.
+        partial.write_bytes(save(tensors, {_ENTRY: json.dumps(metadata)}))
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
@@ -113,11 +115,10 @@ def load_children(path: Path | str, space: ParameterSpace) -> Children:
     """
     try:
         with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            present = set(file.keys())
+            metadata, present = _metadata(file.metadata()), set(file.keys())
             if metadata.get("format") != _FORMAT:
                 raise ChildrenFileError(
-                    f"{path}: expected format {_FORMAT!r}, got {metadata.get('format')!r}; it is not a children file"
+                    f"{path}: expected format {_FORMAT!r}, got {metadata.get('format')!r}; it is no children file"
                 )
             if present != set(_TYPES):
                 raise ChildrenFileError(f"{path}: expected tensors {sorted(_TYPES)}, got {sorted(present)}")
@@ -127,7 +128,7 @@ def load_children(path: Path | str, space: ParameterSpace) -> Children:
         raise ChildrenFileError(
             f"{path}: expected a whole children file, got {reason or type(error).__name__}; write it again"
         ) from None
-    if metadata.get("size") != str(space.size) or metadata.get("fingerprint") != space.fingerprint():
+    if metadata.get("size") != space.size or metadata.get("fingerprint") != space.fingerprint():
         raise WrongParent(
             f"{path}: expected children of the parent {space.fingerprint()} with D = {space.size}, got those of "
             f"{metadata.get('fingerprint')} with D = {metadata.get('size')}; use the network, weights and selection "
@@ -136,14 +137,23 @@ def load_children(path: Path | str, space: ParameterSpace) -> Children:
     return _checked(path, metadata, tensors)
 
 
-def _checked(path: Path | str, metadata: dict[str, str], tensors: dict[str, Tensor]) -> Children:
+def _metadata(entries: dict[str, str] | None) -> dict[str, Any]:
+    """What the file says of itself, or nothing."""
+    try:
+        metadata = json.loads((entries or {}).get(_ENTRY, "{}"))
+    except ValueError:
+        return {}
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def _checked(path: Path | str, metadata: dict[str, Any], tensors: dict[str, Tensor]) -> Children:
     """The contents, if all parts agree with each other."""
     for name, tensor in tensors.items():
         if tensor.dim() != 1 or tensor.dtype not in _TYPES[name]:
             raise ChildrenFileError(f"{path}: {name}: got an unexpected {tensor.dtype} {list(tensor.shape)}")
     lengths, total = tensors["lengths"], len(tensors["indices"])
     try:
-        recipes = [Mutation.decode(text) for text in json.loads(metadata["recipes"])]
+        recipes = [Mutation.decode(text) for text in metadata["recipes"]]
         if not len(lengths) == len(tensors["fitness"]) == len(recipes) > 0:
             raise InvalidValue("its numbers of children differ")
         if bool((lengths < 0).any()) or not int(lengths.sum()) == len(tensors["values"]) == total:
@@ -151,11 +161,11 @@ def _checked(path: Path | str, metadata: dict[str, str], tensors: dict[str, Tens
         if not bool(tensors["values"].isfinite().all()):
             raise InvalidValue("its values are not all finite")
         indices = tensors["indices"].to(torch.int64)
-        if total and int(indices.max()) >= int(metadata["size"]):
+        if total and int(indices.max()) >= metadata["size"]:
             raise InvalidValue("its indices go beyond the network's parameters")
         pieces = zip(indices.split(lengths.tolist()), tensors["values"].split(lengths.tolist()), strict=True)
         deltas = [SparseDelta(*piece) for piece in pieces]
-        fitness_name, sense = metadata["fitness_name"], metadata["sense"]
+        fitness_name, sense = str(metadata["fitness_name"]), check_choice("sense", metadata["sense"], ("min", "max"))
     except (SmdEvoError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ChildrenFileError(f"{path}: expected a consistent children file, but {error}; write it again") from None
     return Children(deltas, recipes, tensors["fitness"], fitness_name, sense)

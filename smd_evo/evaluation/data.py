@@ -84,9 +84,9 @@ def _split(data: Sequence[Any], batch_size: int | str, device: torch.device) -> 
     lengths = {len(tensor) for part in data for tensor in _tensors(part)}
     if len(lengths) != 1:
         raise InvalidValue(f"data: expected as many targets as inputs, got lengths {sorted(lengths)}")
-    inputs, targets = data
-    size = batch_size if isinstance(batch_size, int) else _auto_size(_bytes(inputs) / max(lengths), device)
-    for start in range(0, max(lengths), size):
+    (inputs, targets), total = data, lengths.pop()
+    size = batch_size if isinstance(batch_size, int) else _auto_size(_bytes(inputs) / max(1, total), device)
+    for start in range(0, total, size):
         piece = slice(start, start + size)
         yield _map(inputs, lambda t, p=piece: t[p]), _map(targets, lambda t, p=piece: t[p])
 

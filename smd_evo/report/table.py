@@ -55,20 +55,24 @@ def _claim(difference: Difference, p_value: float) -> str:
         word = "better" if difference.mean > 0 else "worse"
     else:
         word = "no difference shown"
-    return f"accuracy {_points(difference)} points, p = {p_value:.2g}: {word}."
+    return f"accuracy {_points(difference)} points, p = {_p(p_value)}: {word}."
 
 
 def _cells(row: Row) -> list[str]:
     if row.accuracy_gain is None or row.p_value is None:
         return ["", f"{100 * row.accuracy:.1f}", "", "", f"{row.loss:.3f}"]
     return [
-        row.candidate if row.members == 1 else f"{row.candidate} of {row.members}",
+        row.candidate if row.members == 1 else f"{row.candidate} ({row.members})",
         f"{100 * row.accuracy:.1f}",
         _points(row.accuracy_gain),
-        f"{row.p_value:.2g}",
+        _p(row.p_value),
         f"{row.loss:.3f}",
     ]
 
 
 def _points(difference: Difference) -> str:
     return f"{100 * difference.mean:+.1f} [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
+
+
+def _p(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -100,9 +101,10 @@ def trained_cnn(data: Data, seed: int, cache: Path | None = None) -> DemoCNN:
     """
     folder = cache or Path(torch.hub.get_dir()) / "smd_evo"
     file = folder / f"demo-cnn-1-{torch.__version__}-{seed}.safetensors"
-    network = DemoCNN()
     try:
-        network.load_state_dict(load_file(file))
+        weights = load_file(file)
+        network = _untrained(0)
+        network.load_state_dict(weights)
     except (OSError, SafetensorError, RuntimeError):  # absent or damaged: trained anew
         network = _train(data, seed)
         # Without a writable cache the demo only takes longer.
@@ -114,18 +116,35 @@ def trained_cnn(data: Data, seed: int, cache: Path | None = None) -> DemoCNN:
     return network.eval()
 
 
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums of several threads depend on how many they are; training makes a lot of the last bit."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _untrained(seed: int) -> DemoCNN:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return DemoCNN()
+
+
 def _train(data: Data, seed: int) -> DemoCNN:
     images, targets = data.source
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(derive(seed, "parent") >> 1)
-        network = DemoCNN()
+    network = _untrained(derive(seed, "parent") >> 1)
+    order = torch.Generator().manual_seed(derive(seed, "order") >> 1)
+    with _one_thread():
         optimizer = torch.optim.SGD(
             network.parameters(), lr=_RATE, momentum=_MOMENTUM, weight_decay=_DECAY, nesterov=True
         )
         steps = len(targets) // _BATCH
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=_EPOCHS * steps)
         for _ in range(_EPOCHS):
-            for chosen in torch.randperm(len(targets))[: steps * _BATCH].split(_BATCH):
+            for chosen in torch.randperm(len(targets), generator=order)[: steps * _BATCH].split(_BATCH):
                 loss = functional.cross_entropy(network(images[chosen]), targets[chosen])
                 optimizer.zero_grad()
                 loss.backward()

@@ -1,0 +1,236 @@
+"""Recipes: exact replay, exact decomposition, exact encodings."""
+
+import pickle
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smd_evo import (
+    Dense,
+    Layout,
+    Lineage,
+    Mutation,
+    NeuronSubspace,
+    PartitionSubspace,
+    RandomSubspace,
+    Slot,
+    SparseDelta,
+    TensorSubspace,
+    decode_rows,
+    decompose,
+    encode_rows,
+    gaussian,
+    sample_mutations,
+)
+
+KEYS = st.integers(0, 2**64 - 1)
+SIGMAS = st.floats(1e-30, 1e30)
+SUBSPACES = st.one_of(
+    st.builds(RandomSubspace, st.floats(1e-3, 1), st.booleans()),
+    st.builds(PartitionSubspace, st.integers(1, 30), st.booleans()),
+    st.builds(NeuronSubspace, st.floats(1e-3, 1), st.booleans()),
+    st.builds(TensorSubspace, st.integers(1, 2), st.sampled_from(["tensor", "layer"]), st.booleans()),
+    st.just(Dense()),
+)
+SCALES = st.sampled_from(["absolute", "relative"])
+MUTATIONS = st.builds(Mutation, KEYS, SIGMAS, SUBSPACES, KEYS, st.sampled_from([-1, 1]), SCALES)
+LAYOUT = Layout((Slot("a.weight", (5, 8), 0.25), Slot("a.bias", (5,), 3.0), Slot("b", (10,), 0.1)))
+
+
+@given(MUTATIONS)
+def test_a_child_is_the_dense_field_restricted_to_its_subspace(mutation):
+    delta = mutation.delta(LAYOUT)
+    field = gaussian(mutation.key, torch.arange(LAYOUT.size), torch.float64)[delta.indices]
+    scale = torch.cat([torch.full((slot.size,), slot.scale, dtype=torch.float64) for slot in LAYOUT.slots])
+    factor = scale[delta.indices] if mutation.scale == "relative" else 1.0
+    assert torch.equal(delta.values, (field * mutation.strength * factor).float())
+
+
+@given(MUTATIONS)
+def test_antithetic_partner_is_the_exact_negative(mutation):
+    delta, partner = mutation.delta(LAYOUT), mutation.antithetic.delta(LAYOUT)
+    assert torch.equal(partner.indices, delta.indices)
+    assert torch.equal(partner.values, -delta.values)
+    assert mutation.antithetic.antithetic == mutation
+
+
+@given(KEYS, st.floats(1e-6, 1e6), st.integers(1, 55), st.sampled_from([-1, 1]), SCALES)
+def test_the_sum_of_the_parts_is_the_dense_mutation_bit_for_bit(key, sigma, parts, sign, scale):
+    dense = Mutation(key, sigma, Dense(), 0, sign, scale)
+    total = SparseDelta(torch.zeros(0, dtype=torch.int64), torch.zeros(0))
+    count = 0
+    for part in decompose(dense, parts):
+        delta = part.delta(LAYOUT)
+        count += len(delta)
+        total = total + delta
+    whole = dense.delta(LAYOUT)
+    assert count == len(whole) == LAYOUT.size  # disjoint, and everything
+    assert torch.equal(total.indices, whole.indices)
+    assert torch.equal(total.values.view(torch.int32), whole.values.view(torch.int32))
+
+
+def test_only_dense_mutations_decompose():
+    with pytest.raises(ValueError, match=r"dense subspace, got random:0\.5"):
+        decompose(Mutation(1, 1.0, RandomSubspace(0.5), 1), 2)
+
+
+@given(KEYS, st.integers(1, 6), st.integers(0, 3))
+def test_children_of_a_partition_decompose_one_dense_mutation(key, parts, block):
+    subspace = PartitionSubspace(parts)
+    children = sample_mutations(key, parts * (block + 1), subspace=subspace, sigma=0.5)[-parts:]
+    dense = Mutation(children[0].key, 0.5, Dense(), 0).delta(LAYOUT)
+    total = children[0].delta(LAYOUT)
+    for child in children[1:]:
+        total = total + child.delta(LAYOUT)
+    assert torch.equal(total.indices, dense.indices)
+    assert torch.equal(total.values, dense.values)
+
+
+@given(st.lists(MUTATIONS, max_size=4))
+def test_text_holds_everything(steps):
+    lineage = Lineage(tuple(steps))
+    assert Lineage.decode(lineage.encode()) == lineage
+    assert pickle.loads(pickle.dumps(lineage)) == lineage
+
+
+@given(SUBSPACES, SCALES, st.data())
+def test_rows_hold_everything_but_the_rule(subspace, scale, data):
+    mutations = st.builds(Mutation, KEYS, SIGMAS, st.just(subspace), KEYS, st.sampled_from([-1, 1]), st.just(scale))
+    lineages = data.draw(st.lists(st.builds(Lineage, st.lists(mutations, max_size=3).map(tuple)), max_size=4))
+    rows = encode_rows(lineages, 3)
+    assert rows.dtype == torch.int64
+    assert rows.shape == (len(lineages), 9)
+    assert decode_rows(rows, subspace=subspace, scale=scale) == lineages
+
+
+def test_a_hundred_thousand_children_are_a_few_megabytes():
+    children = sample_mutations(1, 1000, subspace=RandomSubspace(0.01), sigma=0.1)
+    rows = encode_rows([Lineage((child,)) for child in children], 1)
+    assert rows.numel() * rows.element_size() / 1000 * 100_000 < 3e6
+    assert max(len(child.encode()) for child in children) < 100
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (torch.zeros(2, 3), "int64"),
+        (torch.zeros(2, 4, dtype=torch.int64), "3 \\* steps"),
+        (torch.full((1, 3), -1, dtype=torch.int64), "sigma"),  # a strength that is NaN
+    ],
+)
+def test_bad_rows(rows, message):
+    with pytest.raises(ValueError, match=message):
+        decode_rows(rows, subspace=Dense())
+
+
+def test_rows_that_do_not_fit():
+    one, two = (Mutation(1, 1.0, RandomSubspace(density), 1) for density in (0.1, 0.2))
+    with pytest.raises(ValueError, match="at most 1 steps, got 2"):
+        encode_rows([Lineage((one, one))], 1)
+    with pytest.raises(ValueError, match="one subspace and scale in all rows, got 2"):
+        encode_rows([Lineage((one,)), Lineage((two,))], 1)
+
+
+@pytest.mark.parametrize("text", ["nonsense", "random:0.1|absolute|0|0", "random:0.1|absolute|x|0|1.0"])
+def test_bad_text(text):
+    with pytest.raises(ValueError, match="expected SUBSPACE"):
+        Mutation.decode(text)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sigma": 0.0}, "sigma: expected a finite number > 0, got 0"),
+        ({"sigma": -1.0}, "sigma"),
+        ({"sigma": float("nan")}, "sigma"),
+        ({"sigma": float("inf")}, "sigma"),
+        ({"key": -1}, "key"),
+        ({"draw": 2**64}, "draw"),
+        ({"sign": 0}, "sign: expected 1 or -1, got 0"),
+        ({"scale": "relativ"}, "did you mean 'relative'"),
+        ({"subspace": "random"}, "subspace: expected e.g. RandomSubspace"),
+    ],
+)
+def test_bad_recipes(change, message):
+    fields = {"key": 1, "sigma": 1.0, "subspace": Dense(), "draw": 0}
+    with pytest.raises((ValueError, TypeError), match=message):
+        Mutation(**fields | change)
+
+
+@given(KEYS, st.integers(1, 20), st.integers(0, 5), SUBSPACES)
+def test_child_number_i_does_not_depend_on_how_many_there_are(key, count, generation, subspace):
+    options = {"subspace": subspace, "sigma": 0.1, "generation": generation}
+    assert sample_mutations(key, count, **options) == sample_mutations(key, count + 7, **options)[:count]
+
+
+def test_no_two_children_share_noise():
+    children = [
+        child.key
+        for generation in range(20)
+        for child in sample_mutations(3, 100, subspace=RandomSubspace(0.1), sigma=0.1, generation=generation)
+    ]
+    assert len(set(children)) == 2000
+
+
+def test_antithetic_pairs():
+    children = sample_mutations(3, 6, subspace=PartitionSubspace(2), sigma=0.1, antithetic=True)
+    assert [child.sign for child in children] == [1, -1] * 3
+    assert all(children[i].antithetic == children[i + 1] for i in (0, 2, 4))
+    with pytest.raises(ValueError, match="even number of children for antithetic pairs, got 5"):
+        sample_mutations(3, 5, subspace=Dense(), sigma=0.1, antithetic=True)
+
+
+def test_replay_in_another_process_and_with_other_threads():
+    mutation = sample_mutations(8, 1, subspace=RandomSubspace(0.3), sigma=0.7, scale="relative")[0]
+    code = f"""
+import torch
+torch.set_num_threads(1)
+from smd_evo import Layout, Slot, Mutation
+layout = Layout((Slot("a.weight", (5, 8), 0.25), Slot("a.bias", (5,), 3.0), Slot("b", (10,), 0.1)))
+delta = Mutation.decode({mutation.encode()!r}).delta(layout)
+print(delta.indices.tolist(), delta.values.view(torch.int32).tolist())
+"""
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    delta = mutation.delta(LAYOUT)
+    assert other.strip() == f"{delta.indices.tolist()} {delta.values.view(torch.int32).tolist()}"
+
+
+def test_devices_agree(devices):
+    for mutation in sample_mutations(8, 4, subspace=RandomSubspace(0.3), sigma=0.7, scale="relative"):
+        expected = mutation.delta(LAYOUT)
+        for device in devices:
+            delta = mutation.delta(LAYOUT, device).to("cpu")
+            assert torch.equal(delta.indices, expected.indices)
+            assert torch.equal(delta.values, expected.values)
+
+
+INDEX = st.lists(st.integers(0, 30), unique=True, max_size=12).map(sorted)
+
+
+@given(INDEX, INDEX)
+def test_deltas_add_like_dense_vectors(first, second):
+    one = SparseDelta(torch.tensor(first, dtype=torch.int64), torch.arange(len(first)) + 0.5)
+    two = SparseDelta(torch.tensor(second, dtype=torch.int64), torch.arange(len(second)) - 7.25)
+    assert torch.equal((one + two).to_dense(31), one.to_dense(31) + two.to_dense(31))
+    assert set((one + two).indices.tolist()) == {*first, *second}
+    assert torch.equal((-one).to_dense(31), -one.to_dense(31))
+
+
+@pytest.mark.parametrize(
+    ("indices", "values", "message"),
+    [
+        (torch.tensor([1, 1]), torch.zeros(2), "strictly increasing"),
+        (torch.tensor([2, 1]), torch.zeros(2), "strictly increasing"),
+        (torch.tensor([-1]), torch.zeros(1), ">= 0"),
+        (torch.tensor([1]), torch.zeros(2), "one length"),
+        (torch.tensor([1], dtype=torch.int32), torch.zeros(1), "int64"),
+        (torch.tensor([1]), torch.zeros(1, dtype=torch.float64), "float32"),
+    ],
+)
+def test_bad_deltas(indices, values, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        SparseDelta(indices, values)

@@ -1,0 +1,400 @@
+"""The parameter space: what it selects, what it refuses, and that it leaves no trace."""
+
+import copy
+import signal
+
+import pytest
+import timm
+import torch
+from helpers import SmallNet, same_bits, state_bits
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from smd_evo import (
+    Dense,
+    Lineage,
+    Mutation,
+    ParameterSpace,
+    PartitionSubspace,
+    RandomSubspace,
+    SparseDelta,
+    sample_mutations,
+)
+
+KEYS = st.integers(0, 2**64 - 1)
+
+
+def mutation(key=1, density=0.3, sigma=1.0, **options):
+    return Mutation(key, sigma, RandomSubspace(density), key, **options)
+
+
+def flat(space):
+    return torch.cat([dict(space.module.named_parameters())[name].detach().flatten() for name in space.names])
+
+
+class Odd(nn.Module):
+    """All that a network may hold: tied, frozen, 0-d, empty, permuted, half-precision, double."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(7, 4)
+        self.out = nn.Linear(4, 7, bias=False)
+        self.out.weight = self.embedding.weight
+        self.conv = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+        self.turned = nn.Parameter(torch.randn(5, 6).t())
+        self.scalar = nn.Parameter(torch.tensor(0.5))
+        self.empty = nn.Parameter(torch.zeros(0, 3))
+        self.h16 = nn.Parameter(torch.randn(9).half())
+        self.b16 = nn.Parameter(torch.randn(9).bfloat16())
+        self.f64 = nn.Parameter(torch.randn(9).double())
+        self.frozen = nn.Parameter(torch.randn(9), requires_grad=False)
+        self.norm = nn.BatchNorm1d(3)
+
+
+@pytest.fixture
+def odd():
+    torch.manual_seed(0)
+    return Odd()
+
+
+class TestNoTrace:
+    @given(st.lists(st.tuples(KEYS, st.floats(1e-6, 1e6)), min_size=1, max_size=4))
+    def test_bits_are_as_before(self, steps):
+        torch.manual_seed(0)
+        module = Odd()
+        before = state_bits(module)
+        space = ParameterSpace(module)
+        lineage = Lineage(tuple(mutation(key, sigma=sigma) for key, sigma in steps))
+        with space.applied(lineage):
+            assert not same_bits(before, state_bits(module))
+        assert same_bits(before, state_bits(module))
+
+    def test_also_of_nan_infinity_and_negative_zero(self, odd):
+        with torch.no_grad():
+            odd.turned[0, 0], odd.turned[1, 1], odd.turned[2, 2] = float("nan"), float("inf"), -0.0
+        before = state_bits(odd)
+        with ParameterSpace(odd).applied(mutation(density=1.0)):
+            pass
+        assert same_bits(before, state_bits(odd))
+
+    @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, MemoryError, SystemExit, GeneratorExit])
+    def test_after_any_exception(self, odd, error):
+        before, space = state_bits(odd), ParameterSpace(odd)
+        with pytest.raises(error), space.applied(mutation()):
+            raise error
+        assert same_bits(before, state_bits(odd))
+
+    def test_after_a_failure_half_way_through_the_patch(self, odd):
+        before, space = state_bits(odd), ParameterSpace(odd)
+        wrong = SparseDelta(torch.tensor([0, space.size]), torch.ones(2))
+        child = Lineage((mutation(),))
+        with pytest.raises(ValueError, match=f"below D = {space.size}"), space.applied(child), space.applied(wrong):
+            pass
+        assert same_bits(before, state_bits(odd))
+
+    def test_under_a_hail_of_interrupts(self):
+        """Ctrl-C at random moments, in the patch and in its undoing, as a real signal."""
+        module = nn.Sequential(*[nn.Linear(20, 20) for _ in range(20)])
+        space, child = ParameterSpace(module), mutation(density=0.5)
+        before, hits = state_bits(module), 0
+        handler = signal.signal(signal.SIGALRM, signal.default_int_handler)
+        try:
+            for attempt in range(300):
+                depth = space.depth
+                try:
+                    try:
+                        signal.setitimer(signal.ITIMER_REAL, 1e-5 + attempt * 1e-5)
+                        with space.applied(child), space.applied(child):
+                            pass
+                        while True:
+                            pass
+                    finally:
+                        space.restore(depth)
+                except KeyboardInterrupt:
+                    hits += 1
+                assert same_bits(before, state_bits(module))
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, handler)
+        assert hits == 300
+
+    def test_blocks_nest(self, network):
+        space = ParameterSpace(network)
+        outer, inner = mutation(1), mutation(2)
+        with space.applied(Lineage((outer, inner))):
+            expected = state_bits(network)
+        with space.applied(outer):
+            middle = state_bits(network)
+            with space.applied(inner):
+                assert same_bits(expected, state_bits(network))
+            assert same_bits(middle, state_bits(network))
+
+    def test_gradients_and_a_live_graph_survive(self, network, samples):
+        images, _ = samples
+        network.eval()
+        reference = copy.deepcopy(network)
+        loss = network(images).square().sum()
+        with ParameterSpace(network).applied(mutation()):
+            pass
+        loss.backward()
+        reference(images).square().sum().backward()
+        for ours, theirs in zip(network.parameters(), reference.parameters(), strict=True):
+            assert torch.equal(ours.grad, theirs.grad)
+
+
+class TestValues:
+    @given(KEYS, st.floats(1e-3, 10))
+    def test_a_child_is_parent_plus_delta(self, key, sigma):
+        torch.manual_seed(0)
+        module = SmallNet()
+        space, child = ParameterSpace(module), mutation(key, sigma=sigma)
+        expected = flat(space) + child.delta(space.layout).to_dense(space.size)
+        with space.applied(child):
+            assert torch.equal(flat(space), expected)
+
+    def test_each_type_is_rounded_once(self, odd):
+        space = ParameterSpace(odd, ["h16", "b16", "f64", "scalar"])
+        child = mutation(density=1.0)
+        dense = child.delta(space.layout).to_dense(space.size)
+        before = {name: parameter.detach().clone() for name, parameter in odd.named_parameters()}
+        with space.applied(child):
+            for slot, start in zip(space.layout.slots, space.layout.offsets, strict=False):
+                added = dense[start : start + slot.size].view(slot.shape)
+                old = before[slot.name]
+                wide = old.double() if old.dtype == torch.float64 else old.float()
+                assert torch.equal(odd.get_parameter(slot.name), (wide + added).to(old.dtype))
+
+    @pytest.mark.parametrize("shape", [(6, 4, 3, 5), (1, 4, 3, 3), (6, 1, 1, 1)])
+    def test_memory_format_makes_no_difference(self, shape):
+        plain = nn.Conv2d(shape[1], shape[0], shape[2:])
+        last = copy.deepcopy(plain).to(memory_format=torch.channels_last)
+        child = mutation(density=0.5)
+        with ParameterSpace(plain).applied(child), ParameterSpace(last).applied(child):
+            assert torch.equal(plain.weight, last.weight)
+        assert last.weight.is_contiguous(memory_format=torch.channels_last)
+
+    def test_transposed_parameters(self, odd):
+        space, child = ParameterSpace(odd, "turned"), mutation(density=0.4)
+        expected = odd.turned.detach() + child.delta(space.layout).to_dense(30).view(6, 5)
+        with space.applied(child):
+            assert torch.equal(odd.turned, expected)
+
+    def test_a_lineage_folds_bit_exactly(self, network):
+        """Rounding every step means that a prefix can be folded into the parent."""
+        steps = sample_mutations(3, 5, subspace=RandomSubspace(0.5), sigma=0.3)
+        space = ParameterSpace(network)
+        with space.applied(Lineage(tuple(steps))):
+            whole = flat(space)
+        folded = copy.deepcopy(network)
+        with space.applied(Lineage(tuple(steps[:3]))):
+            folded.load_state_dict(network.state_dict())
+        rest = ParameterSpace(folded)
+        with rest.applied(Lineage(tuple(steps[3:]))):
+            assert torch.equal(flat(rest), whole)
+
+    def test_after_a_move_and_new_weights(self, network, devices):
+        space = ParameterSpace(network)
+        for device in devices:
+            network.to(device)
+            assert space.device.type == device.type
+            with torch.no_grad():
+                network.conv.weight.add_(1.0)
+            before = network.conv.weight.detach().clone()
+            with space.applied(mutation(density=1.0)):
+                assert not torch.equal(network.conv.weight, before)
+            assert torch.equal(network.conv.weight, before)
+
+    def test_relative_scale_is_each_tensors_deviation(self, network):
+        space = ParameterSpace(network)
+        for slot in space.layout.slots:
+            tensor = network.get_parameter(slot.name).detach().double()
+            deviation = float(tensor.std(correction=0))
+            assert slot.scale == pytest.approx(deviation if deviation else 1.0, rel=1e-6)
+
+
+class TestSelection:
+    def names(self, module, select, **options):
+        return set(ParameterSpace(module, select, **options).names)
+
+    def test_tied_once_frozen_never_buffers_never(self, odd):
+        names = self.names(odd, "all")
+        assert "embedding.weight" in names
+        assert "out.weight" not in names
+        assert "frozen" not in names
+        assert not any("running" in name for name in names)
+        assert "frozen" in self.names(odd, "all", include_frozen=True)
+
+    def test_kinds(self, network):
+        assert self.names(network, "norm") == {"bn.weight", "bn.bias"}
+        assert self.names(network, "weight") == {"conv.weight", "head.weight"}
+        assert self.names(network, "bias") == {"head.bias"}
+        assert self.names(network, "head") == {"head.weight", "head.bias"}
+        assert self.names(network, "all") == {name for name, _ in network.named_parameters()}
+
+    def test_layers_patterns_several_and_functions(self, network):
+        assert self.names(network, "conv") == {"conv.weight"}
+        assert self.names(network, "*.bias") == {"bn.bias", "head.bias"}
+        assert (
+            self.names(network, "conv, bias") == self.names(network, ["conv", "bias"]) == {"conv.weight", "head.bias"}
+        )
+        assert self.names(network, lambda name, parameter: parameter.dim() == 4) == {"conv.weight"}
+
+    def test_order_is_the_networks(self, network):
+        assert ParameterSpace(network, ["head", "conv"]).names == ("conv.weight", "head.weight", "head.bias")
+
+    @pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224", "convnext_atto", "mobilenetv3_small_050"])
+    def test_timm_heads_and_norms(self, name):
+        module = timm.create_model(name, num_classes=3)
+        head = {id(parameter) for parameter in module.get_classifier().parameters()}
+        found = dict(module.named_parameters())
+        assert {id(found[n]) for n in self.names(module, "head")} == head
+        norms = self.names(module, "norm")
+        assert norms
+        assert all(found[n].dim() == 1 for n in norms)
+        parts = [self.names(module, kind) for kind in ("norm", "weight", "bias")]
+        assert len(set().union(*parts)) == sum(map(len, parts))
+
+    @pytest.mark.parametrize(
+        ("select", "message"),
+        [
+            ("heads", "did you mean 'head'"),
+            ("layer9", "got 'layer9'"),
+            ("cnv", "did you mean 'conv'"),
+            ("*.gamma", "pattern"),
+        ],
+    )
+    def test_terms_that_name_nothing(self, network, select, message):
+        with pytest.raises(ValueError, match=message):
+            ParameterSpace(network, select)
+
+    def test_nothing_selected(self, network):
+        with pytest.raises(ValueError, match="at least one parameter element"):
+            ParameterSpace(network, lambda name, parameter: False)
+        with pytest.raises(TypeError, match="kinds, names or patterns"):
+            ParameterSpace(network, 3)
+        with pytest.raises(ValueError, match="include_frozen=True"):
+            ParameterSpace(network.requires_grad_(False))
+        with pytest.raises(ValueError, match="trainable parameters, got 0"):
+            ParameterSpace(nn.ReLU())
+
+
+class TestRefusals:
+    def refuse(self, tensor, message):
+        module = nn.Module()
+        module.w = tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor, requires_grad=False)
+        with pytest.raises(TypeError, match=message):
+            ParameterSpace(module, include_frozen=True)
+
+    def test_lazy(self):
+        with pytest.raises(TypeError, match=r"weight: .*lazy; run one batch"):
+            ParameterSpace(nn.LazyLinear(3))
+
+    def test_meta(self):
+        self.refuse(torch.zeros(3, device="meta"), "w: .*meta device; load its weights")
+
+    @pytest.mark.filterwarnings("ignore:.*quantize:UserWarning", "ignore:.*deprecated")
+    def test_quantized(self):
+        self.refuse(torch.quantize_per_tensor(torch.zeros(3), 0.1, 0, torch.qint8), "w: .*quantized")
+
+    def test_integers_complex_and_eight_bit_floats(self):
+        self.refuse(torch.zeros(3, dtype=torch.int8), "w: .*torch.int8")
+        self.refuse(torch.zeros(3, dtype=torch.complex64), "w: .*complex64")
+        self.refuse(torch.zeros(3).to(torch.float8_e4m3fn), "w: .*float8")
+
+    def test_sparse(self):
+        self.refuse(torch.eye(3).to_sparse(), "w: .*sparse")
+
+    def test_gaps_and_expansion(self):
+        self.refuse(torch.zeros(4, 4)[:, ::2], "w: .*gaps")
+        self.refuse(torch.zeros(1, 4).expand(3, 4), "w: .*gaps")
+
+    def test_partial_overlap(self):
+        memory = torch.zeros(10)
+        module = nn.Module()
+        module.a, module.b = nn.Parameter(memory[:6]), nn.Parameter(memory[4:])
+        with pytest.raises(TypeError, match=r"b: .*overlaps a; clone"):
+            ParameterSpace(module)
+
+    def test_tied_through_memory_counts_once(self):
+        module = nn.Module()
+        module.a, module.b = nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False)
+        module.b.weight.data = module.a.weight.data
+        assert ParameterSpace(module).names == ("a.weight",)
+
+    def test_not_a_module(self):
+        with pytest.raises(TypeError, match=r"expected a torch\.nn\.Module, got dict"):
+            ParameterSpace({})
+
+    def test_not_a_child(self, network):
+        with (
+            pytest.raises(TypeError, match="expected a Mutation, Lineage or SparseDelta, got int"),
+            ParameterSpace(network).applied(3),
+        ):
+            pass
+
+    def test_reshaped_meanwhile(self, network):
+        space = ParameterSpace(network)
+        assert space.layout.size == space.size
+        network.head.weight.data = torch.zeros(64, 3)
+        with pytest.raises(ValueError, match=r"head\.weight: expected shape"), space.applied(mutation(density=1.0)):
+            pass
+
+
+class TestFingerprint:
+    def test_same_for_the_same_parent_anywhere(self, odd, devices):
+        first = ParameterSpace(odd).fingerprint()
+        assert len(first) == 32
+        assert ParameterSpace(copy.deepcopy(odd)).fingerprint() == first
+        other = copy.deepcopy(odd)
+        other.conv.to(memory_format=torch.contiguous_format)
+        assert ParameterSpace(other).fingerprint() == first
+        for device in devices:
+            assert ParameterSpace(copy.deepcopy(odd).to(device)).fingerprint() == first
+
+    def test_differs_with_a_weight_a_buffer_a_frozen_weight_or_the_selection(self, odd):
+        first = ParameterSpace(odd).fingerprint()
+        assert ParameterSpace(odd, "conv").fingerprint() != first
+        for tensor in (odd.conv.weight, odd.norm.running_mean, odd.frozen):
+            other = tensor.detach().clone()
+            with torch.no_grad():
+                tensor.add_(0.25)
+            assert ParameterSpace(odd).fingerprint() != first
+            with torch.no_grad():
+                tensor.copy_(other)
+        assert ParameterSpace(odd).fingerprint() == first
+
+
+class Allocations(TorchDispatchMode):
+    """The largest memory that any operation's result takes, views of older memory left out."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.known = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
+        self.largest = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        result = function(*arguments, **(keywords or {}))
+        for tensor in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage().data_ptr() not in self.known:
+                self.largest = max(self.largest, tensor.untyped_storage().nbytes())
+        return result
+
+
+@pytest.mark.parametrize("subspace", [RandomSubspace(1e-3), PartitionSubspace(1000)], ids=lambda rule: rule.name)
+def test_nothing_of_the_size_of_the_network_is_allocated(subspace):
+    """Replaying, applying and reverting a child takes O(k) memory: here k = D / 1000, of 4 million."""
+    module = nn.Sequential(nn.Linear(2000, 1000), nn.Linear(1000, 2000))
+    space = ParameterSpace(module)
+    assert space.layout.size > 4e6  # the layout reads all weights, once
+    with Allocations(module) as allocations, space.applied(Mutation(1, 1.0, subspace, 2)):
+        pass
+    assert 0 < allocations.largest <= 8 * (space.size / 1000 + 10)
+
+
+def test_dense_touches_everything(network):
+    space = ParameterSpace(network)
+    before = flat(space)
+    with space.applied(Mutation(1, 1.0, Dense(), 0)):
+        assert bool((flat(space) != before).all())

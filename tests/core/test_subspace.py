@@ -1,0 +1,199 @@
+"""One contract for every subspace, then what is particular to each."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from smd_evo import (
+    Dense,
+    Layout,
+    NeuronSubspace,
+    PartitionSubspace,
+    RandomSubspace,
+    Slot,
+    TensorSubspace,
+    derive,
+    parse_subspace,
+)
+
+LAYOUT = Layout(
+    (
+        Slot("conv.weight", (4, 2, 3, 3)),
+        Slot("conv.bias", (4,)),
+        Slot("norm.weight", (4,)),
+        Slot("norm.bias", (4,)),
+        Slot("empty", (0, 3)),
+        Slot("temperature", ()),
+        Slot("head.weight", (3, 8)),
+        Slot("head.bias", (3,)),
+    )
+)
+ALL = [
+    RandomSubspace(0.1),
+    RandomSubspace(0.1, static=True),
+    RandomSubspace(1.0),
+    PartitionSubspace(7),
+    PartitionSubspace(7, static=True),
+    TensorSubspace(2),
+    TensorSubspace(1, "layer", static=True),
+    NeuronSubspace(0.2),
+    NeuronSubspace(0.2, static=True),
+    Dense(),
+]
+every_subspace = pytest.mark.parametrize("subspace", ALL, ids=lambda subspace: subspace.spec)
+KEYS = st.integers(0, 2**64 - 1)
+
+
+@every_subspace
+class TestContract:
+    @given(KEYS)
+    def test_coordinates_are_sorted_distinct_and_inside(self, subspace, key):
+        coordinates = subspace.coordinates(subspace.draw(key), LAYOUT)
+        assert coordinates.dtype == torch.int64
+        assert len(coordinates) >= 1
+        assert bool((coordinates.diff() > 0).all())
+        assert 0 <= int(coordinates[0]) <= int(coordinates[-1]) < LAYOUT.size
+
+    @given(KEYS, st.integers(0, 100), st.integers(0, 10**6))
+    def test_a_draw_is_a_64_bit_number_that_fixes_the_coordinates(self, subspace, key, generation, index):
+        draw = subspace.draw(key, generation, index)
+        assert 0 <= draw < 2**64
+        assert torch.equal(subspace.coordinates(draw, LAYOUT), subspace.coordinates(draw, LAYOUT))
+        assert draw == subspace.draw(key, generation, index)
+
+    def test_dynamic_differs_between_children_and_static_does_not(self, subspace):
+        seen = {
+            tuple(subspace.coordinates(subspace.draw(3, generation, child * subspace.siblings), LAYOUT).tolist())
+            for generation in range(5)
+            for child in range(8)
+        }
+        everything = subspace in (Dense(), RandomSubspace(1.0))
+        assert len(seen) == 1 if subspace.static or everything else len(seen) > 10 or subspace == TensorSubspace(2)
+
+    def test_spec_reads_back(self, subspace):
+        assert parse_subspace(subspace.spec) == subspace
+
+    def test_devices_agree(self, subspace, devices):
+        draw = subspace.draw(1)
+        for device in devices:
+            assert torch.equal(subspace.coordinates(draw, LAYOUT, device).cpu(), subspace.coordinates(draw, LAYOUT))
+
+
+@pytest.mark.parametrize("subspace", [rule for rule in ALL if not rule.static], ids=lambda rule: rule.spec)
+def test_every_coordinate_is_reached(subspace):
+    """Over many children; where all coordinates are alike, equally often (chi-square)."""
+    counts = torch.zeros(LAYOUT.size)
+    for child in range(800):
+        counts[subspace.coordinates(subspace.draw(5, 0, child), LAYOUT)] += 1
+    assert int(counts.min()) > 0
+    share = float(counts.mean()) / 800
+    if isinstance(subspace, PartitionSubspace):
+        assert int(counts.max() - counts.min()) <= 1  # each decomposition covers everything once
+    if isinstance(subspace, RandomSubspace) and share < 1:
+        # Drawn without replacement, the counts vary less than multinomial ones, by the share left out.
+        statistic = stats.chisquare(counts.numpy()).statistic / (1 - share)
+        assert 1e-3 < stats.chi2.sf(statistic, LAYOUT.size - 1) < 1 - 1e-3
+
+
+@given(st.integers(1, 5000), st.floats(1e-6, 1), KEYS)
+def test_random_subspace_has_exactly_k(size, density, draw):
+    coordinates = RandomSubspace(density).coordinates(draw, Layout.flat(size))
+    assert len(coordinates) == max(1, round(density * size))
+
+
+def test_random_subspace_of_a_trillion_parameters_costs_k():
+    coordinates = RandomSubspace(1e-9).coordinates(3, Layout.flat(2**40))
+    assert len(coordinates) == round(1e-9 * 2**40)
+
+
+@given(st.integers(1, 3000), st.data(), KEYS, st.booleans())
+def test_parts_are_disjoint_even_and_everything(size, data, key, static):
+    parts = data.draw(st.integers(1, min(size, 40)))
+    subspace = PartitionSubspace(parts, static)
+    pieces = [
+        subspace.coordinates(subspace.draw(key, 2, parts * 3 + part), Layout.flat(size)) for part in range(parts)
+    ]
+    assert torch.cat(pieces).sort().values.tolist() == list(range(size))
+    assert max(map(len, pieces)) - min(map(len, pieces)) <= 1
+
+
+def test_decompositions_differ():
+    subspace = PartitionSubspace(2)
+    first, second = (subspace.coordinates(subspace.draw(1, 0, child), Layout.flat(1000)) for child in (0, 2))
+    assert not torch.equal(first, second)
+
+
+def test_more_parts_than_coordinates():
+    with pytest.raises(ValueError, match="at most D = 5 parts, got 6"):
+        PartitionSubspace(6).coordinates(0, Layout.flat(5))
+
+
+@given(KEYS, st.sampled_from(["tensor", "layer"]), st.integers(1, 4))
+def test_tensor_subspace_takes_whole_units(draw, unit, count):
+    touched = set(TensorSubspace(count, unit).coordinates(draw, LAYOUT).tolist())
+    units = {}
+    for slot, start in zip(LAYOUT.slots, LAYOUT.offsets, strict=False):
+        units.setdefault(slot.layer if unit == "layer" else slot.name, set()).update(range(start, start + slot.size))
+    whole = [name for name, members in units.items() if members and members <= touched]
+    assert len(whole) == count
+    assert set().union(*(units[name] for name in whole)) == touched
+
+
+def test_more_tensors_than_there_are():
+    with pytest.raises(ValueError, match="at most the 7 tensors that are selected, got 8"):
+        TensorSubspace(8).coordinates(0, LAYOUT)
+
+
+@given(KEYS, st.floats(0.01, 1))
+def test_neurons_are_whole_rows_with_their_bias(draw, density):
+    touched = set(NeuronSubspace(density).coordinates(draw, LAYOUT).tolist())
+    conv, bias, scale, shift, temperature, head, head_bias = (LAYOUT.offsets[i] for i in (0, 1, 2, 3, 5, 6, 7))
+    neurons = [{*range(conv + 18 * row, conv + 18 * (row + 1)), bias + row} for row in range(4)]
+    neurons += [{scale + row, shift + row} for row in range(4)]
+    neurons += [{temperature}]
+    neurons += [{*range(head + 8 * row, head + 8 * (row + 1)), head_bias + row} for row in range(3)]
+    whole = [neuron for neuron in neurons if neuron <= touched]
+    assert set().union(*whole) == touched
+    assert len(whole) == max(1, round(density * len(neurons)))
+
+
+@pytest.mark.parametrize("density", [0, -0.1, 1.01, float("nan"), float("inf"), "much", None])
+@pytest.mark.parametrize("kind", [RandomSubspace, NeuronSubspace])
+def test_bad_density(kind, density):
+    with pytest.raises((ValueError, TypeError), match=r"density: expected a (finite )?number in \(0, 1\], got"):
+        kind(density)
+
+
+@pytest.mark.parametrize("make", [lambda: PartitionSubspace(0), lambda: PartitionSubspace(1.5)])
+def test_bad_parts(make):
+    with pytest.raises((ValueError, TypeError), match="parts: expected a whole number >= 1, got"):
+        make()
+
+
+def test_bad_unit():
+    with pytest.raises(ValueError, match="did you mean 'layer'"):
+        TensorSubspace(1, "layers")
+
+
+@pytest.mark.parametrize(
+    "spec", ["", "random", "random:x", "randm:0.1", "dense:1", "partition:0.5", "tensor:1", "random:2"]
+)
+def test_bad_specs(spec):
+    with pytest.raises(ValueError, match="expected"):
+        parse_subspace(spec)
+
+
+def test_layouts_refuse_what_has_no_coordinates():
+    with pytest.raises(ValueError, match="name twice"):
+        Layout((Slot("a", (1,)), Slot("a", (2,))))
+    with pytest.raises(ValueError, match="at least one element"):
+        Layout((Slot("a", (0,)),))
+
+
+def test_draws_of_one_run_do_not_repeat():
+    draws = {
+        RandomSubspace(0.1).draw(derive(0), generation, child) for generation in range(50) for child in range(200)
+    }
+    assert len(draws) == 50 * 200

@@ -1,0 +1,92 @@
+"""The shape of the package: light to import, imports one way, names where they are said to be."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+from helpers import ROOT
+
+import smd_evo
+from smd_evo import errors
+
+# From the ground up; an import never points down this list.
+LAYERS = [
+    "errors",
+    "core",
+    "evaluation",
+    "ensemble",
+    "integrations",
+    "zoo",
+    "experiments",
+    "report",
+    "runs",
+    "cli",
+]
+CORE = ["keys", "layout", "noise", "subspace", "delta", "mutation", "selection", "parameters"]
+SOURCES = sorted((ROOT / "smd_evo").rglob("*.py"))
+
+
+def imports(path):
+    """Modules that a file imports, at any depth, also under TYPE_CHECKING."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_one_way(path):
+    own = path.relative_to(ROOT / "smd_evo").with_suffix("").parts
+    if own == ("__init__",):
+        return
+    for module in imports(path):
+        package, _, rest = module.partition(".")
+        if package == "smd_evo" and rest and rest.split(".")[0] in LAYERS:
+            layer = rest.split(".")
+            assert LAYERS.index(layer[0]) <= LAYERS.index(own[0]), f"{path} imports {module}"
+            if layer[0] == own[0] == "core" and len(layer) > 1 and layer[1] in CORE:
+                assert CORE.index(layer[1]) < CORE.index(own[1]), f"{path} imports {module}"
+        elif own[0] == "core":
+            assert package in {*sys.stdlib_module_names, "torch", "smd_evo"}, f"the core imports {module}"
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    heavy = ["torch", "numpy", "evotorch", "deap", "timm", "ray", "matplotlib", "sklearn", "scipy"]
+    code = f"import sys, smd_evo; print([name for name in {heavy} if name in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_using_the_core_and_the_evaluator_loads_no_host():
+    heavy = ["evotorch", "deap", "timm", "ray", "matplotlib", "sklearn", "scipy", "torchvision"]
+    code = f"import sys, smd_evo; smd_evo.Evaluator; print([name for name in {heavy} if name in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_every_public_name_is_there_for_users_and_type_checkers():
+    source = (ROOT / "smd_evo" / "__init__.py").read_text()
+    for name, home in smd_evo._HOMES.items():
+        assert getattr(smd_evo, name).__name__ == name
+        assert f"from {home} import {name} as {name}\n" in source
+    assert source.count(" as ") == len(smd_evo._HOMES)
+    assert set(smd_evo._HOMES) <= set(dir(smd_evo))
+    with pytest.raises(AttributeError, match="no attribute 'Evaluater'"):
+        _ = smd_evo.Evaluater
+
+
+@pytest.mark.parametrize("name", [name for name in errors.__all__ if name != "SmdEvoError"])
+def test_each_error_is_also_the_built_in_that_it_refines(name):
+    kind = getattr(errors, name)
+    assert issubclass(kind, errors.SmdEvoError)
+    assert issubclass(kind, ValueError | TypeError | FileExistsError)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_validation_by_assert(path):
+    """Asserts vanish under -O; the few there are tell the type checker what is known."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Assert):
+            text = ast.unparse(node.test)
+            assert text.startswith("isinstance(") or text.endswith(" is not None"), f"{path}: assert {text}"

@@ -1,0 +1,97 @@
+"""The embedded data and parent: disjoint splits, a shift that costs something, exact repetition."""
+
+import itertools
+
+import pytest
+import torch
+from helpers import same_bits, state_bits
+from sklearn.datasets import load_digits
+
+from smd_evo.zoo import load_data, load_model
+from smd_evo.zoo.demo import trained_cnn
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load_data("digits", 0)
+
+
+@pytest.fixture(scope="module")
+def parent(data):
+    return load_model("demo-cnn", data, 0)
+
+
+def accuracy(network, samples):
+    with torch.inference_mode():
+        return float((network(samples[0]).argmax(1) == samples[1]).double().mean())
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**63])
+def test_splits_never_meet_and_hold_everything(seed):
+    indices = load_data("digits", seed).indices
+    for one, other in itertools.combinations(indices.values(), 2):
+        assert not set(one) & set(other)
+    assert set().union(*indices.values()) == set(range(1797))
+    assert {name: len(chosen) for name, chosen in indices.items()} == {
+        "source": 697,
+        "test": 500,
+        "validation": 300,
+        "fitness": 300,
+    }
+
+
+def test_splits_are_stratified_and_differ_by_seed(data):
+    for name in ("fitness", "validation", "test"):
+        counts = torch.bincount(getattr(data, name)[1], minlength=10)
+        assert int(counts.max() - counts.min()) <= 0.02 * 500
+    assert set(load_data("digits", 1).indices["test"]) != set(data.indices["test"])
+
+
+def test_the_parent_handles_the_shift_worse_than_its_source(data, parent):
+    digits = load_digits()
+    chosen = data.indices["test"]
+    clean = (
+        torch.tensor(digits.images[chosen] / 16, dtype=torch.float32)[:, None],
+        torch.tensor(digits.target[chosen]),
+    )
+    assert accuracy(parent, clean) > 0.97
+    assert 0.4 < accuracy(parent, data.test) < accuracy(parent, clean) - 0.05
+
+
+def test_parent_is_the_same_trained_anew_or_from_the_cache(data, parent, tmp_path):
+    state, generator = state_bits(parent), torch.get_rng_state()
+    first = trained_cnn(data, 0, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1
+    cached = trained_cnn(data, 0, tmp_path)
+    assert same_bits(state, state_bits(first))
+    assert same_bits(state, state_bits(cached))
+    assert torch.equal(generator, torch.get_rng_state())
+    assert not cached.training
+
+
+def test_threads_make_no_difference_to_the_parent(data, parent, tmp_path):
+    threads = torch.get_num_threads()
+    try:
+        for number in (1, 2):
+            torch.set_num_threads(number)
+            assert same_bits(state_bits(parent), state_bits(trained_cnn(data, 0, tmp_path / str(number))))
+            assert torch.get_num_threads() == number
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_damaged_or_unwritable_cache_only_costs_time(data, parent, tmp_path):
+    trained_cnn(data, 0, tmp_path)
+    file = next(tmp_path.iterdir())
+    file.write_bytes(file.read_bytes()[:100])
+    assert same_bits(state_bits(parent), state_bits(trained_cnn(data, 0, tmp_path)))
+    blocked = tmp_path / "a file"
+    blocked.touch()
+    assert same_bits(state_bits(parent), state_bits(trained_cnn(data, 0, blocked / "folder")))
+
+
+def test_unknown_names(data):
+    with pytest.raises(ValueError, match="did you mean 'digits'"):
+        load_data("digit")
+    with pytest.raises(ValueError, match="did you mean 'demo-cnn'"):
+        load_model("demo_cnn", data)
