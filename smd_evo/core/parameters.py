@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -146,6 +147,11 @@ class ParameterSpace:
             yield self.module
         finally:
             self.restore(depth)
+
+    def make_child(self, child: Child) -> nn.Module:
+        """A child as an independent network: a copy with nothing shared, in the parent's modes."""
+        with self.applied(child) as module:
+            return copy.deepcopy(module)
 
     @property
     def depth(self) -> int:

@@ -194,6 +194,18 @@ class TestValues:
         with rest.applied(Lineage(tuple(steps[3:]))):
             assert torch.equal(flat(rest), whole)
 
+    def test_an_independent_child(self, odd):
+        space, before = ParameterSpace(odd), state_bits(odd)
+        with space.applied(mutation()):
+            expected = state_bits(odd)
+        child = space.make_child(mutation())
+        assert same_bits(expected, state_bits(child))
+        assert child.out.weight is child.embedding.weight
+        with torch.no_grad():
+            for tensor in (*child.parameters(), *child.buffers()):
+                tensor.zero_()
+        assert same_bits(before, state_bits(odd))
+
     def test_after_a_move_and_new_weights(self, network, devices):
         space = ParameterSpace(network)
         for device in devices:

@@ -1,0 +1,34 @@
+"""Every example runs, at a tiny budget, and so does the README's."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+from helpers import ROOT
+
+BUDGETS = {"finetune_your_network.py": ["4"], "any_fitness.py": ["4"]}
+
+
+def test_every_example_is_listed():
+    assert {path.name for path in (ROOT / "examples").glob("*.py")} == set(BUDGETS)
+
+
+@pytest.mark.parametrize("name", BUDGETS)
+def test_example(name, tmp_path):
+    source = ROOT / "examples" / name
+    assert len(source.read_text().splitlines()) < 60
+    command = [sys.executable, "-W", "error", str(source), *BUDGETS[name]]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "%" in result.stdout
+
+
+def test_the_readme_example_runs(tmp_path):
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL).group(1)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 15
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout
