@@ -51,7 +51,7 @@ def main():
         flat.index_copy_(0, delta.indices, old + delta.values)
         flat.index_copy_(0, delta.indices, old)
 
-    print(f"torch {torch.__version__}, one thread, k = {K:,}, D = {space.size:,} (timm resnet50, {len(layout.slots)} tensors)\n")
+    print(f"torch {torch.__version__}, one thread, k = {K:,}, D = {space.size:,} in {len(layout.slots)} tensors\n")
     print("| step | median ms | range |\n| --- | --- | --- |")
     report("permutation", lambda: permutation(3, positions, D))
     report("gaussian", lambda: gaussian(3, delta.indices))

@@ -13,7 +13,8 @@ from rich.progress import track
 from scipy import stats
 
 from smd_evo.experiments.config import FinetuneConfig
-from smd_evo.experiments.finetune import SPARSE, finetune
+from smd_evo.experiments.finetune import finetune
+from smd_evo.experiments.results import SPARSE
 
 
 def interval(values):
@@ -26,7 +27,9 @@ def main(seeds):
     runs = [finetune(FinetuneConfig.read({"seed": seed})) for seed in track(range(seeds))]
     tables = [{(row.method, row.candidate): row.accuracy for row in run.rows} for run in runs]
     parents = [table["parent", "parent"] for table in tables]
-    print(f"{seeds} seeds; parent: {100 * np.mean(parents):.2f} % ({100 * min(parents):.1f} to {100 * max(parents):.1f})")
+    print(
+        f"{seeds} seeds; parent {100 * np.mean(parents):.1f} %, {100 * min(parents):.1f} to {100 * max(parents):.1f}"
+    )
     print("\naccuracy points, mean [95 % interval]\n")
     print("| method | candidate | over the parent | sparse minus this |")
     print("| --- | --- | --- | --- |")

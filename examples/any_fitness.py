@@ -1,6 +1,6 @@
 """Any function of the network can be the fitness: here the worst class's accuracy, which has no useful gradient.
 
-    python examples/any_fitness.py [CHILDREN]
+python examples/any_fitness.py [CHILDREN]
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Fine-tune any classifier by one generation of sparse children: the five steps, on the embedded demo's parent.
 
-    python examples/finetune_your_network.py [CHILDREN]
+python examples/finetune_your_network.py [CHILDREN]
 """
 
 import sys

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from smd_evo.core.noise import gaussian as gaussian
     from smd_evo.core.noise import permutation as permutation
     from smd_evo.core.parameters import ParameterSpace as ParameterSpace
+    from smd_evo.core.specs import parse_subspace as parse_subspace
+    from smd_evo.core.structured import NeuronSubspace as NeuronSubspace
+    from smd_evo.core.structured import TensorSubspace as TensorSubspace
     from smd_evo.core.subspace import Dense as Dense
-    from smd_evo.core.subspace import NeuronSubspace as NeuronSubspace
     from smd_evo.core.subspace import PartitionSubspace as PartitionSubspace
     from smd_evo.core.subspace import RandomSubspace as RandomSubspace
     from smd_evo.core.subspace import Subspace as Subspace
-    from smd_evo.core.subspace import TensorSubspace as TensorSubspace
-    from smd_evo.core.subspace import parse_subspace as parse_subspace
     from smd_evo.evaluation.calibration import calibrate_sigma as calibrate_sigma
     from smd_evo.evaluation.evaluator import Evaluator as Evaluator
     from smd_evo.evaluation.fitness import BatchFitness as BatchFitness
@@ -52,12 +52,12 @@ _HOMES = {
     "permutation": "smd_evo.core.noise",
     "ParameterSpace": "smd_evo.core.parameters",
     "Dense": "smd_evo.core.subspace",
-    "NeuronSubspace": "smd_evo.core.subspace",
+    "NeuronSubspace": "smd_evo.core.structured",
     "PartitionSubspace": "smd_evo.core.subspace",
     "RandomSubspace": "smd_evo.core.subspace",
     "Subspace": "smd_evo.core.subspace",
-    "TensorSubspace": "smd_evo.core.subspace",
-    "parse_subspace": "smd_evo.core.subspace",
+    "TensorSubspace": "smd_evo.core.structured",
+    "parse_subspace": "smd_evo.core.specs",
     "calibrate_sigma": "smd_evo.evaluation.calibration",
     "Evaluator": "smd_evo.evaluation.evaluator",
     "BatchFitness": "smd_evo.evaluation.fitness",

@@ -20,7 +20,7 @@ from smd_evo import __version__
 from smd_evo.ensemble.files import save_children
 from smd_evo.errors import InvalidValue, OutputExists
 from smd_evo.experiments.config import FinetuneConfig, load_settings
-from smd_evo.experiments.finetune import FinetuneResult
+from smd_evo.experiments.results import FinetuneResult
 from smd_evo.report.plot import plot_finetune
 
 __all__ = ["CHILDREN", "CONFIG", "new_run", "read_config", "write_finetune"]

@@ -23,7 +23,7 @@ LAYERS = [
     "runs",
     "cli",
 ]
-CORE = ["keys", "layout", "noise", "subspace", "delta", "mutation", "selection", "parameters"]
+CORE = ["keys", "layout", "noise", "subspace", "structured", "specs", "delta", "mutation", "selection", "parameters"]
 SOURCES = sorted((ROOT / "smd_evo").rglob("*.py"))
 
 

@@ -20,7 +20,8 @@ from smd_evo.core.delta import SparseDelta
 from smd_evo.core.keys import Key, check_key, derive, key_from_int64, key_to_int64
 from smd_evo.core.layout import Layout
 from smd_evo.core.noise import gaussian
-from smd_evo.core.subspace import Dense, PartitionSubspace, Subspace, parse_subspace
+from smd_evo.core.specs import parse_subspace
+from smd_evo.core.subspace import Dense, PartitionSubspace, Subspace
 from smd_evo.errors import InvalidType, InvalidValue, check_choice, check_count, check_number
 
 __all__ = [
@@ -55,7 +56,7 @@ class Mutation:
         >>> from smd_evo import Layout, RandomSubspace
         >>> mutation = Mutation(key=5, sigma=0.1, subspace=RandomSubspace(0.02), draw=7)
         >>> mutation.delta(Layout.flat(100))
-        SparseDelta(indices=tensor([30, 46]), values=tensor([-0.1520, -0.0693]))
+        SparseDelta(indices=tensor([44, 72]), values=tensor([0.0180, 0.1599]))
         >>> mutation.encode()
         'random:0.02|absolute|0000000000000005|0000000000000007|0.1'
         >>> Mutation.decode(mutation.encode()) == mutation

@@ -12,29 +12,29 @@ Reference: Whitaker & Whitley, arXiv 2302.05832; the controls at matched norm an
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
 
 from smd_evo.core.keys import derive
-from smd_evo.core.mutation import Lineage, Mutation, sample_mutations
+from smd_evo.core.mutation import Lineage, sample_mutations
 from smd_evo.core.parameters import ParameterSpace
-from smd_evo.core.subspace import Dense, NeuronSubspace, PartitionSubspace, RandomSubspace, Subspace, TensorSubspace
+from smd_evo.core.structured import NeuronSubspace, TensorSubspace
+from smd_evo.core.subspace import Dense, PartitionSubspace, RandomSubspace, Subspace
 from smd_evo.ensemble.files import load_children
 from smd_evo.ensemble.voting import choose_size, log_vote
 from smd_evo.evaluation.calibration import calibrate_sigma
-from smd_evo.evaluation.evaluator import Evaluation, Evaluator
+from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.evaluation.fitness import ACCURACY, CROSS_ENTROPY, BatchFitness
 from smd_evo.experiments.config import FinetuneConfig
+from smd_evo.experiments.results import SPARSE, Arm, FinetuneResult, Group, Row
 from smd_evo.experiments.statistics import Difference, mcnemar_exact, paired_difference
 from smd_evo.zoo import load_data, load_model
 from smd_evo.zoo.data import Data
 
-__all__ = ["SPARSE", "Arm", "FinetuneResult", "Group", "Progress", "Row", "finetune", "verify_children"]
+__all__ = ["Progress", "finetune", "verify_children"]
 
-SPARSE = "sparse"
 _SHORTLIST = 20
 _BEST_OF = 10
 _SIZES = (2, 3, 5, 10, 20)
@@ -58,97 +58,6 @@ class Silent:
 
     def advance(self) -> None:
         """Nothing."""
-
-
-@dataclass(frozen=True, eq=False)
-class Group:
-    """Children of one subspace and strength: ranked on fitness, the shortlist judged on validation.
-
-    Attributes:
-        subspace, sigma: of the mutations.
-        density: mean share of the coordinates that they touch.
-        recipes: the children.
-        result: their fitness.
-        best: number of the child that is best on validation among the first ten by fitness.
-        size: size of the ensemble of the first by fitness that is best on validation.
-        validation: that ensemble's fitness there.
-    """
-
-    subspace: Subspace
-    sigma: float
-    density: float
-    recipes: list[Mutation]
-    result: Evaluation
-    best: int
-    size: int
-    validation: float
-
-    def chosen(self) -> dict[str, list[int]]:
-        """Numbers of the children behind each candidate that is reported."""
-        ranking = self.result.ranking()
-        return {
-            "median child": [ranking[len(ranking) // 2]],
-            "best child": [self.best],
-            "ensemble": ranking[: self.size],
-        }
-
-
-@dataclass(frozen=True, eq=False)
-class Arm:
-    """A method: its groups, and which of them validation chose."""
-
-    name: str
-    groups: list[Group]
-    choice: int
-
-    @property
-    def group(self) -> Group:
-        """The chosen group."""
-        return self.groups[self.choice]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table: a classifier on the test split, and its difference to the parent.
-
-    ``p_value`` is of the exact McNemar test, None for the parent itself.
-    """
-
-    method: str
-    candidate: str
-    members: int
-    density: float | None
-    sigma: float | None
-    accuracy: float
-    loss: float
-    accuracy_gain: Difference | None = None
-    loss_gain: Difference | None = None
-    p_value: float | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class FinetuneResult:
-    """All that a run found.
-
-    Attributes:
-        config: the settings.
-        data: the data with its splits.
-        space: the parent's parameter space.
-        parent_fitness: the parent on the fitness split.
-        arms: the sparse arm, then the three dense controls.
-        rows: the table.
-        against_dense: ensemble of the sparse arm against that of each control: accuracy difference, p value.
-        evaluations: children evaluated on the fitness split, by purpose.
-    """
-
-    config: FinetuneConfig
-    data: Data
-    space: ParameterSpace
-    parent_fitness: float
-    arms: list[Arm]
-    rows: list[Row]
-    against_dense: dict[str, tuple[Difference, float]]
-    evaluations: dict[str, int]
 
 
 def finetune(config: FinetuneConfig, progress: Progress | None = None) -> FinetuneResult:

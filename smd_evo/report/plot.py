@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
-from smd_evo.experiments.finetune import FinetuneResult
+from smd_evo.experiments.results import FinetuneResult
 
 __all__ = ["plot_finetune"]
 

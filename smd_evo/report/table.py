@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich import box
 from rich.table import Table
 
-from smd_evo.experiments.finetune import SPARSE, FinetuneResult, Row
+from smd_evo.experiments.results import SPARSE, FinetuneResult, Row
 from smd_evo.experiments.statistics import Difference
 
 __all__ = ["finetune_table", "finetune_verdict"]

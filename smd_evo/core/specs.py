@@ -1,0 +1,44 @@
+"""Subspaces from their short strings, as files and command lines hold them."""
+
+from __future__ import annotations
+
+from smd_evo.core.structured import NeuronSubspace, TensorSubspace
+from smd_evo.core.subspace import Dense, PartitionSubspace, RandomSubspace, Subspace
+from smd_evo.errors import InvalidValue, check_choice
+
+__all__ = ["parse_subspace"]
+
+
+def parse_subspace(spec: str) -> Subspace:
+    """The subspace of a ``spec`` string.
+
+    Raises:
+        InvalidValue: the string is no spec.
+
+    Example:
+        >>> parse_subspace("random:0.01:static")
+        RandomSubspace(density=0.01, static=True)
+        >>> parse_subspace(TensorSubspace(2, "layer").spec)
+        TensorSubspace(count=2, unit='layer', static=False)
+    """
+    kind, *values = spec.split(":")
+    static = values[-1:] == ["static"]
+    values = values[:-1] if static else values
+    check_choice("subspace", kind, ("random", "partition", "tensor", "neuron", "dense"))
+    try:
+        if kind == "dense" and not values and not static:
+            return Dense()
+        if kind == "partition" and len(values) == 1:
+            return PartitionSubspace(int(values[0]), static)
+        if kind == "tensor" and len(values) == 2:
+            return TensorSubspace(int(values[0]), values[1], static)
+        if kind in ("random", "neuron") and len(values) == 1:
+            return (RandomSubspace if kind == "random" else NeuronSubspace)(float(values[0]), static)
+    except InvalidValue:
+        raise
+    except ValueError:
+        pass
+    raise InvalidValue(
+        f"subspace: expected random:DENSITY, neuron:DENSITY, partition:PARTS, tensor:COUNT:tensor|layer "
+        f"(each may end in :static) or dense, got {spec!r}"
+    )
