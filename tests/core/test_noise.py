@@ -80,7 +80,7 @@ def slow_permutation(key, position, size):
     low_bits = bits // 2
     while True:
         low, high = position % 2**low_bits, position >> low_bits
-        for number in range(6 if bits > 16 else 24):
+        for number in range(7 if bits > 10 else 24):
             round_key = derive(key, number) & MASK
             if number % 2:
                 high ^= mixed(low ^ round_key, bits - low_bits)
@@ -118,7 +118,7 @@ def test_values_are_fixed_for_good():
         1058477334,
     ]
     places = permutation(0x0123456789ABCDEF, torch.tensor([0, 1, 2, 10**6]), 25_600_000)
-    assert places.tolist() == [25016414, 8207081, 5116646, 10233076]
+    assert places.tolist() == [25018360, 8205819, 5118053, 10235845]
 
 
 @given(KEYS, st.integers(1, 3000))
