@@ -11,7 +11,8 @@ Reference: Whitaker & Whitley, arXiv 2302.05832; the controls at matched norm an
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -60,6 +61,15 @@ class Silent:
         """Nothing."""
 
 
+@dataclass(frozen=True)
+class _Strength:
+    """How one group mutates."""
+
+    subspace: Subspace
+    density: float
+    sigma: float
+
+
 def finetune(config: FinetuneConfig, progress: Progress | None = None) -> FinetuneResult:
     """Run the experiment.
 
@@ -80,8 +90,8 @@ def finetune(config: FinetuneConfig, progress: Progress | None = None) -> Finetu
     arms = []
     for name, plan in plans.items():
         groups = [
-            _run_group(config, ranker, judge, derive(config.seed, name, number), subspace, sigma, progress.advance)
-            for number, (subspace, sigma) in enumerate(plan)
+            _run_group(config, ranker, judge, derive(config.seed, name, number), strength, progress.advance)
+            for number, strength in enumerate(plan)
         ]
         sign = -1 if ranker.fitness.sense == "max" else 1
         choice = min(range(len(groups)), key=lambda number: sign * groups[number].validation)
@@ -112,8 +122,8 @@ def _ranker(config: FinetuneConfig, data: Data) -> Evaluator:
 
 def _plan(
     config: FinetuneConfig, ranker: Evaluator, progress: Progress
-) -> tuple[dict[str, list[tuple[Subspace, float]]], tuple[int, int]]:
-    """Subspace and sigma of each group of each arm, and what finding the sigmas cost, sparse and dense."""
+) -> tuple[dict[str, list[_Strength]], tuple[int, int]]:
+    """How the groups of each arm mutate, and what finding the sigmas cost, sparse and dense."""
     costs = [0, 0]
 
     def calibrated(subspace: Subspace, keep: float, dense: bool) -> float:
@@ -122,17 +132,20 @@ def _plan(
         costs[dense] += found.evaluations
         return found.sigma
 
-    subspaces = _subspaces(config)
-    sparse = [(rule, config.sigma or calibrated(rule, config.keep, dense=False)) for rule in subspaces]
-    norms = [sigma * _mean_density(rule, sigma, ranker.space, config.seed) ** 0.5 for rule, sigma in sparse]
+    def dense(sigmas: Iterable[float]) -> list[_Strength]:
+        return [_Strength(Dense(), 1.0, sigma) for sigma in sigmas]
+
+    sparse = []
+    for rule in _subspaces(config):
+        density = _mean_density(rule, ranker.space, config.seed)
+        sparse.append(_Strength(rule, density, config.sigma or calibrated(rule, config.keep, dense=False)))
     # As many strengths for dense mutations as the sparse ones have densities, around the same kept share.
     exponents = [2.0 ** (number - (len(sparse) - 1) / 2) for number in range(len(sparse))]
-    own = [calibrated(Dense(), config.keep**exponent, dense=True) for exponent in exponents]
-    plans: dict[str, list[tuple[Subspace, float]]] = {
+    plans = {
         SPARSE: sparse,
-        "dense, matched sigma": [(Dense(), sigma) for _, sigma in sparse],
-        "dense, matched norm": [(Dense(), sigma) for sigma in norms],
-        "dense, own sigma": [(Dense(), sigma) for sigma in own],
+        "dense, matched sigma": dense(group.sigma for group in sparse),
+        "dense, matched norm": dense(group.sigma * group.density**0.5 for group in sparse),
+        "dense, own sigma": dense(calibrated(Dense(), config.keep**exponent, dense=True) for exponent in exponents),
     }
     return plans, (costs[0], costs[1])
 
@@ -148,9 +161,10 @@ def _subspaces(config: FinetuneConfig) -> list[Subspace]:
     return [rules[config.subspace](density) for density in config.density]
 
 
-def _mean_density(subspace: Subspace, sigma: float, space: ParameterSpace, seed: int) -> float:
-    recipes = sample_mutations(derive(seed, "density"), 16, subspace=subspace, sigma=sigma)
-    return sum(len(recipe.delta(space.layout)) for recipe in recipes) / (len(recipes) * space.size)
+def _mean_density(rule: Subspace, space: ParameterSpace, seed: int) -> float:
+    """Share of the coordinates that a child touches; of neurons and tensors, the mean of a few."""
+    draws = [rule.draw(derive(seed, "density"), index=index) for index in range(16)]
+    return sum(len(rule.coordinates(draw, space.layout)) for draw in draws) / (len(draws) * space.size)
 
 
 def _run_group(
@@ -158,11 +172,10 @@ def _run_group(
     ranker: Evaluator,
     judge: Evaluator,
     key: int,
-    subspace: Subspace,
-    sigma: float,
+    strength: _Strength,
     advance: Callable[[], object],
 ) -> Group:
-    recipes = sample_mutations(key, config.children, subspace=subspace, sigma=sigma)
+    recipes = sample_mutations(key, config.children, subspace=strength.subspace, sigma=strength.sigma)
     result = ranker.evaluate(recipes, advance)
     shortlist = result.ranking()[:_SHORTLIST]
     logits = judge.predict([recipes[number] for number in shortlist])
@@ -172,8 +185,7 @@ def _run_group(
     pick = max if fitness.sense == "max" else min
     best = shortlist[alone.index(pick(alone))]
     size, score = choose_size(logits, targets, _SIZES if len(shortlist) > 1 else [1], fitness)
-    density = _mean_density(subspace, sigma, ranker.space, config.seed)
-    return Group(subspace, sigma, density, recipes, result, best, size, score)
+    return Group(strength.subspace, strength.sigma, strength.density, recipes, result, best, size, score)
 
 
 def _report(arms: list[Arm], test: Evaluator, seed: int) -> tuple[list[Row], dict[str, tuple[Difference, float]]]:

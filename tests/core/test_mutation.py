@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from smd_evo import (
     Dense,
@@ -174,6 +175,27 @@ def test_no_two_children_share_noise():
         for child in sample_mutations(3, 100, subspace=RandomSubspace(0.1), sigma=0.1, generation=generation)
     ]
     assert len(set(children)) == 2000
+
+
+def test_parts_and_tensors_are_uncorrelated():
+    """Noise of one part says nothing of another's, nor that of one tensor of its equal-shaped neighbour."""
+    layout = Layout((Slot("a", (300, 400)), Slot("b", (300, 400))))
+    one, two = (child.delta(layout) for child in sample_mutations(5, 2, subspace=PartitionSubspace(2), sigma=1.0))
+    assert stats.pearsonr(one.values, two.values).pvalue > 1e-3
+    whole = Mutation(5, 1.0, Dense(), 0).delta(layout).values.view(2, -1)
+    assert stats.pearsonr(whole[0], whole[1]).pvalue > 1e-3
+    assert not bool((whole[0] == whole[1]).any())
+
+
+def test_children_choose_independently():
+    """Coordinates that two children share are as many as chance says (hypergeometric)."""
+    layout = Layout.flat(100_000)
+    children = sample_mutations(6, 40, subspace=RandomSubspace(0.1), sigma=1.0)
+    touched = [child.delta(layout).to_dense(100_000) != 0 for child in children]
+    shared = [int((touched[i] & touched[i + 1]).sum()) for i in range(39)]
+    chance = stats.hypergeom(100_000, 10_000, 10_000)
+    scores = [(count - chance.mean()) / chance.std() for count in shared]
+    assert stats.kstest(scores, "norm").pvalue > 1e-3
 
 
 def test_antithetic_pairs():

@@ -1,0 +1,151 @@
+"""The experiment: fair between its arms, honest about its splits."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from smd_evo import Dense, Evaluator, Lineage
+from smd_evo.experiments import finetune as module
+from smd_evo.experiments.config import FinetuneConfig
+from smd_evo.experiments.finetune import finetune
+from smd_evo.experiments.results import SPARSE
+from smd_evo.report.table import finetune_table, finetune_verdict
+from smd_evo.zoo import load_data
+
+CONFIG = FinetuneConfig.read({"children": 12, "density": [0.3, 0.05], "seed": 1})
+
+
+class Counter:
+    """A progress that remembers its phases."""
+
+    def __init__(self):
+        self.phases = []
+
+    def start(self, description, total):
+        self.phases.append([description, total, 0])
+
+    def advance(self):
+        self.phases[-1][2] += 1
+
+
+@pytest.fixture(scope="module")
+def counter():
+    return Counter()
+
+
+@pytest.fixture(scope="module")
+def result(counter):
+    return finetune(CONFIG, counter)
+
+
+def choices(result):
+    return [
+        (arm.name, arm.choice, [(group.sigma, group.best, group.size, group.validation) for group in arm.groups])
+        for arm in result.arms
+    ]
+
+
+def test_every_arm_has_the_same_budget_and_the_same_number_of_choices(result, counter):
+    assert [arm.name for arm in result.arms] == [
+        SPARSE,
+        "dense, matched sigma",
+        "dense, matched norm",
+        "dense, own sigma",
+    ]
+    assert {tuple(len(group.recipes) for group in arm.groups) for arm in result.arms} == {(12, 12)}
+    assert result.evaluations["children of each arm"] == 24
+    assert ["children", 96, 96] in counter.phases
+
+
+def test_controls_match_what_they_say(result):
+    sparse, sigma, norm, own = (arm.groups for arm in result.arms)
+    assert all(isinstance(group.subspace, Dense) and group.density == 1 for group in (*sigma, *norm, *own))
+    for number, group in enumerate(sparse):
+        assert sigma[number].sigma == group.sigma
+        assert norm[number].sigma == pytest.approx(group.sigma * group.density**0.5)
+        length = [
+            torch.stack([recipe.delta(result.space.layout).values.norm() for recipe in arm[number].recipes])
+            for arm in (sparse, norm)
+        ]
+        assert float(length[0].mean()) == pytest.approx(float(length[1].mean()), rel=0.05)
+
+
+def test_no_two_arms_share_children(result):
+    keys = [recipe.key for arm in result.arms for group in arm.groups for recipe in group.recipes]
+    assert len(set(keys)) == len(keys) == 96
+
+
+def test_choices_never_depend_on_the_test_split(result, monkeypatch):
+    """With other test images and labels every choice is the same, and only the table differs."""
+
+    def tampered(name, seed):
+        data = load_data(name, seed)
+        images, targets = data.test
+        return dataclasses.replace(data, test=(images.flip(0) * 0.5, targets))
+
+    monkeypatch.setattr(module, "load_data", tampered)
+    other = finetune(CONFIG)
+    assert choices(other) == choices(result)
+    assert [row.accuracy for row in other.rows] != [row.accuracy for row in result.rows]
+
+
+def test_choices_are_what_the_other_splits_say(result):
+    """Recomputed from the recipes, without the experiment's own code."""
+    data, space = result.data, result.space
+    for arm in result.arms:
+        for group in arm.groups:
+            ranking = Evaluator(space, data.fitness).evaluate(group.recipes).ranking()
+            assert ranking == group.result.ranking()
+            judge = Evaluator(space, data.validation)
+            losses = judge.evaluate([group.recipes[number] for number in ranking[:10]]).fitness
+            assert group.best == ranking[int(losses.argmin())]
+            votes = {}
+            for size in (2, 3, 5, 10):
+                probabilities = (
+                    judge.predict([group.recipes[number] for number in ranking[:size]]).softmax(-1).mean(0)
+                )
+                votes[size] = float(-probabilities[torch.arange(300), data.validation[1]].log().mean())
+            assert group.validation == pytest.approx(min(votes.values()), rel=1e-4)
+            assert votes[group.size] == pytest.approx(min(votes.values()), rel=1e-4)
+        validations = [group.validation for group in arm.groups]
+        assert validations[arm.choice] == min(validations)
+
+
+def test_rows_are_what_the_test_split_says(result):
+    evaluator = Evaluator(result.space, result.data.test, "accuracy")
+    rows = {(row.method, row.candidate): row for row in result.rows}
+    assert len(rows) == 13
+    parent = float(evaluator.evaluate([Lineage()]).fitness[0])
+    assert rows["parent", "parent"].accuracy == pytest.approx(parent)
+    for arm in result.arms:
+        ranking = arm.group.result.ranking()
+        numbers = {"median child": ranking[6], "best child": arm.group.best}
+        for candidate, number in numbers.items():
+            accuracy = float(evaluator.evaluate([arm.group.recipes[number]]).fitness[0])
+            assert rows[arm.name, candidate].accuracy == pytest.approx(accuracy)
+            assert rows[arm.name, candidate].accuracy_gain.mean == pytest.approx(accuracy - parent)
+
+
+def test_the_parent_is_as_it_was(result):
+    fresh = finetune(dataclasses.replace(CONFIG, children=1, density=(0.1,), sigma=0.1))
+    assert fresh.space.fingerprint() == result.space.fingerprint()
+
+
+def test_the_verdict_claims_no_more_than_its_interval(result):
+    lines = finetune_verdict(result)
+    assert len(lines) == 5
+    for line, difference in zip(lines[2:], result.against_dense.values(), strict=True):
+        clear = difference[1] < 0.05 and difference[0].low * difference[0].high > 0
+        assert line.endswith(("better.", "worse.")) == clear
+        assert line.endswith("no difference shown.") != clear
+    assert finetune_table(result).row_count == 13
+
+
+def test_children_that_are_all_broken_are_reported_as_they_are():
+    """At this strength nothing is finite; the run ends with a table all the same."""
+    broken = finetune(dataclasses.replace(CONFIG, children=3, density=(0.5,), sigma=1e30))
+    rows = {(row.method, row.candidate): row for row in broken.rows}
+    assert rows[SPARSE, "best child"].accuracy < 0.3
+    assert broken.arms[0].group.result.nonfinite == 3
+    assert any("non-finite fitness" in line for line in finetune_verdict(broken))
