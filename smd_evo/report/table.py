@@ -17,7 +17,8 @@ def finetune_table(result: FinetuneResult) -> Table:
         title=f"{result.config.model} on {result.config.data}, {len(result.data.test[1])} test images, read once",
         caption="acc.: accuracy in %; difference: to the parent, in points, with its 95 %\n"
         "paired bootstrap interval; p: exact McNemar test, not corrected for the\n"
-        f"{len(result.rows) - 1} lines; loss: negative log-likelihood.",
+        f"{len(result.rows) - 1} lines; loss: negative log-likelihood. All of it speaks of these very\n"
+        "children: another seed draws others.",
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,

@@ -9,6 +9,7 @@ scale from 0 to 1, clipped. The parent is right about nearly all clean digits an
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,7 +101,9 @@ def trained_cnn(data: Data, seed: int, cache: Path | None = None) -> DemoCNN:
         cache: folder of trained parents; by default ``smd_evo`` in torch hub's.
     """
     folder = cache or Path(torch.hub.get_dir()) / "smd_evo"
-    file = folder / f"demo-cnn-1-{torch.__version__}-{seed}.safetensors"
+    # Another version of this file may train another parent.
+    version = hashlib.blake2b(Path(__file__).read_bytes(), digest_size=4).hexdigest()
+    file = folder / f"demo-cnn-{version}-{torch.__version__}-{seed}.safetensors"
     try:
         weights = load_file(file)
         network = _untrained(0)
