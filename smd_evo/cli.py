@@ -23,7 +23,7 @@ _INTERRUPTED = 130
 app = typer.Typer(
     name="smd-evo",
     help="Gradient-free fine-tuning and ensembling of pre-trained networks by sparse subspace mutation.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -38,11 +38,14 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _main(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
     """Gradient-free fine-tuning and ensembling of pre-trained networks by sparse subspace mutation."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 def _option(metavar: str, text: str) -> object:
@@ -111,7 +114,7 @@ def finetune(
     console = Console()
     console.print(finetune_table(result))
     for line in finetune_verdict(result):
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, highlight=False)
     console.print(f"Written to {target}", highlight=False, soft_wrap=True)
 
 

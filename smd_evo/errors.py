@@ -56,29 +56,26 @@ class OutputExists(SmdEvoError, FileExistsError):
 
 
 def check_number(
-    name: str, value: object, *, low: float, high: float = math.inf, low_included: bool = False
+    name: str, value: object, *, low: float, high: float = math.inf, mend: str = "give such a number"
 ) -> float:
-    """Return ``value`` as a float, or raise if it is no number in (low, high] (or [low, high])."""
-    interval = f"in {'[' if low_included else '('}{low:g}, {high:g}]"
-    if math.isinf(high):
-        interval = f">= {low:g}" if low_included else f"> {low:g}"
+    """Return ``value`` as a float, or raise if it is no finite number in (low, high]."""
+    interval = f"> {low:g}" if math.isinf(high) else f"in ({low:g}, {high:g}]"
     try:
         number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
-        raise InvalidType(f"{name}: expected a number {interval}, got {value!r}") from None
-    inside = low <= number <= high if low_included else low < number <= high
-    if not inside or math.isinf(number):  # NaN fails both comparisons
-        raise InvalidValue(f"{name}: expected a finite number {interval}, got {value!r}")
+        raise InvalidType(f"{name}: expected a number {interval}, got {value!r}; {mend}") from None
+    if not low < number <= high or math.isinf(number):  # NaN fails the comparison
+        raise InvalidValue(f"{name}: expected a finite number {interval}, got {value!r}; {mend}")
     return number
 
 
-def check_count(name: str, value: object, *, low: int = 1) -> int:
+def check_count(name: str, value: object, *, low: int = 1, mend: str = "give such a number") -> int:
     """Return ``value`` as an int, or raise if it is no whole number of at least ``low``."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise InvalidType(f"{name}: expected a whole number >= {low}, got {value!r}")
+        raise InvalidType(f"{name}: expected a whole number >= {low}, got {value!r}; {mend}")
     number = int(value)
     if number < low:
-        raise InvalidValue(f"{name}: expected a whole number >= {low}, got {number}")
+        raise InvalidValue(f"{name}: expected a whole number >= {low}, got {number}; {mend}")
     return number
 
 

@@ -111,14 +111,14 @@ class TestWrongUse:
     @pytest.mark.parametrize(
         ("arguments", "texts"),
         [
-            (["--density", "0"], ["density", "(0, 1]", "0"]),
+            (["--density", "0"], ["density", "(0, 1]", "0", "try 0.1"]),
             (["--density", "1.5"], ["density", "(0, 1]", "1.5"]),
             (["--density", "0.1,x"], ["density", "'x'"]),
             (["--density", ""], ["density"]),
             (["--sigma", "0"], ["sigma", "> 0", "0"]),
-            (["--sigma", "nan"], ["sigma", "> 0", "nan"]),
+            (["--sigma", "nan"], ["sigma", "> 0", "nan", "leave it out"]),
             (["--sigma", "-1"], ["sigma", "> 0", "-1"]),
-            (["--children", "0"], ["children", ">= 1", "0"]),
+            (["--children", "0"], ["children", ">= 1", "0", "try 128"]),
             (["--children", "many"], ["children", "'many'"]),
             (["--keep", "1"], ["keep", "0.99"]),
             (["--subspace", "randon"], ["subspace", "did you mean 'random'"]),
@@ -224,3 +224,5 @@ def test_help_and_version_are_quick_and_import_nothing_heavy():
     assert "--children N" in output
     assert output.strip().splitlines()[-1] in ("False 0", "False None")
     assert smd_evo("--version").stdout.startswith("smd-evo 0.")
+    assert smd_evo().stdout == smd_evo("--help").stdout
+    assert "finetune" in smd_evo().stdout

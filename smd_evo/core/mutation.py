@@ -56,7 +56,7 @@ class Mutation:
         >>> from smd_evo import Layout, RandomSubspace
         >>> mutation = Mutation(key=5, sigma=0.1, subspace=RandomSubspace(0.02), draw=7)
         >>> mutation.delta(Layout.flat(100))
-        SparseDelta(indices=tensor([44, 72]), values=tensor([0.0180, 0.1599]))
+        SparseDelta(indices=tensor([63, 74]), values=tensor([0.0844, 0.0754]))
         >>> mutation.encode()
         'random:0.02|absolute|0000000000000005|0000000000000007|0.1'
         >>> Mutation.decode(mutation.encode()) == mutation
@@ -73,7 +73,7 @@ class Mutation:
     def __post_init__(self) -> None:
         check_key(self.key)
         check_key(self.draw, "draw")
-        check_number("sigma", self.sigma, low=0)
+        check_number("sigma", self.sigma, low=0, mend="calibrate_sigma finds one")
         if not isinstance(self.subspace, Subspace):
             raise InvalidType(f"subspace: expected e.g. RandomSubspace(0.01), got {self.subspace!r}")
         if self.sign not in (-1, 1):

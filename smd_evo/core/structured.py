@@ -30,9 +30,9 @@ class TensorSubspace(Subspace):
         >>> from smd_evo.core.layout import Slot
         >>> layout = Layout((Slot("a.weight", (2, 2)), Slot("a.bias", (2,)), Slot("b.weight", (1, 2))))
         >>> TensorSubspace(1).coordinates(0, layout)
-        tensor([0, 1, 2, 3])
+        tensor([4, 5])
         >>> TensorSubspace(1, "layer").coordinates(1, layout)
-        tensor([0, 1, 2, 3, 4, 5])
+        tensor([6, 7])
     """
 
     name: ClassVar[str] = "tensor"
@@ -74,8 +74,8 @@ class NeuronSubspace(Subspace):
     Example:
         >>> from smd_evo.core.layout import Slot
         >>> layout = Layout((Slot("fc.weight", (4, 3)), Slot("fc.bias", (4,))))
-        >>> NeuronSubspace(0.25).coordinates(0, layout)  # row 0 and its bias
-        tensor([ 0,  1,  2, 12])
+        >>> NeuronSubspace(0.25).coordinates(0, layout)  # row 3 and its bias
+        tensor([ 9, 10, 11, 15])
     """
 
     name: ClassVar[str] = "neuron"
@@ -83,7 +83,7 @@ class NeuronSubspace(Subspace):
     static: bool = False
 
     def __post_init__(self) -> None:
-        check_number("density", self.density, low=0, high=1)
+        check_number("density", self.density, low=0, high=1, mend="try 0.01")
 
     def _chosen(self, draw: int, layout: Layout, device: torch.device) -> Tensor:
         groups = list(_neuron_groups(layout))

@@ -86,7 +86,7 @@ class RandomSubspace(Subspace):
 
     Example:
         >>> RandomSubspace(0.3).coordinates(5, Layout.flat(10))
-        tensor([4, 6, 8])
+        tensor([0, 2, 6])
     """
 
     name: ClassVar[str] = "random"
@@ -94,7 +94,7 @@ class RandomSubspace(Subspace):
     static: bool = False
 
     def __post_init__(self) -> None:
-        check_number("density", self.density, low=0, high=1)
+        check_number("density", self.density, low=0, high=1, mend="try 0.01")
 
     def _chosen(self, draw: int, layout: Layout, device: torch.device) -> Tensor:
         positions = torch.arange(share(self.density, layout.size), device=device)

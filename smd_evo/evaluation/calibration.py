@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from smd_evo.core.keys import Key, derive
@@ -39,6 +40,7 @@ def calibrate_sigma(
     children: int = 16,
     bisections: int = 5,
     scale: str = "absolute",
+    progress: Callable[[], object] | None = None,
 ) -> Calibration:
     """The mutation strength at which the median child keeps a share of the parent's score.
 
@@ -54,6 +56,7 @@ def calibrate_sigma(
         children: number of test children, each evaluated about ten times.
         bisections: halvings of the logarithmic bracket.
         scale: see :class:`smd_evo.core.mutation.Mutation`.
+        progress: called after each child.
 
     Raises:
         InvalidValue: ``keep`` out of range, a parent's score that is not above zero, or a network that no
@@ -61,7 +64,7 @@ def calibrate_sigma(
 
     Reference: this definition is ours; it replaces the hand-tuned strengths of arXiv 2302.05832.
     """
-    if check_number("keep", keep, low=0, high=1) == 1:
+    if check_number("keep", keep, low=0, high=1, mend="try 0.99") == 1:
         raise InvalidValue("keep: expected a number in (0, 1), got 1; any mutation costs something, try 0.99")
     check_count("children", children)
     parent = float(evaluator.evaluate([Lineage()]).fitness[0])
@@ -83,7 +86,7 @@ def calibrate_sigma(
             scale=scale,
             antithetic=True,  # cancels the slope, which would move a small sample's median either way
         )
-        median = float(evaluator.evaluate(recipes).fitness.quantile(0.5))
+        median = float(evaluator.evaluate(recipes, progress).fitness.quantile(0.5))
         return median / parent if evaluator.fitness.sense == "max" else parent / median
 
     low, low_kept = _FIRST, kept(_FIRST)

@@ -51,7 +51,7 @@ def make_batches(data: Any, batch_size: int | str, device: torch.device) -> list
         InvalidType: data of another kind.
     """
     if batch_size != "auto":
-        check_count("batch_size", batch_size)
+        check_count("batch_size", batch_size, mend='or give "auto"')
     if isinstance(data, tuple) and len(data) == 2:
         pairs = _split(data, batch_size, device)
     elif isinstance(data, Dataset) and isinstance(data, Sized):

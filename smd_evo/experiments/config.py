@@ -64,7 +64,8 @@ class FinetuneConfig:
         known = [field.name for field in fields(cls)]
         for name in values:
             check_choice("setting", name, known)
-        values = {"device": "auto", **values}  # resolved now, so that the stored settings say what was used
+        # Resolved now, so that the stored settings say what was used; last, because it has to import torch.
+        values = {**values, "device": values.get("device", "auto")}
         config = cls(**{name: _READERS[name](name, value) for name, value in values.items()})
         if config.subspace == "tensor" and "density" in values:
             raise InvalidValue("density: expected none for the tensor subspace, which has no density; leave it out")
@@ -92,12 +93,15 @@ def load_settings(path: Path | str) -> dict[str, Any]:
     return values
 
 
+_MENDS = {"children": "try 128", "seed": "try 0", "batch_size": "try auto"}
+
+
 def _whole(name: str, value: Any) -> int:
     try:
         number = int(value) if isinstance(value, str) else value
     except ValueError:
         number = value
-    return check_count(name, number, low=0 if name == "seed" else 1)
+    return check_count(name, number, low=0 if name == "seed" else 1, mend=_MENDS[name])
 
 
 def _seed(name: str, value: Any) -> int:
@@ -109,18 +113,20 @@ def _seed(name: str, value: Any) -> int:
 
 def _densities(name: str, value: Any) -> tuple[float, ...]:
     items = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
-    densities = tuple(check_number(name, item, low=0, high=1) for item in items)
+    densities = tuple(check_number(name, item, low=0, high=1, mend="try 0.1") for item in items)
     if not densities or len(set(densities)) < len(densities):
         raise InvalidValue(f"{name}: expected one or more different numbers in (0, 1], got {value!r}")
     return densities
 
 
 def _sigma(name: str, value: Any) -> float | None:
-    return None if value in (None, "auto") else check_number(name, value, low=0)
+    if value in (None, "auto"):
+        return None
+    return check_number(name, value, low=0, mend="leave it out to have it calibrated")
 
 
 def _keep(name: str, value: Any) -> float:
-    keep = check_number(name, value, low=0, high=1)
+    keep = check_number(name, value, low=0, high=1, mend="try 0.9")
     if keep == 1:
         raise InvalidValue(f"{name}: expected a number in (0, 1), got 1; any mutation costs something, try 0.99")
     return keep

@@ -128,7 +128,7 @@ def _plan(
 
     def calibrated(subspace: Subspace, keep: float, dense: bool) -> float:
         progress.start(f"calibrating sigma, {subspace.spec}", None)
-        found = calibrate_sigma(ranker, subspace, keep, key=config.seed)
+        found = calibrate_sigma(ranker, subspace, keep, key=config.seed, progress=progress.advance)
         costs[dense] += found.evaluations
         return found.sigma
 
