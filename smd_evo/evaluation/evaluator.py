@@ -82,9 +82,7 @@ class Evaluator:
     ) -> None:
         self.fitness = get_fitness(fitness)
         if isinstance(parent, nn.Module):
-            if device is not None and any(p.device != torch.device(device) for p in parent.parameters()):
-                parent = copy.deepcopy(parent).to(device)
-            parent = ParameterSpace(parent, select)
+            parent = ParameterSpace(parent if device is None else _on_device(parent, device), select)
         elif not isinstance(parent, ParameterSpace):
             raise InvalidType(f"parent: expected a torch.nn.Module or ParameterSpace, got {parent!r}")
         elif select != "all" or device is not None:
@@ -166,3 +164,14 @@ class Evaluator:
             self.space.restore(depth)
             buffers.restore()
         return results
+
+
+def _on_device(module: nn.Module, device: torch.device | str) -> nn.Module:
+    """The network itself if it is all there, or a copy that is."""
+    try:
+        place = torch.empty(0, device=device).device  # "cuda" is "cuda:0" here
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InvalidValue(f"device: expected one that is there, got {device!r} ({reason}); try 'cpu'") from None
+    tensors = (*module.parameters(), *module.buffers())
+    return module if all(tensor.device == place for tensor in tensors) else copy.deepcopy(module).to(place)

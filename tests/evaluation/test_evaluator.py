@@ -141,6 +141,9 @@ class TestRight:
             assert result.ranking() == expected.ranking()
             assert next(network.parameters()).device.type == "cpu"
 
+    def test_on_its_own_device_the_network_itself_is_evaluated(self, network, samples):
+        assert Evaluator(network, samples, device="cpu").space.module is network
+
     def test_progress_is_told_of_each_child(self, network, samples):
         calls: list[int] = []
         Evaluator(network, samples).evaluate(children(), lambda: calls.append(1))
@@ -296,6 +299,11 @@ class TestBadInput:
         mean = BatchFitness("mean", "min", lambda out, target: out.mean())
         with pytest.raises(ValueError, match="mean: expected one score a sample"):
             Evaluator(network, samples, mean).evaluate(children())
+
+    @pytest.mark.parametrize("device", ["cuda:99", "gpu", "meta9"])
+    def test_device(self, network, samples, device):
+        with pytest.raises(ValueError, match="device: expected one that is there, got"):
+            Evaluator(network, samples, device=device)
 
     def test_parent(self, network, samples):
         with pytest.raises(TypeError, match="parent: expected"):
