@@ -18,7 +18,8 @@ def finetune_table(result: FinetuneResult) -> Table:
         caption="acc.: accuracy in %; difference: to the parent, in points, with its 95 %\n"
         "paired bootstrap interval; p: exact McNemar test, not corrected for the\n"
         f"{len(result.rows) - 1} lines; loss: negative log-likelihood. All of it speaks of these very\n"
-        "children: another seed draws others.",
+        "children: another seed draws others. Controls match the sparse groups one by\n"
+        "one; each method chooses its own group on validation.",
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
