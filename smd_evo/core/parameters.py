@@ -215,6 +215,8 @@ def _check_supported(name: str, tensor: Tensor) -> None:
         problem = "it is lazy; run one batch through the network first"
     elif tensor.is_meta:
         problem = "it is on the meta device; load its weights first"
+    elif tensor.is_inference():
+        problem = "it was made in inference mode, where alone it may change; build the network outside of it"
     elif tensor.is_quantized or tensor.layout != torch.strided or type(tensor.data) is not Tensor:
         problem = "it is quantized, sparse or of a tensor subclass; use the plain floating-point network"
     elif tensor.dtype not in _DTYPES:

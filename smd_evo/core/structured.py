@@ -54,8 +54,8 @@ class TensorSubspace(Subspace):
             raise InvalidValue(
                 f"count: expected at most the {len(units)} {self.unit}s that are selected, got {self.count}"
             )
-        chosen = permutation(draw, torch.arange(self.count), len(units)).tolist()
-        pieces = [piece for number, unit in enumerate(units.values()) if number in set(chosen) for piece in unit]
+        chosen = set(permutation(draw, torch.arange(self.count), len(units)).tolist())
+        pieces = [piece for number, unit in enumerate(units.values()) if number in chosen for piece in unit]
         return torch.cat([torch.arange(piece.start, piece.stop, device=device) for piece in pieces])
 
 

@@ -62,6 +62,10 @@ class Buffers:
 
     def restore(self) -> None:
         """Put back values and objects, at no cost where nothing changed."""
+        with torch.inference_mode():  # where a buffer that was made in that mode may be written to
+            self._restore()
+
+    def _restore(self) -> None:
         for number, (part, name, buffer, saved) in enumerate(self._saved):
             part._buffers[name] = buffer
             if buffer is None or saved is None:

@@ -322,6 +322,12 @@ class TestRefusals:
         self.refuse(torch.zeros(4, 4)[:, ::2], "w: .*gaps")
         self.refuse(torch.zeros(1, 4).expand(3, 4), "w: .*gaps")
 
+    def test_made_in_inference_mode(self):
+        with torch.inference_mode():
+            module = nn.Linear(2, 2)
+        with pytest.raises(TypeError, match=r"weight: .*made in inference mode"):
+            ParameterSpace(module)
+
     def test_partial_overlap(self):
         memory = torch.zeros(10)
         module = nn.Module()

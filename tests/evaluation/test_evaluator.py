@@ -253,6 +253,13 @@ class TestNoTrace:
         assert torch.equal(evaluator.evaluate(children()).fitness, evaluator.evaluate(children()).fitness)
         assert same_bits(before, state_bits(network))
 
+    def test_buffers_made_in_inference_mode(self, restless, samples):
+        with torch.inference_mode():
+            restless.calls = torch.ones(())
+        evaluator, before = Evaluator(restless, samples), state_bits(restless)
+        assert torch.equal(evaluator.evaluate(children()).fitness, evaluator.evaluate(children()).fitness)
+        assert same_bits(before, state_bits(restless))
+
     def test_inside_an_outer_child(self, network, samples):
         """Children of a child: the outer patch stays in place."""
         evaluator = Evaluator(network, samples)
