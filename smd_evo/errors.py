@@ -69,6 +69,14 @@ def check_number(
     return number
 
 
+def check_keep(value: object) -> float:
+    """Return the share of a parent's score that calibration is to keep, or raise if it is not in (0, 1)."""
+    keep = check_number("keep", value, low=0, high=1, mend="try 0.9 or 0.99")
+    if keep == 1:
+        raise InvalidValue("keep: expected a number in (0, 1), got 1; any mutation costs something, try 0.99")
+    return keep
+
+
 def check_count(name: str, value: object, *, low: int = 1, mend: str = "give such a number") -> int:
     """Return ``value`` as an int, or raise if it is no whole number of at least ``low``."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):

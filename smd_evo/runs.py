@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import platform
 import shutil
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from typing import Any
 import yaml
 
 from smd_evo import __version__
+from smd_evo.atomic import partial_name
 from smd_evo.ensemble.files import save_children
 from smd_evo.errors import InvalidValue, OutputExists
 from smd_evo.experiments.config import FinetuneConfig, load_settings
@@ -40,7 +40,7 @@ def new_run(out: Path | str) -> Iterator[Path]:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise OutputExists(f"out: expected a new or empty folder, got {target}; choose another or move that away")
     made = [folder for folder in target.absolute().parents if not folder.exists()]
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    partial = partial_name(target)
     try:
         partial.mkdir(parents=True)
     except OSError as error:

@@ -177,19 +177,20 @@ class ParameterSpace:
 
     def _pieces(self, delta: SparseDelta) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """(flat memory of a parameter, places in it, values) for each parameter that a delta touches."""
-        if len(delta) and int(delta.indices[-1]) >= self.size:
+        layout = self.layout
+        if len(delta) and int(delta.indices[-1]) >= layout.size:
             raise WrongParent(
-                f"delta: expected coordinates below D = {self.size}, got {int(delta.indices[-1])}; "
+                f"delta: expected coordinates below D = {layout.size}, got {int(delta.indices[-1])}; "
                 "it was made for another network or selection"
             )
-        bounds = self.layout.bounds(delta.indices)
-        for number, (parameter, slot) in enumerate(zip(self._parameters, self.layout.slots, strict=True)):
+        bounds = layout.bounds(delta.indices)
+        for number, (parameter, slot) in enumerate(zip(self._parameters, layout.slots, strict=True)):
             start, end = bounds[number], bounds[number + 1]
             if start == end:
                 continue
             if tuple(parameter.shape) != slot.shape:
                 raise WrongParent(f"{slot.name}: expected shape {slot.shape}, got {tuple(parameter.shape)}")
-            local = delta.indices[start:end] - self.layout.offsets[number]
+            local = delta.indices[start:end] - layout.offsets[number]
             elements, places = _in_memory(parameter, local.to(parameter.device))
             yield elements, places, delta.values[start:end].to(parameter.device)
 

@@ -9,7 +9,6 @@ nothing, and trusts nothing that it says.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from smd_evo import __version__
+from smd_evo.atomic import write_whole
 from smd_evo.core.delta import SparseDelta
 from smd_evo.core.mutation import Mutation
 from smd_evo.core.parameters import ParameterSpace
@@ -92,14 +92,8 @@ def save_children(
         "fitness_name": fitness_name,
         "sense": result.sense,
     }
-    target = Path(path)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        # One entry: several would be written in an order that changes from run to run.
-        partial.write_bytes(save(tensors, {_ENTRY: json.dumps(metadata)}))
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    # One entry: several would be written in an order that changes from run to run.
+    write_whole(Path(path), save(tensors, {_ENTRY: json.dumps(metadata)}))
 
 
 def load_children(path: Path | str, space: ParameterSpace) -> Children:
@@ -128,9 +122,10 @@ def load_children(path: Path | str, space: ParameterSpace) -> Children:
         raise ChildrenFileError(
             f"{path}: expected a whole children file, got {reason or type(error).__name__}; write it again"
         ) from None
-    if metadata.get("size") != space.size or metadata.get("fingerprint") != space.fingerprint():
+    fingerprint = space.fingerprint()
+    if metadata.get("size") != space.size or metadata.get("fingerprint") != fingerprint:
         raise WrongParent(
-            f"{path}: expected children of the parent {space.fingerprint()} with D = {space.size}, got those of "
+            f"{path}: expected children of the parent {fingerprint} with D = {space.size}, got those of "
             f"{metadata.get('fingerprint')} with D = {metadata.get('size')}; use the network, weights and selection "
             "that they were made from"
         )

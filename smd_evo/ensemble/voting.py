@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from smd_evo.errors import InvalidValue, check_count
-from smd_evo.evaluation.fitness import BatchFitness
+from smd_evo.evaluation.fitness import BatchFitness, best_of
 
 __all__ = ["choose_size", "log_vote"]
 
@@ -48,13 +48,10 @@ def choose_size(logits: Tensor, targets: Tensor, sizes: Sequence[int], fitness: 
     Raises:
         InvalidValue: no size is possible.
     """
-    possible = [size for size in sizes if check_count("size", size) <= len(logits)]
+    possible = sorted(size for size in sizes if check_count("size", size) <= len(logits))
     if not possible:
         raise InvalidValue(f"sizes: expected one of at most {len(logits)} members, got {list(sizes)}")
-    better = -1 if fitness.sense == "max" else 1
-    scores = {}
-    for size in possible:
-        score = float(fitness.per_sample(log_vote(logits[:size]), targets, len(targets)).mean())
-        scores[size] = score if score == score else float("inf") * better  # NaN is never best
-    best = min(possible, key=lambda size: (better * scores[size], size))
-    return best, scores[best]
+    votes = (log_vote(logits[:size]) for size in possible)
+    scores = [float(fitness.per_sample(vote, targets, len(targets)).mean()) for vote in votes]
+    best = best_of(scores, fitness.sense)
+    return possible[best], scores[best]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from smd_evo.core.keys import Key, derive
 from smd_evo.core.mutation import Lineage, sample_mutations
 from smd_evo.core.subspace import Subspace
-from smd_evo.errors import InvalidValue, check_count, check_number
+from smd_evo.errors import InvalidValue, check_count, check_keep
 from smd_evo.evaluation.evaluator import Evaluator
 
 __all__ = ["Calibration", "calibrate_sigma"]
@@ -64,8 +64,7 @@ def calibrate_sigma(
 
     Reference: this definition is ours; it replaces the hand-tuned strengths of arXiv 2302.05832.
     """
-    if check_number("keep", keep, low=0, high=1, mend="try 0.99") == 1:
-        raise InvalidValue("keep: expected a number in (0, 1), got 1; any mutation costs something, try 0.99")
+    check_keep(keep)
     check_count("children", children)
     parent = float(evaluator.evaluate([Lineage()]).fitness[0])
     if parent <= 0:

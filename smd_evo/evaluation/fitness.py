@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from smd_evo.errors import InvalidType, InvalidValue, check_choice
 
-__all__ = ["ACCURACY", "CROSS_ENTROPY", "WORST", "BatchFitness", "Fitness", "ModuleFitness", "get_fitness"]
+__all__ = ["ACCURACY", "CROSS_ENTROPY", "WORST", "BatchFitness", "Fitness", "ModuleFitness", "best_of", "get_fitness"]
 
 Sense = Literal["min", "max"]
 
@@ -76,6 +76,17 @@ class ModuleFitness:
 
 
 Fitness = BatchFitness | ModuleFitness
+
+
+def best_of(values: Sequence[float], sense: str) -> int:
+    """Number of the best value: the first of equals, and never a NaN beside a number.
+
+    Example:
+        >>> best_of([math.nan, 2.0, 1.0, 1.0], "min"), best_of([math.nan, 2.0, 1.0], "max")
+        (2, 1)
+    """
+    sign = -1 if sense == "max" else 1
+    return min(range(len(values)), key=lambda number: (math.isnan(values[number]), sign * values[number]))
 
 
 def _cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from smd_evo.errors import InvalidType, InvalidValue, check_choice, check_count, check_number
+from smd_evo.errors import InvalidType, InvalidValue, check_choice, check_count, check_keep, check_number
 from smd_evo.zoo import data_names, model_names
 
 __all__ = ["FinetuneConfig", "load_settings"]
@@ -125,13 +125,6 @@ def _sigma(name: str, value: Any) -> float | None:
     return check_number(name, value, low=0, mend="leave it out to have it calibrated")
 
 
-def _keep(name: str, value: Any) -> float:
-    keep = check_number(name, value, low=0, high=1, mend="try 0.9")
-    if keep == 1:
-        raise InvalidValue(f"{name}: expected a number in (0, 1), got 1; any mutation costs something, try 0.99")
-    return keep
-
-
 def _batch_size(name: str, value: Any) -> int | str:
     return "auto" if value == "auto" else _whole(name, value)
 
@@ -167,7 +160,7 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "subspace": lambda name, value: check_choice(name, value, _SUBSPACES),
     "density": _densities,
     "sigma": _sigma,
-    "keep": _keep,
+    "keep": lambda _, value: check_keep(value),
     "select": _text,
     "fitness": lambda name, value: check_choice(name, value, _FITNESSES),
     "seed": _seed,

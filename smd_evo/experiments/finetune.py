@@ -27,7 +27,7 @@ from smd_evo.ensemble.files import load_children
 from smd_evo.ensemble.voting import choose_size, log_vote
 from smd_evo.evaluation.calibration import calibrate_sigma
 from smd_evo.evaluation.evaluator import Evaluator
-from smd_evo.evaluation.fitness import ACCURACY, CROSS_ENTROPY, BatchFitness
+from smd_evo.evaluation.fitness import ACCURACY, CROSS_ENTROPY, BatchFitness, best_of
 from smd_evo.experiments.config import FinetuneConfig
 from smd_evo.experiments.results import SPARSE, Arm, FinetuneResult, Group, Row
 from smd_evo.experiments.statistics import Difference, mcnemar_exact, paired_difference
@@ -93,8 +93,7 @@ def finetune(config: FinetuneConfig, progress: Progress | None = None) -> Finetu
             _run_group(config, ranker, judge, derive(config.seed, name, number), strength, progress.advance)
             for number, strength in enumerate(plan)
         ]
-        sign = -1 if ranker.fitness.sense == "max" else 1
-        choice = min(range(len(groups)), key=lambda number: sign * groups[number].validation)
+        choice = best_of([group.validation for group in groups], ranker.fitness.sense)
         arms.append(Arm(name, groups, choice))
     progress.start("test", None)
     rows, against_dense = _report(arms, ranker.on(data.test), config.seed)
@@ -182,8 +181,7 @@ def _run_group(
     fitness, targets = judge.fitness, judge.targets()
     assert isinstance(fitness, BatchFitness)
     alone = [choose_size(logits[[number]], targets, [1], fitness)[1] for number in range(len(shortlist[:_BEST_OF]))]
-    pick = max if fitness.sense == "max" else min
-    best = shortlist[alone.index(pick(alone))]
+    best = shortlist[best_of(alone, fitness.sense)]
     size, score = choose_size(logits, targets, _SIZES if len(shortlist) > 1 else [1], fitness)
     return Group(strength.subspace, strength.sigma, strength.density, recipes, result, best, size, score)
 

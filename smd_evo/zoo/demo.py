@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.nn import functional
 
+from smd_evo.atomic import write_whole
 from smd_evo.core.keys import derive
 from smd_evo.core.noise import gaussian
 from smd_evo.zoo.data import Data
@@ -113,9 +113,7 @@ def trained_cnn(data: Data, seed: int, cache: Path | None = None) -> DemoCNN:
         # Without a writable cache the demo only takes longer.
         with contextlib.suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
-            partial = file.with_suffix(f".{os.getpid()}.partial")
-            partial.write_bytes(save(network.state_dict()))
-            partial.replace(file)
+            write_whole(file, save(network.state_dict()))
     return network.eval()
 
 
