@@ -54,7 +54,7 @@ def select_names(module: nn.Module, names: Iterable[str], select: Select) -> lis
     terms = select.split(",") if isinstance(select, str) else list(select)
     chosen: set[str] = set()
     for term in (term.strip() for term in terms):
-        hits = {name for name in names if _named(module, name, term)}
+        hits = _named(module, names, term)
         if not hits:
             near = difflib.get_close_matches(term, [*KINDS, *names, *dict(module.named_modules())], n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -66,17 +66,20 @@ def select_names(module: nn.Module, names: Iterable[str], select: Select) -> lis
     return [name for name in names if name in chosen]
 
 
-def _named(module: nn.Module, name: str, term: str) -> bool:
-    owner, _, own = name.rpartition(".")
+def _named(module: nn.Module, names: list[str], term: str) -> set[str]:
+    """Those of ``names`` that one term names."""
+    owners = {name: name.rpartition(".")[0] for name in names}
     if term == "all":
-        return True
-    if term == "norm":
-        return _is_norm(module.get_submodule(owner))
-    if term in ("weight", "bias"):
-        return not _is_norm(module.get_submodule(owner)) and own.endswith("bias") == (term == "bias")
+        return set(names)
     if term == "head":
-        return (owner or own) in _head_names(module)
-    return name == term or name.startswith(f"{term}.") or fnmatchcase(name, term)
+        heads = _head_names(module)
+        return {name for name in names if owners[name] in heads}
+    if term in ("norm", "weight", "bias"):
+        norms = {name for name in names if _is_norm(module.get_submodule(owners[name]))}
+        if term == "norm":
+            return norms
+        return {name for name in names if name not in norms and name.endswith("bias") == (term == "bias")}
+    return {name for name in names if name == term or name.startswith(f"{term}.") or fnmatchcase(name, term)}
 
 
 def _is_norm(layer: nn.Module) -> bool:
@@ -87,10 +90,10 @@ def _is_norm(layer: nn.Module) -> bool:
 def _head_names(module: nn.Module) -> set[str]:
     """Names of the modules that make up the classifier."""
     classifier = getattr(module, "get_classifier", None)
-    heads = [classifier()] if callable(classifier) else []
-    kinds = nn.Linear | nn.modules.conv._ConvNd
-    last = [layer for layer in module.modules() if isinstance(layer, kinds)][-1:]
-    inside = {part for head in heads if isinstance(head, nn.Module) for part in head.modules()}
-    if not any(True for part in inside for _ in part.parameters(recurse=False)):
-        inside = set(last)
+    head = classifier() if callable(classifier) else None
+    if not isinstance(head, nn.Module) or next(head.parameters(), None) is None:
+        kinds = nn.Linear | nn.modules.conv._ConvNd
+        layers = [layer for layer in module.modules() if isinstance(layer, kinds)]
+        head = layers[-1] if layers else nn.Module()
+    inside = set(head.modules())
     return {name for name, part in module.named_modules() if part in inside}

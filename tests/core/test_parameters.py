@@ -253,6 +253,11 @@ class TestSelection:
         )
         assert self.names(network, lambda name, parameter: parameter.dim() == 4) == {"conv.weight"}
 
+    def test_the_head_of_a_network_that_is_one_layer(self):
+        assert self.names(nn.Linear(3, 2), "head") == {"weight", "bias"}
+        with pytest.raises(ValueError, match="got 'head'"):
+            ParameterSpace(nn.LayerNorm(3), "head")
+
     def test_order_is_the_networks(self, network):
         assert ParameterSpace(network, ["head", "conv"]).names == ("conv.weight", "head.weight", "head.bias")
 
