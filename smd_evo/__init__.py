@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from smd_evo.core.layout import Slot as Slot
     from smd_evo.core.mutation import Lineage as Lineage
     from smd_evo.core.mutation import Mutation as Mutation
-    from smd_evo.core.mutation import decode_rows as decode_rows
     from smd_evo.core.mutation import decompose as decompose
-    from smd_evo.core.mutation import encode_rows as encode_rows
     from smd_evo.core.mutation import sample_mutations as sample_mutations
     from smd_evo.core.noise import gaussian as gaussian
     from smd_evo.core.noise import permutation as permutation
     from smd_evo.core.parameters import ParameterSpace as ParameterSpace
+    from smd_evo.core.rows import decode_rows as decode_rows
+    from smd_evo.core.rows import encode_rows as encode_rows
     from smd_evo.core.specs import parse_subspace as parse_subspace
     from smd_evo.core.structured import NeuronSubspace as NeuronSubspace
     from smd_evo.core.structured import TensorSubspace as TensorSubspace
@@ -44,9 +44,9 @@ _HOMES = {
     "Slot": "smd_evo.core.layout",
     "Lineage": "smd_evo.core.mutation",
     "Mutation": "smd_evo.core.mutation",
-    "decode_rows": "smd_evo.core.mutation",
+    "decode_rows": "smd_evo.core.rows",
     "decompose": "smd_evo.core.mutation",
-    "encode_rows": "smd_evo.core.mutation",
+    "encode_rows": "smd_evo.core.rows",
     "sample_mutations": "smd_evo.core.mutation",
     "gaussian": "smd_evo.core.noise",
     "permutation": "smd_evo.core.noise",

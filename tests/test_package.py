@@ -24,7 +24,20 @@ LAYERS = [
     "runs",
     "cli",
 ]
-CORE = ["keys", "layout", "noise", "subspace", "structured", "specs", "delta", "mutation", "selection", "parameters"]
+CORE = [
+    "keys",
+    "layout",
+    "noise",
+    "subspace",
+    "structured",
+    "specs",
+    "delta",
+    "mutation",
+    "rows",
+    "gradient",
+    "selection",
+    "parameters",
+]
 SOURCES = sorted((ROOT / "smd_evo").rglob("*.py"))
 
 

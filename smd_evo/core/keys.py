@@ -80,12 +80,18 @@ def derive(key: Key, *parts: int | str) -> Key:
     return key
 
 
-def derive_tensor(keys: Tensor, part: int) -> Tensor:
-    """:func:`derive` of every key of an int64 tensor (bit patterns) and one integer part."""
-    state = keys + key_to_int64((_GAMMA * (part + 1)) & _MASK64)
+def derive_tensor(key: Key | Tensor, part: int | Tensor) -> Tensor:
+    """:func:`derive` of an integer part for many keys, many parts or both: bit patterns, one at least a tensor."""
+    scaled = part * key_to_int64(_GAMMA) if isinstance(part, Tensor) else _wrapped(part * _GAMMA)
+    state = scaled + (key + key_to_int64(_GAMMA) if isinstance(key, Tensor) else _wrapped(key + _GAMMA))
+    assert isinstance(state, Tensor)
     state = (state ^ _shift(state, 30)) * key_to_int64(_MIX1)
     state = (state ^ _shift(state, 27)) * key_to_int64(_MIX2)
     return state ^ _shift(state, 31)
+
+
+def _wrapped(number: int) -> int:
+    return key_to_int64(number & _MASK64)
 
 
 def _shift(bits: Tensor, by: int) -> Tensor:

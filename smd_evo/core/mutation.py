@@ -10,14 +10,13 @@ only the paper's abstract was at hand.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from smd_evo.core.delta import SparseDelta
-from smd_evo.core.keys import Key, check_key, derive, key_from_int64, key_to_int64
+from smd_evo.core.keys import Key, check_key, derive, derive_tensor, key_from_int64
 from smd_evo.core.layout import Layout
 from smd_evo.core.noise import gaussian
 from smd_evo.core.specs import parse_subspace
@@ -27,14 +26,11 @@ from smd_evo.errors import InvalidType, InvalidValue, check_choice, check_count,
 __all__ = [
     "Lineage",
     "Mutation",
-    "decode_rows",
     "decompose",
-    "encode_rows",
     "sample_mutations",
 ]
 
 _SCALES = ("absolute", "relative")
-_WORDS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +110,7 @@ class Mutation:
             numbers = int(key, 16), int(draw, 16), float(strength)
         except ValueError:
             raise InvalidValue(f"mutation: expected SUBSPACE|SCALE|KEY|DRAW|STRENGTH, got {text!r}") from None
-        return _from_words(*numbers, parse_subspace(spec), scale)
+        return from_words(*numbers, parse_subspace(spec), scale)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,16 +178,26 @@ def sample_mutations(
         >>> len({child.key for child in children}), len({child.draw for child in children})
         (4, 4)
     """
+    keys, draws, signs = sample_words(key, count, subspace, generation, antithetic)
+    words = zip(keys.tolist(), draws.tolist(), signs.tolist(), strict=True)
+    return [
+        Mutation(key_from_int64(noise), sigma, subspace, key_from_int64(draw), sign, scale)
+        for noise, draw, sign in words
+    ]
+
+
+def sample_words(
+    key: Key, count: int, subspace: Subspace, generation: int, antithetic: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Keys, draws and signs of the mutations of one generation, int64 [count] each (keys as bit patterns)."""
     check_count("count", count)
     if antithetic and count % 2:
         raise InvalidValue(f"count: expected an even number of children for antithetic pairs, got {count}")
-    mutations = []
-    for child in range(count):
-        index, odd = divmod(child, 2) if antithetic else (child, 0)
-        noise = derive(key, "noise", generation, index // subspace.siblings)
-        draw = subspace.draw(key, generation, index)
-        mutations.append(Mutation(noise, sigma, subspace, draw, -1 if odd else 1, scale))
-    return mutations
+    children = torch.arange(count)
+    indices = children // 2 if antithetic else children
+    signs = 1 - 2 * (children % 2) if antithetic else torch.ones_like(children)
+    keys = derive_tensor(derive(key, "noise", generation), indices // subspace.siblings)
+    return keys, subspace.draws(key, generation, indices), signs
 
 
 def decompose(dense: Mutation, parts: int) -> tuple[Mutation, ...]:
@@ -223,62 +229,6 @@ def decompose(dense: Mutation, parts: int) -> tuple[Mutation, ...]:
     return tuple(replace(dense, subspace=subspace, draw=first + part) for part in range(parts))
 
 
-def encode_rows(lineages: Sequence[Lineage], steps: int) -> Tensor:
-    """Lineages of one subspace and scale as fixed-width rows, for populations that are tensors.
-
-    A step is three int64: key, draw, and the bit pattern of the float64 strength; an unused step is zeros.
-
-    Args:
-        lineages: N lineages of at most ``steps`` steps.
-        steps: number of steps that a row has room for.
-
-    Returns:
-        int64 [N, 3 * steps].
-
-    Raises:
-        InvalidValue: a lineage is too long, or the steps' subspaces or scales differ.
-    """
-    check_count("steps", steps)
-    rules = {(step.subspace, step.scale) for lineage in lineages for step in lineage.steps}
-    if len(rules) > 1:
-        raise InvalidValue(f"lineages: expected one subspace and scale in all rows, got {len(rules)}")
-    longest = max((len(lineage) for lineage in lineages), default=0)
-    if longest > steps:
-        raise InvalidValue(f"lineages: expected at most {steps} steps, got {longest}")
-    padding = [(0, 0, 0.0)] * steps
-    words, strengths = [], []
-    for lineage in lineages:
-        row = [(key_to_int64(step.key), key_to_int64(step.draw), step.strength) for step in lineage.steps]
-        for key, draw, strength in (row + padding)[:steps]:
-            words.append((key, draw))
-            strengths.append((strength,))
-    bits = torch.tensor(strengths, dtype=torch.float64).view(torch.int64)
-    rows = torch.cat([torch.tensor(words, dtype=torch.int64).view(-1, 2), bits.view(-1, 1)], dim=1)
-    return rows.view(len(lineages), _WORDS * steps)
-
-
-def decode_rows(rows: Tensor, *, subspace: Subspace, scale: str = "absolute") -> list[Lineage]:
-    """Inverse of :func:`encode_rows`; the rows do not hold the rule, so it is given.
-
-    Raises:
-        InvalidValue: the rows are not int64 [N, 3 * steps], or hold a step that is none.
-    """
-    if rows.dtype != torch.int64 or rows.dim() != 2 or rows.shape[1] % _WORDS:
-        raise InvalidValue(f"rows: expected int64 [N, 3 * steps], got {rows.dtype} {list(rows.shape)}")
-    triples = rows.reshape(len(rows), rows.shape[1] // _WORDS, _WORDS).cpu()
-    words = triples[..., :2].tolist()
-    strengths = triples[..., 2].contiguous().view(torch.float64).tolist()
-    return [
-        Lineage(
-            tuple(
-                _from_words(key_from_int64(key), key_from_int64(draw), strength, subspace, scale)
-                for (key, draw), strength in zip(row, row_strengths, strict=True)
-                if strength != 0
-            )
-        )
-        for row, row_strengths in zip(words, strengths, strict=True)
-    ]
-
-
-def _from_words(key: Key, draw: int, strength: float, subspace: Subspace, scale: str) -> Mutation:
+def from_words(key: Key, draw: int, strength: float, subspace: Subspace, scale: str) -> Mutation:
+    """A mutation of its numbers and its rule."""
     return Mutation(key, abs(strength), subspace, draw, -1 if strength < 0 else 1, scale)

@@ -138,15 +138,41 @@ class ParameterSpace:
         """
         depth = self.depth
         try:
-            for delta in self.deltas(child):
-                for elements, places, values in self._pieces(delta):
-                    old = elements.index_select(0, places)  # several times faster than elements[places]
-                    new = old.to(torch.promote_types(old.dtype, torch.float32)).add(values).to(old.dtype)
-                    self._undo.append((elements, places, old))  # first: an interrupt may come in between
-                    elements.index_copy_(0, places, new)
+            self._patch(child)
             yield self.module
         finally:
             self.restore(depth)
+
+    def fold(self, child: Child) -> None:
+        """Make a child the parent, for good: what was to be applied to it gives the same bits as before.
+
+        Scales of relative mutations stay those of the first parent. An interrupted fold leaves the old one.
+
+        Raises:
+            WrongParent: as :meth:`applied`; or a child is applied just now.
+        """
+        if self.depth:
+            raise WrongParent("fold: expected the parent itself, got it inside an applied() block; leave that first")
+        try:
+            self._patch(child)
+            self._undo.clear()
+        except BaseException:
+            self.restore()
+            raise
+
+    def values_at(self, indices: Tensor) -> Tensor:
+        """The parameters at sorted distinct coordinates, float32 [k] on :attr:`device`."""
+        nothing = SparseDelta(indices.to(self.device), torch.zeros(len(indices), device=self.device))
+        pieces = [elements.index_select(0, places) for elements, places, _ in self._pieces(nothing)]
+        return torch.cat([piece.to(self.device, torch.float32) for piece in pieces])
+
+    def _patch(self, child: Child) -> None:
+        for delta in self.deltas(child):
+            for elements, places, values in self._pieces(delta):
+                old = elements.index_select(0, places)  # several times faster than elements[places]
+                new = old.to(torch.promote_types(old.dtype, torch.float32)).add(values).to(old.dtype)
+                self._undo.append((elements, places, old))  # first: an interrupt may come in between
+                elements.index_copy_(0, places, new)
 
     def make_child(self, child: Child) -> nn.Module:
         """A child as an independent network: a copy with nothing shared, in the parent's modes."""

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 
-from smd_evo.core.keys import Key, derive
+from smd_evo.core.keys import Key, derive, derive_tensor, key_from_int64, key_to_int64
 from smd_evo.core.layout import Layout
 from smd_evo.core.noise import permutation
 from smd_evo.errors import InvalidValue, check_count, check_number
@@ -25,6 +25,8 @@ __all__ = [
     "RandomSubspace",
     "Subspace",
 ]
+
+_Bits = TypeVar("_Bits", int, Tensor)
 
 
 class Subspace(ABC):
@@ -46,7 +48,14 @@ class Subspace(ABC):
             generation: number of the generation.
             index: number of the child in it.
         """
-        return derive(key, "subspace", *(() if self.static else (generation, index)))
+        return key_from_int64(int(self.draws(key, generation, torch.tensor(index))))
+
+    def draws(self, key: Key, generation: int, indices: Tensor) -> Tensor:
+        """:meth:`draw` of many children: bit patterns, int64, for int64 ``indices`` of any shape."""
+        own = derive(key, "subspace")
+        if self.static:
+            return torch.full_like(indices, key_to_int64(own))
+        return derive_tensor(derive(own, generation), indices)
 
     def coordinates(self, draw: int, layout: Layout, device: torch.device | str = "cpu") -> Tensor:
         """Sorted distinct coordinates in [0, layout.size), int64 [k], of one draw.
@@ -64,6 +73,22 @@ class Subspace(ABC):
             chosen.numpy().sort()  # in place and vectorised: a sixth of the time of torch.sort
             return chosen
         return chosen.sort().values
+
+    def coordinates_of(self, draws: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+        """Coordinates of many draws at once, in any order.
+
+        Args:
+            draws: int64 [N], from :meth:`draws`.
+            layout: where the tensors lie.
+
+        Returns:
+            For each coordinate of each draw, the draw's number in [0, N) and the coordinate: both int64 [sum of k].
+        """
+        device = draws.device
+        each = [self.coordinates(key_from_int64(draw), layout, device) for draw in draws.tolist()]
+        lengths = torch.tensor([len(coordinates) for coordinates in each], device=device)
+        numbers = torch.arange(len(each), device=device).repeat_interleave(lengths)
+        return numbers, torch.cat(each) if each else numbers
 
     @abstractmethod
     def _chosen(self, draw: int, layout: Layout, device: torch.device) -> Tensor:
@@ -100,6 +125,12 @@ class RandomSubspace(Subspace):
         positions = torch.arange(share(self.density, layout.size), device=device)
         return permutation(draw, positions, layout.size)
 
+    def coordinates_of(self, draws: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+        """See :meth:`Subspace.coordinates_of`; all in one call."""
+        positions = torch.arange(share(self.density, layout.size), device=draws.device)
+        numbers = torch.arange(len(draws), device=draws.device).repeat_interleave(len(positions))
+        return numbers, permutation(draws[:, None], positions, layout.size).view(-1)
+
 
 @dataclass(frozen=True)
 class PartitionSubspace(Subspace):
@@ -130,14 +161,18 @@ class PartitionSubspace(Subspace):
         """The parts of one decomposition."""
         return self.parts
 
-    def draw(self, key: Key, generation: int = 0, index: int = 0) -> int:
+    def draws(self, key: Key, generation: int, indices: Tensor) -> Tensor:
         """Part ``index % parts`` of decomposition ``index // parts``."""
-        block, part = divmod(index, self.parts)
-        return self.first_draw(super().draw(key, generation, block)) + part
+        keys = super().draws(key, generation, indices // self.parts)
+        halved = (keys >> 1) & (2**63 - 1)
+        return self._whole(halved) + indices % self.parts
 
     def first_draw(self, key: Key) -> int:
         """The draw of part 0 of the partition that belongs to ``key``."""
-        halved = key >> 1  # so that the last part's draw stays below 2**64
+        return self._whole(key >> 1)
+
+    def _whole(self, halved: _Bits) -> _Bits:
+        """A multiple of the number of parts; from a halved key, so that the last part's draw stays below 2**64."""
         return halved - halved % self.parts
 
     def _chosen(self, draw: int, layout: Layout, device: torch.device) -> Tensor:
@@ -169,9 +204,9 @@ class Dense(Subspace):
         """The word ``dense``."""
         return self.name
 
-    def draw(self, key: Key, generation: int = 0, index: int = 0) -> int:
+    def draws(self, key: Key, generation: int, indices: Tensor) -> Tensor:
         """There is only one, 0."""
-        return 0
+        return torch.zeros_like(indices)
 
     def _chosen(self, draw: int, layout: Layout, device: torch.device) -> Tensor:
         return torch.arange(layout.size, device=device)

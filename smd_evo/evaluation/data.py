@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data import default_collate as collate
 
+from smd_evo.core.keys import Key, derive
+from smd_evo.core.noise import permutation
 from smd_evo.errors import InvalidType, InvalidValue, check_count
 
-__all__ = ["Batch", "make_batches"]
+__all__ = ["Batch", "make_batches", "minibatch", "take_samples"]
 
 _AUTO_BYTES = 2**20
 
@@ -80,12 +82,70 @@ def make_batches(data: Any, batch_size: int | str, device: torch.device) -> list
     return batches
 
 
+def minibatch(key: Key, number: int, size: int, total: int) -> Tensor:
+    """Numbers of the samples of one minibatch, int64 [size]: epoch after epoch, each in an order of its own.
+
+    Any minibatch is had without those before it. What is left over at the end of an epoch is left out.
+
+    Args:
+        key: the run's key.
+        number: number of the minibatch, from 0.
+        size: samples a minibatch, at most ``total``.
+        total: samples in all.
+
+    Example:
+        >>> minibatch(7, 0, 2, 5).tolist(), minibatch(7, 1, 2, 5).tolist()
+        ([2, 3], [1, 0])
+    """
+    epoch, place = divmod(number, total // size)
+    return permutation(derive(key, "minibatch", epoch), torch.arange(place * size, (place + 1) * size), total)
+
+
+def take_samples(batches: Sequence[Batch], numbers: Tensor) -> list[Batch]:
+    """Some of the samples, by their numbers, as batches of the same size.
+
+    Args:
+        batches: what :func:`make_batches` returned.
+        numbers: distinct numbers of samples, int64.
+    """
+    numbers = numbers.sort().values
+    taken, start = [], 0
+    for batch in batches:
+        own = numbers[(numbers >= start) & (numbers < start + batch.count)] - start
+        start += batch.count
+        if len(own):
+            inputs, targets = (
+                _map(part, lambda tensor, own=own: tensor.index_select(0, own.to(tensor.device)))
+                for part in (batch.inputs, batch.targets)
+            )
+            taken.append(Batch(inputs, targets, len(own)))
+    try:
+        inputs, targets = (_joined([getattr(batch, name) for batch in taken]) for name in ("inputs", "targets"))
+    except RuntimeError:  # batches of other lengths than each other, of padded text for instance
+        return taken
+    size = max(batch.count for batch in batches)
+    return [Batch(*pair, _length(pair[1])) for pair in _pieces(inputs, targets, len(numbers), size)]
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    """Inputs or targets of several batches as one, in their own structure."""
+    if isinstance(parts[0], Tensor):
+        return torch.cat(list(parts))
+    if isinstance(parts[0], Mapping):
+        return {name: _joined([part[name] for part in parts]) for name in parts[0]}
+    return tuple(_joined(part) for part in zip(*parts, strict=True))
+
+
 def _split(data: Sequence[Any], batch_size: int | str, device: torch.device) -> Iterator[tuple[Any, Any]]:
     lengths = {len(tensor) for part in data for tensor in _tensors(part)}
     if len(lengths) != 1:
         raise InvalidValue(f"data: expected as many targets as inputs, got lengths {sorted(lengths)}")
     (inputs, targets), total = data, lengths.pop()
     size = batch_size if isinstance(batch_size, int) else _auto_size(_bytes(inputs) / max(1, total), device)
+    return _pieces(inputs, targets, total, size)
+
+
+def _pieces(inputs: Any, targets: Any, total: int, size: int) -> Iterator[tuple[Any, Any]]:
     for start in range(0, total, size):
         piece = slice(start, start + size)
         yield _map(inputs, lambda t, p=piece: t[p]), _map(targets, lambda t, p=piece: t[p])

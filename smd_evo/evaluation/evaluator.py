@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from smd_evo.core.parameters import Child, ParameterSpace
 from smd_evo.core.selection import Select
 from smd_evo.errors import InvalidType, InvalidValue
-from smd_evo.evaluation.data import make_batches
+from smd_evo.evaluation.data import make_batches, take_samples
 from smd_evo.evaluation.fitness import WORST, BatchFitness, Fitness, get_fitness
 from smd_evo.evaluation.guard import Buffers, evaluating, reseed
 
@@ -98,6 +98,12 @@ class Evaluator:
     def on(self, data: Any, fitness: str | Fitness | None = None) -> Evaluator:
         """An evaluator of the same parent on other data."""
         return Evaluator(self.space, data, self.fitness if fitness is None else fitness, batch_size=self.batch_size)
+
+    def on_samples(self, numbers: Tensor) -> Evaluator:
+        """An evaluator of the same parent and fitness on some of the samples, by their numbers: a minibatch."""
+        other = copy.copy(self)
+        other._batches = take_samples(self._batches, numbers)
+        return other
 
     @property
     def samples(self) -> int:
