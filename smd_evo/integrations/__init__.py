@@ -1,0 +1,1 @@
+"""Adapters to other libraries: they translate, the core computes."""
