@@ -69,9 +69,11 @@ def append_steps(rows: Tensor, steps: Tensor) -> Tensor:
         int64 [N, 3 * S].
 
     Raises:
-        InvalidValue: a lineage has S steps already.
+        InvalidValue: a lineage has S steps already, or the steps are not one for each.
     """
     triples = _triples(rows).clone()
+    if steps.dtype != torch.int64 or steps.shape != (len(rows), WORDS):  # one step for all would be a silent twin
+        raise InvalidValue(f"steps: expected int64 [{len(rows)}, 3], got {steps.dtype} {list(steps.shape)}")
     lengths = row_lengths(rows)
     if len(rows) and int(lengths.max()) >= triples.shape[1]:
         raise InvalidValue(
@@ -138,6 +140,6 @@ def decode_rows(rows: Tensor, *, subspace: Subspace, scale: str = "absolute") ->
 
 def _triples(rows: Tensor) -> Tensor:
     """[N, steps, 3]."""
-    if rows.dtype != torch.int64 or rows.dim() != 2 or rows.shape[1] % WORDS:
+    if rows.dtype != torch.int64 or rows.dim() != 2 or not rows.shape[1] or rows.shape[1] % WORDS:
         raise InvalidValue(f"rows: expected int64 [N, 3 * steps], got {rows.dtype} {list(rows.shape)}")
     return rows.reshape(len(rows), rows.shape[1] // WORDS, WORDS)

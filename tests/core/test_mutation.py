@@ -21,9 +21,7 @@ from smd_evo import (
     Slot,
     SparseDelta,
     TensorSubspace,
-    decode_rows,
     decompose,
-    encode_rows,
     gaussian,
     sample_mutations,
 )
@@ -96,44 +94,6 @@ def test_text_holds_everything(steps):
     lineage = Lineage(tuple(steps))
     assert Lineage.decode(lineage.encode()) == lineage
     assert pickle.loads(pickle.dumps(lineage)) == lineage
-
-
-@given(SUBSPACES, SCALES, st.data())
-def test_rows_hold_everything_but_the_rule(subspace, scale, data):
-    mutations = st.builds(Mutation, KEYS, SIGMAS, st.just(subspace), KEYS, st.sampled_from([-1, 1]), st.just(scale))
-    lineages = data.draw(st.lists(st.builds(Lineage, st.lists(mutations, max_size=3).map(tuple)), max_size=4))
-    rows = encode_rows(lineages, 3)
-    assert rows.dtype == torch.int64
-    assert rows.shape == (len(lineages), 9)
-    assert decode_rows(rows, subspace=subspace, scale=scale) == lineages
-
-
-def test_a_hundred_thousand_children_are_a_few_megabytes():
-    children = sample_mutations(1, 1000, subspace=RandomSubspace(0.01), sigma=0.1)
-    rows = encode_rows([Lineage((child,)) for child in children], 1)
-    assert rows.numel() * rows.element_size() / 1000 * 100_000 < 3e6
-    assert max(len(child.encode()) for child in children) < 100
-
-
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        (torch.zeros(2, 3), "int64"),
-        (torch.zeros(2, 4, dtype=torch.int64), "3 \\* steps"),
-        (torch.full((1, 3), -1, dtype=torch.int64), "sigma"),  # a strength that is NaN
-    ],
-)
-def test_bad_rows(rows, message):
-    with pytest.raises(ValueError, match=message):
-        decode_rows(rows, subspace=Dense())
-
-
-def test_rows_that_do_not_fit():
-    one, two = (Mutation(1, 1.0, RandomSubspace(density), 1) for density in (0.1, 0.2))
-    with pytest.raises(ValueError, match="at most 1 steps, got 2"):
-        encode_rows([Lineage((one, one))], 1)
-    with pytest.raises(ValueError, match="one subspace and scale in all rows, got 2"):
-        encode_rows([Lineage((one,)), Lineage((two,))], 1)
 
 
 @pytest.mark.parametrize("text", ["nonsense", "random:0.1|absolute|0|0", "random:0.1|absolute|x|0|1.0"])
