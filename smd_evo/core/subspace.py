@@ -86,7 +86,7 @@ class Subspace(ABC):
         """
         device = draws.device
         each = [self.coordinates(key_from_int64(draw), layout, device) for draw in draws.tolist()]
-        lengths = torch.tensor([len(coordinates) for coordinates in each], device=device)
+        lengths = torch.tensor([len(coordinates) for coordinates in each], dtype=torch.int64, device=device)
         numbers = torch.arange(len(each), device=device).repeat_interleave(lengths)
         return numbers, torch.cat(each) if each else numbers
 

@@ -47,6 +47,27 @@ def test_tensor_form_agrees(key, part):
     assert key_from_int64(int(tensor)) == derive(key, part)
 
 
+PARTS = st.one_of(st.integers(-(2**63), 2**63 - 1), st.sampled_from([-(2**63), -1, 0, 2**63 - 1]))
+
+
+@given(st.lists(KEYS, min_size=1, max_size=4), st.lists(PARTS, min_size=1, max_size=4))
+def test_tensor_form_agrees_for_parts_keys_and_both(keys, parts):
+    signed = [key_to_int64(key) for key in keys]
+    column, row = torch.tensor(signed)[:, None], torch.tensor(parts)
+    # A negative part counts modulo 2**64, as its bit pattern does.
+    expected = torch.tensor([[key_to_int64(derive(key, part)) for part in parts] for key in keys])
+    assert torch.equal(derive_tensor(column, row), expected)
+    assert torch.equal(torch.stack([derive_tensor(key, row) for key in keys]), expected)
+    assert torch.equal(torch.cat([derive_tensor(column, part % 2**64) for part in parts], dim=1), expected)
+
+
+def test_devices_derive_alike(devices):
+    keys, parts = torch.tensor([[-1], [0], [2**63 - 1]]), torch.tensor([-5, 0, 2**62])
+    for device in devices:
+        there = derive_tensor(keys.to(device), parts.to(device))
+        assert torch.equal(there.cpu(), derive_tensor(keys, parts))
+
+
 @given(KEYS)
 def test_signed_form_is_the_same_bits(key):
     assert -(2**63) <= key_to_int64(key) < 2**63

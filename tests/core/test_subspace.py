@@ -17,6 +17,7 @@ from smd_evo import (
     derive,
     parse_subspace,
 )
+from smd_evo.core.keys import key_from_int64
 
 LAYOUT = Layout(
     (
@@ -72,6 +73,29 @@ class TestContract:
         everything = subspace in (Dense(), RandomSubspace(1.0))
         assert len(seen) == 1 if subspace.static or everything else len(seen) > 10 or subspace == TensorSubspace(2)
 
+    @given(KEYS, st.integers(0, 2**63), st.lists(st.integers(0, 2**62), max_size=8))
+    def test_draws_are_the_draw_of_each_child(self, subspace, key, generation, indices):
+        draws = subspace.draws(key, generation, torch.tensor(indices, dtype=torch.int64))
+        assert draws.dtype == torch.int64
+        assert [key_from_int64(draw) for draw in draws.tolist()] == [
+            subspace.draw(key, generation, index) for index in indices
+        ]
+        square = torch.arange(6).view(2, 3)
+        assert torch.equal(
+            subspace.draws(key, generation, square).flatten(), subspace.draws(key, generation, square.flatten())
+        )
+
+    @given(KEYS, st.integers(0, 6), st.integers(0, 100))
+    def test_coordinates_of_many_draws_are_those_of_each(self, subspace, key, count, start):
+        draws = subspace.draws(key, 0, torch.arange(start, start + count))
+        numbers, coordinates = subspace.coordinates_of(draws, LAYOUT)
+        assert numbers.dtype == coordinates.dtype == torch.int64
+        assert len(numbers) == len(coordinates)
+        for number, draw in enumerate(draws.tolist()):
+            own = coordinates[numbers == number].sort().values
+            assert torch.equal(own, subspace.coordinates(key_from_int64(draw), LAYOUT))
+        assert set(numbers.tolist()) == set(range(count))
+
     def test_spec_reads_back(self, subspace):
         assert parse_subspace(subspace.spec) == subspace
 
@@ -79,6 +103,13 @@ class TestContract:
         draw = subspace.draw(1)
         for device in devices:
             assert torch.equal(subspace.coordinates(draw, LAYOUT, device).cpu(), subspace.coordinates(draw, LAYOUT))
+            draws = subspace.draws(1, 0, torch.arange(5, device=device))
+            assert torch.equal(draws.cpu(), subspace.draws(1, 0, torch.arange(5)))
+            there, here = (
+                {*zip(*(part.tolist() for part in subspace.coordinates_of(own, LAYOUT)), strict=True)}
+                for own in (draws, draws.cpu())
+            )
+            assert there == here
 
 
 @pytest.mark.parametrize("subspace", [rule for rule in ALL if not rule.static], ids=lambda rule: rule.spec)
