@@ -164,7 +164,7 @@ class ParameterSpace:
         """The parameters at sorted distinct coordinates, float32 [k] on :attr:`device`."""
         nothing = SparseDelta(indices.to(self.device), torch.zeros(len(indices), device=self.device))
         pieces = [elements.index_select(0, places) for elements, places, _ in self._pieces(nothing)]
-        return torch.cat([piece.to(self.device, torch.float32) for piece in pieces])
+        return torch.cat([nothing.values[:0], *(piece.to(self.device, torch.float32) for piece in pieces)])
 
     def _patch(self, child: Child) -> None:
         for delta in self.deltas(child):

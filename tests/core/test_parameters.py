@@ -22,6 +22,7 @@ from smd_evo import (
     SparseDelta,
     sample_mutations,
 )
+from smd_evo.errors import WrongParent
 
 KEYS = st.integers(0, 2**64 - 1)
 
@@ -32,6 +33,20 @@ def mutation(key=1, density=0.3, sigma=1.0, **options):
 
 def flat(space):
     return torch.cat([dict(space.module.named_parameters())[name].detach().flatten() for name in space.names])
+
+
+def until_interrupted(space, seconds, action):
+    """Act, then wait for the KeyboardInterrupt of a real signal, as Ctrl-C sends it, some time after the start."""
+    handler = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        action()
+        while True:
+            pass
+    finally:
+        space.restore()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
 
 
 class Odd(nn.Module):
@@ -98,27 +113,16 @@ class TestNoTrace:
         """Ctrl-C at random moments, in the patch and in its undoing, as a real signal."""
         module = nn.Sequential(*[nn.Linear(20, 20) for _ in range(20)])
         space, child = ParameterSpace(module), mutation(density=0.5)
-        before, hits = state_bits(module), 0
-        handler = signal.signal(signal.SIGALRM, signal.default_int_handler)
-        try:
-            for attempt in range(300):
-                depth = space.depth
-                try:
-                    try:
-                        signal.setitimer(signal.ITIMER_REAL, 1e-5 + attempt * 1e-5)
-                        with space.applied(child), space.applied(child):
-                            pass
-                        while True:
-                            pass
-                    finally:
-                        space.restore(depth)
-                except KeyboardInterrupt:
-                    hits += 1
-                assert same_bits(before, state_bits(module))
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, handler)
-        assert hits == 300
+        before = state_bits(module)
+
+        def apply_twice():
+            with space.applied(child), space.applied(child):
+                pass
+
+        for attempt in range(300):
+            with pytest.raises(KeyboardInterrupt):
+                until_interrupted(space, 1e-5 + attempt * 1e-5, apply_twice)
+            assert same_bits(before, state_bits(module))
 
     def test_blocks_nest(self, network):
         space = ParameterSpace(network)
@@ -181,19 +185,6 @@ class TestValues:
         with space.applied(child):
             assert torch.equal(odd.turned, expected)
 
-    def test_a_lineage_folds_bit_exactly(self, network):
-        """Rounding every step means that a prefix can be folded into the parent."""
-        steps = sample_mutations(3, 5, subspace=RandomSubspace(0.5), sigma=0.3)
-        space = ParameterSpace(network)
-        with space.applied(Lineage(tuple(steps))):
-            whole = flat(space)
-        folded = copy.deepcopy(network)
-        with space.applied(Lineage(tuple(steps[:3]))):
-            folded.load_state_dict(network.state_dict())
-        rest = ParameterSpace(folded)
-        with rest.applied(Lineage(tuple(steps[3:]))):
-            assert torch.equal(flat(rest), whole)
-
     def test_an_independent_child(self, odd):
         space, before = ParameterSpace(odd), state_bits(odd)
         with space.applied(mutation()):
@@ -224,6 +215,102 @@ class TestValues:
             tensor = network.get_parameter(slot.name).detach().double()
             deviation = float(tensor.std(correction=0))
             assert slot.scale == pytest.approx(deviation if deviation else 1.0, rel=1e-6)
+
+
+class TestFolding:
+    @given(KEYS, st.integers(0, 4), st.sampled_from(["absolute", "relative"]), st.floats(1e-3, 1))
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, None], ids=str)
+    def test_a_folded_prefix_and_the_rest_are_the_whole(self, dtype, key, prefix, scale, density):
+        """None: a network of all types."""
+        torch.manual_seed(0)
+        module = Odd() if dtype is None else SmallNet().to(dtype)
+        space = ParameterSpace(module)
+        steps = tuple(sample_mutations(key, 4, subspace=RandomSubspace(density), sigma=0.3, scale=scale))
+        with space.applied(Lineage(steps)):
+            whole = state_bits(module)
+        space.fold(Lineage(steps[:prefix]))
+        with space.applied(Lineage(steps[prefix:])):
+            assert same_bits(whole, state_bits(module))
+        for step in steps[prefix:]:
+            space.fold(step)
+        assert same_bits(whole, state_bits(module))
+        assert space.depth == 0
+
+    def test_scales_stay_the_first_parents(self, network):
+        space = ParameterSpace(network)
+        space.fold(mutation(density=1.0, sigma=100.0))  # before the layout was ever looked at
+        torch.manual_seed(0)
+        assert space.layout == ParameterSpace(SmallNet()).layout
+        assert space.layout != ParameterSpace(network).layout
+
+    def test_the_fingerprint_is_the_new_parents(self, network):
+        space = ParameterSpace(network)
+        old, other = space.fingerprint(), ParameterSpace(space.make_child(mutation())).fingerprint()
+        space.fold(mutation())
+        assert space.fingerprint() == other != old
+
+    def test_not_inside_of_a_block(self, network):
+        space, before = ParameterSpace(network), state_bits(network)
+        with space.applied(mutation(1)):
+            inside = state_bits(network)
+            with pytest.raises(WrongParent, match=r"fold: expected the parent itself, .* leave that first"):
+                space.fold(mutation(2))
+            assert same_bits(inside, state_bits(network))
+        assert same_bits(before, state_bits(network))
+
+    @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, MemoryError])
+    @pytest.mark.parametrize("place", range(1, 5))
+    def test_an_exception_inside_leaves_the_old_parent(self, network, monkeypatch, error, place):
+        """The patch fails at its first, second, ... tensor."""
+        space, before, calls = ParameterSpace(network), state_bits(network), []
+        write = torch.Tensor.index_copy_
+
+        def failing(*arguments):
+            calls.append(1)
+            if len(calls) == place:
+                raise error
+            return write(*arguments)
+
+        monkeypatch.setattr(torch.Tensor, "index_copy_", failing)
+        with pytest.raises(error):
+            space.fold(mutation(density=1.0))
+        assert len(calls) >= place
+        assert same_bits(before, state_bits(network))
+        assert space.depth == 0
+
+    def test_a_child_of_another_network_leaves_the_old_parent(self, network):
+        space, before = ParameterSpace(network), state_bits(network)
+        with pytest.raises(WrongParent, match=f"below D = {space.size}"):
+            space.fold(SparseDelta(torch.tensor([0, space.size]), torch.ones(2)))
+        assert same_bits(before, state_bits(network))
+
+    def test_under_a_hail_of_interrupts_it_is_all_or_nothing(self):
+        module = nn.Sequential(*[nn.Linear(20, 20) for _ in range(20)])
+        space, child = ParameterSpace(module), mutation(density=0.5)
+        parent, before, folded = (
+            copy.deepcopy(module.state_dict()),
+            state_bits(module),
+            state_bits(space.make_child(child)),
+        )
+        seen = {"before": 0, "folded": 0}
+        for attempt in range(150):
+            with pytest.raises(KeyboardInterrupt):
+                until_interrupted(space, 1e-5 + attempt * 4e-5, lambda: space.fold(child))
+            state = state_bits(module)
+            assert same_bits(state, before) or same_bits(state, folded)
+            seen["before" if same_bits(state, before) else "folded"] += 1
+            module.load_state_dict(parent)
+        assert min(seen.values()) > 0
+
+    @given(st.lists(st.integers(0, 199), unique=True, max_size=20).map(sorted))
+    def test_values_at(self, places):
+        torch.manual_seed(0)
+        space, indices = ParameterSpace(Odd()), torch.tensor(places, dtype=torch.int64)
+        values = space.values_at(indices)
+        assert values.dtype == torch.float32
+        assert torch.equal(values, flat(space).float()[indices])
+        with space.applied(mutation(density=1.0)):
+            assert torch.equal(space.values_at(indices), flat(space).float()[indices])
 
 
 class TestSelection:
