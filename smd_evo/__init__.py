@@ -34,6 +34,13 @@ if TYPE_CHECKING:
     from smd_evo.evaluation.evaluator import Evaluator as Evaluator
     from smd_evo.evaluation.fitness import BatchFitness as BatchFitness
     from smd_evo.evaluation.fitness import ModuleFitness as ModuleFitness
+    from smd_evo.integrations.evotorch.evolution import SubspaceEvolution as SubspaceEvolution
+    from smd_evo.integrations.evotorch.finetune import FinetuneProblem as FinetuneProblem
+    from smd_evo.integrations.evotorch.operators import AddMutation as AddMutation
+    from smd_evo.integrations.evotorch.operators import SparseGaussianMutation as SparseGaussianMutation
+    from smd_evo.integrations.evotorch.strategies import OpenAIES as OpenAIES
+    from smd_evo.integrations.evotorch.strategies import SubspaceES as SubspaceES
+    from smd_evo.integrations.evotorch.subspace import SubspaceProblem as SubspaceProblem
 
 __version__ = "0.1.0"
 
@@ -62,6 +69,13 @@ _HOMES = {
     "Evaluator": "smd_evo.evaluation.evaluator",
     "BatchFitness": "smd_evo.evaluation.fitness",
     "ModuleFitness": "smd_evo.evaluation.fitness",
+    "AddMutation": "smd_evo.integrations.evotorch.operators",
+    "SparseGaussianMutation": "smd_evo.integrations.evotorch.operators",
+    "FinetuneProblem": "smd_evo.integrations.evotorch.finetune",
+    "SubspaceProblem": "smd_evo.integrations.evotorch.subspace",
+    "SubspaceEvolution": "smd_evo.integrations.evotorch.evolution",
+    "SubspaceES": "smd_evo.integrations.evotorch.strategies",
+    "OpenAIES": "smd_evo.integrations.evotorch.strategies",
 }
 
 __all__ = [*_HOMES]  # noqa: PLE0604

@@ -36,6 +36,10 @@ class Batch:
             return module(*self.inputs)
         return module(self.inputs)
 
+    def to(self, device: torch.device | str) -> Batch:
+        """The same samples on a device."""
+        return Batch(_to_device(self.inputs, device), _to_device(self.targets, device), self.count)
+
 
 def make_batches(data: Any, batch_size: int | str, device: torch.device) -> list[Batch]:
     """All of the data as batches in a fixed order, held in memory on ``device``.
@@ -179,7 +183,7 @@ def _tensors(part: Any) -> list[Tensor]:
     return found
 
 
-def _to_device(part: Any, device: torch.device) -> Any:
+def _to_device(part: Any, device: torch.device | str) -> Any:
     return _map(part, lambda tensor: tensor.to(device))
 
 

@@ -105,6 +105,11 @@ class Evaluator:
         other._batches = take_samples(self._batches, numbers)
         return other
 
+    def to(self, device: torch.device | str) -> None:
+        """Move the network itself and the samples to a device."""
+        self.space.module.to(device)
+        self._batches = [batch.to(device) for batch in self._batches]
+
     @property
     def samples(self) -> int:
         """Number of samples that one child is evaluated on."""

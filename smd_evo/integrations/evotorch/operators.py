@@ -1,4 +1,4 @@
-"""Sparse Gaussian mutation as an operator for any numeric EvoTorch population."""
+"""Operators: sparse Gaussian mutation of any numeric population, and mutation of lineages."""
 
 from __future__ import annotations
 
@@ -7,22 +7,19 @@ from evotorch import Problem, SolutionBatch
 from evotorch.operators import CopyingOperator
 from torch import Tensor
 
-from smd_evo.core.keys import Key, derive
 from smd_evo.core.layout import Layout
 from smd_evo.core.noise import gaussian
 from smd_evo.core.rows import sample_rows
 from smd_evo.core.subspace import Dense, PartitionSubspace, RandomSubspace, Subspace
-from smd_evo.errors import InvalidType, InvalidValue, check_number
+from smd_evo.errors import InvalidType, check_number
+from smd_evo.integrations.evotorch.finetune import FinetuneProblem
+from smd_evo.integrations.evotorch.keys import draw_key
+from smd_evo.integrations.evotorch.rules import subspace_of
 
-__all__ = ["SparseGaussianMutation", "draw_key"]
+__all__ = ["AddMutation", "SparseGaussianMutation"]
 
 _ROWS_TIMES_K = 2**22
 """Coordinates that are mutated in one go: they take about 100 bytes each while they are made."""
-
-
-def draw_key(problem: Problem) -> Key:
-    """A key from the problem's generator, or from torch's global one if it has none, as EvoTorch does it."""
-    return int(problem.make_randint((), n=2**63 - 1, dtype=torch.int64))
 
 
 class SparseGaussianMutation(CopyingOperator):  # type: ignore[misc]
@@ -68,13 +65,7 @@ class SparseGaussianMutation(CopyingOperator):  # type: ignore[misc]
         if problem.dtype is object or not problem.dtype.is_floating_point:
             raise InvalidType(f"problem: expected a floating dtype to add noise to, got {problem.dtype}")
         self._stdev = check_number("stdev", stdev, low=0, mend="try a hundredth of the values' own")
-        if (density is None) == (subspace is None):
-            raise InvalidValue(f"density: expected it or subspace=, got {'neither' if density is None else 'both'}")
-        if subspace is None:
-            assert density is not None
-            subspace = RandomSubspace(density, static)
-        elif static:
-            raise InvalidValue(f"static: expected it with density, got {subspace}; make that one static itself")
+        subspace = subspace_of(density, subspace, static)
         if not isinstance(subspace, RandomSubspace | PartitionSubspace | Dense):
             raise InvalidType(
                 f"subspace: expected a RandomSubspace, PartitionSubspace or Dense, got {subspace!r}; a plain vector "
@@ -109,3 +100,62 @@ class SparseGaussianMutation(CopyingOperator):  # type: ignore[misc]
         if self._ub is not None:
             new = torch.minimum(new, self._ub[coordinates].to(new))
         values[numbers, coordinates] = new
+
+
+class AddMutation(CopyingOperator):  # type: ignore[misc]
+    """A child of each lineage of a FinetuneProblem: EvoTorch's GeneticAlgorithm evolves networks by it.
+
+    Args:
+        problem: a FinetuneProblem, with ``steps`` for as many generations as the algorithm will run.
+        stdev: mutation strength, > 0.
+        density: share of the coordinates that a mutation touches, in (0, 1]. Give this or ``subspace``.
+        subspace: another rule of the coordinates.
+        static: with ``density``: one subspace for the whole run.
+        scale: see :class:`smd_evo.core.mutation.Mutation`.
+
+    Raises:
+        InvalidValue, InvalidType: the above does not hold; when called, also if a lineage is full.
+
+    Example:
+        >>> from evotorch.algorithms import GeneticAlgorithm
+        >>> data = torch.eye(4), torch.arange(4)
+        >>> problem = FinetuneProblem(torch.nn.Linear(4, 4), data, steps=10, seed=1)
+        >>> mutate = AddMutation(problem, stdev=0.3, density=0.2)
+        >>> searcher = GeneticAlgorithm(problem, operators=[mutate], popsize=8)
+        >>> searcher.run(10)
+        >>> searcher.status["best_eval"] < searcher.status["parent_eval"]
+        True
+        >>> network = problem.make_net(searcher.status["best"])
+    """
+
+    def __init__(
+        self,
+        problem: FinetuneProblem,
+        *,
+        stdev: float,
+        density: float | None = None,
+        subspace: Subspace | None = None,
+        static: bool = False,
+        scale: str = "absolute",
+    ) -> None:
+        super().__init__(problem)
+        if not isinstance(problem, FinetuneProblem):
+            raise InvalidType(
+                f"problem: expected a FinetuneProblem, got a {type(problem).__name__}; "
+                "SparseGaussianMutation is for populations of numbers"
+            )
+        self._stdev = check_number("stdev", stdev, low=0, mend="calibrate_sigma finds one")
+        self._subspace = subspace_of(density, subspace, static)
+        self._scale = scale
+        problem.rule(self._subspace, scale)
+        self._key = draw_key(problem)
+
+    def _do(self, batch: SolutionBatch) -> SolutionBatch:
+        return self.problem.mutate(
+            batch,
+            key=self._key,
+            subspace=self._subspace,
+            sigma=self._stdev,
+            generation=draw_key(self.problem),
+            scale=self._scale,
+        )

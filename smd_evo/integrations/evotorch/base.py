@@ -1,0 +1,223 @@
+"""What both problems share: a parent network that every actor holds, evaluated by the core's Evaluator."""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from evotorch import Problem, Solution, SolutionBatch
+from torch import Tensor, nn
+
+from smd_evo.core.keys import Key, derive
+from smd_evo.core.parameters import Child, ParameterSpace
+from smd_evo.core.selection import Select
+from smd_evo.errors import InvalidType, InvalidValue, check_count
+from smd_evo.evaluation.data import minibatch
+from smd_evo.evaluation.evaluator import Evaluator
+from smd_evo.evaluation.fitness import WORST, Fitness, get_fitness
+from smd_evo.integrations.evotorch.replica import Change, Replica
+
+__all__ = ["NetworkProblem", "key_of"]
+
+
+def key_of(seed: int | None) -> Key:
+    """The key of a problem's seed; without one it comes from torch's global generator, as EvoTorch's numbers do."""
+    return derive(int(torch.randint(2**63 - 1, ())) if seed is None else seed % 2**64, "problem")
+
+
+class NetworkProblem(Problem):  # type: ignore[misc]
+    """Base of problems whose solutions are children of one pre-trained parent.
+
+    ``status`` gets, beside EvoTorch's own items, ``parent_eval`` (fitness of the parent on the samples of
+    the last evaluation), ``nonfinite`` (how many of its solutions had no finite fitness and got the worst one,
+    +-1e18) and ``evaluations`` (networks evaluated so far). All are numbers.
+    """
+
+    def __init__(
+        self,
+        parent: nn.Module | ParameterSpace,
+        data: Any,
+        fitness: str | Fitness,
+        *,
+        select: Select,
+        minibatch_size: int | None,
+        batch_size: int | str,
+        solution_length: int,
+        dtype: torch.dtype,
+        host: dict[str, Any],
+        key: Key | None = None,
+    ) -> None:
+        fitness = get_fitness(fitness)
+        super().__init__(
+            fitness.sense, solution_length=solution_length, dtype=dtype, eval_dtype=torch.float64, **host
+        )
+        if isinstance(parent, nn.Module):
+            parent = ParameterSpace(parent, select)
+        elif not isinstance(parent, ParameterSpace):
+            raise InvalidType(f"parent: expected a torch.nn.Module or ParameterSpace, got {parent!r}")
+        elif select != "all":
+            raise InvalidValue("select: expected it with a torch.nn.Module, got it with a ParameterSpace")
+        space = copy.deepcopy(parent)  # the user's own network is never touched
+        if self.num_actors or self.device.type != "cpu":
+            space.module.to(self.device)  # what travels to actors is on the CPU, whatever they have
+        evaluator = Evaluator(space, data, fitness, batch_size=batch_size)
+        if minibatch_size is not None:
+            check_count("minibatch_size", minibatch_size, mend="or None for all samples")
+            if minibatch_size > evaluator.samples:
+                raise InvalidValue(
+                    f"minibatch_size: expected at most the {evaluator.samples} samples, got {minibatch_size}"
+                )
+        self.fitness = fitness
+        self.minibatch_size = minibatch_size
+        self.key = key_of(host.get("seed")) if key is None else key
+        self._replica = Replica(space, evaluator)
+        self._log: list[Change] = []
+        self._unsent = 0
+        self._number = 0
+        self._seen: dict[bytes, float] | None = None
+        self._seen_at: tuple[int, int] | None = None
+        self._evaluations = 0
+        self._message: tuple[int, int, Sequence[Change]] = (0, 0, ())
+        self._shipping = False
+
+    @property
+    def space(self) -> ParameterSpace:
+        """The present parent, the problem's own copy: look at it, and leave it as it is."""
+        return self._replica.space
+
+    @property
+    def evaluator(self) -> Evaluator:
+        """The present parent on the samples of the next evaluation."""
+        assert self._replica.evaluator is not None
+        return self._on_samples(self._replica.evaluator)
+
+    @property
+    def changes(self) -> int:
+        """How many times the parent was changed: 0 while it is the pre-trained one."""
+        return self._replica.changes
+
+    def change(self, change: Change) -> None:
+        """Move the parent, here and, before their next evaluation, in every actor."""
+        self._replica.apply(change)
+        self._log.append(change)
+
+    def seed(self, seed: int | None = None) -> None:
+        """The name under which EvoTorch's actors look for ``manual_seed``."""
+        self.manual_seed(seed)
+
+    @abstractmethod
+    def _children(self, values: Tensor) -> Iterable[Child]:
+        """The children of the present parent that solutions stand for."""
+
+    @abstractmethod
+    def _labels(self, values: Tensor) -> list[bytes]:
+        """What tells solutions apart: empty for the parent."""
+
+    # Evaluation in one process: the main one, or an actor.
+
+    @torch.no_grad()
+    def _evaluate_batch(self, batch: SolutionBatch) -> None:
+        if self.is_remote:
+            self._number, first, changes = self._message
+            if self.aux_device != self.space.device and self.aux_device.type != "cpu":
+                self._replica.evaluator.to(self.aux_device)  # type: ignore[union-attr]
+            self._replica.catch_up(first, changes)
+        children = self._children(batch.access_values(keep_evals=True))
+        batch.set_evals(self.evaluator.evaluate(children).fitness.to(batch.device))
+
+    def _on_samples(self, evaluator: Evaluator) -> Evaluator:
+        if self.minibatch_size is None:
+            return evaluator
+        return evaluator.on_samples(minibatch(self.key, self._number, self.minibatch_size, evaluator.samples))
+
+    # Evaluation as the main process sees it.
+
+    def evaluate(self, x: SolutionBatch | Solution) -> None:
+        """Evaluate solutions, all on the same samples; the next call takes the next minibatch."""
+        super().evaluate(x)
+        if self.is_main:
+            self._unsent = self.changes
+            self._number += 1
+            self._after_eval_status.update(
+                parent_eval=self._parent_eval, nonfinite=self._nonfinite, evaluations=self._evaluations
+            )
+
+    @torch.no_grad()
+    def _evaluate_all(self, batch: SolutionBatch) -> None:
+        """Evaluate what is new: solutions that differ, and the parent, unless they were in the batch before."""
+        if self.is_remote:
+            super()._evaluate_all(batch)
+            return
+        seen = self._seen_now()
+        values = batch.access_values(keep_evals=True)
+        labels = self._labels(values)
+        new = {label: number for number, label in enumerate(labels) if label not in seen}
+        numbers = list(new.values())
+        asked = values[numbers]
+        if b"" not in new and b"" not in seen:
+            asked = torch.cat([asked, self.generate_values(1).to(asked)])
+            new[b""] = len(labels)
+        if len(asked):
+            pieces = SolutionBatch(like=batch, popsize=len(asked), empty=True)
+            pieces._data = self._trimmed(asked)
+            super()._evaluate_all(pieces)
+            self._evaluations += len(asked)
+            seen = {**seen, **dict(zip(new, pieces.access_evals(0).tolist(), strict=True))}
+        evals = [seen[label] for label in labels]
+        batch.set_evals(torch.tensor(evals, dtype=self.eval_dtype, device=batch.device))
+        self._parent_eval = seen[b""]
+        self._nonfinite = sum(abs(value) >= WORST for value in evals)
+        self._remember({label: seen[label] for label in (*labels, b"")})
+
+    def _seen_now(self) -> dict[bytes, float]:
+        """Fitness of what the last evaluation saw, as long as parent and samples are the same."""
+        return self._seen if self._seen is not None and self._seen_at == self._now() else {}
+
+    def _remember(self, seen: dict[bytes, float]) -> None:
+        self._seen, self._seen_at = seen, self._now()
+
+    def _now(self) -> tuple[int, int]:
+        return self._number if self.minibatch_size else 0, self.changes
+
+    def _trimmed(self, values: Tensor) -> Tensor:
+        return values
+
+    # Ray: the parent travels once, changes and the minibatch's number with each evaluation.
+
+    def _parallelize(self) -> None:
+        if self.num_actors and self.is_main and self.actors is None:
+            self._prepared = False  # new actors need the parent, also after kill_actors() and unpickling
+            self._unsent = self.changes
+            with self._same_random_state():
+                self._shipping = True
+                try:
+                    super()._parallelize()
+                finally:
+                    self._shipping = False
+
+    @contextmanager
+    def _same_random_state(self) -> Iterator[None]:
+        """EvoTorch draws the actors' seeds from the problem's generator: a run must not depend on that."""
+        state = None if self.generator is None else self.generator.get_state()
+        with torch.random.fork_rng(devices=[]):
+            yield
+        if state is not None:
+            self.generator.set_state(state)
+
+    @property
+    def _nonserialized_attribs(self) -> list[str]:
+        return ["_seen", *(["_replica", "_first", "_log"] if self._shipping else [])]
+
+    @property
+    def _shared_attribs(self) -> list[str]:
+        return ["_replica"]
+
+    def _make_sync_data_for_actors(self) -> Any:
+        return self._number, self._unsent, self._log[self._unsent :]
+
+    def _use_sync_data_from_main(self, received: Any) -> None:
+        self._message = received

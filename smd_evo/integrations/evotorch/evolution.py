@@ -1,0 +1,137 @@
+"""SubspaceEvolution: sample sparse children, evaluate, keep the best; one generation or many."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from evotorch import SolutionBatch
+
+from smd_evo.core.rows import WORDS, row_lengths
+from smd_evo.core.subspace import Subspace
+from smd_evo.errors import InvalidValue, check_count
+from smd_evo.integrations.evotorch.finetune import FinetuneProblem
+from smd_evo.integrations.evotorch.rules import subspace_of
+from smd_evo.integrations.evotorch.searcher import NetworkSearcher
+
+__all__ = ["SubspaceEvolution"]
+
+_SUCCESSES = 1 / 5
+
+
+class SubspaceEvolution(NetworkSearcher):
+    """Evolution strategy with selection: mu parents, lambda children, the best mu are the next parents.
+
+    (1 + lambda) by default; (1, lambda) with ``num_elites=0``; (mu, lambda) with ``num_parents``, of which the
+    best ``num_elites`` compete with the children; (mu + lambda) if all do. ``run(1)`` is the single generation
+    of the paper; ``population`` then holds all children, for an ensemble.
+
+    Each child has one parent and one mutation more. What all parents share is folded into the problem's
+    parent before each generation, so that a child costs its few last steps. If the parents' lineages are
+    full all the same (``problem.steps``), those that do not share the best one's next step are dropped; the
+    status says how many (``dropped_parents``).
+
+    Args:
+        problem: a FinetuneProblem; of ``steps`` >= 2 for several parents.
+        popsize: lambda, the number of children.
+        density: share of the coordinates that a mutation touches, in (0, 1]. Give this or ``subspace``.
+        subspace: another rule of the coordinates.
+        static: with ``density``: one subspace for the whole run.
+        sigma: mutation strength; "auto" calibrates it at the first generation, by some 200 evaluations.
+        num_parents: mu.
+        num_elites: parents that compete with their children, 0 to mu; 1 by default.
+        adapt_sigma: the 1/5 success rule: after each generation sigma is multiplied by
+            ``exp((p - 1/5) / (1 - 1/5))``, where p is the share of children that are better than their parent.
+        keep: with "auto": share of the parent's score that the median child keeps.
+        scale: see :class:`smd_evo.core.mutation.Mutation`.
+
+    Raises:
+        InvalidValue, InvalidType: the above does not hold.
+
+    Example:
+        >>> data = torch.eye(4), torch.arange(4)
+        >>> problem = FinetuneProblem(torch.nn.Linear(4, 4), data, seed=1)
+        >>> searcher = SubspaceEvolution(problem, popsize=20, density=0.2, sigma=0.3)
+        >>> searcher.run(5)
+        >>> searcher.status["pop_best_eval"] < searcher.status["parent_eval"]
+        True
+        >>> network = problem.make_net(searcher.status["pop_best"])
+
+    References:
+        Whitaker, Whitley, arXiv 2302.05832 (single generation).
+        Rechenberg, "Evolutionsstrategie", 1973 (1/5 rule); Igel, Hansen, Roth, "Covariance matrix adaptation for
+        multi-objective optimization", Evol. Comput. 15, 2007 (its form for lambda children; no damping here).
+    """
+
+    def __init__(
+        self,
+        problem: FinetuneProblem,
+        *,
+        popsize: int,
+        density: float | None = None,
+        subspace: Subspace | None = None,
+        static: bool = False,
+        sigma: float | str = "auto",
+        num_parents: int = 1,
+        num_elites: int = 1,
+        adapt_sigma: bool = False,
+        keep: float = 0.9,
+        scale: str = "absolute",
+    ) -> None:
+        rule = subspace_of(density, subspace, static)
+        super().__init__(problem, popsize=popsize, sigma=sigma, subspace=rule, scale=scale, keep=keep)
+        self._num_parents = check_count("num_parents", num_parents)
+        self._num_elites = check_count("num_elites", num_elites, low=0)
+        if not num_elites <= num_parents <= popsize:
+            raise InvalidValue(
+                f"num_parents: expected num_elites <= num_parents <= popsize, got "
+                f"{num_elites}, {num_parents}, {popsize}"
+            )
+        if num_parents > 1 and problem.steps < 2:
+            raise InvalidValue(
+                f"num_parents: expected 1 where lineages have one step, got {num_parents}; FinetuneProblem(steps=8)"
+            )
+        self._adapt_sigma = adapt_sigma
+        self._parents = problem.generate_batch(1)
+        self._dropped = 0
+        self.add_status_getters({"dropped_parents": self._get_dropped})
+
+    def _get_dropped(self) -> int:
+        return self._dropped
+
+    def _step(self) -> None:
+        problem, sigma = self.problem, self.sigma
+        parents = self._make_room(self._parents)
+        of = torch.arange(self._popsize) * len(parents) // self._popsize  # a block of children for each parent
+        children = self._mutated(parents.take(of))
+        if self._num_elites or self._adapt_sigma:
+            everyone = SolutionBatch.cat([parents, children])
+            problem.evaluate(everyone)
+            parents, children = everyone[: len(parents)], everyone[len(parents) :]
+            if self._adapt_sigma:
+                self._sigma = sigma * math.exp(
+                    (self._successes(parents, children, of) - _SUCCESSES) / (1 - _SUCCESSES)
+                )
+            elites = parents.take_best(min(self._num_elites, len(parents)))
+            self._population = SolutionBatch.cat([elites, children])
+        else:
+            problem.evaluate(children)
+            self._population = children
+        self._parents = self._population.take_best(self._num_parents)
+
+    def _successes(self, parents: SolutionBatch, children: SolutionBatch, of: torch.Tensor) -> float:
+        gain = children.access_evals(0) - parents.access_evals(0)[of.to(parents.device)]
+        better = gain > 0 if self.problem.objective_sense == "max" else gain < 0
+        return float(better.double().mean())
+
+    def _make_room(self, parents: SolutionBatch) -> SolutionBatch:
+        """The parents, best first, with room for another step."""
+        self._dropped = 0
+        while True:
+            self.problem.fold_common(parents)
+            rows = parents.access_values(keep_evals=True)
+            if int(row_lengths(rows[:, 1:]).max()) < self.problem.steps:
+                return parents
+            kin = (rows[:, 1 : 1 + WORDS] == rows[:1, 1 : 1 + WORDS]).all(1)
+            self._dropped += int((~kin).sum())
+            parents = parents.take(kin.nonzero().flatten())

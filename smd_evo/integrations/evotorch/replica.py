@@ -1,0 +1,61 @@
+"""The parent as one process holds it, and the changes that move it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from smd_evo.core.parameters import Child, ParameterSpace
+from smd_evo.evaluation.evaluator import Evaluator
+
+__all__ = ["Change", "Fold", "Replica"]
+
+
+class Change(Protocol):
+    """One move of the parent, small enough to be sent to every actor and to be kept for ever.
+
+    Applied to the same parent it gives the same bits in every process, so that parents never travel.
+    """
+
+    def apply(self, replica: Replica) -> None:
+        """Move the parent of a replica."""
+
+
+class Replica:
+    """The parent of a problem in one process: the main one and each actor have their own.
+
+    Attributes:
+        space: the parent.
+        evaluator: its evaluator on all samples; None for one that is only to be looked at.
+        changes: how many changes the parent has gone through since it was the pre-trained one.
+        optimizer: state of the gradient searcher's optimizer, which belongs to the parent that it moves.
+    """
+
+    def __init__(self, space: ParameterSpace, evaluator: Evaluator | None = None) -> None:
+        self.space = space
+        self.evaluator = evaluator
+        self.changes = 0
+        self.optimizer: Any = None
+
+    def apply(self, change: Change) -> None:
+        """Move the parent."""
+        change.apply(self)
+        self.changes += 1
+
+    def catch_up(self, first: int, changes: Sequence[Change]) -> None:
+        """Apply those of some consecutive changes, of which the first has number ``first``, that are missing."""
+        for change in changes[self.changes - first :]:
+            self.apply(change)
+
+
+@dataclass(frozen=True)
+class Fold:
+    """A child becomes the parent."""
+
+    child: Child
+
+    def apply(self, replica: Replica) -> None:
+        """See :meth:`smd_evo.core.parameters.ParameterSpace.fold`."""
+        replica.space.layout  # noqa: B018  # scales of relative mutations are those of the first parent
+        replica.space.fold(self.child)

@@ -1,0 +1,74 @@
+"""What the searchers share: a FinetuneProblem, a subspace, and a mutation strength that may be calibrated."""
+
+from __future__ import annotations
+
+from evotorch import SolutionBatch
+from evotorch.algorithms import SearchAlgorithm
+from evotorch.algorithms.searchalgorithm import SinglePopulationAlgorithmMixin
+
+from smd_evo.core.subspace import Subspace
+from smd_evo.errors import InvalidType, check_choice, check_count, check_keep, check_number
+from smd_evo.evaluation.calibration import calibrate_sigma
+from smd_evo.integrations.evotorch.finetune import FinetuneProblem
+from smd_evo.integrations.evotorch.keys import draw_key
+
+__all__ = ["NetworkSearcher"]
+
+
+class NetworkSearcher(SearchAlgorithm, SinglePopulationAlgorithmMixin):  # type: ignore[misc]
+    """Base of searchers on a FinetuneProblem."""
+
+    def __init__(
+        self,
+        problem: FinetuneProblem,
+        *,
+        popsize: int,
+        sigma: float | str,
+        subspace: Subspace,
+        scale: str,
+        keep: float,
+    ) -> None:
+        if not isinstance(problem, FinetuneProblem):
+            raise InvalidType(f"problem: expected a FinetuneProblem, got a {type(problem).__name__}")
+        self._popsize = check_count("popsize", popsize)
+        if isinstance(sigma, str):
+            check_choice("sigma", sigma, ("auto",))
+            check_keep(keep)
+        else:
+            check_number("sigma", sigma, low=0, mend='"auto" finds one')
+        self._sigma, self._keep = sigma, keep
+        self._subspace, self._scale = subspace, scale
+        problem.rule(subspace, scale)
+        self._key = draw_key(problem)
+        self._population: SolutionBatch | None = None
+        SearchAlgorithm.__init__(self, problem, sigma=self._get_sigma)
+        SinglePopulationAlgorithmMixin.__init__(self)
+
+    @property
+    def population(self) -> SolutionBatch:
+        """The solutions of the last generation, evaluated; None before the first."""
+        return self._population
+
+    @property
+    def sigma(self) -> float:
+        """The mutation strength; a calibrated one is found now, if it was not yet, in this process."""
+        if isinstance(self._sigma, str):
+            found = calibrate_sigma(
+                self.problem.evaluator, self._subspace, self._keep, key=self._key, scale=self._scale
+            )
+            self._sigma = found.sigma
+        return self._sigma
+
+    def _get_sigma(self) -> float:
+        return self.sigma
+
+    def _mutated(self, parents: SolutionBatch, antithetic: bool = False) -> SolutionBatch:
+        return self.problem.mutate(
+            parents,
+            key=self._key,
+            subspace=self._subspace,
+            sigma=self.sigma,
+            generation=self.step_count,
+            scale=self._scale,
+            antithetic=antithetic,
+        )

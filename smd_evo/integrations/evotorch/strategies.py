@@ -1,0 +1,229 @@
+"""SubspaceES, an evolution strategy by gradient on sparse children, and OpenAIES, its dense case."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from evotorch.optimizers import get_optimizer_class
+from torch import Tensor
+
+from smd_evo.core.delta import SparseDelta
+from smd_evo.core.gradient import centered_ranks, es_gradient
+from smd_evo.core.keys import Key
+from smd_evo.core.mutation import sample_mutations
+from smd_evo.core.subspace import Dense, Subspace
+from smd_evo.errors import InvalidValue, check_choice, check_number
+from smd_evo.integrations.evotorch.finetune import FinetuneProblem
+from smd_evo.integrations.evotorch.replica import Replica
+from smd_evo.integrations.evotorch.rules import subspace_of
+from smd_evo.integrations.evotorch.searcher import NetworkSearcher
+
+__all__ = ["GradientStep", "OpenAIES", "OptimizerSpec", "SubspaceES"]
+
+
+@dataclass(frozen=True)
+class OptimizerSpec:
+    """One of evotorch.optimizers, and its settings.
+
+    Raises:
+        InvalidValue: there is no such optimizer, or it has no such settings.
+    """
+
+    name: str
+    learning_rate: float
+    config: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        check_choice("optimizer", self.name, ("adam", "sgd", "clipup"))
+        check_number("center_learning_rate", self.learning_rate, low=0, mend="try 0.01")
+        try:
+            self.make(1, torch.device("cpu"))
+        except (TypeError, ValueError) as error:
+            raise InvalidValue(
+                f"optimizer_config: expected settings of evotorch.optimizers' {self.name}, got {dict(self.config)} "
+                f"({error})"
+            ) from None
+
+    def make(self, size: int, device: torch.device) -> Any:
+        """An optimizer of so many numbers."""
+        make = get_optimizer_class(self.name, dict(self.config))
+        return make(solution_length=size, dtype=torch.float32, device=device, stepsize=self.learning_rate)
+
+
+@dataclass(frozen=True, eq=False)
+class GradientStep:
+    """One step of the parent along the ES gradient, from scalars and keys alone.
+
+    Reference: Salimans et al., arXiv 1703.03864, algorithm 2 (every worker applies the update itself).
+    """
+
+    key: Key
+    generation: int
+    weights: Tensor
+    subspace: Subspace
+    sigma: float
+    scale: str
+    optimizer: OptimizerSpec
+    weight_decay: float
+
+    def apply(self, replica: Replica) -> None:
+        """Make the children's noise again, and move the parent; the optimizer's state is the replica's."""
+        space = replica.space
+        layout, device = space.layout, space.device
+        mutations = sample_mutations(
+            self.key,
+            len(self.weights),
+            subspace=self.subspace,
+            sigma=self.sigma,
+            generation=self.generation,
+            antithetic=True,
+            scale=self.scale,
+        )
+        moved = self.subspace if self.subspace.static else Dense()
+        coordinates = moved.coordinates(moved.draw(self.key), layout, device)
+        gradient = es_gradient(
+            mutations,
+            self.weights,
+            layout,
+            coordinates=coordinates if self.subspace.static else None,
+            device=device,
+        )
+        if not bool(gradient.any()):
+            return  # no child was better than another; ClipUp would divide by the gradient's norm
+        scales = layout.scales(coordinates).float() if self.scale == "relative" else 1.0
+        if self.weight_decay:
+            gradient -= self.weight_decay / self.sigma * space.values_at(coordinates) / scales
+        ascent = self._optimizer_of(replica, len(coordinates)).ascent(gradient)
+        space.fold(SparseDelta(coordinates, ascent * scales))
+
+    def _optimizer_of(self, replica: Replica, size: int) -> Any:
+        """The optimizer of this searcher, which its key tells from another one's."""
+        if replica.optimizer is None or replica.optimizer[0] != self.key:
+            replica.optimizer = self.key, self.optimizer.make(size, replica.space.device)
+        return replica.optimizer[1]
+
+
+class SubspaceES(NetworkSearcher):
+    """Evolution strategy that moves the parent along the gradient its children tell.
+
+    Each generation: antithetic pairs of mutations, fitness shaped to centred ranks u, and
+    ``g = 1 / (N sigma) * sum_i u_i * sign_i * eps_i - weight_decay / sigma * theta``, which the optimizer turns
+    into a step of the problem's parent. ``problem.make_net()`` is the present parent; ``status["parent_eval"]`` the
+    fitness of the one before the step. Only ranks and keys are needed, so each of Ray's actors takes the
+    step by itself. The gradient costs O(N k); the step O(k) in a static subspace, else O(D).
+
+    Args:
+        problem: a FinetuneProblem.
+        popsize: N, even.
+        center_learning_rate: step size of the optimizer.
+        density: share of the coordinates that a mutation touches, in (0, 1]. Give this or ``subspace``.
+        subspace: another rule of the coordinates.
+        static: with ``density``: one subspace for the whole run; only its coordinates ever move.
+        sigma: mutation strength; "auto" calibrates it at the first generation, by some 200 evaluations.
+        optimizer: "adam", "sgd" (``optimizer_config={"momentum": 0.9}``) or "clipup".
+        optimizer_config: further settings of :mod:`evotorch.optimizers`.
+        weight_decay: in the units of OpenAI's code (``l2coeff``), whose gradient is sigma times this one.
+        keep: with "auto": share of the parent's score that the median child keeps.
+        scale: "relative" searches, and steps, in units of each tensor's standard deviation.
+
+    Raises:
+        InvalidValue, InvalidType: the above does not hold.
+
+    Example:
+        >>> from torch import nn
+        >>> problem = FinetuneProblem(nn.Linear(4, 4), (torch.eye(4), torch.arange(4)), seed=1)
+        >>> searcher = SubspaceES(problem, popsize=20, density=0.5, sigma=0.1, center_learning_rate=0.1)
+        >>> searcher.run(10)
+        >>> network = problem.make_net()
+
+    References: Salimans et al., arXiv 1703.03864; Toklu et al., arXiv 2008.02387 (ClipUp); Kingma, Ba, arXiv
+    1412.6980 (Adam).
+    """
+
+    def __init__(
+        self,
+        problem: FinetuneProblem,
+        *,
+        popsize: int,
+        center_learning_rate: float,
+        density: float | None = None,
+        subspace: Subspace | None = None,
+        static: bool = False,
+        sigma: float | str = "auto",
+        optimizer: str = "adam",
+        optimizer_config: Mapping[str, Any] | None = None,
+        weight_decay: float = 0.0,
+        keep: float = 0.99,
+        scale: str = "absolute",
+    ) -> None:
+        rule = subspace_of(density, subspace, static)
+        super().__init__(problem, popsize=popsize, sigma=sigma, subspace=rule, scale=scale, keep=keep)
+        if popsize % 2:
+            raise InvalidValue(f"popsize: expected an even number for antithetic pairs, got {popsize}")
+        self._optimizer = OptimizerSpec(optimizer, center_learning_rate, dict(optimizer_config or {}))
+        if not 0 <= weight_decay < 1:
+            raise InvalidValue(f"weight_decay: expected a number in [0, 1), got {weight_decay}; OpenAI's is 0.005")
+        self._weight_decay = weight_decay
+
+    def _step(self) -> None:
+        problem = self.problem
+        self._population = self._mutated(problem.generate_batch(self._popsize), antithetic=True)
+        problem.evaluate(self._population)
+        ranks = centered_ranks(self._population.access_evals(0), problem.objective_sense)
+        problem.change(
+            GradientStep(
+                key=self._key,
+                generation=self.step_count,
+                weights=ranks.float().cpu(),
+                subspace=self._subspace,
+                sigma=self.sigma,
+                scale=self._scale,
+                optimizer=self._optimizer,
+                weight_decay=self._weight_decay,
+            )
+        )
+
+
+class OpenAIES(SubspaceES):
+    """OpenAI-ES, the dense baseline: :class:`SubspaceES` with every coordinate and the published settings.
+
+    Defaults: sigma 0.02, Adam with step size 0.01, weight decay 0.005, of the MuJoCo experiments. They are for
+    policies trained from scratch: a pre-trained network wants a smaller step and sigma.
+
+    Args:
+        problem: a FinetuneProblem.
+        popsize: N, even.
+        center_learning_rate, sigma, optimizer, optimizer_config, weight_decay, keep, scale: see SubspaceES.
+
+    References: Salimans et al., arXiv 1703.03864; configuration files of its published code
+    (openai/evolution-strategies-starter: noise_stdev, stepsize, l2coeff).
+    """
+
+    def __init__(
+        self,
+        problem: FinetuneProblem,
+        *,
+        popsize: int,
+        center_learning_rate: float = 0.01,
+        sigma: float | str = 0.02,
+        optimizer: str = "adam",
+        optimizer_config: Mapping[str, Any] | None = None,
+        weight_decay: float = 0.005,
+        keep: float = 0.99,
+        scale: str = "absolute",
+    ) -> None:
+        super().__init__(
+            problem,
+            popsize=popsize,
+            center_learning_rate=center_learning_rate,
+            subspace=Dense(),
+            sigma=sigma,
+            optimizer=optimizer,
+            optimizer_config=optimizer_config,
+            weight_decay=weight_decay,
+            keep=keep,
+            scale=scale,
+        )

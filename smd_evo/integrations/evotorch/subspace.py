@@ -1,0 +1,177 @@
+"""SubspaceProblem: a pre-trained network as a function of k numbers, for any numeric EvoTorch searcher."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from evotorch import Solution
+from torch import Tensor, nn
+
+from smd_evo.core.delta import SparseDelta
+from smd_evo.core.layout import Layout
+from smd_evo.core.mutation import Lineage
+from smd_evo.core.parameters import Child, ParameterSpace
+from smd_evo.core.selection import Select
+from smd_evo.core.subspace import RandomSubspace, Subspace
+from smd_evo.errors import InvalidType, InvalidValue, check_choice, check_count
+from smd_evo.evaluation.fitness import Fitness
+from smd_evo.integrations.evotorch.base import NetworkProblem, key_of
+from smd_evo.integrations.evotorch.replica import Replica
+
+__all__ = ["Move", "SubspaceProblem"]
+
+
+class SubspaceProblem(NetworkProblem):
+    """A pre-trained network seen along k coordinates: k numbers for any EvoTorch searcher.
+
+    ``child_S = parent_S + scale_S * x`` on a subspace S of k coordinates; x = 0, where every search starts, is
+    the parent. The subspace is static until :meth:`rebase` folds a point into the parent and draws the next.
+
+    Args:
+        parent: the network, which is copied and never touched; or a ParameterSpace of it.
+        data: see :func:`smd_evo.evaluation.data.make_batches`; None if the fitness brings its own.
+        fitness: "cross_entropy", "accuracy", a BatchFitness or a ModuleFitness; it says the objective sense.
+        dimensions: k, for a random subspace of so many coordinates. Give this or ``subspace``.
+        subspace: a RandomSubspace, or any rule that is static.
+        scale: "absolute", or "relative" to multiply x by each tensor's standard deviation in the first parent.
+        select, minibatch_size, batch_size, host: as for :class:`FinetuneProblem`.
+
+    Raises:
+        InvalidValue, InvalidType, UnsupportedParameter: an unusable parent, data, fitness or setting.
+
+    Example:
+        >>> from evotorch.algorithms import SNES
+        >>> problem = SubspaceProblem(nn.Linear(4, 4), (torch.eye(4), torch.arange(4)), dimensions=5, seed=1)
+        >>> searcher = SNES(problem, stdev_init=0.1, popsize=20)
+        >>> searcher.run(10)
+        >>> problem.rebase(searcher.status["center"])
+        >>> network = problem.make_net()
+    """
+
+    def __init__(
+        self,
+        parent: nn.Module | ParameterSpace,
+        data: Any = None,
+        fitness: str | Fitness = "cross_entropy",
+        *,
+        dimensions: int | None = None,
+        subspace: Subspace | None = None,
+        scale: str = "absolute",
+        select: Select = "all",
+        minibatch_size: int | None = None,
+        batch_size: int | str = "auto",
+        **host: Any,
+    ) -> None:
+        check_choice("scale", scale, ("absolute", "relative"))
+        if (dimensions is None) == (subspace is None):
+            got = "neither" if subspace is None else "both"
+            raise InvalidValue(f"dimensions: expected it or subspace, got {got}")
+        if isinstance(parent, nn.Module):
+            parent, select = ParameterSpace(parent, select), "all"
+        elif not isinstance(parent, ParameterSpace):
+            raise InvalidType(f"parent: expected a torch.nn.Module or ParameterSpace, got {parent!r}")
+        if subspace is None:
+            size, k = parent.size, check_count("dimensions", dimensions)
+            if k > size:
+                raise InvalidValue(f"dimensions: expected at most the {size} selected parameters, got {k}")
+            subspace = RandomSubspace(k / size)
+        elif not isinstance(subspace, Subspace):
+            raise InvalidType(f"subspace: expected e.g. RandomSubspace(0.01), got {subspace!r}")
+        elif not (subspace.static or isinstance(subspace, RandomSubspace)):
+            raise InvalidValue(
+                f"subspace: expected one of the same size at every draw, got {subspace.spec}; make it static"
+            )
+        key = key_of(host.get("seed"))
+        self.subspace, self.scale = subspace, scale
+        self._subspace_of: tuple[int, Tensor] | None = None
+        super().__init__(
+            parent,
+            data,
+            fitness,
+            select=select,
+            minibatch_size=minibatch_size,
+            batch_size=batch_size,
+            solution_length=len(subspace.coordinates(subspace.draw(key), parent.layout)),
+            dtype=torch.float32,
+            key=key,
+            host=host,
+        )
+
+    def make_net(self, values: Solution | Tensor | None = None) -> nn.Module:
+        """A point as an independent network: a copy with nothing shared; None: the present parent.
+
+        Args:
+            values: a solution or [k] values, from after the last :meth:`rebase`.
+        """
+        return self.space.make_child(Lineage() if values is None else self._delta(self._point(values)))
+
+    def rebase(self, values: Solution | Tensor) -> None:
+        """Fold a point into the parent and draw the next subspace (the same again if it is static).
+
+        x = 0 is then the new parent, so a searcher that goes on must start from there. EvoTorch's ``best``
+        and ``worst`` begin anew, as the old ones are of another subspace.
+
+        Args:
+            values: a solution or [k] values, finite; ``searcher.status["center"]``, for instance.
+
+        Raises:
+            InvalidValue: the values are not finite, or not k.
+        """
+        point = self._point(values)
+        if not bool(point.isfinite().all()):
+            raise InvalidValue("values: expected finite ones, got NaN or infinity; has the searcher diverged?")
+        self.change(Move(self.subspace, self._draw(), point.cpu(), self.scale))
+        self._best = self._worst = None
+
+    def _point(self, values: Solution | Tensor) -> Tensor:
+        tensor = values.access_values(keep_evals=True) if isinstance(values, Solution) else values
+        point: Tensor = torch.as_tensor(tensor).as_subclass(Tensor).detach().to(self.space.device, torch.float32)
+        if point.shape != (self.solution_length,):
+            raise InvalidValue(f"values: expected [{self.solution_length}] numbers, got shape {list(point.shape)}")
+        return point
+
+    def _draw(self) -> int:
+        return self.subspace.draw(self.key, generation=self.changes)
+
+    def _delta(self, point: Tensor) -> SparseDelta:
+        if self._subspace_of is None or self._subspace_of[0] != self.changes:
+            coordinates = self.subspace.coordinates(self._draw(), self.space.layout, self.space.device)
+            self._subspace_of = self.changes, coordinates
+        return placed(point, self._subspace_of[1], self.space.layout, self.scale)
+
+    def _fill(self, values: Tensor) -> None:
+        values.zero_()
+
+    def _children(self, values: Tensor) -> Iterator[Child]:
+        return (self._delta(point) for point in values.to(self.space.device))
+
+    def _labels(self, values: Tensor) -> list[bytes]:
+        """Points of a continuous search do not come twice; only the parent may."""
+        nonzero = (values != 0).any(1).tolist()
+        return [b"%d %d" % (self._number, place) if own else b"" for place, own in enumerate(nonzero)]
+
+
+@dataclass(frozen=True)
+class Move:
+    """A point of a subspace becomes the parent."""
+
+    subspace: Subspace
+    draw: int
+    values: Tensor
+    scale: str
+
+    def apply(self, replica: Replica) -> None:
+        """Add the values at their coordinates, for good."""
+        space = replica.space
+        coordinates = self.subspace.coordinates(self.draw, space.layout, space.device)
+        space.fold(placed(self.values.to(space.device), coordinates, space.layout, self.scale))
+
+
+def placed(values: Tensor, coordinates: Tensor, layout: Layout, scale: str) -> SparseDelta:
+    """Values at coordinates, times the scales of their tensors if they are relative."""
+    if scale == "relative":
+        values = (values * layout.scales(coordinates)).float()
+    return SparseDelta(coordinates, values)
