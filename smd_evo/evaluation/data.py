@@ -97,10 +97,15 @@ def minibatch(key: Key, number: int, size: int, total: int) -> Tensor:
         size: samples a minibatch, at most ``total``.
         total: samples in all.
 
+    Raises:
+        InvalidValue, InvalidType: bad size.
+
     Example:
         >>> minibatch(7, 0, 2, 5).tolist(), minibatch(7, 1, 2, 5).tolist()
         ([2, 3], [1, 0])
     """
+    if check_count("size", size) > total:
+        raise InvalidValue(f"size: expected at most the {total} samples that there are, got {size}")
     epoch, place = divmod(number, total // size)
     return permutation(derive(key, "minibatch", epoch), torch.arange(place * size, (place + 1) * size), total)
 
@@ -110,9 +115,16 @@ def take_samples(batches: Sequence[Batch], numbers: Tensor) -> list[Batch]:
 
     Args:
         batches: what :func:`make_batches` returned.
-        numbers: distinct numbers of samples, int64.
+        numbers: distinct numbers of samples, int64 [at least one], in any order.
+
+    Raises:
+        InvalidValue: the numbers are not as above.
     """
-    numbers = numbers.sort().values
+    numbers, total = numbers.sort().values, sum(batch.count for batch in batches)
+    if not (len(numbers) and 0 <= int(numbers[0]) <= int(numbers[-1]) < total and bool(numbers.diff().all())):
+        raise InvalidValue(
+            f"numbers: expected at least one, distinct and in [0, {total}), got {numbers.tolist()[:9]}"
+        )
     taken, start = [], 0
     for batch in batches:
         own = numbers[(numbers >= start) & (numbers < start + batch.count)] - start
