@@ -29,6 +29,15 @@ def key_of(seed: int | None) -> Key:
     return derive(int(torch.randint(2**63 - 1, ())) if seed is None else seed % 2**64, "problem")
 
 
+def _shared_gpus(host: dict[str, Any]) -> dict[str, Any]:
+    """Actors that share a GPU share a CPU, too: Ray would reserve a whole one for each, and wait for ever."""
+    share, config = host.get("num_gpus_per_actor"), dict(host.get("actor_config") or {})
+    if isinstance(share, float) and share < 1:
+        config.setdefault("num_cpus", share)
+        return {**host, "actor_config": config}
+    return host
+
+
 class NetworkProblem(Problem):  # type: ignore[misc]
     """Base of problems whose solutions are children of one pre-trained parent.
 
@@ -53,7 +62,11 @@ class NetworkProblem(Problem):  # type: ignore[misc]
     ) -> None:
         fitness = get_fitness(fitness)
         super().__init__(
-            fitness.sense, solution_length=solution_length, dtype=dtype, eval_dtype=torch.float64, **host
+            fitness.sense,
+            solution_length=solution_length,
+            dtype=dtype,
+            eval_dtype=torch.float64,
+            **_shared_gpus(host),
         )
         if isinstance(parent, nn.Module):
             parent = ParameterSpace(parent, select)
@@ -123,7 +136,7 @@ class NetworkProblem(Problem):  # type: ignore[misc]
     def _evaluate_batch(self, batch: SolutionBatch) -> None:
         if self.is_remote:
             self._number, first, changes = self._message
-            if self.aux_device != self.space.device and self.aux_device.type != "cpu":
+            if self.aux_device.type != self.space.device.type:
                 self._replica.evaluator.to(self.aux_device)  # type: ignore[union-attr]
             self._replica.catch_up(first, changes)
         children = self._children(batch.access_values(keep_evals=True))
@@ -152,26 +165,41 @@ class NetworkProblem(Problem):  # type: ignore[misc]
         if self.is_remote:
             super()._evaluate_all(batch)
             return
-        seen = self._seen_now()
+        seen = dict(self._seen_now())
         values = batch.access_values(keep_evals=True)
         labels = self._labels(values)
+        if not self._evaluations:  # a parent without a fitness shows before its children take their time
+            seen[b""] = self._ask(batch, self.generate_values(1))[0]
+            self._check_parent(seen[b""])
         new = {label: number for number, label in enumerate(labels) if label not in seen}
-        numbers = list(new.values())
-        asked = values[numbers]
+        asked = values[list(new.values())]
         if b"" not in new and b"" not in seen:
             asked = torch.cat([asked, self.generate_values(1).to(asked)])
             new[b""] = len(labels)
-        if len(asked):
-            pieces = SolutionBatch(like=batch, popsize=len(asked), empty=True)
-            pieces._data = self._trimmed(asked)
-            super()._evaluate_all(pieces)
-            self._evaluations += len(asked)
-            seen = {**seen, **dict(zip(new, pieces.access_evals(0).tolist(), strict=True))}
+        if new:
+            seen.update(zip(new, self._ask(batch, asked), strict=True))
         evals = [seen[label] for label in labels]
         batch.set_evals(torch.tensor(evals, dtype=self.eval_dtype, device=batch.device))
         self._parent_eval = seen[b""]
         self._nonfinite = sum(abs(value) >= WORST for value in evals)
         self._remember({label: seen[label] for label in (*labels, b"")})
+
+    def _ask(self, batch: SolutionBatch, values: Tensor) -> list[float]:
+        """Fitness of solutions like those of a batch, from this process or the actors."""
+        pieces = SolutionBatch(like=batch, popsize=len(values), empty=True)
+        pieces._data = self._trimmed(values.to(batch.device))
+        super()._evaluate_all(pieces)
+        self._evaluations += len(values)
+        evals: list[float] = pieces.access_evals(0).tolist()
+        return evals
+
+    def _check_parent(self, fitness: float) -> None:
+        if abs(fitness) >= WORST:
+            self._evaluations = 0
+            raise InvalidValue(
+                f"fitness: expected a finite {self.fitness.name} of the parent, got NaN or infinity; is the parent "
+                "trained, and are its inputs scaled as it wants them?"
+            )
 
     def _seen_now(self) -> dict[bytes, float]:
         """Fitness of what the last evaluation saw, as long as parent and samples are the same."""
