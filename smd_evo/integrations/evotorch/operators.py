@@ -11,7 +11,7 @@ from smd_evo.core.layout import Layout
 from smd_evo.core.noise import gaussian
 from smd_evo.core.rows import sample_rows
 from smd_evo.core.subspace import Dense, PartitionSubspace, RandomSubspace, Subspace
-from smd_evo.errors import InvalidType, check_number
+from smd_evo.errors import InvalidType, InvalidValue, check_number
 from smd_evo.integrations.evotorch.finetune import FinetuneProblem
 from smd_evo.integrations.evotorch.keys import draw_key
 from smd_evo.integrations.evotorch.rules import subspace_of
@@ -61,6 +61,8 @@ class SparseGaussianMutation(CopyingOperator):  # type: ignore[misc]
         subspace: Subspace | None = None,
         static: bool = False,
     ) -> None:
+        if not isinstance(problem, Problem):
+            raise InvalidType(f"problem: expected an EvoTorch Problem, got a {type(problem).__name__}")
         super().__init__(problem)
         if problem.dtype is object or not problem.dtype.is_floating_point:
             raise InvalidType(f"problem: expected a floating dtype to add noise to, got {problem.dtype}")
@@ -73,17 +75,26 @@ class SparseGaussianMutation(CopyingOperator):  # type: ignore[misc]
             )
         self._subspace = subspace
         self._layout = Layout.flat(problem.solution_length)
+        self._k = len(subspace.coordinates(0, self._layout))
         self._key = draw_key(problem)
 
     @torch.no_grad()
     def _do(self, batch: SolutionBatch) -> SolutionBatch:
+        if not isinstance(batch, SolutionBatch):
+            raise InvalidType(f"batch: expected a SolutionBatch, got a {type(batch).__name__}")
+        if batch.solution_length != self._layout.size:
+            raise InvalidValue(
+                f"batch: expected solutions of length {self._layout.size}, got {batch.solution_length}; "
+                "make an operator for that problem"
+            )
         children = batch.clone()
         values = children.access_values()
+        if not len(values):
+            return children
         rows = sample_rows(
             self._key, len(values), subspace=self._subspace, sigma=self._stdev, generation=draw_key(self.problem)
         ).to(values.device)
-        k = len(self._subspace.coordinates(0, self._layout))
-        step = max(1, _ROWS_TIMES_K // k)
+        step = max(1, _ROWS_TIMES_K // self._k)
         for start in range(0, len(values), step):
             self._mutate(values[start : start + step], rows[start : start + step])
         return children
@@ -96,10 +107,14 @@ class SparseGaussianMutation(CopyingOperator):  # type: ignore[misc]
         wide = torch.promote_types(old.dtype, torch.float32)
         new = (old.to(wide) + noise.to(wide)).to(old.dtype)
         if self._lb is not None:
-            new = torch.maximum(new, self._lb[coordinates].to(new))
+            new = torch.maximum(new, self._bound(self._lb, coordinates).to(new))
         if self._ub is not None:
-            new = torch.minimum(new, self._ub[coordinates].to(new))
+            new = torch.minimum(new, self._bound(self._ub, coordinates).to(new))
         values[numbers, coordinates] = new
+
+    def _bound(self, bound: Tensor, coordinates: Tensor) -> Tensor:
+        """The bound of each coordinate: EvoTorch keeps one number if it is the same for all."""
+        return bound.to(coordinates.device).expand(self._layout.size)[coordinates]
 
 
 class AddMutation(CopyingOperator):  # type: ignore[misc]
@@ -138,12 +153,12 @@ class AddMutation(CopyingOperator):  # type: ignore[misc]
         static: bool = False,
         scale: str = "absolute",
     ) -> None:
-        super().__init__(problem)
         if not isinstance(problem, FinetuneProblem):
             raise InvalidType(
                 f"problem: expected a FinetuneProblem, got a {type(problem).__name__}; "
                 "SparseGaussianMutation is for populations of numbers"
             )
+        super().__init__(problem)
         self._stdev = check_number("stdev", stdev, low=0, mend="calibrate_sigma finds one")
         self._subspace = subspace_of(density, subspace, static)
         self._scale = scale
