@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -102,6 +103,7 @@ def finetune(
 
     from rich.console import Console
 
+    os.environ.setdefault("EVOTORCH_VERBOSE_LEVEL", "0")  # its notes on devices and dtypes
     from smd_evo import runs
     from smd_evo.experiments.finetune import finetune
     from smd_evo.report.table import finetune_table, finetune_verdict

@@ -19,14 +19,14 @@ from typing import Protocol
 from torch import Tensor
 
 from smd_evo.core.keys import derive
-from smd_evo.core.mutation import Lineage, sample_mutations
+from smd_evo.core.mutation import Lineage, Mutation
 from smd_evo.core.parameters import ParameterSpace
 from smd_evo.core.structured import NeuronSubspace, TensorSubspace
 from smd_evo.core.subspace import Dense, PartitionSubspace, RandomSubspace, Subspace
 from smd_evo.ensemble.files import load_children
 from smd_evo.ensemble.voting import choose_size, log_vote
 from smd_evo.evaluation.calibration import calibrate_sigma
-from smd_evo.evaluation.evaluator import Evaluator
+from smd_evo.evaluation.evaluator import Evaluation, Evaluator
 from smd_evo.evaluation.fitness import ACCURACY, CROSS_ENTROPY, BatchFitness, best_of
 from smd_evo.experiments.config import FinetuneConfig
 from smd_evo.experiments.results import SPARSE, Arm, FinetuneResult, Group, Row
@@ -87,12 +87,10 @@ def finetune(config: FinetuneConfig, progress: Progress | None = None) -> Finetu
     judge = ranker.on(data.validation)
     plans, calibrations = _plan(config, ranker, progress)
     progress.start("children", config.children * sum(map(len, plans.values())))
+    run_group = _group_runner(config, data, ranker, judge, progress)
     arms = []
     for name, plan in plans.items():
-        groups = [
-            _run_group(config, ranker, judge, derive(config.seed, name, number), strength, progress.advance)
-            for number, strength in enumerate(plan)
-        ]
+        groups = [run_group(strength) for strength in plan]
         choice = best_of([group.validation for group in groups], ranker.fitness.sense)
         arms.append(Arm(name, groups, choice))
     progress.start("test", None)
@@ -166,16 +164,34 @@ def _mean_density(rule: Subspace, space: ParameterSpace, seed: int) -> float:
     return sum(len(rule.coordinates(draw, space.layout)) for draw in draws) / (len(draws) * space.size)
 
 
-def _run_group(
-    config: FinetuneConfig,
-    ranker: Evaluator,
-    judge: Evaluator,
-    key: int,
-    strength: _Strength,
-    advance: Callable[[], object],
-) -> Group:
-    recipes = sample_mutations(key, config.children, subspace=strength.subspace, sigma=strength.sigma)
-    result = ranker.evaluate(recipes, advance)
+def _group_runner(
+    config: FinetuneConfig, data: Data, ranker: Evaluator, judge: Evaluator, progress: Progress
+) -> Callable[[_Strength], Group]:
+    """A function that runs a group: one generation of the searcher, then choices on validation."""
+    # EvoTorch takes seconds to load: not before all settings have proved right.
+    from smd_evo.integrations.evotorch.evolution import SubspaceEvolution
+    from smd_evo.integrations.evotorch.finetune import FinetuneProblem
+
+    problem = FinetuneProblem(
+        ranker.space, data.fitness, ranker.fitness, batch_size=config.batch_size, seed=config.seed
+    )
+    problem.evaluate(problem.generate_batch(1))
+    problem.progress = progress.advance
+
+    def run(strength: _Strength) -> Group:
+        searcher = SubspaceEvolution(
+            problem, popsize=config.children, subspace=strength.subspace, sigma=strength.sigma, num_elites=0
+        )
+        searcher.run(1)
+        fitness = searcher.population.access_evals(0).cpu()
+        result = Evaluation(fitness, problem.objective_sense, searcher.status["nonfinite"])
+        recipes = [lineage.steps[0] for lineage in problem.lineages(searcher.population)]
+        return _judged(strength, recipes, result, judge)
+
+    return run
+
+
+def _judged(strength: _Strength, recipes: list[Mutation], result: Evaluation, judge: Evaluator) -> Group:
     shortlist = result.ranking()[:_SHORTLIST]
     logits = judge.predict([recipes[number] for number in shortlist])
     fitness, targets = judge.fitness, judge.targets()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -44,6 +44,10 @@ class NetworkProblem(Problem):  # type: ignore[misc]
     ``status`` gets, beside EvoTorch's own items, ``parent_eval`` (fitness of the parent on the samples of
     the last evaluation), ``nonfinite`` (how many of its solutions had no finite fitness and got the worst one,
     +-1e18) and ``evaluations`` (networks evaluated so far). All are numbers.
+
+    Attributes:
+        fitness: what the solutions are evaluated by.
+        progress: called after each network that this process has evaluated, if it is set.
     """
 
     def __init__(
@@ -96,6 +100,7 @@ class NetworkProblem(Problem):  # type: ignore[misc]
         self._evaluations = 0
         self._message: tuple[int, int, Sequence[Change]] = (0, 0, ())
         self._shipping = False
+        self.progress: Callable[[], object] | None = None
 
     @property
     def space(self) -> ParameterSpace:
@@ -140,7 +145,7 @@ class NetworkProblem(Problem):  # type: ignore[misc]
                 self._replica.evaluator.to(self.aux_device)  # type: ignore[union-attr]
             self._replica.catch_up(first, changes)
         children = self._children(batch.access_values(keep_evals=True))
-        batch.set_evals(self.evaluator.evaluate(children).fitness.to(batch.device))
+        batch.set_evals(self.evaluator.evaluate(children, self.progress).fitness.to(batch.device))
 
     def _on_samples(self, evaluator: Evaluator) -> Evaluator:
         if self.minibatch_size is None:
@@ -238,7 +243,7 @@ class NetworkProblem(Problem):  # type: ignore[misc]
 
     @property
     def _nonserialized_attribs(self) -> list[str]:
-        return ["_seen", *(["_replica", "_first", "_log"] if self._shipping else [])]
+        return ["_seen", "progress", *(["_replica", "_first", "_log"] if self._shipping else [])]
 
     @property
     def _shared_attribs(self) -> list[str]:

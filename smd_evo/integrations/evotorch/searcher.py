@@ -7,7 +7,7 @@ from evotorch.algorithms import SearchAlgorithm
 from evotorch.algorithms.searchalgorithm import SinglePopulationAlgorithmMixin
 
 from smd_evo.core.subspace import Subspace
-from smd_evo.errors import InvalidType, check_choice, check_count, check_keep, check_number
+from smd_evo.errors import InvalidType, check_count, check_keep, check_number
 from smd_evo.evaluation.calibration import calibrate_sigma
 from smd_evo.integrations.evotorch.finetune import FinetuneProblem
 from smd_evo.integrations.evotorch.keys import draw_key
@@ -31,11 +31,10 @@ class NetworkSearcher(SearchAlgorithm, SinglePopulationAlgorithmMixin):  # type:
         if not isinstance(problem, FinetuneProblem):
             raise InvalidType(f"problem: expected a FinetuneProblem, got a {type(problem).__name__}")
         self._popsize = check_count("popsize", popsize)
-        if isinstance(sigma, str):
-            check_choice("sigma", sigma, ("auto",))
+        if sigma == "auto":
             check_keep(keep)
         else:
-            check_number("sigma", sigma, low=0, mend='"auto" finds one')
+            sigma = check_number("sigma", sigma, low=0, mend='"auto" finds one')
         self._sigma, self._keep = sigma, keep
         self._subspace, self._scale = subspace, scale
         problem.rule(subspace, scale)

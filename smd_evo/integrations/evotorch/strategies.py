@@ -49,8 +49,10 @@ class OptimizerSpec:
 
     def make(self, size: int, device: torch.device) -> Any:
         """An optimizer of so many numbers."""
-        make = get_optimizer_class(self.name, dict(self.config))
-        return make(solution_length=size, dtype=torch.float32, device=device, stepsize=self.learning_rate)
+        make = get_optimizer_class(self.name)
+        return make(
+            solution_length=size, dtype=torch.float32, device=device, stepsize=self.learning_rate, **self.config
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,14 +84,11 @@ class GradientStep:
             antithetic=True,
             scale=self.scale,
         )
-        moved = self.subspace if self.subspace.static else Dense()
+        common = self.subspace.static and self.subspace.siblings == 1  # the parts of a partition are several
+        moved = self.subspace if common else Dense()
         coordinates = moved.coordinates(moved.draw(self.key), layout, device)
         gradient = es_gradient(
-            mutations,
-            self.weights,
-            layout,
-            coordinates=coordinates if self.subspace.static else None,
-            device=device,
+            mutations, self.weights, layout, coordinates=coordinates if common else None, device=device
         )
         if not bool(gradient.any()):
             return  # no child was better than another; ClipUp would divide by the gradient's norm
@@ -164,8 +163,8 @@ class SubspaceES(NetworkSearcher):
         if popsize % 2:
             raise InvalidValue(f"popsize: expected an even number for antithetic pairs, got {popsize}")
         self._optimizer = OptimizerSpec(optimizer, center_learning_rate, dict(optimizer_config or {}))
-        if not 0 <= weight_decay < 1:
-            raise InvalidValue(f"weight_decay: expected a number in [0, 1), got {weight_decay}; OpenAI's is 0.005")
+        if weight_decay != 0:
+            check_number("weight_decay", weight_decay, low=0, high=1, mend="0 is none, OpenAI's is 0.005")
         self._weight_decay = weight_decay
 
     def _step(self) -> None:
