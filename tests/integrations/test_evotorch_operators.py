@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import random
 
 import pytest
 import torch
@@ -380,6 +381,7 @@ class TestSearch:
 
     def test_it_learns_to_balance_a_pole(self):
         torch.manual_seed(1)
+        random.seed(1)  # of the environments
         problem = PROBLEMS["VecGymNE"]()
         mutate = SparseGaussianMutation(problem, stdev=0.5, density=0.5)
         searcher = GeneticAlgorithm(problem, operators=[mutate], popsize=12)
