@@ -12,4 +12,5 @@ __all__ = ["draw_key"]
 
 def draw_key(problem: Problem) -> Key:
     """A key from the problem's generator, or from torch's global one if it has none, as EvoTorch does it."""
-    return int(problem.make_randint((), n=2**63 - 1, dtype=torch.int64))
+    word = torch.empty((), dtype=torch.int64, device=problem.device)
+    return int(word.random_(generator=problem.generator))  # make_randint moves the global generator besides
