@@ -135,6 +135,12 @@ class NetworkProblem(Problem):  # type: ignore[misc]
     def _labels(self, values: Tensor) -> list[bytes]:
         """What tells solutions apart: empty for the parent."""
 
+    def generate_values(self, num_solutions: int) -> Tensor:
+        """As EvoTorch's, which draws a number from torch's global generator, for nothing."""
+        values = torch.empty(num_solutions, self.solution_length, dtype=self.dtype, device=self.device)
+        self._fill(values)
+        return values
+
     # Evaluation in one process: the main one, or an actor.
 
     @torch.no_grad()
@@ -243,7 +249,7 @@ class NetworkProblem(Problem):  # type: ignore[misc]
 
     @property
     def _nonserialized_attribs(self) -> list[str]:
-        return ["_seen", "progress", *(["_replica", "_first", "_log"] if self._shipping else [])]
+        return ["progress", *(["_seen", "_replica", "_first", "_log"] if self._shipping else [])]
 
     @property
     def _shared_attribs(self) -> list[str]:
