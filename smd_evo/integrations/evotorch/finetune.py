@@ -129,6 +129,11 @@ class FinetuneProblem(NetworkProblem):
             raise InvalidValue(
                 f"subspace: expected that of the lineages' other steps, got {subspace.spec}, {scale}; rebase() before"
             )
+        if bool((lengths >= self.steps).any()):
+            raise InvalidValue(
+                f"steps: expected room for another one in each lineage, got {self.steps} of {self.steps} taken; "
+                "FinetuneProblem(steps=...) makes more, rebase() folds them"
+            )
         new = sample_rows(
             key, len(rows), subspace=subspace, sigma=sigma, generation=generation, antithetic=antithetic
         )
@@ -142,6 +147,7 @@ class FinetuneProblem(NetworkProblem):
         return self._decoded(_rows(solutions))
 
     def _decoded(self, rows: Tensor) -> list[Lineage]:
+        self._check_rules(rows)
         rows = rows.cpu()
         found: list[Lineage] = [Lineage()] * len(rows)
         for number, (subspace, scale) in enumerate(self._rules):
@@ -230,6 +236,14 @@ class FinetuneProblem(NetworkProblem):
                 f"{int(_changes_of(rows)[stale][0])}; generate a new population after the parent has changed"
             )
 
+    def _check_rules(self, rows: Tensor) -> None:
+        unknown = (row_lengths(rows[:, 1:]) > 0) & (_rule_of(rows) >= len(self._rules))
+        if bool(unknown.any()):
+            raise WrongParent(
+                f"solutions: expected steps of the {len(self._rules)} rules that this problem knows, got rule "
+                f"{int(_rule_of(rows)[unknown][0])}; were they made by another problem?"
+            )
+
     def _fill(self, values: Tensor) -> None:
         values.zero_()
         values[:, 0] = self.changes
@@ -240,6 +254,7 @@ class FinetuneProblem(NetworkProblem):
 
     def _labels(self, values: Tensor) -> list[bytes]:
         self._check_present(values)
+        self._check_rules(values)
         return self._labels_of(values)
 
     def _labels_of(self, rows: Tensor) -> list[bytes]:
