@@ -123,7 +123,7 @@ class SubspaceProblem(NetworkProblem):
         point = self._point(values)
         if not bool(point.isfinite().all()):
             raise InvalidValue("values: expected finite ones, got NaN or infinity; has the searcher diverged?")
-        self.change(Move(self.subspace, self._draw(), point.cpu(), self.scale))
+        self.change(Move(self.subspace, self._draw(), point.cpu().clone(), self.scale))  # the caller's may change
         self._best = self._worst = None
 
     def _point(self, values: Solution | Tensor) -> Tensor:
