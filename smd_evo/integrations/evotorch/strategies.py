@@ -13,7 +13,7 @@ from torch import Tensor
 from smd_evo.core.delta import SparseDelta
 from smd_evo.core.gradient import centered_ranks, es_gradient
 from smd_evo.core.keys import Key
-from smd_evo.core.mutation import sample_mutations
+from smd_evo.core.mutation import Mutation, sample_mutations
 from smd_evo.core.subspace import Dense, Subspace
 from smd_evo.errors import InvalidValue, check_choice, check_number
 from smd_evo.integrations.evotorch.finetune import FinetuneProblem
@@ -75,20 +75,11 @@ class GradientStep:
         """Make the children's noise again, and move the parent; the optimizer's state is the replica's."""
         space = replica.space
         layout, device = space.layout, space.device
-        mutations = sample_mutations(
-            self.key,
-            len(self.weights),
-            subspace=self.subspace,
-            sigma=self.sigma,
-            generation=self.generation,
-            antithetic=True,
-            scale=self.scale,
-        )
         common = self.subspace.static and self.subspace.siblings == 1  # the parts of a partition are several
         moved = self.subspace if common else Dense()
         coordinates = moved.coordinates(moved.draw(self.key), layout, device)
         gradient = es_gradient(
-            mutations, self.weights, layout, coordinates=coordinates if common else None, device=device
+            self.mutations(), self.weights, layout, coordinates=coordinates if common else None, device=device
         )
         if not bool(gradient.any()):
             return  # no child was better than another; ClipUp would divide by the gradient's norm
@@ -97,6 +88,18 @@ class GradientStep:
             gradient -= self.weight_decay / self.sigma * space.values_at(coordinates) / scales
         ascent = self._optimizer_of(replica, len(coordinates)).ascent(gradient)
         space.fold(SparseDelta(coordinates, ascent * scales))
+
+    def mutations(self) -> list[Mutation]:
+        """The generation's recipes."""
+        return sample_mutations(
+            self.key,
+            len(self.weights),
+            subspace=self.subspace,
+            sigma=self.sigma,
+            generation=self.generation,
+            antithetic=True,
+            scale=self.scale,
+        )
 
     def _optimizer_of(self, replica: Replica, size: int) -> Any:
         """The optimizer of this searcher, which its key tells from another one's."""
