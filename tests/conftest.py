@@ -4,6 +4,7 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # for the workers of a parallel run, and the commands that they start
 os.environ["EVOTORCH_VERBOSE_LEVEL"] = "0"  # before its import: no INFO lines
+os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "WANDB_ERROR_REPORTING": "false"}  # evotorch imports both
 
 import pytest
 import torch

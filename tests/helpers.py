@@ -1,9 +1,13 @@
-"""Small networks, and comparisons bit for bit."""
+"""Small networks, data, and comparisons bit for bit."""
 
+import copy
+from functools import cache
 from pathlib import Path
 
 import torch
 from torch import nn
+
+from smd_evo import gaussian
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -20,6 +24,34 @@ class SmallNet(nn.Module):
 
     def forward(self, x):
         return self.head(self.drop(self.bn(self.conv(x)).relu().flatten(1)))
+
+
+def blobs(count=60, shift=0.0, key=1):
+    """Images [count, 1, 4, 4] of three classes, and which; ``shift`` adds one pattern to all of them."""
+    targets = torch.arange(count) % 3
+    patterns = gaussian(0, torch.arange(64)).view(4, 1, 4, 4)
+    noise = gaussian(key, torch.arange(16 * count)).view(count, 1, 4, 4)
+    return patterns[:3][targets] + 0.7 * noise + shift * patterns[3], targets
+
+
+def trained():
+    """A small network that knows blobs, and is right about two of three that are shifted by 2.5."""
+    return copy.deepcopy(_trained())
+
+
+@cache
+def _trained():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = SmallNet()
+        optimizer = torch.optim.Adam(network.parameters(), 0.02)
+        images, targets = blobs(120, key=2)
+        for _ in range(40):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(network(images), targets).backward()
+            optimizer.step()
+        optimizer.zero_grad()
+    return network.eval()
 
 
 def state_bits(module):
