@@ -112,12 +112,18 @@ class SubspaceEvolution(NetworkSearcher):
                 self._sigma = sigma * math.exp(
                     (self._successes(parents, children, of) - _SUCCESSES) / (1 - _SUCCESSES)
                 )
-            elites = parents.take_best(min(self._num_elites, len(parents)))
+            elites = self._best(parents, self._num_elites)
             self._population = SolutionBatch.cat([elites, children])
         else:
             problem.evaluate(children)
             self._population = children
-        self._parents = self._population.take_best(self._num_parents)
+        self._parents = self._best(self._population, self._num_parents)
+
+    def _best(self, solutions: SolutionBatch, count: int) -> SolutionBatch:
+        """The best ones, best first, and of equals the first, which ``take_best`` does not promise."""
+        descending = self.problem.objective_sense == "max"
+        order = solutions.access_evals(0).argsort(stable=True, descending=descending)
+        return solutions.take(order[:count])
 
     def _successes(self, parents: SolutionBatch, children: SolutionBatch, of: torch.Tensor) -> float:
         gain = children.access_evals(0) - parents.access_evals(0)[of.to(parents.device)]
