@@ -103,14 +103,15 @@ class SparseGaussianMutation(CopyingOperator):  # type: ignore[misc]
         """Add the noise in place, in the wider of float32 and the population's type, rounded once."""
         numbers, coordinates = self._subspace.coordinates_of(rows[:, 1], self._layout)
         noise = gaussian(rows[numbers, 0], coordinates, torch.float64).mul_(self._stdev)
-        old = values[numbers, coordinates]
+        elements, places = values.view(-1), numbers * self._layout.size + coordinates
+        old = elements.index_select(0, places)  # several times faster than values[numbers, coordinates]
         wide = torch.promote_types(old.dtype, torch.float32)
         new = (old.to(wide) + noise.to(wide)).to(old.dtype)
         if self._lb is not None:
             new = torch.maximum(new, self._bound(self._lb, coordinates).to(new))
         if self._ub is not None:
             new = torch.minimum(new, self._bound(self._ub, coordinates).to(new))
-        values[numbers, coordinates] = new
+        elements.index_copy_(0, places, new)
 
     def _bound(self, bound: Tensor, coordinates: Tensor) -> Tensor:
         """The bound of each coordinate: EvoTorch keeps one number if it is the same for all."""
