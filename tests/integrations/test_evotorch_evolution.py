@@ -1,0 +1,258 @@
+"""SubspaceEvolution against a plain loop that folds nothing, and its numbers by hand."""
+
+import functools
+import itertools
+import math
+import operator
+from dataclasses import dataclass
+
+import pytest
+import torch
+from helpers import blobs, same_bits, state_bits, trained
+
+from smd_evo import (
+    BatchFitness,
+    Dense,
+    Evaluator,
+    FinetuneProblem,
+    Lineage,
+    ModuleFitness,
+    Mutation,
+    PartitionSubspace,
+    RandomSubspace,
+    SubspaceEvolution,
+    calibrate_sigma,
+    sample_mutations,
+)
+from smd_evo.evaluation.data import minibatch
+from smd_evo.evaluation.fitness import ACCURACY, CROSS_ENTROPY
+from smd_evo.integrations.evotorch import searcher as module
+from smd_evo.integrations.evotorch.keys import draw_key
+
+SAMPLES = blobs(shift=2.5)
+RULE = RandomSubspace(0.1)
+evolution = functools.partial(SubspaceEvolution, subspace=RULE, sigma=0.3)
+
+
+def problem_of(fitness="cross_entropy", steps=1, **options):
+    return FinetuneProblem(trained(), SAMPLES, fitness, **{"steps": steps, "seed": 1} | options)
+
+
+def key_of():
+    """The key that a searcher on :func:`problem_of` has."""
+    return draw_key(problem_of())
+
+
+def counting(fitness):
+    """A fitness that keeps count of the networks that it has seen; the data are one batch."""
+    calls = []
+    return calls, BatchFitness(fitness.name, fitness.sense, lambda out, to: calls.append(1) or fitness.score(out, to))
+
+
+def evals(batch):
+    return batch.access_evals(0).tolist()
+
+
+@dataclass
+class Loop:
+    """(mu, lambda) with elites by full lineages from the pre-trained parent, a generation at a time."""
+
+    popsize: int
+    mu: int
+    elites: int
+    steps: int
+    sigma: float
+    fitness: str = "cross_entropy"
+    adapt_sigma: bool = False
+    minibatch_size: int | None = None
+
+    def __iter__(self):
+        everything = Evaluator(trained(), SAMPLES, self.fitness)
+        sign = -1 if everything.fitness.sense == "max" else 1
+        parents, folded = [Lineage()], 0
+        for generation in itertools.count():
+            evaluator = everything
+            if self.minibatch_size:
+                numbers = minibatch(problem_of().key, generation, self.minibatch_size, everything.samples)
+                evaluator = everything.on_samples(numbers)
+            folded = max(folded, common_steps(parents))
+            kin = parents
+            while max(map(len, kin)) - folded >= self.steps:
+                kin = [one for one in kin if one.steps[: folded + 1] == kin[0].steps[: folded + 1]]
+                folded = max(folded, common_steps(kin))
+            dropped, parents = len(parents) - len(kin), kin
+            recipes = sample_mutations(key_of(), self.popsize, subspace=RULE, sigma=self.sigma, generation=generation)
+            of = [number * len(parents) // self.popsize for number in range(self.popsize)]
+            children = [parents[number].then(recipe) for number, recipe in zip(of, recipes, strict=True)]
+            known = evaluator.evaluate(parents).fitness.tolist()
+            found = evaluator.evaluate(children).fitness.tolist()
+            if self.adapt_sigma:
+                wins = sum(sign * value < sign * known[number] for value, number in zip(found, of, strict=True))
+                self.sigma *= math.exp((wins / self.popsize - 1 / 5) / (4 / 5))
+            ranked = sorted(zip(known, parents, strict=True), key=lambda one: sign * one[0])
+            population = [*ranked[: self.elites], *zip(found, children, strict=True)]
+            best = sorted(population, key=lambda one: sign * one[0])[: self.mu]
+            parents = [lineage for _, lineage in best]
+            yield [value for value, _ in population], parents[0], dropped
+
+
+def common_steps(lineages):
+    """How many steps all of them begin with."""
+    columns = zip(*(lineage.steps for lineage in lineages), strict=False)
+    return len(list(itertools.takewhile(lambda steps: len(set(steps)) == 1, columns)))
+
+
+class TestSelection:
+    @pytest.mark.parametrize(
+        ("mu", "elites", "steps", "options"),
+        [
+            (1, 0, 1, {}),
+            (1, 1, 1, {}),
+            (1, 1, 1, {"minibatch_size": 25}),
+            (2, 0, 9, {}),
+            (3, 1, 9, {"minibatch_size": 25}),
+            (4, 4, 9, {"fitness": "accuracy"}),
+            (3, 0, 2, {}),
+            (3, 1, 2, {"minibatch_size": 25}),
+            (5, 5, 2, {"fitness": "accuracy"}),
+            (6, 2, 3, {}),
+        ],
+        ids=str,
+    )
+    def test_as_a_plain_loop_with_full_lineages_has_it(self, mu, elites, steps, options):
+        """The same numbers, exactly: folding changes no bit, and no more is dropped than is said."""
+        problem = problem_of(steps=steps, **options)
+        searcher = evolution(problem, popsize=12, num_parents=mu, num_elites=elites, sigma=1.0)
+        loop = list(itertools.islice(Loop(12, mu, elites, steps, 1.0, **options), 6))
+        for expected, _, dropped in loop:
+            searcher.step()
+            assert evals(searcher.population) == expected
+            assert searcher.status["dropped_parents"] == dropped
+        assert any(dropped for _, _, dropped in loop) == (1 < steps < 9)
+        expected = problem_of().space.make_child(loop[-1][1])
+        assert same_bits(state_bits(problem.make_net(searcher.status["pop_best"])), state_bits(expected))
+
+    @pytest.mark.parametrize("fitness", ["cross_entropy", "accuracy"])
+    def test_one_generation_is_the_papers(self, fitness):
+        problem = problem_of(fitness)
+        searcher = evolution(problem, popsize=20, num_elites=0)
+        searcher.run(1)
+        recipes = sample_mutations(key_of(), 20, subspace=RULE, sigma=0.3)
+        assert problem.lineages(searcher.population) == [Lineage((recipe,)) for recipe in recipes]
+        expected = Evaluator(trained(), SAMPLES, fitness).evaluate(recipes)
+        assert evals(searcher.population) == expected.fitness.tolist()
+        best = expected.ranking()[0]
+        assert searcher.status["pop_best"].evals[0] == expected.fitness[best]
+        assert problem.lineages(searcher.status["pop_best"]) == [Lineage((recipes[best],))]
+
+    def test_elites_are_never_lost_and_without_them_the_best_may_be(self):
+        for elites in (1, 0):
+            searcher = evolution(problem_of(), popsize=4, num_elites=elites, sigma=2.0)
+            best = []
+            for _ in range(10):
+                searcher.step()
+                best.append(searcher.status["pop_best_eval"])
+            assert (best == sorted(best, reverse=True)) == bool(elites)
+
+    @pytest.mark.parametrize("parts", [1, 3, 4])
+    def test_children_of_a_partition_are_the_parts_of_dense_mutations(self, parts):
+        problem = problem_of()
+        searcher = SubspaceEvolution(
+            problem, popsize=2 * parts, num_elites=0, subspace=PartitionSubspace(parts), sigma=0.3
+        )
+        for _ in range(2):
+            searcher.step()
+            steps = [lineage.steps[-1] for lineage in problem.lineages(searcher.population)]
+            deltas = [step.delta(problem.space.layout) for step in steps]
+            for block in (slice(None, parts), slice(parts, None)):
+                assert len({step.key for step in steps[block]}) == 1
+                assert sum(map(len, deltas[block])) == problem.space.size
+                dense = Mutation(steps[block][0].key, 0.3, Dense(), 0).delta(problem.space.layout)
+                assert torch.equal(functools.reduce(operator.add, deltas[block]).values, dense.values)
+
+
+class TestEvaluations:
+    """``evaluations`` is what was evaluated: children, and of the parents those that have no fitness yet."""
+
+    @pytest.mark.parametrize(
+        ("mu", "elites", "minibatch_size", "expected"),
+        [
+            (1, 1, None, [11, 21, 31, 41]),
+            (1, 0, None, [11, 21, 31, 41]),
+            (1, 1, 25, [11, 22, 33, 44]),
+            (1, 0, 25, [11, 22, 33, 44]),
+        ],
+    )
+    def test_of_one_parent(self, mu, elites, minibatch_size, expected):
+        calls, fitness = counting(CROSS_ENTROPY)
+        searcher = evolution(problem_of(fitness, minibatch_size=minibatch_size), popsize=10, num_elites=elites)
+        for count in expected:
+            searcher.step()
+            assert searcher.status["evaluations"] == len(calls) == count
+
+    @pytest.mark.parametrize("elites", [0, 3])
+    @pytest.mark.parametrize("minibatch_size", [None, 25])
+    def test_of_several(self, elites, minibatch_size):
+        calls, fitness = counting(ACCURACY)
+        problem = problem_of(fitness, steps=3, minibatch_size=minibatch_size)
+        searcher = evolution(problem, popsize=10, num_parents=3, num_elites=elites, sigma=1.0)
+        for generation in range(1, 7):
+            before, changes = len(calls), problem.changes
+            searcher.step()
+            extra = len(calls) - before - 10
+            moved = problem.changes > changes  # a parent of whom no fitness may be known
+            most = generation == 1 or moved if minibatch_size is None else 1 + elites
+            assert bool(minibatch_size) <= extra <= most
+            assert searcher.status["evaluations"] == len(calls)
+
+
+class TestSigma:
+    @pytest.mark.parametrize(("mu", "elites", "minibatch_size"), [(1, 1, None), (1, 0, None), (3, 2, 25)])
+    def test_one_fifth_rule_by_hand(self, mu, elites, minibatch_size):
+        problem = problem_of(steps=9, minibatch_size=minibatch_size)
+        searcher = evolution(problem, popsize=8, num_parents=mu, num_elites=elites, adapt_sigma=True, sigma=0.5)
+        loop = Loop(8, mu, elites, 9, 0.5, adapt_sigma=True, minibatch_size=minibatch_size)
+        sigmas = [0.5]
+        for expected, _, _ in itertools.islice(loop, 6):
+            used = searcher.sigma
+            searcher.step()
+            assert evals(searcher.population) == expected
+            mutations = [lineage.steps[-1] for lineage in problem.lineages(searcher.population)[-8:]]
+            assert {mutation.sigma for mutation in mutations} == {used}
+            assert searcher.sigma == searcher.status["sigma"] == pytest.approx(loop.sigma, rel=1e-12)
+            sigmas.append(searcher.sigma)
+        assert sigmas != sorted(sigmas)
+        assert sigmas != sorted(sigmas, reverse=True)
+
+    @pytest.mark.parametrize(("sense", "factor"), [("max", math.exp(-1 / 4)), ("min", math.e)])
+    def test_shrinks_when_no_child_is_better_and_grows_when_all_are(self, sense, factor):
+        calls = []
+        fitness = ModuleFitness("always less", sense, lambda module: calls.append(1) or -len(calls))
+        problem = FinetuneProblem(trained(), fitness=fitness, seed=1)
+        searcher = evolution(problem, popsize=6, adapt_sigma=True, sigma=1)
+        searcher.run(3)
+        assert searcher.sigma == pytest.approx(factor**3)
+
+    def test_stays_when_nothing_is_to_adapt_it(self):
+        searcher = evolution(problem_of(), popsize=6)
+        searcher.run(3)
+        assert searcher.sigma == searcher.status["sigma"] == 0.3
+
+    @pytest.mark.parametrize("scale", ["absolute", "relative"])
+    def test_auto_is_the_calibrated_one_and_found_once(self, scale, monkeypatch):
+        calls = []
+
+        def counted(*args, **options):
+            calls.append(1)
+            return calibrate_sigma(*args, **options)
+
+        monkeypatch.setattr(module, "calibrate_sigma", counted)
+        searcher = evolution(problem_of("accuracy"), popsize=6, sigma="auto", keep=0.95, scale=scale)
+        assert not calls
+        searcher.run(2)
+        expected = calibrate_sigma(
+            Evaluator(trained(), SAMPLES, "accuracy"), RULE, 0.95, key=key_of(), scale=scale
+        ).sigma
+        assert calls == [1]
+        steps = [lineage.steps[-1] for lineage in searcher.problem.lineages(searcher.population)[1:]]
+        assert {step.sigma for step in steps} == {searcher.sigma} == {searcher.status["sigma"]} == {expected}
