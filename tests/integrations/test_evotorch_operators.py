@@ -260,6 +260,13 @@ class TestRandomness:
         assert first[0] != first[1]
         assert self.children(problem, static=static)[0] not in first  # another operator of the same problem
 
+    def test_torchs_own_generator_is_not_moved(self):
+        problem = numbers()
+        parents, state = problem.generate_batch(5), torch.get_rng_state()
+        for static in (False, True):
+            SparseGaussianMutation(problem, stdev=0.3, density=0.1, static=static)(parents)
+        assert torch.equal(torch.get_rng_state(), state)
+
     def test_manual_seed_starts_again(self):
         problem = numbers(seed=7)
         mutate, parents = SparseGaussianMutation(problem, stdev=0.3, density=0.1), problem.generate_batch(5)
