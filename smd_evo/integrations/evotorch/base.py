@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import ray
 import torch
 from evotorch import Problem, Solution, SolutionBatch
+from ray.util import ActorPool
 from torch import Tensor, nn
 
 from smd_evo.core.keys import Key, derive
@@ -31,7 +33,8 @@ def key_of(seed: int | None) -> Key:
 
 def _shared_gpus(host: dict[str, Any]) -> dict[str, Any]:
     """Actors that share a GPU share a CPU, too: Ray would reserve a whole one for each, and wait for ever."""
-    share, config = host.get("num_gpus_per_actor"), dict(host.get("actor_config") or {})
+    config = dict(host.get("actor_config") or {})
+    share = host.get("num_gpus_per_actor") or config.get("num_gpus")
     if isinstance(share, float) and share < 1:
         config.setdefault("num_cpus", share)
         return {**host, "actor_config": config}
@@ -199,7 +202,12 @@ class NetworkProblem(Problem):  # type: ignore[misc]
         """Fitness of solutions like those of a batch, from this process or the actors."""
         pieces = SolutionBatch(like=batch, popsize=len(values), empty=True)
         pieces._data = self._trimmed(values.to(batch.device))
-        super()._evaluate_all(pieces)
+        try:
+            super()._evaluate_all(pieces)
+        except BaseException:
+            if self.actors:  # the old pool would raise the errors of this call's other pieces in the next one
+                self._actor_pool = ActorPool(self.actors)
+            raise
         self._evaluations += len(values)
         evals: list[float] = pieces.access_evals(0).tolist()
         return evals
@@ -251,9 +259,11 @@ class NetworkProblem(Problem):  # type: ignore[misc]
     def _nonserialized_attribs(self) -> list[str]:
         return ["progress", *(["_seen", "_replica", "_first", "_log"] if self._shipping else [])]
 
-    @property
-    def _shared_attribs(self) -> list[str]:
-        return ["_replica"]
+    def _share_attributes(self) -> None:
+        """Send the parent to the actors; one that cannot load it says why, as it would not in EvoTorch's own."""
+        if self.actors:
+            sent = {"obj_ref": ray.put(self._replica), "attrib_name": "_replica"}
+            ray.get([actor.call.remote("put_ray_object", [], sent) for actor in self.actors])
 
     def _make_sync_data_for_actors(self) -> Any:
         return self._number, self._unsent, self._log[self._unsent :]
