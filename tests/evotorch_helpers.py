@@ -5,6 +5,7 @@ from functools import cache
 
 import pytest
 import torch
+from helpers import SmallNet
 from torch import nn
 
 from smd_evo import FinetuneProblem, RandomSubspace, SparseDelta, gaussian
@@ -93,3 +94,22 @@ def demo():
     """A real parent, and a hundred real samples."""
     data = load_data("digits")
     return load_model("demo-cnn", data), tuple(part[:100] for part in data.fitness)
+
+
+class Heavy(SmallNet):
+    """A parent of 80 kB that knows how often it was pickled or copied, and fails if a weight is above a million."""
+
+    pickles = 0
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Sequential(nn.Linear(64, 300), nn.ReLU(), nn.Linear(300, 3))
+
+    def __reduce_ex__(self, protocol):
+        Heavy.pickles += 1
+        return super().__reduce_ex__(protocol)
+
+    def forward(self, x):
+        if float(self.conv.weight.abs().max()) > 1e6:
+            raise RuntimeError("broken")
+        return super().forward(x)

@@ -1,0 +1,331 @@
+"""Ray: actors change nothing but the time, and what travels to them is small."""
+
+import copy
+import os
+import random
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import evotorch_helpers
+import numpy as np
+import pytest
+import ray
+import torch
+from evotorch.algorithms import SNES, GeneticAlgorithm
+from evotorch_helpers import RULE, Heavy, evals, evaluated, make, pickled, population
+from helpers import same_bits, state_bits
+from ray._private.serialization import SerializationContext
+
+from smd_evo import (
+    AddMutation,
+    FinetuneProblem,
+    OpenAIES,
+    SubspaceES,
+    SubspaceEvolution,
+    SubspaceProblem,
+)
+
+KB = 1000
+
+
+@dataclass
+class Message:
+    """What one object took on its way to the actors, or from them."""
+
+    what: str
+    size: int
+    networks: int = 0
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    """Where actors find the networks' classes, and what makes them start in half of the time."""
+    folder = tmp_path_factory.mktemp("path")
+    for name in ("mlflow", "wandb", "cma"):  # EvoTorch imports them if it can; actors have no use for them
+        (folder / f"{name}.py").write_text("raise ImportError")
+    return os.pathsep.join([str(Path(evotorch_helpers.__file__).parent), str(folder)])
+
+
+@pytest.fixture(scope="module")
+def wire(path):
+    """A cluster, and a list of all that travels between this process and the actors."""
+    messages: list[Message] = []
+    serialize, deserialize = SerializationContext.serialize, SerializationContext.deserialize_objects
+
+    def sending(self, value):
+        before = Heavy.pickles
+        result = serialize(self, value)
+        messages.append(Message(type(value).__name__, result.total_bytes, Heavy.pickles - before))
+        return result
+
+    def receiving(self, found, *others):
+        messages.extend(Message("result", sum(len(memoryview(part)) for part in one[:2] if part)) for one in found)
+        return deserialize(self, found, *others)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")  # else Ray leaves a token in the user's home
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("PYTHONPATH", path)
+        ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
+        patch.setattr(SerializationContext, "serialize", sending)
+        patch.setattr(SerializationContext, "deserialize_objects", receiving)
+        yield messages
+        ray.shutdown()
+
+
+def random_states():
+    return torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()
+
+
+def data():
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(40, 1, 4, 4, generator=generator), torch.randint(3, (40,), generator=generator)
+
+
+class Pair:
+    """The same problem twice: in this process, and with actors. Whatever is done is done to both."""
+
+    def __init__(self, kind, num_actors=2, **options):
+        torch.manual_seed(0)
+        parent, options = Heavy(), {"minibatch_size": 20} | options
+        self.alone = make(kind, parent, data(), **options)
+        self.parallel = make(kind, parent, data(), num_actors=num_actors, **options)
+
+    def both(self, function):
+        """What a function of the problem returns: the same for both, as is all that one can see of them."""
+        results = [function(problem) for problem in (self.alone, self.parallel)]
+        assert results[0] == results[1]
+        one, other = (
+            {name: value for name, value in problem.status.items() if name not in ("best", "worst")}
+            for problem in (self.alone, self.parallel)
+        )
+        assert one == other
+        assert self.alone.changes == self.parallel.changes
+        assert same_bits(self.parent, state_bits(self.parallel.make_net()))
+        return results[0]
+
+    def evaluate(self, **options):
+        return self.both(lambda problem: evaluated(problem, population(problem, **options)))
+
+    def search(self, make_searcher, generations=3):
+        def run(problem):
+            searcher = make_searcher(problem)
+            told = []
+            for _ in range(generations):
+                searcher.step()
+                told.append((searcher.population.values.tolist(), evals(searcher.population)))
+            return told
+
+        return self.both(run)
+
+    @property
+    def parent(self):
+        return state_bits(self.alone.make_net())
+
+    def check_actors(self):
+        """Each has the present parent, once it has been told in an evaluation."""
+        self.evaluate()
+        parents = [state_bits(network) for network in self.parallel.all_remote_problems().make_net()]
+        assert len(parents) == self.parallel.num_actors
+        assert all(same_bits(parent, self.parent) for parent in parents)
+
+
+@pytest.fixture(scope="module")
+def first(wire):
+    """Both problems after their first evaluation, what travelled for it, and whether random states moved."""
+    pair = Pair(FinetuneProblem, steps=8)
+    own, before = pair.parallel.generator.get_state(), random_states()
+    wire.clear()
+    pair.parallel.evaluate(population(pair.parallel))
+    states = before == random_states() and torch.equal(own, pair.parallel.generator.get_state())
+    messages = list(wire)
+    pair.alone.evaluate(population(pair.alone))
+    return pair, messages, states
+
+
+@pytest.fixture(scope="module")
+def pair(first):
+    return first[0]
+
+
+@pytest.fixture(scope="module")
+def subspaces(wire):
+    """A SubspaceProblem, and another one whose four actors share one GPU, on two CPUs."""
+    pair = Pair(SubspaceProblem, num_actors=4, num_gpus_per_actor=0.25)
+    started = threading.Thread(target=pair.evaluate, daemon=True)
+    started.start()
+    started.join(60)  # actors that want a CPU each wait for it for ever
+    assert not started.is_alive()
+    return pair
+
+
+SEARCHERS = {
+    "SubspaceEvolution": lambda problem: SubspaceEvolution(problem, popsize=8, subspace=RULE, sigma=0.1),
+    "SubspaceEvolution, several parents": lambda problem: SubspaceEvolution(
+        problem, popsize=8, density=0.1, sigma="auto", num_parents=3, num_elites=2, adapt_sigma=True
+    ),
+    "SubspaceES": lambda problem: SubspaceES(
+        problem, popsize=8, density=0.1, sigma=0.1, center_learning_rate=0.05, weight_decay=0.01
+    ),
+    "SubspaceES, static": lambda problem: SubspaceES(
+        problem, popsize=8, density=0.1, static=True, sigma=0.1, center_learning_rate=0.05, optimizer="clipup"
+    ),
+    "OpenAIES": lambda problem: OpenAIES(problem, popsize=8),
+    "GeneticAlgorithm": lambda problem: GeneticAlgorithm(
+        problem, operators=[AddMutation(problem, stdev=0.1, density=0.1)], popsize=8
+    ),
+}
+
+
+class TestTheSame:
+    def test_main_draws_the_same_random_numbers(self, first):
+        """EvoTorch draws the actors' seeds from the problem's generator."""
+        assert first[2]
+
+    @pytest.mark.parametrize("name", SEARCHERS)
+    def test_every_searcher_with_minibatches_one_after_the_other(self, name, pair):
+        before = pair.alone.changes
+        told = pair.search(SEARCHERS[name])
+        assert len({str(values) for values, _ in told}) == 3
+        if name in ("SubspaceEvolution", "SubspaceES", "SubspaceES, static", "OpenAIES"):
+            assert pair.alone.changes > before
+
+    def test_rebases(self, pair):
+        for key in range(2):
+            pair.evaluate(key=key)
+            pair.both(lambda problem, key=key: problem.rebase(population(problem, key=key)[1]))
+        pair.evaluate()
+
+    def test_actors_have_the_present_parent_after_several_changes_at_once(self, pair):
+        def move(problem):
+            for key in range(3):
+                problem.rebase(population(problem, key=key)[0])
+            problem.rebase(problem.lineages(population(problem))[1])
+
+        pair.both(move)
+        pair.check_actors()
+
+    def test_one_solution_only(self, pair):
+        """There is nothing to do for the second actor."""
+        pair.evaluate(count=1)
+        pair.both(lambda problem: problem.evaluate(population(problem, 3)[1]))
+
+    def test_after_an_error_in_the_actors(self, pair):
+        """Both fail, and neither's error turns up in the next evaluation."""
+
+        def fail(problem):
+            with pytest.raises(RuntimeError, match="broken"):
+                problem.evaluate(population(problem, sigma=1e9))
+
+        pair.both(fail)
+        pair.evaluate()
+        pair.check_actors()
+
+    def test_an_actor_that_cannot_load_the_parent_says_why(self, pair, monkeypatch):
+        class Unloadable:
+            def __reduce__(self):
+                return int, ("a module of the user's that is only here",)
+
+        monkeypatch.setattr(pair.parallel, "_replica", Unloadable())
+        with pytest.raises(ray.exceptions.RaySystemError, match="that is only here"):
+            pair.parallel._share_attributes()
+
+
+class TestTheWire:
+    def test_the_parent_travels_once_for_both_actors(self, first):
+        messages = first[1]
+        heavy = [message for message in messages if message.size > 20 * KB]
+        assert [message.what for message in heavy] == ["Replica"]
+        assert heavy[0].size < 100 * KB  # 84 kB of weights, 3 kB of data
+        assert sum(message.networks for message in messages) == 1
+        problems = [message.size for message in messages if message.what == "FinetuneProblem"]
+        assert len(problems) == 2
+        assert max(problems) < 10 * KB
+
+    def test_a_child_costs_at_most_a_hundred_bytes_in_both_directions(self, pair, wire):
+        """Also with room for eight steps in each lineage."""
+        wire.clear()
+        pair.evaluate(count=1000, key=5)
+        assert sum(message.size for message in wire) < 1000 * 60  # a row of 32, a fitness of 8 twice, and messages
+
+    @pytest.mark.parametrize("name", SEARCHERS)
+    def test_nothing_big_travels_in_later_generations(self, name, pair, wire):
+        wire.clear()
+        pair.search(SEARCHERS[name])
+        assert sum(message.size for message in wire) < 20 * KB  # for three generations
+        assert not any(message.networks for message in wire)
+
+    def test_a_move_of_the_parent_costs_a_few_bytes_a_child(self, pair, wire):
+        def move(problem):
+            SEARCHERS["OpenAIES"](problem).step()
+            problem.rebase(population(problem)[0])
+
+        pair.both(move)
+        wire.clear()
+        pair.parallel._sync_before()
+        assert sum(message.size for message in wire) < 3 * KB  # for two actors
+        pair.check_actors()
+
+
+class TestOtherActors:
+    def test_a_problem_stored_while_it_has_actors_and_one_whose_actors_were_killed(self, pair, wire):
+        pair.both(lambda problem: problem.rebase(population(problem)[0]))  # which the actors do not know yet
+        stored = copy.copy(pair)
+        stored.alone, stored.parallel = pickled(pair.alone), pickled(pair.parallel)
+        assert stored.parallel.actors is None
+        pair.parallel.kill_actors()
+        for one in (stored, pair):
+            wire.clear()
+            one.check_actors()
+            assert [message.what for message in wire if message.networks] == ["Replica"]  # however many there were
+            one.both(lambda problem: problem.rebase(population(problem)[1]))
+            one.search(SEARCHERS["SubspaceES"])
+            one.check_actors()
+            one.parallel.kill_actors()
+
+
+@pytest.mark.parametrize(
+    ("options", "config"),
+    [
+        ({"num_gpus_per_actor": 0.25}, {"num_cpus": 0.25}),
+        ({"actor_config": {"num_gpus": 0.5}}, {"num_gpus": 0.5, "num_cpus": 0.5}),
+        ({"num_gpus_per_actor": 0.5, "actor_config": {"num_cpus": 1, "memory": 9}}, {"num_cpus": 1, "memory": 9}),
+        ({"num_gpus_per_actor": 1}, None),
+        ({"num_gpus_per_actor": "all"}, None),
+        ({}, None),
+    ],
+)
+def test_actors_that_share_a_gpu_share_a_processor(options, config):
+    """Ray would keep a whole one for each; the user's own word stands."""
+    problem = make(FinetuneProblem, Heavy(), data(), num_actors=4, **options)
+    assert problem._actor_config == config
+
+
+class TestSubspaces:
+    def test_four_actors_share_a_gpu_and_two_processors(self, subspaces):
+        subspaces.check_actors()
+
+    def test_snes_with_a_rebase(self, subspaces):
+        for _ in range(2):
+            subspaces.search(lambda problem: SNES(problem, stdev_init=0.05, popsize=10))
+            subspaces.both(lambda problem: problem.rebase(problem.status["best"]))
+        subspaces.check_actors()
+
+    def test_a_point_that_changes_between_the_rebase_and_the_next_evaluation(self, subspaces):
+        """SNES fills one population again and again."""
+
+        def move(problem):
+            batch = population(problem)
+            problem.rebase(batch[0])
+            batch.access_values().zero_()
+
+        subspaces.both(move)
+        subspaces.check_actors()
+
+    def test_what_travels_is_the_points_and_the_rebase(self, subspaces, wire):
+        subspaces.both(lambda problem: problem.rebase(population(problem)[0]))
+        wire.clear()
+        subspaces.evaluate(count=100)
+        points = 100 * (4 * 20 + 8 + 8)
+        assert points < sum(message.size for message in wire) < points + 12 * KB
