@@ -1,0 +1,306 @@
+"""SubspaceES and OpenAIES: each update against dense vectors, published formulas and optimizers written out."""
+
+import functools
+import math
+
+import numpy as np
+import pytest
+import torch
+from helpers import blobs, same_bits, state_bits, trained
+from scipy import stats
+from torch import nn
+
+from smd_evo import (
+    Dense,
+    Evaluator,
+    FinetuneProblem,
+    Lineage,
+    ModuleFitness,
+    NeuronSubspace,
+    OpenAIES,
+    PartitionSubspace,
+    RandomSubspace,
+    SubspaceES,
+    TensorSubspace,
+    calibrate_sigma,
+    gaussian,
+    sample_mutations,
+)
+from smd_evo.integrations.evotorch.keys import draw_key
+
+SAMPLES = blobs(shift=2.5)
+strategy = functools.partial(SubspaceES, popsize=10, sigma=0.1, center_learning_rate=0.05)
+
+
+def problem_of(fitness="cross_entropy", network=None, **options):
+    data = None if isinstance(fitness, ModuleFitness) else SAMPLES
+    return FinetuneProblem(trained() if network is None else network, data, fitness, seed=1, **options)
+
+
+def key_of():
+    """The key that a searcher on :func:`problem_of` has."""
+    return draw_key(problem_of())
+
+
+def vector(network):
+    return torch.cat([parameter.detach().flatten() for parameter in network.parameters()]).double().numpy()
+
+
+def adam(rate, beta1=0.9, beta2=0.999, epsilon=1e-8):
+    """Kingma, Ba, arXiv 1412.6980, algorithm 1, upwards."""
+    m, v, t = 0.0, 0.0, 0
+
+    def step(gradient):
+        nonlocal m, v, t
+        m, v, t = beta1 * m + (1 - beta1) * gradient, beta2 * v + (1 - beta2) * gradient**2, t + 1
+        return rate * (m / (1 - beta1**t)) / (np.sqrt(v / (1 - beta2**t)) + epsilon)
+
+    return step
+
+
+def sgd(rate, momentum=0.0):
+    velocity = 0.0
+
+    def step(gradient):
+        nonlocal velocity
+        velocity = momentum * velocity + gradient
+        return rate * velocity
+
+    return step
+
+
+def clipup(rate, momentum=0.9, max_speed=None):
+    """Toklu et al., arXiv 2008.02387, algorithm 1; the speed limit is EvoTorch's, twice the step size."""
+    velocity, limit = 0.0, 2 * rate if max_speed is None else max_speed
+
+    def step(gradient):
+        nonlocal velocity
+        velocity = momentum * velocity + rate * gradient / np.linalg.norm(gradient)
+        velocity = velocity * min(1, limit / np.linalg.norm(velocity))
+        return velocity
+
+    return step
+
+
+OPTIMIZERS = {"adam": adam, "sgd": sgd, "clipup": clipup}
+
+
+def centred(fitness, sense):
+    ranks = stats.rankdata(fitness if sense == "max" else -fitness, "average")
+    return (ranks - 1) / (len(fitness) - 1) - 0.5
+
+
+class Twin:
+    """The searcher's updates once more: dense float64 vectors, one after the other."""
+
+    def __init__(self, searcher, rate, sigma=0.1, scale="absolute", weight_decay=0.0, optimizer="adam", config=None):
+        self.problem, self.sigma, self.decay = searcher.problem, sigma, weight_decay
+        layout = self.problem.space.layout
+        sizes = [slot.size for slot in layout.slots]
+        factors = [slot.scale if scale == "relative" else 1.0 for slot in layout.slots]
+        self.layout, self.scales = layout, np.repeat(factors, sizes)
+        self.theta = vector(self.problem.make_net())
+        self.step = OPTIMIZERS[optimizer](rate, **(config or {}))
+        self.moved = np.zeros(layout.size, dtype=bool)
+
+    def update(self, population):
+        steps = [lineage.steps[0] for lineage in self.problem.lineages(population)]
+        deltas = np.stack([step.delta(self.layout).to_dense(self.layout.size).double().numpy() for step in steps])
+        z = deltas / (self.sigma * self.scales)
+        u = centred(population.access_evals(0).numpy(), self.problem.objective_sense)
+        self.moved |= np.ones_like(self.moved) if not steps[0].subspace.static else (z != 0).any(0)
+        g = z.T @ u / (len(steps) * self.sigma) - self.decay / self.sigma * self.theta / self.scales
+        self.theta = self.theta + self.scales * self.step(np.where(self.moved, g, 0))
+
+
+VARIANTS = [
+    {"density": 0.3},
+    {"density": 1e-9},
+    {"density": 0.3, "static": True},
+    {"subspace": Dense()},
+    {"subspace": PartitionSubspace(3)},
+    {"subspace": PartitionSubspace(2, static=True)},
+    {"subspace": TensorSubspace(1)},
+    {"subspace": TensorSubspace(2, "layer", static=True)},
+    {"subspace": NeuronSubspace(0.4)},
+    {"density": 0.3, "scale": "relative", "sigma": 0.7},
+    {"density": 0.3, "weight_decay": 0.02},
+    {"density": 0.3, "static": True, "weight_decay": 0.02},
+    {"density": 0.3, "scale": "relative", "weight_decay": 0.02, "static": True},
+    {"density": 0.3, "optimizer": "sgd"},
+    {"density": 0.3, "optimizer": "sgd", "optimizer_config": {"momentum": 0.9}},
+    {"density": 0.3, "static": True, "optimizer": "clipup"},
+    {"density": 0.3, "optimizer": "clipup", "optimizer_config": {"momentum": 0.5, "max_speed": 0.06}},
+    {"density": 0.3, "optimizer_config": {"beta1": 0.5, "beta2": 0.9, "epsilon": 1e-3}},
+]
+
+
+class TestUpdates:
+    @pytest.mark.parametrize("options", VARIANTS, ids=str)
+    def test_as_dense_vectors_and_written_out_optimizers_have_them(self, options):
+        searcher = strategy(problem_of("accuracy" if "subspace" in options else "cross_entropy"), **options)
+        settings = {"scale", "sigma", "weight_decay", "optimizer"} & options.keys()
+        twin = Twin(
+            searcher, 0.05, config=options.get("optimizer_config"), **{name: options[name] for name in settings}
+        )
+        start = twin.theta
+        for _ in range(4):
+            searcher.step()
+            before, theta = twin.theta, vector(searcher.problem.make_net())
+            twin.update(searcher.population)
+            assert np.allclose(theta, twin.theta, rtol=1e-5, atol=1e-3 * np.abs(twin.theta - before).max())
+            twin.theta = theta  # what float32 rounds off shall not add up
+        assert not np.allclose(theta, start)
+
+    @pytest.mark.parametrize(
+        "subspace", [RandomSubspace(0.3), PartitionSubspace(2), Dense()], ids=lambda one: one.spec
+    )
+    def test_children_are_antithetic_pairs_of_the_cores_recipes(self, subspace):
+        searcher = strategy(problem_of(), subspace=subspace)
+        for generation in range(2):
+            searcher.step()
+            steps = [lineage.steps[0] for lineage in searcher.problem.lineages(searcher.population)]
+            assert [step.antithetic for step in steps[::2]] == steps[1::2]
+            assert steps == sample_mutations(
+                key_of(), 10, subspace=subspace, sigma=0.1, generation=generation, antithetic=True
+            )
+
+    def test_adam_is_torchs(self):
+        searcher, weights = strategy(problem_of(), density=0.3), torch.tensor(vector(trained()), dtype=torch.float32)
+        optimizer = torch.optim.Adam([weights], lr=0.05, maximize=True)
+        twin = Twin(searcher, 0.05)
+        twin.step = lambda gradient: setattr(weights, "grad", torch.tensor(gradient).float()) or optimizer.step() or 0
+        for _ in range(5):
+            searcher.step()
+            twin.update(searcher.population)
+        assert np.allclose(vector(searcher.problem.make_net()), weights.double().numpy(), atol=1e-4)
+
+    @pytest.mark.parametrize(
+        "subspace",
+        [RandomSubspace(0.1, static=True), TensorSubspace(1, static=True), NeuronSubspace(0.3, static=True)],
+        ids=lambda subspace: subspace.spec,
+    )
+    @pytest.mark.parametrize("optimizer", ["adam", "clipup"])
+    def test_a_static_subspace_is_all_that_ever_moves(self, subspace, optimizer):
+        searcher = strategy(problem_of(), subspace=subspace, optimizer=optimizer, weight_decay=0.01)
+        before = vector(searcher.problem.make_net())
+        searcher.run(5)
+        layout = searcher.problem.space.layout
+        inside = subspace.coordinates(subspace.draw(key_of()), layout).numpy()
+        after = vector(searcher.problem.make_net())
+        assert np.array_equal(np.delete(after, inside), np.delete(before, inside))
+        assert (after[inside] != before[inside]).all()
+        assert 0 < len(inside) < layout.size
+
+    @pytest.mark.parametrize("optimizer", ["adam", "sgd", "clipup"])
+    def test_equal_children_move_nothing(self, optimizer):
+        problem = problem_of(ModuleFitness("nothing", "max", lambda module: 2.5))
+        searcher = strategy(problem, density=0.3, optimizer=optimizer, weight_decay=0.01)
+        searcher.run(3)
+        assert same_bits(state_bits(problem.make_net()), state_bits(trained()))
+        assert searcher.status["mean_eval"] == searcher.status["parent_eval"] == 2.5
+
+    @pytest.mark.parametrize("sense", ["min", "max"])
+    @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+    def test_children_without_a_finite_fitness_are_the_worst_of_all(self, sense, bad):
+        """Half of the line is forbidden: the parent leaves it, though it would be the better half."""
+        line = nn.Linear(1, 1, bias=False)
+        nn.init.zeros_(line.weight)
+        better = 1 if sense == "max" else -1
+        fitness = ModuleFitness("half", sense, lambda one: bad if one.weight > 0 else better * one.weight.item())
+        searcher = strategy(problem_of(fitness, line), density=1.0, center_learning_rate=0.5)
+        searcher.run(1)
+        assert searcher.status["nonfinite"] == 5
+        assert searcher.status["worst_eval"] == -better * 1e18
+        weight = searcher.problem.make_net().weight.item()
+        assert weight == pytest.approx(-0.5)
+
+    def test_a_searcher_begins_with_an_optimizer_of_its_own(self):
+        """The other one's momentum stays with the other one."""
+        problem = problem_of()
+        strategy(problem, density=0.3, optimizer="sgd", optimizer_config={"momentum": 0.9}).run(3)
+        other = strategy(problem, density=0.3, optimizer="sgd", optimizer_config={"momentum": 0.9})
+        twin = Twin(other, 0.05, optimizer="sgd", config={"momentum": 0.9})
+        other.run(1)
+        twin.update(other.population)
+        assert np.allclose(vector(problem.make_net()), twin.theta, atol=1e-5)
+
+    @pytest.mark.parametrize("scale", ["absolute", "relative"])
+    def test_auto_is_the_calibrated_sigma(self, scale):
+        searcher = strategy(problem_of(), density=0.3, sigma="auto", scale=scale)
+        searcher.run(2)
+        sigma = calibrate_sigma(
+            Evaluator(trained(), SAMPLES), RandomSubspace(0.3), 0.99, key=key_of(), scale=scale
+        ).sigma
+        assert searcher.sigma == searcher.status["sigma"] == sigma
+        again = strategy(problem_of(), density=0.3, sigma=sigma, scale=scale)
+        again.run(2)
+        assert torch.equal(searcher.population.values, again.population.values)
+        assert torch.equal(searcher.population.evals, again.population.evals)
+
+    def test_evaluations_are_the_children_and_the_parent_before_each_step(self):
+        searcher = strategy(problem_of(), density=0.3)
+        for generation in (1, 2, 3):
+            before = searcher.problem.make_net()
+            searcher.step()
+            assert searcher.status["evaluations"] == 11 * generation
+            expected = Evaluator(before, SAMPLES).evaluate([Lineage()]).fitness
+            assert searcher.status["parent_eval"] == float(expected[0])
+
+
+class TestOpenAI:
+    """On the distance to a point, whose coordinates the weights of one layer are."""
+
+    goal = np.linspace(-1, 1, 16)
+
+    def searcher(self, **options):
+        layer = nn.Linear(16, 1, bias=False)
+        nn.init.zeros_(layer.weight)
+        fitness = ModuleFitness("distance", "min", lambda one: float(np.square(vector(one) - self.goal).sum()))
+        return OpenAIES(problem_of(fitness, layer), **{"popsize": 20} | options)
+
+    def noise(self, generation):
+        """z of the first of each pair."""
+        recipes = sample_mutations(key_of(), 20, subspace=Dense(), sigma=1, generation=generation, antithetic=True)
+        return np.stack([gaussian(recipe.key, torch.arange(16)).double().numpy() for recipe in recipes[::2]])
+
+    @pytest.mark.parametrize(("optimizer", "rate"), [("adam", 0.05), ("sgd", 0.02)])
+    def test_as_evosaxs_formulas_have_it(self, optimizer, rate):
+        """x = mean + sigma * z, z in antithetic pairs; gradient = ranks @ z / (N * sigma), downwards."""
+        searcher = self.searcher(sigma=0.1, center_learning_rate=rate, optimizer=optimizer, weight_decay=0)
+        mean, step = np.zeros(16), OPTIMIZERS[optimizer](rate)
+        for generation in range(20):
+            searcher.step()
+            z_plus = self.noise(generation)
+            z = np.concatenate([z_plus, -z_plus])
+            fitness = np.square(mean + 0.1 * z - self.goal).sum(1)
+            seen = searcher.population.access_evals(0).numpy()
+            assert np.allclose(np.concatenate([seen[::2], seen[1::2]]), fitness, rtol=1e-4)
+            ranks = np.argsort(np.argsort(fitness)) / 19 - 0.5
+            mean = mean - step(ranks @ z / (20 * 0.1))
+            assert np.allclose(vector(searcher.problem.make_net()), mean, atol=1e-5)
+        assert np.square(mean - self.goal).sum() < 0.8 * np.square(self.goal).sum()
+
+    def test_as_openais_code_has_it(self):
+        """g = mean(ranks * eps); optimizer(-g + l2coeff * theta), downwards: sigma times this one's gradient."""
+        rate, l2coeff = 0.01, 0.05
+        for optimizer in ("sgd", "adam"):
+            searcher = self.searcher(sigma=0.1, center_learning_rate=rate, optimizer=optimizer, weight_decay=l2coeff)
+            theta, step = np.zeros(16), OPTIMIZERS[optimizer](rate)
+            for generation in range(20):
+                searcher.step()
+                returns = -searcher.population.access_evals(0).numpy().reshape(-1, 2)
+                ranks = centred(returns.ravel(), "max").reshape(-1, 2)
+                g = (ranks[:, 0] - ranks[:, 1]) @ self.noise(generation) / returns.size
+                scale = 1 / 0.1 if optimizer == "sgd" else 1  # Adam's step does not depend on the gradient's size
+                theta = theta - scale * step(-g + l2coeff * theta)
+                assert np.allclose(vector(searcher.problem.make_net()), theta, atol=1e-5)
+
+    def test_is_the_subspace_strategy_with_every_coordinate(self):
+        settings = {"popsize": 20, "sigma": 0.02, "center_learning_rate": 0.01, "weight_decay": 0.005}
+        one, other = self.searcher(), self.searcher().problem
+        other = SubspaceES(problem_of(other.fitness, other.make_net()), subspace=Dense(), **settings)
+        one.run(3)
+        other.run(3)
+        assert torch.equal(one.population.values, other.population.values)
+        assert same_bits(state_bits(one.problem.make_net()), state_bits(other.problem.make_net()))
