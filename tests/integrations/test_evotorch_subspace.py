@@ -1,6 +1,7 @@
 """SubspaceProblem: k numbers for any of EvoTorch's continuous searchers."""
 
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -164,6 +165,14 @@ class TestSubspaceProblem:
         assert problem.status["worst_eval"] == max(evals(again))
         net = problem.make_net(problem.status["best"])
         assert float(Evaluator(net, samples).evaluate([Lineage()]).fitness[0]) == min(evals(again))
+
+    def test_coordinates_are_not_stored_nor_sent(self, network, samples):
+        """They may be as many as the network has parameters, and follow from the key."""
+        problem = make(SubspaceProblem, network, samples, subspace=Dense(), dimensions=None)
+        before = len(pickle.dumps(problem))
+        net = problem.make_net(torch.ones(239))
+        assert len(pickle.dumps(problem)) == before
+        assert same_bits(state_bits(pickled(problem).make_net(torch.ones(239))), state_bits(net))
 
     def test_a_point_that_changes_after_the_rebase_changes_nothing(self, network, samples):
         """SNES fills one population again and again."""

@@ -142,6 +142,10 @@ class SubspaceProblem(NetworkProblem):
             self._subspace_of = self.changes, coordinates
         return placed(point, self._subspace_of[1], self.space.layout, self.scale)
 
+    @property
+    def _nonserialized_attribs(self) -> list[str]:
+        return [*super()._nonserialized_attribs, "_subspace_of"]  # which is soon made again
+
     def _fill(self, values: Tensor) -> None:
         values.zero_()
 
