@@ -101,6 +101,23 @@ def random_states():
     return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
 
 
+def check_fitness_of_networks(searcher):
+    """Of any generation, each on its own samples; also of children whose parent is no longer."""
+    problem, found_at = searcher.problem, {}
+    for number in range(4):
+        searcher.step()
+        best = searcher.status["best"]
+        cases = [
+            (searcher.status["pop_best"], number),
+            (searcher.population[-1], number),
+            (best, found_at.setdefault(float(best.evals[0]), number)),
+        ]
+        for solution, at in cases:
+            chosen = minibatch(problem.key, at, problem.minibatch_size or 60, 60).sort().values
+            network = problem.make_net(solution)
+            assert fitness_of(network, (SAMPLES[0][chosen], SAMPLES[1][chosen])) == float(solution.evals[0])
+
+
 @every_searcher
 class TestEverySearcher:
     def test_is_a_search_algorithm_whose_status_is_complete_numeric_and_about_this_generation(self, make):
@@ -149,24 +166,11 @@ class TestEverySearcher:
         for other in copies:
             assert trace(other, 1) == expected
             assert other.problem.lineages(other.population) == searcher.problem.lineages(searcher.population)
+            networks = [it.problem.make_net(it.status["best"]) for it in (searcher, other)]
+            assert same_bits(*map(state_bits, networks))
 
-    @pytest.mark.parametrize("minibatch_size", [None, 25])
-    def test_solutions_make_networks_of_exactly_their_fitness(self, make, minibatch_size):
-        """At any generation; also those of a parent that is no longer."""
-        searcher = searcher_of(make, minibatch_size=minibatch_size)
-        problem, found_at = searcher.problem, {}
-        for number in range(3):
-            searcher.step()
-            best = searcher.status["best"]
-            cases = [
-                (searcher.status["pop_best"], number),
-                (searcher.population[-1], number),
-                (best, found_at.setdefault(float(best.evals[0]), number)),
-            ]
-            for solution, at in cases:
-                chosen = minibatch(problem.key, at, minibatch_size or 60, 60).sort().values
-                network = problem.make_net(solution)
-                assert fitness_of(network, (SAMPLES[0][chosen], SAMPLES[1][chosen])) == float(solution.evals[0])
+    def test_solutions_make_networks_of_exactly_their_fitness(self, make):
+        check_fitness_of_networks(searcher_of(make, minibatch_size=25))
 
     @pytest.mark.parametrize("fitness", ["cross_entropy", "accuracy"])
     def test_improves_the_network_and_leaves_the_users_alone(self, make, fitness):
@@ -184,6 +188,11 @@ class TestEverySearcher:
 
 
 @some_searchers
+def test_solutions_make_networks_of_exactly_their_fitness_on_all_samples(name):
+    check_fitness_of_networks(searcher_of(SEARCHERS[name]))
+
+
+@some_searchers
 def test_hooks(name):
     searcher, calls = searcher_of(SEARCHERS[name]), []
     searcher.before_step_hook.append(lambda: calls.append("before"))
@@ -194,6 +203,27 @@ def test_hooks(name):
     spread = searcher.status["spread"]
     assert spread > 0
     assert calls == ["before", calls[1], "before", spread, (2, spread)]
+
+
+@some_searchers
+def test_an_interrupted_generation_is_had_by_another_step(name):
+    calls = []
+
+    def distance(module):
+        calls.append(1)
+        if len(calls) == 12:
+            raise KeyboardInterrupt
+        return float(sum(parameter.square().sum() for parameter in module.parameters()))
+
+    searcher = searcher_of(SEARCHERS[name], fitness=ModuleFitness("distance", "min", distance))
+    searcher.run(1)
+    with pytest.raises(KeyboardInterrupt):
+        searcher.step()
+    assert searcher.step_count == 1
+    searcher.run(2)
+    undisturbed = searcher_of(SEARCHERS[name], fitness=ModuleFitness("distance", "min", distance))
+    undisturbed.run(3)
+    assert snapshot(searcher) == snapshot(undisturbed)
 
 
 @some_searchers

@@ -144,7 +144,7 @@ class TestUpdates:
             searcher, 0.05, config=options.get("optimizer_config"), **{name: options[name] for name in settings}
         )
         start = twin.theta
-        for _ in range(4):
+        for _ in range(3):
             searcher.step()
             before, theta = twin.theta, vector(searcher.problem.make_net())
             twin.update(searcher.population)
