@@ -201,9 +201,11 @@ class TestFinetuneProblem:
         first = problem.mutate(problem.generate_batch(1), key=1, sigma=3.0, **options)
         second = problem.mutate(first, key=2, sigma=0.3, **options)
         expected = state_bits(problem.make_net(second[0]))
-        problem.rebase(first[0])
-        later = problem.mutate(problem.generate_batch(1), key=2, sigma=0.3, **options)
-        assert same_bits(state_bits(problem.make_net(later[0])), expected)
+        lineage = problem.lineages(first)[0]
+        for one in (problem, make(FinetuneProblem, network, samples)):
+            one.rebase(lineage)
+            later = one.mutate(one.generate_batch(1), key=2, sigma=0.3, **options)
+            assert same_bits(state_bits(one.make_net(later[0])), expected)
 
     def test_children_of_another_parent_are_refused(self, problem):
         old = population(problem)
@@ -271,6 +273,7 @@ class TestFinetuneProblem:
 class TestFoldCommon:
     def kin(self, problem, count=5):
         """A first step, and children that have it in common."""
+        problem.rule(Dense())  # so that theirs is not the first
         first = population(problem, 1)
         return first, problem.mutate(first.take([0] * count), key=3, subspace=RULE, sigma=0.1, generation=1)
 

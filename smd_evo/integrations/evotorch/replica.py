@@ -57,5 +57,4 @@ class Fold:
 
     def apply(self, replica: Replica) -> None:
         """See :meth:`smd_evo.core.parameters.ParameterSpace.fold`."""
-        replica.space.layout  # noqa: B018  # scales of relative mutations are those of the first parent
         replica.space.fold(self.child)
