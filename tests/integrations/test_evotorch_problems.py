@@ -3,6 +3,7 @@
 import copy
 import math
 import random
+import re
 
 import numpy as np
 import pytest
@@ -494,7 +495,7 @@ class TestBadInput:
             ({"select": 7}, InvalidType, "select: expected kinds, names or patterns, got 7"),
             ({"select": lambda name, parameter: False}, InvalidValue, "select: expected at least one parameter"),
         ],
-        ids=str,
+        ids=lambda part: re.sub(" at 0x[0-9a-f]+", "", str(part)),
     )
     def test_options(self, kind, options, kind_of_error, message):
         check_refused(lambda: make(kind, Counting(), FOUR, **options), kind_of_error, message)
