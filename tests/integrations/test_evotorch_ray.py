@@ -251,6 +251,7 @@ class TestTheWire:
 
     @pytest.mark.parametrize("name", SEARCHERS)
     def test_nothing_big_travels_in_later_generations(self, name, pair, wire):
+        pair.evaluate(count=1)  # so that the actors know of what was before
         wire.clear()
         pair.search(SEARCHERS[name])
         assert sum(message.size for message in wire) < 20 * KB  # for three generations
