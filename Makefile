@@ -11,7 +11,7 @@ demo: $(READY)
 	$(BIN)/smd-evo finetune
 
 test: $(READY) lint
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -20,6 +20,7 @@ from smd_evo.errors import InvalidValue, WrongParent, check_choice, check_count
 from smd_evo.evaluation.fitness import Fitness
 from smd_evo.integrations.evotorch.base import NetworkProblem
 from smd_evo.integrations.evotorch.replica import Change, Fold, Replica
+from smd_evo.integrations.evotorch.solutions import changes_of, head, labels_of, rows_of, rule_of, without_steps
 
 __all__ = ["FinetuneProblem"]
 
@@ -125,7 +126,7 @@ class FinetuneProblem(NetworkProblem):
         rows = parents.access_values(keep_evals=True)
         rule = self.rule(subspace, scale)
         lengths = row_lengths(rows[:, 1:])
-        if bool(((lengths > 0) & (_rule_of(rows) != rule)).any()):
+        if bool(((lengths > 0) & (rule_of(rows) != rule)).any()):
             raise InvalidValue(
                 f"subspace: expected that of the lineages' other steps, got {subspace.spec}, {scale}; rebase() before"
             )
@@ -137,21 +138,21 @@ class FinetuneProblem(NetworkProblem):
         new = sample_rows(
             key, len(rows), subspace=subspace, sigma=sigma, generation=generation, antithetic=antithetic
         )
-        heads = _head(_changes_of(rows), rule)
+        heads = head(changes_of(rows), rule)
         children = SolutionBatch(like=parents, empty=True)
         children.set_values(torch.cat([heads[:, None], append_steps(rows[:, 1:], new)], dim=1))
         return children
 
     def lineages(self, solutions: SolutionBatch | Solution) -> list[Lineage]:
         """The lineages that solutions stand for, each from the parent that its head tells."""
-        return self._decoded(_rows(solutions))
+        return self._decoded(rows_of(solutions))
 
     def _decoded(self, rows: Tensor) -> list[Lineage]:
         self._check_rules(rows)
         rows = rows.cpu()
         found: list[Lineage] = [Lineage()] * len(rows)
         for number, (subspace, scale) in enumerate(self._rules):
-            own = (_rule_of(rows) == number).nonzero().flatten()
+            own = (rule_of(rows) == number).nonzero().flatten()
             decoded = decode_rows(rows[own, 1:], subspace=subspace, scale=scale)
             for place, lineage in zip(own.tolist(), decoded, strict=True):
                 found[place] = lineage
@@ -165,7 +166,7 @@ class FinetuneProblem(NetworkProblem):
         """
         if solution is None:
             return self.space.make_child(Lineage())
-        changes = int(_changes_of(_rows(solution))[0])
+        changes = int(changes_of(rows_of(solution))[0])
         return self._parent_at(changes).make_child(self.lineages(solution)[0])
 
     def rebase(self, child: Solution | Lineage | Mutation) -> None:
@@ -178,7 +179,7 @@ class FinetuneProblem(NetworkProblem):
             WrongParent: a solution of another parent.
         """
         if isinstance(child, Solution):
-            self._check_present(_rows(child))
+            self._check_present(rows_of(child))
             child = self.lineages(child)[0]
         self.change(Fold(child))
 
@@ -199,21 +200,21 @@ class FinetuneProblem(NetworkProblem):
         rows = solutions.access_values(keep_evals=True)
         self._check_present(rows)
         steps = rows[:, 1:].reshape(len(rows), -1, WORDS)
-        same = (steps == steps[:1]).all(2).all(0) & (_rule_of(rows) == _rule_of(rows)[0]).all()
+        same = (steps == steps[:1]).all(2).all(0) & (rule_of(rows) == rule_of(rows)[0]).all()
         count = min(int(same.cumprod(0).sum()), int(row_lengths(rows[:, 1:]).min()))
         if count:
             prefix = self.lineages(solutions[0])[0].steps[:count]
             known = self._seen_now()
             self.change(Fold(Lineage(prefix)))
-            begin = self._labels_of(rows[:1])[0][: 8 * (1 + WORDS * count)]
+            begin = labels_of(rows[:1])[0][: 8 * (1 + WORDS * count)]
             self._remember(
                 {
-                    _without_steps(label, 8 * WORDS * count): value
+                    without_steps(label, 8 * WORDS * count): value
                     for label, value in known.items()
                     if label.startswith(begin)
                 }
             )
-            rows[:, 0] = _head(self.changes, _rule_of(rows))
+            rows[:, 0] = head(self.changes, rule_of(rows))
             rows[:, 1:] = torch.cat([steps[:, count:], torch.zeros_like(steps[:, :count])], 1).view(len(rows), -1)
         return count
 
@@ -229,19 +230,19 @@ class FinetuneProblem(NetworkProblem):
         return replica.space
 
     def _check_present(self, rows: Tensor) -> None:
-        stale = _changes_of(rows) != self.changes
+        stale = changes_of(rows) != self.changes
         if bool(stale.any()):
             raise WrongParent(
                 f"solutions: expected children of the present parent, number {self.changes}, got one of parent "
-                f"{int(_changes_of(rows)[stale][0])}; generate a new population after the parent has changed"
+                f"{int(changes_of(rows)[stale][0])}; generate a new population after the parent has changed"
             )
 
     def _check_rules(self, rows: Tensor) -> None:
-        unknown = (row_lengths(rows[:, 1:]) > 0) & (_rule_of(rows) >= len(self._rules))
+        unknown = (row_lengths(rows[:, 1:]) > 0) & (rule_of(rows) >= len(self._rules))
         if bool(unknown.any()):
             raise WrongParent(
                 f"solutions: expected steps of the {len(self._rules)} rules that this problem knows, got rule "
-                f"{int(_rule_of(rows)[unknown][0])}; were they made by another problem?"
+                f"{int(rule_of(rows)[unknown][0])}; were they made by another problem?"
             )
 
     def _fill(self, values: Tensor) -> None:
@@ -255,13 +256,7 @@ class FinetuneProblem(NetworkProblem):
     def _labels(self, values: Tensor) -> list[bytes]:
         self._check_present(values)
         self._check_rules(values)
-        return self._labels_of(values)
-
-    def _labels_of(self, rows: Tensor) -> list[bytes]:
-        """The rule and the steps; nothing for the parent."""
-        words = torch.cat([_rule_of(rows)[:, None], rows[:, 1:]], dim=1).cpu()
-        lengths = row_lengths(words[:, 1:]).tolist()
-        return [row.tobytes() if length else b"" for row, length in zip(words.numpy(), lengths, strict=True)]
+        return labels_of(values)
 
     def _trimmed(self, values: Tensor) -> Tensor:
         """Without the places that no lineage uses: they need not travel."""
@@ -273,31 +268,3 @@ class FinetuneProblem(NetworkProblem):
     def _use_sync_data_from_main(self, received: Any) -> None:
         *message, self._rules = received
         super()._use_sync_data_from_main(tuple(message))
-
-
-def _rows(solutions: SolutionBatch | Solution) -> Tensor:
-    rows: Tensor = (solutions.to_batch() if isinstance(solutions, Solution) else solutions).access_values(
-        keep_evals=True
-    )
-    return rows
-
-
-# The head of a row: changes of the parent in its low 32 bits, the rule above them.
-
-
-def _head(changes: Tensor | int, rule: Tensor | int) -> Tensor:
-    return torch.as_tensor(rule) * 2**32 + changes
-
-
-def _changes_of(rows: Tensor) -> Tensor:
-    return rows[:, 0] & (2**32 - 1)
-
-
-def _rule_of(rows: Tensor) -> Tensor:
-    return rows[:, 0] >> 32
-
-
-def _without_steps(label: bytes, size: int) -> bytes:
-    """A label whose first steps, so many bytes, became part of the parent."""
-    steps = label[8 + size :] + bytes(size)
-    return label[:8] + steps if any(steps) else b""
