@@ -34,6 +34,13 @@ RULE = RandomSubspace(0.1)
 evolution = functools.partial(SubspaceEvolution, subspace=RULE, sigma=0.3)
 
 
+def far_or_home(network):
+    """Best is the pre-trained parent, then what is farthest from it."""
+    pairs = zip(network.parameters(), trained().parameters(), strict=True)
+    distance = sum(float((here - there).square().sum()) for here, there in pairs)
+    return distance or 1e9
+
+
 def problem_of(fitness="cross_entropy", steps=1, **options):
     return FinetuneProblem(trained(), SAMPLES, fitness, **{"steps": steps, "seed": 1} | options)
 
@@ -62,7 +69,7 @@ class Loop:
     elites: int
     steps: int
     sigma: float
-    fitness: str = "cross_entropy"
+    fitness: str | ModuleFitness = "cross_entropy"
     adapt_sigma: bool = False
     minibatch_size: int | None = None
 
@@ -116,8 +123,9 @@ class TestSelection:
             (3, 1, 2, {"minibatch_size": 25}),
             (5, 5, 2, {"fitness": "accuracy"}),
             (6, 2, 3, {}),
+            (6, 6, 2, {"fitness": ModuleFitness("far or home", "max", far_or_home)}),
         ],
-        ids=str,
+        ids=lambda part: str(part)[:30],
     )
     def test_as_a_plain_loop_with_full_lineages_has_it(self, mu, elites, steps, options):
         """The same numbers, exactly: folding changes no bit, and no more is dropped than is said."""
@@ -224,10 +232,19 @@ class TestSigma:
         assert sigmas != sorted(sigmas)
         assert sigmas != sorted(sigmas, reverse=True)
 
-    @pytest.mark.parametrize(("sense", "factor"), [("max", math.exp(-1 / 4)), ("min", math.e)])
-    def test_shrinks_when_no_child_is_better_and_grows_when_all_are(self, sense, factor):
+    @pytest.mark.parametrize(
+        ("sense", "change", "factor"),
+        [
+            ("max", -1, math.exp(-1 / 4)),
+            ("min", -1, math.e),
+            ("max", 0, math.exp(-1 / 4)),
+            ("min", 0, math.exp(-1 / 4)),
+        ],
+    )
+    def test_shrinks_when_no_child_is_better_and_grows_when_all_are(self, sense, change, factor):
+        """An equal one is not better."""
         calls = []
-        fitness = ModuleFitness("always less", sense, lambda module: calls.append(1) or -len(calls))
+        fitness = ModuleFitness("a slope", sense, lambda module: calls.append(1) or change * len(calls))
         problem = FinetuneProblem(trained(), fitness=fitness, seed=1)
         searcher = evolution(problem, popsize=6, adapt_sigma=True, sigma=1)
         searcher.run(3)
