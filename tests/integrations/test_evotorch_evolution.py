@@ -267,9 +267,8 @@ class TestSigma:
         searcher = evolution(problem_of("accuracy"), popsize=6, sigma="auto", keep=0.95, scale=scale)
         assert not calls
         searcher.run(2)
-        expected = calibrate_sigma(
-            Evaluator(trained(), SAMPLES, "accuracy"), RULE, 0.95, key=key_of(), scale=scale
-        ).sigma
+        expected = calibrate_sigma(Evaluator(trained(), SAMPLES, "accuracy"), RULE, 0.95, key=key_of(), scale=scale)
         assert calls == [1]
+        assert searcher.status["evaluations"] == expected.evaluations + 1 + 2 * 6  # the parent, two generations
         steps = [lineage.steps[-1] for lineage in searcher.problem.lineages(searcher.population)[1:]]
-        assert {step.sigma for step in steps} == {searcher.sigma} == {searcher.status["sigma"]} == {expected}
+        assert {step.sigma for step in steps} == {searcher.sigma} == {searcher.status["sigma"]} == {expected.sigma}

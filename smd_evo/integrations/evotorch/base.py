@@ -101,6 +101,7 @@ class NetworkProblem(Problem):  # type: ignore[misc]
         self._seen: dict[bytes, float] | None = None
         self._seen_at: tuple[int, int] | None = None
         self._evaluations = 0
+        self._checked = False
         self._message: tuple[int, int, Sequence[Change]] = (0, 0, ())
         self._shipping = False
         self.progress: Callable[[], object] | None = None
@@ -125,6 +126,10 @@ class NetworkProblem(Problem):  # type: ignore[misc]
         """Move the parent, here and, before their next evaluation, in every actor."""
         self._replica.apply(change)
         self._log.append(change)
+
+    def count(self, evaluations: int) -> None:
+        """Take note of networks that were evaluated beside the populations, by a calibration."""
+        self._evaluations += evaluations
 
     def seed(self, seed: int | None = None) -> None:
         """The name under which EvoTorch's actors look for ``manual_seed``."""
@@ -182,9 +187,10 @@ class NetworkProblem(Problem):  # type: ignore[misc]
         seen = dict(self._seen_now())
         values = batch.access_values(keep_evals=True)
         labels = self._labels(values)
-        if not self._evaluations:  # a parent without a fitness shows before its children take their time
+        if not self._checked:  # a parent without a fitness shows before its children take their time
             seen[b""] = self._ask(batch, self.generate_values(1))[0]
             self._check_parent(seen[b""])
+            self._checked = True
         new = {label: number for number, label in enumerate(labels) if label not in seen}
         asked = values[list(new.values())]
         if b"" not in new and b"" not in seen:
@@ -214,7 +220,6 @@ class NetworkProblem(Problem):  # type: ignore[misc]
 
     def _check_parent(self, fitness: float) -> None:
         if abs(fitness) >= WORST:
-            self._evaluations = 0
             raise InvalidValue(
                 f"fitness: expected a finite {self.fitness.name} of the parent, got NaN or infinity; is the parent "
                 "trained, and are its inputs scaled as it wants them?"

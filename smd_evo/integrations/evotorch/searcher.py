@@ -56,6 +56,7 @@ class NetworkSearcher(SearchAlgorithm, SinglePopulationAlgorithmMixin):  # type:
                 self.problem.evaluator, self._subspace, self._keep, key=self._key, scale=self._scale
             )
             self._sigma = found.sigma
+            self.problem.count(found.evaluations)
         return self._sigma
 
     def _get_sigma(self) -> float:
