@@ -1,11 +1,13 @@
-"""What the EvoTorch plug-in costs: populations, operator, evaluation and gradient steps, beside EvoTorch's own.
+"""What the plug-ins cost: EvoTorch's populations, operator, evaluation and gradient steps; DEAP's mutation.
 
-    python benchmarks/plugin.py [populations] [operator] [evaluation] [step]
+    python benchmarks/plugin.py [populations] [operator] [evaluation] [step] [deap]
 
 A population is created, mutated, cloned, concatenated and selected from in a process of its own, whose peak of
 resident memory is read from /proc, so that part runs on Linux only.
 """
 
+import array
+import copy
 import os
 import re
 import resource
@@ -17,8 +19,10 @@ from functools import partial
 
 os.environ.setdefault("EVOTORCH_VERBOSE_LEVEL", "0")
 
+import numpy as np
 import timm
 import torch
+from deap import tools
 from evotorch import Problem, SolutionBatch
 from evotorch.neuroevolution import SupervisedNE
 from evotorch.operators import GaussianMutation
@@ -27,13 +31,16 @@ from torch.utils.data import TensorDataset
 from smd_evo import (
     AddMutation,
     Dense,
+    DenseIndividual,
     Evaluator,
     FinetuneProblem,
+    LineageIndividual,
     ModuleFitness,
     ParameterSpace,
     RandomSubspace,
     SparseGaussianMutation,
     SubspaceEvolution,
+    mutSparseGaussian,
 )
 from smd_evo.integrations.evotorch.replica import Replica
 from smd_evo.integrations.evotorch.strategies import GradientStep, OptimizerSpec
@@ -163,13 +170,44 @@ def step(popsize=8):
         print(f"| {rule.spec} | {whole:.2f} | {noise:.2f} |")
 
 
+def deap(length=1_000_000, density=0.01):
+    """Mutation of a million genes: exactly k of them against each with a probability."""
+    print(f"{length:,} genes, {density} of them\n")
+    print("| individual | mutSparseGaussian, ms | mutGaussian, ms | ratio |")
+    print("| --- | --- | --- | --- |")
+    individuals = {
+        "list": [0.0] * length,
+        "array.array": array.array("d", bytes(8 * length)),
+        "numpy.ndarray": np.zeros(length),
+        "DenseIndividual": DenseIndividual(np.zeros(length, np.float32)),
+    }
+    for name, individual in individuals.items():
+        ours = partial(mutSparseGaussian, individual, mu=0, sigma=0.1, density=density)
+        host = partial(tools.mutGaussian, individual, mu=0, sigma=0.1, indpb=density)
+        rounds = [(seconds(ours), seconds(host)) for _ in range(6)][1:]
+        one, other = (1e3 * statistics.median(times) for times in zip(*rounds, strict=True))
+        ratio = statistics.median(mine / theirs for mine, theirs in rounds)
+        print(f"| {name} | {one:.1f} | {other:.0f} | {ratio:.3f} |")
+    child = LineageIndividual()
+    for _ in range(10):
+        mutSparseGaussian(child, mu=0, sigma=0.1, density=density)
+    clone = statistics.median(seconds(partial(copy.deepcopy, child)) for _ in range(1000))
+    print(f"\nclone of a LineageIndividual of ten steps: {1e6 * clone:.0f} microseconds")
+
+
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--live"]:
         kind, count, limit = sys.argv[2:]
         resource.setrlimit(resource.RLIMIT_DATA, (int(limit) * 2**20,) * 2)
         live(kind, int(count))
     else:
-        parts = {"populations": populations, "operator": operator, "evaluation": evaluation, "step": step}
+        parts = {
+            "populations": populations,
+            "operator": operator,
+            "evaluation": evaluation,
+            "step": step,
+            "deap": deap,
+        }
         print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
         for name in sys.argv[1:] or parts:
             print(f"\n### {name}\n")

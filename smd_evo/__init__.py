@@ -34,6 +34,12 @@ if TYPE_CHECKING:
     from smd_evo.evaluation.evaluator import Evaluator as Evaluator
     from smd_evo.evaluation.fitness import BatchFitness as BatchFitness
     from smd_evo.evaluation.fitness import ModuleFitness as ModuleFitness
+    from smd_evo.integrations.deap.evaluator import ToolboxEvaluator as ToolboxEvaluator
+    from smd_evo.integrations.deap.individuals import DenseIndividual as DenseIndividual
+    from smd_evo.integrations.deap.individuals import LineageIndividual as LineageIndividual
+    from smd_evo.integrations.deap.strategy import SubspaceStrategy as SubspaceStrategy
+    from smd_evo.integrations.deap.variation import cxLineage as cxLineage
+    from smd_evo.integrations.deap.variation import mutSparseGaussian as mutSparseGaussian
     from smd_evo.integrations.evotorch.evolution import SubspaceEvolution as SubspaceEvolution
     from smd_evo.integrations.evotorch.finetune import FinetuneProblem as FinetuneProblem
     from smd_evo.integrations.evotorch.operators import AddMutation as AddMutation
@@ -76,6 +82,12 @@ _HOMES = {
     "SubspaceEvolution": "smd_evo.integrations.evotorch.evolution",
     "SubspaceES": "smd_evo.integrations.evotorch.strategies",
     "OpenAIES": "smd_evo.integrations.evotorch.strategies",
+    "DenseIndividual": "smd_evo.integrations.deap.individuals",
+    "LineageIndividual": "smd_evo.integrations.deap.individuals",
+    "SubspaceStrategy": "smd_evo.integrations.deap.strategy",
+    "ToolboxEvaluator": "smd_evo.integrations.deap.evaluator",
+    "cxLineage": "smd_evo.integrations.deap.variation",
+    "mutSparseGaussian": "smd_evo.integrations.deap.variation",
 }
 
 __all__ = [*_HOMES]  # noqa: PLE0604

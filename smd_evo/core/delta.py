@@ -1,35 +1,24 @@
-"""SparseDelta: the difference of a child to its parent, as coordinates and values."""
+"""Sparse changes of a parent, as coordinates and values: what is added, or what they become."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from smd_evo.core.layout import Layout
 from smd_evo.errors import InvalidType, InvalidValue
 
-__all__ = ["SparseDelta"]
+__all__ = ["SparseDelta", "SparseValues", "placed"]
+
+_Kind = TypeVar("_Kind", bound="_Sparse")
 
 
 @dataclass(frozen=True, eq=False)
-class SparseDelta:
-    """What is added to some coordinates of a parent.
-
-    Args:
-        indices: int64 [k], strictly increasing, not negative.
-        values: float32 [k], on the same device.
-
-    Raises:
-        InvalidType, InvalidValue: the two are not as above.
-
-    Example:
-        >>> delta = SparseDelta(torch.tensor([1, 4]), torch.tensor([0.5, -2.0]))
-        >>> delta.to_dense(6)
-        tensor([ 0.0000,  0.5000,  0.0000,  0.0000, -2.0000,  0.0000])
-        >>> (delta + SparseDelta(torch.tensor([0, 4]), torch.tensor([1.0, 1.0]))).values
-        tensor([ 1.0000,  0.5000, -1.0000])
-    """
+class _Sparse:
+    """Some coordinates, and a number for each."""
 
     indices: Tensor
     values: Tensor
@@ -52,6 +41,41 @@ class SparseDelta:
         """k, the number of coordinates."""
         return len(self.indices)
 
+    def to(self: _Kind, device: torch.device | str) -> _Kind:
+        """The same on a device."""
+        return type(self)(self.indices.to(device), self.values.to(device))
+
+
+class SparseValues(_Sparse):
+    """What some coordinates of a parent become, whatever they are there.
+
+    Args:
+        indices: int64 [k], strictly increasing, not negative.
+        values: float32 [k], on the same device.
+
+    Raises:
+        InvalidType, InvalidValue: the two are not as above.
+    """
+
+
+class SparseDelta(_Sparse):
+    """What is added to some coordinates of a parent.
+
+    Args:
+        indices: int64 [k], strictly increasing, not negative.
+        values: float32 [k], on the same device.
+
+    Raises:
+        InvalidType, InvalidValue: the two are not as above.
+
+    Example:
+        >>> delta = SparseDelta(torch.tensor([1, 4]), torch.tensor([0.5, -2.0]))
+        >>> delta.to_dense(6)
+        tensor([ 0.0000,  0.5000,  0.0000,  0.0000, -2.0000,  0.0000])
+        >>> (delta + SparseDelta(torch.tensor([0, 4]), torch.tensor([1.0, 1.0]))).values
+        tensor([ 1.0000,  0.5000, -1.0000])
+    """
+
     def __add__(self, other: SparseDelta) -> SparseDelta:
         """Union of the coordinates; where both have one, the float32 sum. Exact if they are disjoint."""
         both = torch.cat([self.indices, other.indices])
@@ -64,10 +88,13 @@ class SparseDelta:
     def __neg__(self) -> SparseDelta:
         return SparseDelta(self.indices, -self.values)
 
-    def to(self, device: torch.device | str) -> SparseDelta:
-        """The same delta on a device."""
-        return SparseDelta(self.indices.to(device), self.values.to(device))
-
     def to_dense(self, size: int) -> Tensor:
         """The delta as a vector of ``size`` coordinates."""
         return torch.zeros(size, device=self.values.device).index_copy_(0, self.indices, self.values)
+
+
+def placed(values: Tensor, coordinates: Tensor, layout: Layout, scale: str) -> SparseDelta:
+    """A point of a subspace as a delta: values at its coordinates, times their tensors' scales if "relative"."""
+    if scale == "relative":
+        values = (values * layout.scales(coordinates)).float()
+    return SparseDelta(coordinates, values)

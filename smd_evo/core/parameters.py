@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.reduction import ForkingPickler
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from smd_evo.core.delta import SparseDelta
+from smd_evo.core.delta import SparseDelta, SparseValues
 from smd_evo.core.layout import Layout, Slot
 from smd_evo.core.mutation import Lineage, Mutation
 from smd_evo.core.selection import Select, select_names
@@ -19,8 +22,8 @@ from smd_evo.errors import InvalidType, InvalidValue, UnsupportedParameter, Wron
 
 __all__ = ["Child", "ParameterSpace"]
 
-Child = Mutation | Lineage | SparseDelta
-"""What stands for a child of a parent: a recipe, a sequence of recipes, or the difference itself."""
+Child = Mutation | Lineage | SparseDelta | SparseValues
+"""What stands for a child of a parent: a recipe, a sequence of recipes, a difference, or new values."""
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -112,13 +115,13 @@ class ParameterSpace:
                 digest.update(data.reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
-    def deltas(self, child: Child) -> list[SparseDelta]:
+    def deltas(self, child: Child) -> list[SparseDelta | SparseValues]:
         """The deltas that make a child of the parent, in the order of their application."""
         if isinstance(child, Lineage):
             return [step.delta(self.layout, self.device) for step in child.steps]
         if isinstance(child, Mutation):
             return [child.delta(self.layout, self.device)]
-        if isinstance(child, SparseDelta):
+        if isinstance(child, SparseDelta | SparseValues):
             return [child.to(self.device)]
         raise InvalidType(f"child: expected a Mutation, Lineage or SparseDelta, got {type(child).__name__}")
 
@@ -127,11 +130,12 @@ class ParameterSpace:
         """Turn the network into a child, in place in O(k), for the duration of a ``with`` block.
 
         Each delta is added at its coordinates in the wider of float32 and the parameter's type and rounded
-        once. On the way out the saved bits are copied back, whatever happened inside; nothing is ever
-        subtracted. Blocks may be nested; the inner child is then a child of the outer one.
+        once; new values are rounded as they are. On the way out the saved bits are copied back, whatever
+        happened inside; nothing is ever subtracted. Blocks may be nested; the inner child is then a child of the
+        outer one.
 
         Args:
-            child: a recipe, a lineage, or a delta.
+            child: a recipe, a lineage, a delta, or new values.
 
         Raises:
             WrongParent: a coordinate lies outside this space, or a parameter changed its shape.
@@ -170,7 +174,9 @@ class ParameterSpace:
         for delta in self.deltas(child):
             for elements, places, values in self._pieces(delta):
                 old = elements.index_select(0, places)  # several times faster than elements[places]
-                new = old.to(torch.promote_types(old.dtype, torch.float32)).add(values).to(old.dtype)
+                if isinstance(delta, SparseDelta):
+                    values = old.to(torch.promote_types(old.dtype, torch.float32)).add(values)
+                new = values.to(old.dtype)
                 self._undo.append((elements, places, old))  # first: an interrupt may come in between
                 elements.index_copy_(0, places, new)
 
@@ -201,7 +207,7 @@ class ParameterSpace:
         if interrupt is not None:
             raise interrupt
 
-    def _pieces(self, delta: SparseDelta) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def _pieces(self, delta: SparseDelta | SparseValues) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """(flat memory of a parameter, places in it, values) for each parameter that a delta touches."""
         layout = self.layout
         if len(delta) and int(delta.indices[-1]) >= layout.size:
@@ -219,6 +225,14 @@ class ParameterSpace:
             local = delta.indices[start:end] - layout.offsets[number]
             elements, places = _in_memory(parameter, local.to(parameter.device))
             yield elements, places, delta.values[start:end].to(parameter.device)
+
+
+def _by_value(space: ParameterSpace) -> tuple[Any, ...]:
+    """To another process as a copy: torch would share the memory, and the processes patch one network at a time."""
+    return pickle.loads, (pickle.dumps(space),)
+
+
+ForkingPickler.register(ParameterSpace, _by_value)
 
 
 def _in_memory(parameter: Tensor, local: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,8 +10,7 @@ import torch
 from evotorch import Solution
 from torch import Tensor, nn
 
-from smd_evo.core.delta import SparseDelta
-from smd_evo.core.layout import Layout
+from smd_evo.core.delta import SparseDelta, placed
 from smd_evo.core.mutation import Lineage
 from smd_evo.core.parameters import Child, ParameterSpace
 from smd_evo.core.selection import Select
@@ -172,10 +171,3 @@ class Move:
         space = replica.space
         coordinates = self.subspace.coordinates(self.draw, space.layout, space.device)
         space.fold(placed(self.values.to(space.device), coordinates, space.layout, self.scale))
-
-
-def placed(values: Tensor, coordinates: Tensor, layout: Layout, scale: str) -> SparseDelta:
-    """Values at coordinates, times the scales of their tensors if they are relative."""
-    if scale == "relative":
-        values = (values * layout.scales(coordinates)).float()
-    return SparseDelta(coordinates, values)

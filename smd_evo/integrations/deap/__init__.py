@@ -1,0 +1,1 @@
+"""DEAP: a sparse mutation, individuals for networks, whole-generation evaluation, CMA-ES on a subspace."""

@@ -1,0 +1,135 @@
+"""ToolboxEvaluator: ``map`` and ``evaluate`` of a DEAP toolbox, a whole generation at a time."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from deap import base
+from torch import nn
+
+from smd_evo.core.delta import SparseValues
+from smd_evo.core.mutation import Lineage
+from smd_evo.core.parameters import Child, ParameterSpace
+from smd_evo.core.selection import Select
+from smd_evo.errors import InvalidValue, WrongParent
+from smd_evo.evaluation.evaluator import Evaluator
+from smd_evo.evaluation.fitness import Fitness
+from smd_evo.integrations.deap.individuals import DenseIndividual, LineageIndividual, MaxFitness, MinFitness
+
+__all__ = ["ToolboxEvaluator", "map_batches"]
+
+
+class ToolboxEvaluator:
+    """Fitness of networks for a DEAP toolbox; every generation goes through the core's Evaluator at once.
+
+    ``toolbox.register("evaluate", evaluator.evaluate)`` and ``toolbox.register("map", evaluator.map)``. A
+    LineageIndividual is a child of the parent; any other sequence holds all selected parameters of a network.
+    Fitness that is not finite becomes the worst there is, +-1e18, so that no NaN enters a HallOfFame. An
+    ``evaluate`` that is decorated (constraints) works, one individual after the other.
+
+    Args:
+        parent: the network; it is patched in place while it is evaluated, and as before afterwards.
+        data, fitness, select, batch_size, device: see :class:`smd_evo.evaluation.evaluator.Evaluator`.
+
+    Raises:
+        InvalidValue, InvalidType, UnsupportedParameter: unusable parent, data or fitness.
+
+    Example:
+        >>> from deap import algorithms, base, tools
+        >>> from smd_evo import mutSparseGaussian
+        >>> evaluator = ToolboxEvaluator(nn.Linear(4, 4), (torch.eye(4), torch.arange(4)))
+        >>> toolbox = base.Toolbox()
+        >>> toolbox.register("evaluate", evaluator.evaluate)
+        >>> toolbox.register("map", evaluator.map)
+        >>> toolbox.register("mutate", mutSparseGaussian, mu=0, sigma=0.3, density=0.2)
+        >>> toolbox.register("select", tools.selBest)
+        >>> population = [evaluator.lineage() for _ in range(4)]
+        >>> _ = algorithms.eaMuPlusLambda(population, toolbox, 4, 8, cxpb=0, mutpb=1, ngen=3, verbose=False)
+    """
+
+    def __init__(
+        self,
+        parent: nn.Module | ParameterSpace,
+        data: Any = None,
+        fitness: str | Fitness = "cross_entropy",
+        *,
+        select: Select = "all",
+        batch_size: int | str = "auto",
+        device: torch.device | str | None = None,
+    ) -> None:
+        self.evaluator = Evaluator(parent, data, fitness, select=select, batch_size=batch_size, device=device)
+        space = self.evaluator.space
+        self._parent = space.values_at(torch.arange(space.size))
+
+    @property
+    def fitness(self) -> type[base.Fitness]:
+        """MinFitness or MaxFitness, as the fitness wants it."""
+        return MinFitness if self.evaluator.fitness.sense == "min" else MaxFitness
+
+    def lineage(self) -> LineageIndividual:
+        """The parent as an individual of no mutations."""
+        return LineageIndividual(Lineage(), self.fitness)
+
+    def dense(self) -> DenseIndividual:
+        """The parent as an individual of all its selected parameters."""
+        return DenseIndividual(self._parent.cpu().numpy(), self.fitness)
+
+    def evaluate(self, individual: Any) -> tuple[float]:
+        """Fitness of one individual, as a tuple."""
+        return self.evaluate_all([individual])[0]
+
+    def evaluate_all(self, individuals: Iterable[Any]) -> list[tuple[float]]:
+        """Fitness of a generation, in its order."""
+        children = [self._child(individual) for individual in individuals]
+        return [(fitness,) for fitness in self.evaluator.evaluate(children).fitness.tolist()]
+
+    def map(self, function: Callable[..., Any], *iterables: Iterable[Any]) -> Iterable[Any]:
+        """The built-in map, but for this object's ``evaluate``, which gets the whole generation."""
+        return map_batches(self.evaluate, self.evaluate_all, function, *iterables)
+
+    def make_net(self, individual: Any) -> nn.Module:
+        """An individual as an independent network."""
+        return self.evaluator.space.make_child(self._child(individual))
+
+    def _child(self, individual: Any) -> Child:
+        check_direction(individual, self.evaluator)
+        if isinstance(individual, LineageIndividual):
+            return individual.lineage
+        values = torch.as_tensor(np.asarray(individual, dtype=np.float32), device=self._parent.device)
+        if values.shape != self._parent.shape:
+            raise WrongParent(
+                f"individual: expected {len(self._parent)} numbers, one for each selected parameter, got "
+                f"{list(values.shape)}; evaluator.dense() makes one"
+            )
+        changed = (values != self._parent).nonzero().flatten()
+        return SparseValues(changed, values[changed])
+
+
+def map_batches(
+    evaluate: Callable[[Any], tuple[float]],
+    evaluate_all: Callable[[Iterable[Any]], list[tuple[float]]],
+    function: Callable[..., Any],
+    *iterables: Iterable[Any],
+) -> Iterable[Any]:
+    """``evaluate_all`` if the function is ``evaluate``, in a toolbox's wrapping or without; else the built-in map."""
+    inner = function
+    while isinstance(inner, functools.partial) and not inner.args and not inner.keywords:
+        inner = inner.func
+    if inner == evaluate and len(iterables) == 1:
+        return evaluate_all(iterables[0])
+    return map(function, *iterables)
+
+
+def check_direction(individual: Any, evaluator: Evaluator) -> None:
+    """Refuse an individual whose fitness would be led the wrong way."""
+    weights: Sequence[float] | None = getattr(getattr(individual, "fitness", None), "weights", None)
+    wanted = -1 if evaluator.fitness.sense == "min" else 1
+    if weights is not None and (len(weights) != 1 or weights[0] * wanted <= 0):
+        raise InvalidValue(
+            f"fitness: expected weights ({wanted:.1f},), as {evaluator.fitness.name} is to be "
+            f"{'low' if wanted < 0 else 'high'}, got {tuple(weights)}"
+        )

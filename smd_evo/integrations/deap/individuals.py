@@ -1,0 +1,131 @@
+"""Individuals for DEAP: plain classes of this module, which copy and pickle fast."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+from deap import base
+from numpy.typing import ArrayLike
+
+from smd_evo.core.mutation import Lineage
+from smd_evo.errors import InvalidType
+
+__all__ = ["DenseIndividual", "LineageIndividual", "MaxFitness", "MinFitness"]
+
+
+class MinFitness(base.Fitness):  # type: ignore[misc]
+    """One objective, lower is better."""
+
+    weights = (-1.0,)
+
+
+class MaxFitness(base.Fitness):  # type: ignore[misc]
+    """One objective, higher is better."""
+
+    weights = (1.0,)
+
+
+class DenseIndividual(np.ndarray[Any, Any]):
+    """Numbers with a fitness: all parameters of a network, or a point of a subspace.
+
+    A slice, a view or the result of arithmetic is an individual with a fitness of its own, of the same class and not
+    valid. ``HallOfFame`` and ``ParetoFront`` want ``similar=np.array_equal``, as for all arrays.
+
+    Args:
+        values: the numbers, copied; float32 unless they are of another floating type.
+        fitness: class of the fitness; that of ``creator.create`` comes first.
+
+    Example:
+        >>> individual = DenseIndividual([1.0, 2.0, 3.0])
+        >>> individual.fitness.values = (0.5,)
+        >>> individual[:2].fitness.valid, copy.deepcopy(individual).fitness.values
+        (False, (0.5,))
+    """
+
+    fitness: base.Fitness
+
+    def __new__(cls, values: ArrayLike, fitness: type[base.Fitness] = MinFitness) -> DenseIndividual:
+        """See the class."""
+        array = np.array(values)
+        if not np.issubdtype(array.dtype, np.floating):
+            array = array.astype(np.float32)
+        individual = array.view(cls)
+        individual.fitness = _fitness_of(fitness)
+        return individual
+
+    def __init__(self, values: ArrayLike, fitness: type[base.Fitness] = MinFitness) -> None:
+        """All is done before; ``creator`` calls this after it has set its own fitness."""
+
+    def __array_finalize__(self, source: Any) -> None:
+        fitness = getattr(source, "fitness", None)
+        self.fitness = type(fitness)() if isinstance(fitness, base.Fitness) else MinFitness()
+
+    def __deepcopy__(self, memo: dict[int, Any] | None) -> DenseIndividual:
+        twin = self.copy()
+        twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return twin
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return _remade, (type(self), np.asarray(self)), self.__dict__
+
+    def __setstate__(self, state: Any) -> None:
+        self.__dict__.update(state)
+
+
+class LineageIndividual:
+    """A network as the mutations that lead to it from the parent: some dozen bytes a step, whatever its size.
+
+    ``mutSparseGaussian`` appends a mutation; :func:`cxLineage` mates. A clone shares the (immutable) steps.
+
+    Args:
+        lineage: the mutations; none for the parent itself.
+        fitness: class of the fitness; that of ``creator.create`` comes first.
+
+    Example:
+        >>> individual = LineageIndividual()
+        >>> len(individual), individual == LineageIndividual()
+        (0, True)
+    """
+
+    lineage: Lineage
+    fitness: base.Fitness
+
+    def __init__(self, lineage: Lineage = Lineage(), fitness: type[base.Fitness] = MinFitness) -> None:  # noqa: B008  # immutable
+        if not isinstance(lineage, Lineage):
+            raise InvalidType(f"lineage: expected a Lineage, got {lineage!r}")
+        self.lineage = lineage
+        if not hasattr(self, "fitness"):
+            self.fitness = _fitness_of(fitness)
+
+    def __len__(self) -> int:
+        return len(self.lineage)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, LineageIndividual) and self.lineage == other.lineage
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.lineage.encode()!r})"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LineageIndividual:
+        twin = type(self).__new__(type(self))
+        lineage = self.lineage
+        twin.__dict__.update(
+            (name, value if value is lineage else copy.deepcopy(value, memo)) for name, value in self.__dict__.items()
+        )
+        return twin
+
+
+def _fitness_of(fitness: type[base.Fitness]) -> base.Fitness:
+    if not (isinstance(fitness, type) and issubclass(fitness, base.Fitness)):
+        raise InvalidType(
+            f"fitness: expected a class of deap.base.Fitness, got {fitness!r}; MinFitness, for instance"
+        )
+    return fitness()
+
+
+def _remade(kind: type[DenseIndividual], values: Any) -> DenseIndividual:
+    return values.view(kind)  # type: ignore[no-any-return]
