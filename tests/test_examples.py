@@ -14,6 +14,8 @@ BUDGETS = {
     "evotorch_finetune.py": ["1"],
     "evotorch_subspace_cmaes.py": ["1"],
     "openai_es_baseline.py": ["1"],
+    "deap_ga.py": ["2"],
+    "deap_cma_subspace.py": ["2"],
 }
 
 # Warnings are errors, but for those that EvoTorch makes: one when it is imported, two in its CMAES.

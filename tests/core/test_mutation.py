@@ -25,6 +25,7 @@ from smd_evo import (
     gaussian,
     sample_mutations,
 )
+from smd_evo.core.delta import SparseValues, placed
 
 KEYS = st.integers(0, 2**64 - 1)
 SIGMAS = st.floats(1e-30, 1e30)
@@ -202,6 +203,7 @@ def test_deltas_add_like_dense_vectors(first, second):
     assert torch.equal((-one).to_dense(31), -one.to_dense(31))
 
 
+@pytest.mark.parametrize("kind", [SparseDelta, SparseValues])
 @pytest.mark.parametrize(
     ("indices", "values", "message"),
     [
@@ -213,6 +215,25 @@ def test_deltas_add_like_dense_vectors(first, second):
         (torch.tensor([1]), torch.zeros(1, dtype=torch.float64), "float32"),
     ],
 )
-def test_bad_deltas(indices, values, message):
+def test_bad_deltas(kind, indices, values, message):
     with pytest.raises((ValueError, TypeError), match=message):
-        SparseDelta(indices, values)
+        kind(indices, values)
+
+
+@given(INDEX)
+def test_a_point_of_a_subspace(coordinates):
+    """Placed, its numbers are what is added, or that many deviations of their tensors, rounded once."""
+    where = torch.tensor([place for place in coordinates if place < LAYOUT.size], dtype=torch.int64)
+    point = gaussian(1, where)
+    absolute, relative = (placed(point, where, LAYOUT, scale) for scale in ("absolute", "relative"))
+    assert torch.equal(absolute.indices, where)
+    assert torch.equal(relative.indices, where)
+    assert torch.equal(absolute.values, point)
+    assert torch.equal(relative.values, (point.double() * LAYOUT.scales(where)).float())
+
+
+def test_relative_is_times_the_tensors_own_deviation():
+    where = torch.tensor([0, 39, 40, 44, 45, 54])
+    assert placed(torch.full((6,), 4.0), where, LAYOUT, "relative").values.tolist() == pytest.approx(
+        [1, 1, 12, 12, 0.4, 0.4]
+    )

@@ -4,6 +4,7 @@ import copy
 import gc
 import signal
 import time
+from multiprocessing.reduction import ForkingPickler
 
 import pytest
 import timm
@@ -24,6 +25,7 @@ from smd_evo import (
     SparseDelta,
     sample_mutations,
 )
+from smd_evo.core.delta import SparseValues
 from smd_evo.errors import WrongParent
 
 KEYS = st.integers(0, 2**64 - 1)
@@ -222,6 +224,76 @@ class TestValues:
             tensor = network.get_parameter(slot.name).detach().double()
             deviation = float(tensor.std(correction=0))
             assert slot.scale == pytest.approx(deviation if deviation else 1.0, rel=1e-6)
+
+
+class TestNewValues:
+    """SparseValues: what coordinates become, whatever they were."""
+
+    @given(KEYS)
+    def test_exactly_these_and_then_the_old_bits(self, key):
+        torch.manual_seed(0)
+        module = Odd()
+        before, space = state_bits(module), ParameterSpace(module)
+        delta = mutation(key).delta(space.layout)
+        expected = flat(space).double().index_copy_(0, delta.indices, delta.values.double())
+        types = {name: parameter.dtype for name, parameter in module.named_parameters()}
+        with space.applied(SparseValues(delta.indices, delta.values)):
+            for slot, start in zip(space.layout.slots, space.layout.offsets, strict=False):
+                wanted = expected[start : start + slot.size].view(slot.shape).to(types[slot.name])
+                assert torch.equal(module.get_parameter(slot.name), wanted)
+        assert same_bits(before, state_bits(module))
+
+    def test_old_ones_that_are_no_numbers_leave_nothing_behind(self, network):
+        """Adding to NaN, infinity or 1e30 would not give the new values; here nothing is added."""
+        with torch.no_grad():
+            network.head.bias.copy_(torch.tensor([float("nan"), float("inf"), 1e30]))
+        before, space = state_bits(network), ParameterSpace(network, "head.bias")
+        new = torch.tensor([0.1, -0.0, 1e-30])
+        with space.applied(SparseValues(torch.arange(3), new)):
+            assert torch.equal(network.head.bias.view(torch.int32), new.view(torch.int32))
+        assert same_bits(before, state_bits(network))
+
+    def test_the_parents_own_values_are_the_parent(self, odd):
+        with torch.no_grad():
+            odd.f64.copy_(odd.f64.float())
+        before, space = state_bits(odd), ParameterSpace(odd)
+        everywhere = torch.arange(space.size)
+        with space.applied(SparseValues(everywhere, space.values_at(everywhere))):
+            assert same_bits(before, state_bits(odd))
+
+    def test_as_any_other_child(self, network, devices):
+        values = SparseValues(torch.tensor([0, 9]), torch.tensor([5.0, 7.0]))
+        for device in devices:
+            space = ParameterSpace(copy.deepcopy(network).to(device))
+            child = flat(ParameterSpace(space.make_child(values)))
+            assert child[[0, 9]].tolist() == [5, 7]
+            assert int((child != flat(space)).sum()) == 2
+            with space.applied(mutation(density=1.0)), space.applied(values):
+                assert flat(space)[[0, 9]].tolist() == [5, 7]
+            space.fold(values)
+            assert torch.equal(flat(space), child)
+
+    def test_those_of_another_network(self, network):
+        space, before = ParameterSpace(network), state_bits(network)
+        with (
+            pytest.raises(WrongParent, match="coordinates below"),
+            space.applied(SparseValues(torch.tensor([0, space.size]), torch.zeros(2))),
+        ):
+            pass
+        assert same_bits(before, state_bits(network))
+
+
+def test_another_process_gets_a_network_of_its_own(odd):
+    """torch would send the parameters as shared memory, and all workers would patch one network at once."""
+    space = ParameterSpace(odd)
+    twin = ForkingPickler.loads(ForkingPickler.dumps(space))
+    assert same_bits(state_bits(odd), state_bits(twin.module))
+    for owner in (odd, twin.module):
+        assert not any(tensor.is_shared() for tensor in owner.state_dict().values())
+    before = state_bits(odd)
+    with twin.applied(mutation()):
+        assert same_bits(before, state_bits(odd))
+        assert not same_bits(before, state_bits(twin.module))
 
 
 class TestFolding:
