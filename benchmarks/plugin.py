@@ -201,13 +201,7 @@ if __name__ == "__main__":
         resource.setrlimit(resource.RLIMIT_DATA, (int(limit) * 2**20,) * 2)
         live(kind, int(count))
     else:
-        parts = {
-            "populations": populations,
-            "operator": operator,
-            "evaluation": evaluation,
-            "step": step,
-            "deap": deap,
-        }
+        parts = {part.__name__: part for part in (populations, operator, evaluation, step, deap)}
         print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
         for name in sys.argv[1:] or parts:
             print(f"\n### {name}\n")
