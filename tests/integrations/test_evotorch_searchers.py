@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from evotorch import Problem, Solution, SolutionBatch
-from evotorch.algorithms import SearchAlgorithm
+from evotorch.algorithms import CMAES, SNES, PyCMAES, SearchAlgorithm
 from evotorch.algorithms.searchalgorithm import SinglePopulationAlgorithmMixin
 from helpers import blobs, same_bits, state_bits, trained
 
@@ -277,6 +277,7 @@ class TestRefused:
             (SPARSE_ES, {"optimizer": "adamw"}, "optimizer: expected one of adam, sgd, clipup, got 'adamw'; did you"),
             (SPARSE_ES, {"optimizer_config": {"momentum": 0.9}}, "settings of evotorch.optimizers' adam, got {'mom"),
             (SPARSE_ES, {"optimizer_config": {"stepsize": 0.9}}, "settings of evotorch.optimizers' adam, got {'step"),
+            (SPARSE_ES, {"optimizer_config": 3}, "optimizer_config: expected a dict of settings, got 3"),
             (SPARSE_ES, {"optimizer": "clipup", "optimizer_config": {"momentum": 2}}, "Invalid momentum: 2"),
             (SPARSE_ES, {"weight_decay": -0.1}, "weight_decay: expected a finite number in"),
             (SPARSE_ES, {"weight_decay": "much"}, "weight_decay: expected a number in"),
@@ -306,6 +307,11 @@ class TestRefused:
                 InvalidType, match=f"problem: expected a FinetuneProblem, got a {type(other).__name__}"
             ):
                 make(other)
+
+    @pytest.mark.parametrize("make", [SNES, CMAES, PyCMAES], ids=lambda make: make.__name__)
+    def test_searchers_on_numbers_for_lineages(self, problem, make):
+        with pytest.raises(InvalidType, match="got lineages in a FinetuneProblem; use SubspaceProblem"):
+            make(problem, stdev_init=0.1)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

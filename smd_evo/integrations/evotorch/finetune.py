@@ -16,7 +16,7 @@ from smd_evo.core.parameters import Child, ParameterSpace
 from smd_evo.core.rows import WORDS, append_steps, decode_rows, row_lengths, sample_rows
 from smd_evo.core.selection import Select
 from smd_evo.core.subspace import Subspace
-from smd_evo.errors import InvalidValue, WrongParent, check_choice, check_count
+from smd_evo.errors import InvalidType, InvalidValue, WrongParent, check_choice, check_count
 from smd_evo.evaluation.fitness import Fitness
 from smd_evo.integrations.evotorch.base import NetworkProblem
 from smd_evo.integrations.evotorch.replica import Change, Fold, Replica
@@ -89,6 +89,13 @@ class FinetuneProblem(NetworkProblem):
         self.steps = steps
         self._rules: list[tuple[Subspace, str]] = []
         self._first: Replica | None = None  # the pre-trained parent, once there is another one
+
+    def ensure_numeric(self) -> None:
+        """Refuse searchers on numbers, which ask for them here: the words of a lineage are none."""
+        raise InvalidType(
+            "problem: expected decision variables that are numbers, got lineages in a FinetuneProblem; use "
+            "SubspaceProblem for this searcher"
+        )
 
     def rule(self, subspace: Subspace, scale: str = "absolute") -> int:
         """The number under which heads of rows know a subspace and a scale; a new one is taken note of.

@@ -15,7 +15,7 @@ from smd_evo.core.gradient import centered_ranks, es_gradient
 from smd_evo.core.keys import Key
 from smd_evo.core.mutation import Mutation, sample_mutations
 from smd_evo.core.subspace import Dense, Subspace
-from smd_evo.errors import InvalidValue, check_choice, check_number
+from smd_evo.errors import InvalidType, InvalidValue, check_choice, check_number
 from smd_evo.integrations.evotorch.finetune import FinetuneProblem
 from smd_evo.integrations.evotorch.replica import Replica
 from smd_evo.integrations.evotorch.rules import subspace_of
@@ -37,6 +37,8 @@ class OptimizerSpec:
     config: Mapping[str, Any]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.config, Mapping):
+            raise InvalidType(f"optimizer_config: expected a dict of settings, got {self.config!r}")
         check_choice("optimizer", self.name, ("adam", "sgd", "clipup"))
         check_number("center_learning_rate", self.learning_rate, low=0, mend="try 0.01")
         try:
@@ -165,7 +167,8 @@ class SubspaceES(NetworkSearcher):
         super().__init__(problem, popsize=popsize, sigma=sigma, subspace=rule, scale=scale, keep=keep)
         if popsize % 2:
             raise InvalidValue(f"popsize: expected an even number for antithetic pairs, got {popsize}")
-        self._optimizer = OptimizerSpec(optimizer, center_learning_rate, dict(optimizer_config or {}))
+        config = {} if optimizer_config is None else optimizer_config
+        self._optimizer = OptimizerSpec(optimizer, center_learning_rate, config)
         if weight_decay != 0:
             check_number("weight_decay", weight_decay, low=0, high=1, mend="0 is none, OpenAI's is 0.005")
         self._weight_decay = weight_decay
