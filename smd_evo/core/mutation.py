@@ -10,13 +10,14 @@ only the paper's abstract was at hand.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from smd_evo.core.delta import SparseDelta
-from smd_evo.core.keys import Key, check_key, derive, derive_tensor, key_from_int64
+from smd_evo.core.keys import Key, check_key, derive, derive_tensor, key_from_int64, key_to_int64
 from smd_evo.core.layout import Layout
 from smd_evo.core.noise import gaussian
 from smd_evo.core.specs import parse_subspace
@@ -27,6 +28,7 @@ __all__ = [
     "Lineage",
     "Mutation",
     "decompose",
+    "replay",
     "sample_mutations",
 ]
 
@@ -198,6 +200,30 @@ def sample_words(
     signs = 1 - 2 * (children % 2) if antithetic else torch.ones_like(children)
     keys = derive_tensor(derive(key, "noise", generation), indices // subspace.siblings)
     return keys, subspace.draws(key, generation, indices), signs
+
+
+def replay(mutations: Sequence[Mutation], layout: Layout, device: torch.device | str = "cpu") -> list[SparseDelta]:
+    """:meth:`Mutation.delta` of each, to the same bits, in as few tensor operations as one takes.
+
+    For mutations of few coordinates, which cost their operations and not their numbers. Those of several rules are
+    replayed one by one.
+    """
+    if len({(mutation.subspace, mutation.scale) for mutation in mutations}) != 1 or len(mutations) == 1:
+        return [mutation.delta(layout, device) for mutation in mutations]
+    subspace, scale = mutations[0].subspace, mutations[0].scale
+    words = [(key_to_int64(mutation.key), key_to_int64(mutation.draw)) for mutation in mutations]
+    keys, draws = torch.tensor(words, device=device).unbind(1)
+    strengths = torch.tensor([mutation.strength for mutation in mutations], dtype=torch.float64, device=device)
+    numbers, coordinates = subspace.coordinates_of(draws, layout)
+    both = (numbers * layout.size + coordinates).sort().values
+    numbers, coordinates = both // layout.size, both % layout.size
+    values = gaussian(keys[numbers], coordinates, torch.float64).mul_(strengths[numbers])
+    counts = numbers.bincount(minlength=len(mutations)).tolist()
+    pieces = zip(coordinates.split(counts), values.split(counts), strict=True)
+    return [
+        SparseDelta(indices, (own * layout.scales(indices) if scale == "relative" else own).float())
+        for indices, own in pieces
+    ]
 
 
 def decompose(dense: Mutation, parts: int) -> tuple[Mutation, ...]:

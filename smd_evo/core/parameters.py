@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
@@ -16,14 +17,20 @@ from torch.nn.parameter import is_lazy
 
 from smd_evo.core.delta import SparseDelta, SparseValues
 from smd_evo.core.layout import Layout, Slot
-from smd_evo.core.mutation import Lineage, Mutation
+from smd_evo.core.mutation import Lineage, Mutation, replay
 from smd_evo.core.selection import Select, select_names
 from smd_evo.errors import InvalidType, InvalidValue, UnsupportedParameter, WrongParent
 
 __all__ = ["Child", "ParameterSpace"]
 
-Child = Mutation | Lineage | SparseDelta | SparseValues
-"""What stands for a child of a parent: a recipe, a sequence of recipes, a difference, or new values."""
+Child = Mutation | Lineage | SparseDelta | SparseValues | tuple[SparseDelta | SparseValues, ...]
+"""What stands for a child of a parent: a recipe, a sequence of recipes, a difference, new values, several."""
+
+_AT_ONCE = 2**15
+"""Coordinates that are replayed in one go: as many as the noise takes through a CPU's cache at a time."""
+
+_WORTH_IT = 4
+"""Children that are replayed in one go, if it is not one by one: sorting them apart costs a little, too."""
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -123,7 +130,34 @@ class ParameterSpace:
             return [child.delta(self.layout, self.device)]
         if isinstance(child, SparseDelta | SparseValues):
             return [child.to(self.device)]
+        if isinstance(child, tuple):
+            return [delta for part in child for delta in self.deltas(part)]
         raise InvalidType(f"child: expected a Mutation, Lineage or SparseDelta, got {type(child).__name__}")
+
+    def replayed(self, children: Iterable[Child]) -> Iterator[tuple[SparseDelta | SparseValues, ...]]:
+        """The deltas of each child; recipes of few coordinates are replayed several at a time, to the same bits."""
+        waiting: list[tuple[Mutation, ...]] = []
+        at_once = 1
+        for child in children:
+            if not isinstance(child, Mutation | Lineage):
+                yield from self._replayed(waiting)
+                waiting = []
+                yield tuple(self.deltas(child))
+                continue
+            waiting.append(child.steps if isinstance(child, Lineage) else (child,))
+            if len(waiting) >= at_once:
+                done = self._replayed(waiting)
+                touched = sum(len(delta) for deltas in done for delta in deltas)
+                at_once = _AT_ONCE * len(done) // max(1, touched)
+                at_once = at_once if at_once >= _WORTH_IT else 1
+                waiting = []
+                yield from done
+        yield from self._replayed(waiting)
+
+    def _replayed(self, lineages: list[tuple[Mutation, ...]]) -> list[tuple[SparseDelta, ...]]:
+        steps = [step for lineage in lineages for step in lineage]
+        deltas = iter(replay(steps, self.layout, self.device) if steps else ())
+        return [tuple(islice(deltas, len(lineage))) for lineage in lineages]
 
     @contextmanager
     def applied(self, child: Child) -> Iterator[nn.Module]:

@@ -166,8 +166,8 @@ class Evaluator:
         results = []
         try:
             with evaluating(self.space.module):
-                for child in children:
-                    with self.space.applied(child) as module:
+                for deltas in self.space.replayed(children):
+                    with self.space.applied(deltas) as module:
                         reseed()
                         results.append(function(module))
                         buffers.restore()

@@ -26,6 +26,7 @@ from smd_evo import (
     sample_mutations,
 )
 from smd_evo.core.delta import SparseValues, placed
+from smd_evo.core.mutation import replay
 
 KEYS = st.integers(0, 2**64 - 1)
 SIGMAS = st.floats(1e-30, 1e30)
@@ -48,6 +49,19 @@ def test_a_child_is_the_dense_field_restricted_to_its_subspace(mutation):
     scale = torch.cat([torch.full((slot.size,), slot.scale, dtype=torch.float64) for slot in LAYOUT.slots])
     factor = scale[delta.indices] if mutation.scale == "relative" else 1.0
     assert torch.equal(delta.values, (field * mutation.strength * factor).float())
+
+
+@given(SUBSPACES, SCALES, st.data())
+def test_many_at_once_are_the_same_bits_as_one_by_one(subspace, scale, data):
+    one_rule = st.builds(Mutation, KEYS, SIGMAS, st.just(subspace), KEYS, st.sampled_from([-1, 1]), st.just(scale))
+    mutations = data.draw(
+        st.lists(st.one_of(one_rule, MUTATIONS) if data.draw(st.booleans()) else one_rule, max_size=6)
+    )
+    for together, alone in zip(
+        replay(mutations, LAYOUT), [mutation.delta(LAYOUT) for mutation in mutations], strict=True
+    ):
+        assert torch.equal(together.indices, alone.indices)
+        assert torch.equal(together.values, alone.values)
 
 
 @given(MUTATIONS)

@@ -296,6 +296,21 @@ def test_another_process_gets_a_network_of_its_own(odd):
         assert not same_bits(before, state_bits(twin.module))
 
 
+@pytest.mark.parametrize("density", [0.05, 1.0])
+def test_several_recipes_at_once_are_the_same_children_in_the_same_order(network, density):
+    """Small and large ones, lineages of all lengths, and children that are no recipes in between."""
+    space = ParameterSpace(network)
+    steps = [mutation(key, density) for key in range(40)]
+    lineages = [Lineage(tuple(steps[:length])) for length in (0, 1, 3, 0, 2)]
+    children = [*steps[:20], SparseDelta(torch.tensor([3]), torch.tensor([1.0])), *lineages, *steps[20:]]
+    for child, deltas in zip(children, space.replayed(iter(children)), strict=True):
+        with space.applied(deltas):
+            together = flat(space).clone()
+        with space.applied(child):
+            assert torch.equal(flat(space), together)
+    assert list(space.replayed([])) == []
+
+
 class TestFolding:
     @given(KEYS, st.integers(0, 4), st.sampled_from(["absolute", "relative"]), st.floats(1e-3, 1))
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, None], ids=str)
