@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -20,10 +21,59 @@ from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.evaluation.fitness import Fitness
 from smd_evo.integrations.deap.individuals import DenseIndividual, LineageIndividual, MaxFitness, MinFitness
 
-__all__ = ["ToolboxEvaluator", "map_batches"]
+__all__ = ["NetworkToolbox", "ToolboxEvaluator"]
 
 
-class ToolboxEvaluator:
+class NetworkToolbox(ABC):
+    """What a toolbox registers: ``evaluate`` and ``map``, for individuals that stand for children of one parent.
+
+    Attributes:
+        evaluator: the core's evaluator of the parent.
+    """
+
+    evaluator: Evaluator
+
+    @abstractmethod
+    def _child(self, individual: Any) -> Child:
+        """The child that an individual stands for."""
+
+    def evaluate(self, individual: Any) -> tuple[float]:
+        """Fitness of one individual, as a tuple."""
+        return self.evaluate_all([individual])[0]
+
+    def evaluate_all(self, individuals: Iterable[Any]) -> list[tuple[float]]:
+        """Fitness of a generation, in its order."""
+        individuals = list(individuals)
+        for individual in individuals:
+            self._check_direction(individual)
+        children = [self._child(individual) for individual in individuals]
+        return [(fitness,) for fitness in self.evaluator.evaluate(children).fitness.tolist()]
+
+    def map(self, function: Callable[..., Any], *iterables: Iterable[Any]) -> Iterable[Any]:
+        """The built-in map, but for this object's ``evaluate``, which gets the whole generation."""
+        inner = function
+        while isinstance(inner, functools.partial) and not inner.args and not inner.keywords:
+            inner = inner.func
+        if inner == self.evaluate and len(iterables) == 1:
+            return self.evaluate_all(iterables[0])
+        return map(function, *iterables)
+
+    def make_net(self, individual: Any) -> nn.Module:
+        """An individual as an independent network."""
+        return self.evaluator.space.make_child(self._child(individual))
+
+    def _check_direction(self, individual: Any) -> None:
+        """Refuse an individual whose fitness would be led the wrong way."""
+        weights: Sequence[float] | None = getattr(getattr(individual, "fitness", None), "weights", None)
+        wanted = -1 if self.evaluator.fitness.sense == "min" else 1
+        if weights is not None and (len(weights) != 1 or weights[0] * wanted <= 0):
+            raise InvalidValue(
+                f"fitness: expected weights ({wanted:.1f},), as {self.evaluator.fitness.name} is to be "
+                f"{'low' if wanted < 0 else 'high'}, got {tuple(weights)}"
+            )
+
+
+class ToolboxEvaluator(NetworkToolbox):
     """Fitness of networks for a DEAP toolbox; every generation goes through the core's Evaluator at once.
 
     ``toolbox.register("evaluate", evaluator.evaluate)`` and ``toolbox.register("map", evaluator.map)``. A
@@ -78,25 +128,7 @@ class ToolboxEvaluator:
         """The parent as an individual of all its selected parameters."""
         return DenseIndividual(self._parent.cpu().numpy(), self.fitness)
 
-    def evaluate(self, individual: Any) -> tuple[float]:
-        """Fitness of one individual, as a tuple."""
-        return self.evaluate_all([individual])[0]
-
-    def evaluate_all(self, individuals: Iterable[Any]) -> list[tuple[float]]:
-        """Fitness of a generation, in its order."""
-        children = [self._child(individual) for individual in individuals]
-        return [(fitness,) for fitness in self.evaluator.evaluate(children).fitness.tolist()]
-
-    def map(self, function: Callable[..., Any], *iterables: Iterable[Any]) -> Iterable[Any]:
-        """The built-in map, but for this object's ``evaluate``, which gets the whole generation."""
-        return map_batches(self.evaluate, self.evaluate_all, function, *iterables)
-
-    def make_net(self, individual: Any) -> nn.Module:
-        """An individual as an independent network."""
-        return self.evaluator.space.make_child(self._child(individual))
-
     def _child(self, individual: Any) -> Child:
-        check_direction(individual, self.evaluator)
         if isinstance(individual, LineageIndividual):
             return individual.lineage
         values = torch.as_tensor(np.asarray(individual, dtype=np.float32), device=self._parent.device)
@@ -107,29 +139,3 @@ class ToolboxEvaluator:
             )
         changed = (values != self._parent).nonzero().flatten()
         return SparseValues(changed, values[changed])
-
-
-def map_batches(
-    evaluate: Callable[[Any], tuple[float]],
-    evaluate_all: Callable[[Iterable[Any]], list[tuple[float]]],
-    function: Callable[..., Any],
-    *iterables: Iterable[Any],
-) -> Iterable[Any]:
-    """``evaluate_all`` if the function is ``evaluate``, in a toolbox's wrapping or without; else the built-in map."""
-    inner = function
-    while isinstance(inner, functools.partial) and not inner.args and not inner.keywords:
-        inner = inner.func
-    if inner == evaluate and len(iterables) == 1:
-        return evaluate_all(iterables[0])
-    return map(function, *iterables)
-
-
-def check_direction(individual: Any, evaluator: Evaluator) -> None:
-    """Refuse an individual whose fitness would be led the wrong way."""
-    weights: Sequence[float] | None = getattr(getattr(individual, "fitness", None), "weights", None)
-    wanted = -1 if evaluator.fitness.sense == "min" else 1
-    if weights is not None and (len(weights) != 1 or weights[0] * wanted <= 0):
-        raise InvalidValue(
-            f"fitness: expected weights ({wanted:.1f},), as {evaluator.fitness.name} is to be "
-            f"{'low' if wanted < 0 else 'high'}, got {tuple(weights)}"
-        )

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from deap import cma
-from torch import nn
 
-from smd_evo.core.delta import placed
-from smd_evo.core.subspace import RandomSubspace, Subspace
-from smd_evo.errors import InvalidType, InvalidValue, WrongParent, check_count, check_number
-from smd_evo.integrations.deap.evaluator import ToolboxEvaluator, check_direction, map_batches
+from smd_evo.core.delta import SparseDelta, placed
+from smd_evo.core.subspace import Subspace
+from smd_evo.errors import InvalidType, WrongParent, check_number
+from smd_evo.integrations.deap.evaluator import NetworkToolbox, ToolboxEvaluator
 from smd_evo.integrations.deap.variation import draw_key
+from smd_evo.integrations.rules import subspace_of_dimensions
 
 __all__ = ["SubspaceStrategy"]
 
 
-class SubspaceStrategy:
+class SubspaceStrategy(NetworkToolbox):
     """``deap.cma.Strategy`` on a subspace of k coordinates, which starts at the parent of an evaluator.
 
     An individual is k numbers that are added to the parent; register ``strategy.generate``, ``strategy.update``,
@@ -39,7 +39,7 @@ class SubspaceStrategy:
     All random numbers follow from Python's ``random``; numpy's generator, which ``deap.cma`` uses, is put back.
 
     Example:
-        >>> evaluator = ToolboxEvaluator(nn.Linear(4, 4), (torch.eye(4), torch.arange(4)))
+        >>> evaluator = ToolboxEvaluator(torch.nn.Linear(4, 4), (torch.eye(4), torch.arange(4)))
         >>> strategy = SubspaceStrategy(evaluator, dimensions=5, sigma=0.1)
         >>> from smd_evo import DenseIndividual
         >>> population = strategy.generate(DenseIndividual)
@@ -62,20 +62,11 @@ class SubspaceStrategy:
     ) -> None:
         if not isinstance(evaluator, ToolboxEvaluator):
             raise InvalidType(f"evaluator: expected a ToolboxEvaluator, got {type(evaluator).__name__}")
-        if (dimensions is None) == (subspace is None):
-            got = "neither" if subspace is None else "both"
-            raise InvalidValue(f"dimensions: expected it or subspace, got {got}")
         check_number("sigma", sigma, low=0, mend="try a tenth of the parameters' own")
-        self._space = evaluator.evaluator.space
-        if subspace is None:
-            k, size = check_count("dimensions", dimensions), self._space.size
-            if k > size:
-                raise InvalidValue(f"dimensions: expected at most the {size} selected parameters, got {k}")
-            subspace = RandomSubspace(k / size)
-        elif not isinstance(subspace, Subspace):
-            raise InvalidType(f"subspace: expected e.g. RandomSubspace(0.01), got {subspace!r}")
-        self._evaluator = evaluator.evaluator
-        self._coordinates = subspace.coordinates(subspace.draw(draw_key()), self._space.layout, self._space.device)
+        self.evaluator = evaluator.evaluator
+        space = self.evaluator.space
+        rule = subspace_of_dimensions(dimensions, subspace, space.size)
+        self._coordinates = rule.coordinates(rule.draw(draw_key()), space.layout, space.device)
         self.strategy = cma.Strategy([0.0] * len(self._coordinates), sigma, **options)
 
     def generate(self, ind_init: Callable[[Any], Any]) -> list[Any]:
@@ -92,29 +83,12 @@ class SubspaceStrategy:
         """Learn from an evaluated population."""
         self.strategy.update(population)
 
-    def evaluate(self, individual: Any) -> tuple[float]:
-        """Fitness of one individual, as a tuple."""
-        return self.evaluate_all([individual])[0]
-
-    def evaluate_all(self, individuals: Iterable[Any]) -> list[tuple[float]]:
-        """Fitness of a generation, in its order."""
-        children = [self._child(individual) for individual in individuals]
-        return [(fitness,) for fitness in self._evaluator.evaluate(children).fitness.tolist()]
-
-    def map(self, function: Callable[..., Any], *iterables: Iterable[Any]) -> Iterable[Any]:
-        """The built-in map, but for this object's ``evaluate``, which gets the whole generation."""
-        return map_batches(self.evaluate, self.evaluate_all, function, *iterables)
-
-    def make_net(self, individual: Any) -> nn.Module:
-        """An individual as an independent network."""
-        return self._space.make_child(self._child(individual))
-
-    def _child(self, individual: Any) -> Any:
-        check_direction(individual, self._evaluator)
-        values = torch.as_tensor(np.asarray(individual, dtype=np.float32), device=self._space.device)
+    def _child(self, individual: Any) -> SparseDelta:
+        space = self.evaluator.space
+        values = torch.as_tensor(np.asarray(individual, dtype=np.float32), device=space.device)
         if values.shape != self._coordinates.shape:
             raise WrongParent(
                 f"individual: expected {len(self._coordinates)} numbers, one for each dimension, got "
                 f"{list(values.shape)}"
             )
-        return placed(values, self._coordinates, self._space.layout, "absolute")
+        return placed(values, self._coordinates, space.layout, "absolute")

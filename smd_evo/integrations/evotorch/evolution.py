@@ -11,8 +11,8 @@ from smd_evo.core.rows import WORDS, row_lengths
 from smd_evo.core.subspace import Subspace
 from smd_evo.errors import InvalidValue, check_count
 from smd_evo.integrations.evotorch.finetune import FinetuneProblem
-from smd_evo.integrations.evotorch.rules import subspace_of
 from smd_evo.integrations.evotorch.searcher import NetworkSearcher
+from smd_evo.integrations.rules import subspace_of
 
 __all__ = ["SubspaceEvolution"]
 

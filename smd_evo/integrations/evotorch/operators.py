@@ -14,7 +14,7 @@ from smd_evo.core.subspace import Dense, PartitionSubspace, RandomSubspace, Subs
 from smd_evo.errors import InvalidType, InvalidValue, check_number
 from smd_evo.integrations.evotorch.finetune import FinetuneProblem
 from smd_evo.integrations.evotorch.keys import draw_key
-from smd_evo.integrations.evotorch.rules import subspace_of
+from smd_evo.integrations.rules import subspace_of
 
 __all__ = ["AddMutation", "SparseGaussianMutation"]
 

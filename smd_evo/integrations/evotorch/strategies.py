@@ -18,8 +18,8 @@ from smd_evo.core.subspace import Dense, Subspace
 from smd_evo.errors import InvalidType, InvalidValue, check_choice, check_number
 from smd_evo.integrations.evotorch.finetune import FinetuneProblem
 from smd_evo.integrations.evotorch.replica import Replica
-from smd_evo.integrations.evotorch.rules import subspace_of
 from smd_evo.integrations.evotorch.searcher import NetworkSearcher
+from smd_evo.integrations.rules import subspace_of
 
 __all__ = ["GradientStep", "OpenAIES", "OptimizerSpec", "SubspaceES"]
 

@@ -15,10 +15,11 @@ from smd_evo.core.mutation import Lineage
 from smd_evo.core.parameters import Child, ParameterSpace
 from smd_evo.core.selection import Select
 from smd_evo.core.subspace import RandomSubspace, Subspace
-from smd_evo.errors import InvalidType, InvalidValue, check_choice, check_count
+from smd_evo.errors import InvalidType, InvalidValue, check_choice
 from smd_evo.evaluation.fitness import Fitness
 from smd_evo.integrations.evotorch.base import NetworkProblem, key_of
 from smd_evo.integrations.evotorch.replica import Replica
+from smd_evo.integrations.rules import subspace_of_dimensions
 
 __all__ = ["Move", "SubspaceProblem"]
 
@@ -65,21 +66,12 @@ class SubspaceProblem(NetworkProblem):
         **host: Any,
     ) -> None:
         check_choice("scale", scale, ("absolute", "relative"))
-        if (dimensions is None) == (subspace is None):
-            got = "neither" if subspace is None else "both"
-            raise InvalidValue(f"dimensions: expected it or subspace, got {got}")
         if isinstance(parent, nn.Module):
             parent, select = ParameterSpace(parent, select), "all"
         elif not isinstance(parent, ParameterSpace):
             raise InvalidType(f"parent: expected a torch.nn.Module or ParameterSpace, got {parent!r}")
-        if subspace is None:
-            size, k = parent.size, check_count("dimensions", dimensions)
-            if k > size:
-                raise InvalidValue(f"dimensions: expected at most the {size} selected parameters, got {k}")
-            subspace = RandomSubspace(k / size)
-        elif not isinstance(subspace, Subspace):
-            raise InvalidType(f"subspace: expected e.g. RandomSubspace(0.01), got {subspace!r}")
-        elif not (subspace.static or isinstance(subspace, RandomSubspace)):
+        subspace = subspace_of_dimensions(dimensions, subspace, parent.size)
+        if not (subspace.static or isinstance(subspace, RandomSubspace)):
             raise InvalidValue(
                 f"subspace: expected one of the same size at every draw, got {subspace.spec}; make it static"
             )
