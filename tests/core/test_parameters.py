@@ -386,10 +386,14 @@ class TestFolding:
             state_bits(module),
             state_bits(space.make_child(child)),
         )
+        start = time.perf_counter()
+        space.fold(child)
+        usual = time.perf_counter() - start
+        module.load_state_dict(parent)
         seen = {"before": 0, "folded": 0}
-        for attempt in range(150):
+        for delay in [1e-5, *(usual * attempt / 100 for attempt in range(1, 150)), 1.0]:
             with pytest.raises(KeyboardInterrupt):
-                until_interrupted(space, 1e-5 + attempt * 4e-5, lambda: space.fold(child))
+                until_interrupted(space, delay, lambda: space.fold(child))
             state = state_bits(module)
             assert same_bits(state, before) or same_bits(state, folded)
             seen["before" if same_bits(state, before) else "folded"] += 1
