@@ -94,13 +94,18 @@ def es_gradient(
         shares[known] = (mutation, share + shares[known][1] if known in shares else share)
     size = layout.size if coordinates is None else len(coordinates)
     gradient = torch.zeros(size, device=device)
+    indices, drawn = torch.zeros(0, dtype=torch.int64, device=device), None
     for mutation, share in shares.values():
-        indices = mutation.subspace.coordinates(mutation.draw, layout, device)
+        if drawn != (mutation.subspace, mutation.draw):  # of a static subspace all draws are the same
+            drawn = mutation.subspace, mutation.draw
+            indices = mutation.subspace.coordinates(mutation.draw, layout, device)
+            if coordinates is not None and not torch.equal(indices, coordinates):
+                raise InvalidValue(
+                    f"coordinates: expected those of every mutation, got others by draw {mutation.draw}"
+                )
         noise = gaussian(mutation.key, indices).mul_(share)
         if coordinates is None:
             gradient.index_add_(0, indices, noise)
-        elif torch.equal(indices, coordinates):
-            gradient.add_(noise)
         else:
-            raise InvalidValue(f"coordinates: expected those of every mutation, got others by draw {mutation.draw}")
+            gradient.add_(noise)
     return gradient
