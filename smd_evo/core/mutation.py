@@ -25,6 +25,7 @@ from smd_evo.core.subspace import Dense, PartitionSubspace, Subspace
 from smd_evo.errors import InvalidType, InvalidValue, check_choice, check_count, check_number
 
 __all__ = [
+    "SCALES",
     "Lineage",
     "Mutation",
     "decompose",
@@ -32,7 +33,7 @@ __all__ = [
     "sample_mutations",
 ]
 
-_SCALES = ("absolute", "relative")
+SCALES = ("absolute", "relative")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ class Mutation:
             raise InvalidType(f"subspace: expected e.g. RandomSubspace(0.01), got {self.subspace!r}")
         if self.sign not in (-1, 1):
             raise InvalidValue(f"sign: expected 1 or -1, got {self.sign!r}")
-        check_choice("scale", self.scale, _SCALES)
+        check_choice("scale", self.scale, SCALES)
 
     @property
     def strength(self) -> float:

@@ -23,12 +23,23 @@ from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.evaluation.fitness import WORST, Fitness, get_fitness
 from smd_evo.integrations.evotorch.replica import Change, Replica
 
-__all__ = ["NetworkProblem", "key_of"]
+__all__ = ["NetworkProblem", "key_of", "space_of"]
 
 
 def key_of(seed: int | None) -> Key:
     """The key of a problem's seed; without one it comes from torch's global generator, as EvoTorch's numbers do."""
     return derive(int(torch.randint(2**63 - 1, ())) if seed is None else seed % 2**64, "problem")
+
+
+def space_of(parent: nn.Module | ParameterSpace, select: Select) -> ParameterSpace:
+    """The selected parameters of a network, or the space of them that is given."""
+    if isinstance(parent, nn.Module):
+        return ParameterSpace(parent, select)
+    if not isinstance(parent, ParameterSpace):
+        raise InvalidType(f"parent: expected a torch.nn.Module or ParameterSpace, got {parent!r}")
+    if select != "all":
+        raise InvalidValue("select: expected it with a torch.nn.Module, got it with a ParameterSpace")
+    return parent
 
 
 def _shared_gpus(host: dict[str, Any]) -> dict[str, Any]:
@@ -55,11 +66,10 @@ class NetworkProblem(Problem):  # type: ignore[misc]
 
     def __init__(
         self,
-        parent: nn.Module | ParameterSpace,
+        parent: ParameterSpace,
         data: Any,
         fitness: str | Fitness,
         *,
-        select: Select,
         minibatch_size: int | None,
         batch_size: int | str,
         solution_length: int,
@@ -75,12 +85,6 @@ class NetworkProblem(Problem):  # type: ignore[misc]
             eval_dtype=torch.float64,
             **_shared_gpus(host),
         )
-        if isinstance(parent, nn.Module):
-            parent = ParameterSpace(parent, select)
-        elif not isinstance(parent, ParameterSpace):
-            raise InvalidType(f"parent: expected a torch.nn.Module or ParameterSpace, got {parent!r}")
-        elif select != "all":
-            raise InvalidValue("select: expected it with a torch.nn.Module, got it with a ParameterSpace")
         space = copy.deepcopy(parent)  # the user's own network is never touched
         if self.num_actors or self.device.type != "cpu":
             space.module.to(self.device)  # what travels to actors is on the CPU, whatever they have

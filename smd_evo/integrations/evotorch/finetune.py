@@ -11,14 +11,14 @@ from evotorch import Solution, SolutionBatch
 from torch import Tensor, nn
 
 from smd_evo.core.keys import Key
-from smd_evo.core.mutation import Lineage, Mutation
+from smd_evo.core.mutation import SCALES, Lineage, Mutation
 from smd_evo.core.parameters import Child, ParameterSpace
 from smd_evo.core.rows import WORDS, append_steps, decode_rows, row_lengths, sample_rows
 from smd_evo.core.selection import Select
 from smd_evo.core.subspace import Subspace
 from smd_evo.errors import InvalidType, InvalidValue, WrongParent, check_choice, check_count
 from smd_evo.evaluation.fitness import Fitness
-from smd_evo.integrations.evotorch.base import NetworkProblem
+from smd_evo.integrations.evotorch.base import NetworkProblem, space_of
 from smd_evo.integrations.evotorch.replica import Change, Fold, Replica
 from smd_evo.integrations.evotorch.solutions import changes_of, head, labels_of, rows_of, rule_of, without_steps
 
@@ -76,10 +76,9 @@ class FinetuneProblem(NetworkProblem):
     ) -> None:
         check_count("steps", steps)
         super().__init__(
-            parent,
+            space_of(parent, select),
             data,
             fitness,
-            select=select,
             minibatch_size=minibatch_size,
             batch_size=batch_size,
             solution_length=1 + WORDS * steps,
@@ -103,7 +102,7 @@ class FinetuneProblem(NetworkProblem):
         Raises:
             InvalidValue: the network is too small for the subspace, or there is no such scale.
         """
-        check_choice("scale", scale, ("absolute", "relative"))
+        check_choice("scale", scale, SCALES)
         if (subspace, scale) not in self._rules:
             subspace.coordinates(subspace.draw(0), self.space.layout)
             self._rules.append((subspace, scale))

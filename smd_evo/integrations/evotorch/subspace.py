@@ -11,13 +11,13 @@ from evotorch import Solution
 from torch import Tensor, nn
 
 from smd_evo.core.delta import SparseDelta, placed
-from smd_evo.core.mutation import Lineage
+from smd_evo.core.mutation import SCALES, Lineage
 from smd_evo.core.parameters import Child, ParameterSpace
 from smd_evo.core.selection import Select
 from smd_evo.core.subspace import RandomSubspace, Subspace
-from smd_evo.errors import InvalidType, InvalidValue, check_choice
+from smd_evo.errors import InvalidValue, check_choice
 from smd_evo.evaluation.fitness import Fitness
-from smd_evo.integrations.evotorch.base import NetworkProblem, key_of
+from smd_evo.integrations.evotorch.base import NetworkProblem, key_of, space_of
 from smd_evo.integrations.evotorch.replica import Replica
 from smd_evo.integrations.rules import subspace_of_dimensions
 
@@ -65,12 +65,9 @@ class SubspaceProblem(NetworkProblem):
         batch_size: int | str = "auto",
         **host: Any,
     ) -> None:
-        check_choice("scale", scale, ("absolute", "relative"))
-        if isinstance(parent, nn.Module):
-            parent, select = ParameterSpace(parent, select), "all"
-        elif not isinstance(parent, ParameterSpace):
-            raise InvalidType(f"parent: expected a torch.nn.Module or ParameterSpace, got {parent!r}")
-        subspace = subspace_of_dimensions(dimensions, subspace, parent.size)
+        check_choice("scale", scale, SCALES)
+        space = space_of(parent, select)
+        subspace = subspace_of_dimensions(dimensions, subspace, space.size)
         if not (subspace.static or isinstance(subspace, RandomSubspace)):
             raise InvalidValue(
                 f"subspace: expected one of the same size at every draw, got {subspace.spec}; make it static"
@@ -79,13 +76,12 @@ class SubspaceProblem(NetworkProblem):
         self.subspace, self.scale = subspace, scale
         self._subspace_of: tuple[int, Tensor] | None = None
         super().__init__(
-            parent,
+            space,
             data,
             fitness,
-            select=select,
             minibatch_size=minibatch_size,
             batch_size=batch_size,
-            solution_length=len(subspace.coordinates(subspace.draw(key), parent.layout)),
+            solution_length=len(subspace.coordinates(subspace.draw(key), space.layout)),
             dtype=torch.float32,
             key=key,
             host=host,
