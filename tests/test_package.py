@@ -36,6 +36,7 @@ CORE = [
     "rows",
     "gradient",
     "selection",
+    "supported",
     "parameters",
 ]
 SOURCES = sorted((ROOT / "smd_evo").rglob("*.py"))

@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from smd_evo.core.delta import SparseDelta, SparseValues
 from smd_evo.core.layout import Layout, Slot
 from smd_evo.core.mutation import Lineage, Mutation, replay
 from smd_evo.core.selection import Select, select_names
-from smd_evo.errors import InvalidType, InvalidValue, UnsupportedParameter, WrongParent
+from smd_evo.core.supported import check_supported, without_aliases
+from smd_evo.errors import InvalidType, InvalidValue, WrongParent
 
 __all__ = ["Child", "ParameterSpace"]
 
@@ -31,8 +31,6 @@ _AT_ONCE = 2**15
 
 _WORTH_IT = 4
 """Children that are replayed in one go, if it is not one by one: sorting them apart costs a little, too."""
-
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 class ParameterSpace:
@@ -80,8 +78,8 @@ class ParameterSpace:
             raise InvalidValue(f"module: expected trainable parameters, got {len(found)} frozen ones; {mend}")
         chosen = {name: found[name] for name in select_names(module, candidates, select)}
         for name, tensor in chosen.items():
-            _check_supported(name, tensor)
-        chosen = _without_aliases(chosen)
+            check_supported(name, tensor)
+        chosen = without_aliases(chosen)
         if not any(tensor.numel() for tensor in chosen.values()):
             raise InvalidValue(f"select: expected at least one parameter element, got none from {select!r}")
         self.module = module
@@ -282,60 +280,6 @@ def _in_memory(parameter: Tensor, local: Tensor) -> tuple[Tensor, Tensor]:
         places += local % length * stride
         local = local // length
     return data.as_strided((data.numel(),), (1,)), places
-
-
-def _check_supported(name: str, tensor: Tensor) -> None:
-    problem = None
-    if is_lazy(tensor):
-        problem = "it is lazy; run one batch through the network first"
-    elif tensor.is_meta:
-        problem = "it is on the meta device; load its weights first"
-    elif tensor.is_inference():
-        problem = "it was made in inference mode, where alone it may change; build the network outside of it"
-    elif tensor.is_quantized or tensor.layout != torch.strided or type(tensor.data) is not Tensor:
-        problem = "it is quantized, sparse or of a tensor subclass; use the plain floating-point network"
-    elif tensor.dtype not in _DTYPES:
-        problem = f"it is {tensor.dtype}; leave it out with select=... or convert the network"
-    elif _has_gaps(tensor):
-        problem = "its memory is expanded or has gaps; make it .contiguous() first"
-    if problem:
-        raise UnsupportedParameter(f"{name}: expected a strided 16- to 64-bit floating tensor, but {problem}")
-
-
-def _has_gaps(tensor: Tensor) -> bool:
-    """Whether the elements do not fill one run of memory, in whatever order of the dimensions."""
-    step = 1
-    for stride, length in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if length > 1 and stride != step:
-            return tensor.numel() > 0
-        step *= max(length, 1)
-    return False
-
-
-def _without_aliases(parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
-    """Drop parameters that are the memory of an earlier one (tied by ``.data``); refuse partial overlaps."""
-    unique: dict[str, nn.Parameter] = {}
-    taken: dict[tuple[torch.device, int], list[tuple[int, int, str]]] = {}
-    for name, tensor in parameters.items():
-        if not tensor.numel():
-            unique[name] = tensor
-            continue
-        place = (tensor.device, tensor.untyped_storage().data_ptr())
-        start = int(tensor.storage_offset()) * tensor.element_size()
-        end = start + tensor.numel() * tensor.element_size()
-        overlaps = [other for other in taken.get(place, []) if start < other[1] and other[0] < end]
-        if not overlaps:
-            unique[name] = tensor
-            taken.setdefault(place, []).append((start, end, name))
-            continue
-        twin = unique[overlaps[0][2]]
-        same = overlaps[0][:2] == (start, end) and twin.stride() == tensor.stride() and twin.dtype == tensor.dtype
-        if not same or twin.shape != tensor.shape:
-            raise UnsupportedParameter(
-                f"{name}: expected memory of its own or that of one whole tied parameter, but it overlaps "
-                f"{overlaps[0][2]}; clone one of the two"
-            )
-    return unique
 
 
 def _scale(parameter: Tensor) -> float:
