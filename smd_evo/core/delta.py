@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from smd_evo.core.layout import Layout
 from smd_evo.errors import InvalidType, InvalidValue
 
-__all__ = ["SparseDelta", "SparseValues", "placed"]
+__all__ = ["SparseDelta", "SparseValues", "placed", "union"]
 
 _Kind = TypeVar("_Kind", bound="_Sparse")
 
@@ -23,9 +24,11 @@ class _Sparse:
     indices: Tensor
     values: Tensor
 
+    _TYPES: ClassVar[tuple[torch.dtype, ...]] = (torch.float32,)
+
     def __post_init__(self) -> None:
         indices, values = self.indices, self.values
-        if indices.dtype != torch.int64 or values.dtype != torch.float32:
+        if indices.dtype != torch.int64 or values.dtype not in self._TYPES:
             raise InvalidType(
                 f"delta: expected int64 indices and float32 values, got {indices.dtype} and {values.dtype}"
             )
@@ -51,11 +54,13 @@ class SparseValues(_Sparse):
 
     Args:
         indices: int64 [k], strictly increasing, not negative.
-        values: float32 [k], on the same device.
+        values: float32 [k], or float64 for parameters of that type, on the same device.
 
     Raises:
         InvalidType, InvalidValue: the two are not as above.
     """
+
+    _TYPES = (torch.float32, torch.float64)
 
 
 class SparseDelta(_Sparse):
@@ -91,6 +96,13 @@ class SparseDelta(_Sparse):
     def to_dense(self, size: int) -> Tensor:
         """The delta as a vector of ``size`` coordinates."""
         return torch.zeros(size, device=self.values.device).index_copy_(0, self.indices, self.values)
+
+
+def union(indices: Sequence[Tensor], device: torch.device | str) -> Tensor:
+    """All coordinates that are in any of some sorted lists, sorted, each once."""
+    together = torch.cat([torch.zeros(0, dtype=torch.int64, device=device), *indices])
+    distinct: Tensor = together.unique()
+    return distinct
 
 
 def placed(values: Tensor, coordinates: Tensor, layout: Layout, scale: str) -> SparseDelta:

@@ -7,6 +7,7 @@ import hashlib
 import pickle
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import reduce
 from itertools import islice
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from smd_evo.core.delta import SparseDelta, SparseValues
+from smd_evo.core.delta import SparseDelta, SparseValues, union
 from smd_evo.core.layout import Layout, Slot
 from smd_evo.core.mutation import Lineage, Mutation, replay
 from smd_evo.core.selection import Select, select_names
@@ -196,13 +197,30 @@ class ParameterSpace:
             self.restore()
             raise
 
-    def values_at(self, indices: Tensor) -> Tensor:
-        """The parameters at sorted distinct coordinates, float32 [k] on :attr:`device`."""
+    def values_at(self, indices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The parameters at sorted distinct coordinates, ``dtype`` [k] on :attr:`device`."""
         nothing = SparseDelta(indices.to(self.device), torch.zeros(len(indices), device=self.device))
         pieces = [elements.index_select(0, places) for elements, places, _ in self._pieces(nothing)]
-        return torch.cat([nothing.values[:0], *(piece.to(self.device, torch.float32) for piece in pieces)])
+        return torch.cat([nothing.values[:0].to(dtype), *(piece.to(self.device, dtype) for piece in pieces)])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The narrowest type that holds every selected parameter exactly."""
+        return reduce(torch.promote_types, (parameter.dtype for parameter in self._parameters))
+
+    def values_of(self, child: Child) -> SparseValues:
+        """A child as one set of new values: the same bits, whatever steps it was made of.
+
+        Float32, or float64 where a selected parameter is.
+        """
+        deltas = self.deltas(child)
+        wide = torch.promote_types(self.dtype, torch.float32)
+        indices = deltas[0].indices if len(deltas) == 1 else union([delta.indices for delta in deltas], self.device)
+        with self.applied(tuple(deltas)):
+            return SparseValues(indices, self.values_at(indices, wide))
 
     def _patch(self, child: Child) -> None:
+        torch.clear_autocast_cache()  # autocast keeps copies of the weights in low precision
         for delta in self.deltas(child):
             for elements, places, values in self._pieces(delta):
                 old = elements.index_select(0, places)  # several times faster than elements[places]
@@ -228,6 +246,7 @@ class ParameterSpace:
         :meth:`applied` does this by itself. A caller that must survive an interrupt in the very moment in
         which a ``with`` block is left calls it once more in a ``finally`` of its own.
         """
+        torch.clear_autocast_cache()
         interrupt: KeyboardInterrupt | None = None
         while self.depth > depth:
             try:

@@ -157,6 +157,27 @@ class TestNoTrace:
             assert torch.equal(ours.grad, theirs.grad)
 
 
+def test_autocast_forgets_the_copies_it_made_of_other_children(network, samples):
+    """Autocast keeps weights in low precision as long as it lasts; a child must not meet its sibling's."""
+    space = ParameterSpace(network.eval())
+
+    def outputs(child):
+        with space.applied(child) as module:
+            return module(samples[0])
+
+    children = [Lineage(), mutation(1), mutation(2), Lineage()]
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        together = [outputs(child) for child in children]
+    for child, expected in zip(children, together, strict=True):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(outputs(child), expected)
+    assert not torch.equal(together[1], together[2])
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        before = outputs(Lineage())
+        space.fold(mutation(1))
+        assert not torch.equal(outputs(Lineage()), before)
+
+
 class TestValues:
     @given(KEYS, st.floats(1e-3, 10))
     def test_a_child_is_parent_plus_delta(self, key, sigma):
@@ -272,6 +293,16 @@ class TestNewValues:
                 assert flat(space)[[0, 9]].tolist() == [5, 7]
             space.fold(values)
             assert torch.equal(flat(space), child)
+
+    @given(st.lists(KEYS, max_size=3))
+    def test_any_child_as_new_values_is_the_same_to_the_bit(self, keys):
+        torch.manual_seed(0)
+        space = ParameterSpace(Odd())
+        assert space.dtype == torch.float64
+        child = Lineage(tuple(mutation(key) for key in keys))
+        values = space.values_of(child)
+        assert len(values) == len({int(i) for step in child.steps for i in step.delta(space.layout).indices})
+        assert same_bits(state_bits(space.make_child(child)), state_bits(space.make_child(values)))
 
     def test_those_of_another_network(self, network):
         space, before = ParameterSpace(network), state_bits(network)
