@@ -80,9 +80,9 @@ class TestRun:
     def test_rows_agree_with_their_parts(self, run):
         rows = json.loads((run[0] / "results.json").read_text())["rows"]
         for row in rows[1:]:
-            assert row["accuracy"] - rows[0]["accuracy"] == pytest.approx(row["accuracy_gain"]["mean"])
-            assert row["loss"] - rows[0]["loss"] == pytest.approx(row["loss_gain"]["mean"])
-            assert row["accuracy_gain"]["low"] <= row["accuracy_gain"]["mean"] <= row["accuracy_gain"]["high"]
+            assert row["accuracy"] - rows[0]["accuracy"] == pytest.approx(row["accuracy_gain"]["value"])
+            assert row["loss"] - rows[0]["loss"] == pytest.approx(row["loss_gain"]["value"])
+            assert row["accuracy_gain"]["low"] <= row["accuracy_gain"]["value"] <= row["accuracy_gain"]["high"]
         sparse, sigma, norm = (rows[number] for number in (1, 4, 7))
         assert (sparse["density"], sparse["sigma"]) == (pytest.approx(0.1, rel=0.01), 0.05)
         assert (sigma["density"], sigma["sigma"]) == (1, 0.05)

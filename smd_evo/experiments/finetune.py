@@ -30,7 +30,7 @@ from smd_evo.evaluation.evaluator import Evaluation, Evaluator
 from smd_evo.evaluation.fitness import ACCURACY, CROSS_ENTROPY, BatchFitness, best_of
 from smd_evo.experiments.config import FinetuneConfig
 from smd_evo.experiments.results import SPARSE, Arm, FinetuneResult, Group, Row
-from smd_evo.experiments.statistics import Difference, mcnemar_exact, paired_difference
+from smd_evo.experiments.statistics import Estimate, mcnemar_exact, paired_difference
 from smd_evo.zoo import load_data, load_model
 from smd_evo.zoo.data import Data
 
@@ -202,7 +202,7 @@ def _judged(strength: _Strength, recipes: list[Mutation], result: Evaluation, ju
     return Group(strength.subspace, strength.sigma, strength.density, recipes, result, best, size, score)
 
 
-def _report(arms: list[Arm], test: Evaluator, seed: int) -> tuple[list[Row], dict[str, tuple[Difference, float]]]:
+def _report(arms: list[Arm], test: Evaluator, seed: int) -> tuple[list[Row], dict[str, tuple[Estimate, float]]]:
     """Read the test split: the only place that does."""
     targets = test.targets()
     before = _Scores(test.predict([Lineage()])[0], targets)

@@ -9,7 +9,7 @@ from smd_evo.core.parameters import ParameterSpace
 from smd_evo.core.subspace import Subspace
 from smd_evo.evaluation.evaluator import Evaluation
 from smd_evo.experiments.config import FinetuneConfig
-from smd_evo.experiments.statistics import Difference
+from smd_evo.experiments.statistics import Estimate
 from smd_evo.zoo.data import Data
 
 __all__ = ["SPARSE", "Arm", "FinetuneResult", "Group", "Row"]
@@ -79,8 +79,8 @@ class Row:
     sigma: float | None
     accuracy: float
     loss: float
-    accuracy_gain: Difference | None = None
-    loss_gain: Difference | None = None
+    accuracy_gain: Estimate | None = None
+    loss_gain: Estimate | None = None
     p_value: float | None = None
 
 
@@ -105,5 +105,5 @@ class FinetuneResult:
     parent_fitness: float
     arms: list[Arm]
     rows: list[Row]
-    against_dense: dict[str, tuple[Difference, float]]
+    against_dense: dict[str, tuple[Estimate, float]]
     evaluations: dict[str, int]

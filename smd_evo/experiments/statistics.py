@@ -10,21 +10,21 @@ from scipy import stats
 
 from smd_evo.errors import InvalidValue
 
-__all__ = ["Difference", "mcnemar_exact", "paired_difference"]
+__all__ = ["Estimate", "mcnemar_exact", "paired_difference"]
 
 
 @dataclass(frozen=True)
-class Difference:
-    """A mean difference and its interval."""
+class Estimate:
+    """A number and its interval."""
 
-    mean: float
+    value: float
     low: float
     high: float
 
 
 def paired_difference(
     values: ArrayLike, reference: ArrayLike, *, level: float = 0.95, resamples: int = 9999, seed: int = 0
-) -> Difference:
+) -> Estimate:
     """Mean of ``values - reference`` over paired samples, with a bias-corrected bootstrap (BCa) interval.
 
     Args:
@@ -39,7 +39,7 @@ def paired_difference(
 
     Example:
         >>> difference = paired_difference([1, 1, 1, 0, 1, 1, 1, 1], [0, 1, 0, 0, 1, 1, 0, 0])
-        >>> difference.mean, difference.low > 0
+        >>> difference.value, difference.low > 0
         (0.5, True)
 
     Reference: Efron, "Better bootstrap confidence intervals", JASA 82, 1987.
@@ -50,11 +50,11 @@ def paired_difference(
     difference = a - b
     mean = float(difference.mean())
     if np.ptp(difference) == 0:  # every resample is the same; BCa is undefined
-        return Difference(mean, mean, mean)
+        return Estimate(mean, mean, mean)
     interval = stats.bootstrap(
         (difference,), np.mean, confidence_level=level, n_resamples=resamples, method="BCa", rng=seed
     ).confidence_interval
-    return Difference(mean, float(interval.low), float(interval.high))
+    return Estimate(mean, float(interval.low), float(interval.high))
 
 
 def mcnemar_exact(correct: ArrayLike, reference: ArrayLike) -> float:

@@ -49,7 +49,7 @@ def plot_finetune(result: FinetuneResult, path: Path) -> None:
         for place, row in zip(places, rows, strict=True):
             gain = row.accuracy_gain
             assert gain is not None
-            low, high = 100 * (gain.mean - gain.low), 100 * (gain.high - gain.mean)
+            low, high = 100 * (gain.value - gain.low), 100 * (gain.high - gain.value)
             right.errorbar(
                 place + 0.2 * offset,
                 100 * row.accuracy,

@@ -6,7 +6,7 @@ from rich import box
 from rich.table import Table
 
 from smd_evo.experiments.results import SPARSE, FinetuneResult, Row
-from smd_evo.experiments.statistics import Difference
+from smd_evo.experiments.statistics import Estimate
 
 __all__ = ["finetune_table", "finetune_verdict"]
 
@@ -52,9 +52,9 @@ def finetune_verdict(result: FinetuneResult) -> list[str]:
     return lines
 
 
-def _claim(difference: Difference, p_value: float) -> str:
+def _claim(difference: Estimate, p_value: float) -> str:
     if p_value < 0.05 and (difference.low > 0 or difference.high < 0):
-        word = "better" if difference.mean > 0 else "worse"
+        word = "better" if difference.value > 0 else "worse"
     else:
         word = "no difference shown"
     return f"accuracy {_points(difference)} points, p = {_p(p_value)}: {word}."
@@ -72,8 +72,8 @@ def _cells(row: Row) -> list[str]:
     ]
 
 
-def _points(difference: Difference) -> str:
-    return f"{100 * difference.mean:+.1f} [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
+def _points(difference: Estimate) -> str:
+    return f"{100 * difference.value:+.1f} [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
 
 
 def _p(value: float) -> str:

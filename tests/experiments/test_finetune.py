@@ -124,7 +124,7 @@ def test_rows_are_what_the_test_split_says(result):
         for candidate, number in numbers.items():
             accuracy = float(evaluator.evaluate([arm.group.recipes[number]]).fitness[0])
             assert rows[arm.name, candidate].accuracy == pytest.approx(accuracy)
-            assert rows[arm.name, candidate].accuracy_gain.mean == pytest.approx(accuracy - parent)
+            assert rows[arm.name, candidate].accuracy_gain.value == pytest.approx(accuracy - parent)
 
 
 def test_the_parent_is_as_it_was(result):

@@ -44,14 +44,14 @@ def test_same_seed_same_interval():
     a, b = np.arange(50) % 3, np.arange(50) % 2
     assert paired_difference(a, b, seed=1) == paired_difference(a, b, seed=1)
     difference = paired_difference(a, b)
-    assert difference.low < difference.mean < difference.high
+    assert difference.low < difference.value < difference.high
     mirrored = paired_difference(b, a)
-    assert mirrored.mean == pytest.approx(-difference.mean)
+    assert mirrored.value == pytest.approx(-difference.value)
 
 
 def test_no_variation_has_a_point_for_an_interval():
     difference = paired_difference([1, 1, 1], [0, 0, 0])
-    assert (difference.mean, difference.low, difference.high) == (1, 1, 1)
+    assert (difference.value, difference.low, difference.high) == (1, 1, 1)
 
 
 def test_unpaired_input():
