@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from smd_evo.core.subspace import PartitionSubspace as PartitionSubspace
     from smd_evo.core.subspace import RandomSubspace as RandomSubspace
     from smd_evo.core.subspace import Subspace as Subspace
+    from smd_evo.ensemble.module import SparseEnsemble as SparseEnsemble
+    from smd_evo.ensemble.selection import select_members as select_members
+    from smd_evo.ensemble.soup import soup as soup
     from smd_evo.evaluation.calibration import calibrate_sigma as calibrate_sigma
     from smd_evo.evaluation.evaluator import Evaluator as Evaluator
     from smd_evo.evaluation.fitness import BatchFitness as BatchFitness
@@ -71,6 +74,9 @@ _HOMES = {
     "Subspace": "smd_evo.core.subspace",
     "TensorSubspace": "smd_evo.core.structured",
     "parse_subspace": "smd_evo.core.specs",
+    "SparseEnsemble": "smd_evo.ensemble.module",
+    "select_members": "smd_evo.ensemble.selection",
+    "soup": "smd_evo.ensemble.soup",
     "calibrate_sigma": "smd_evo.evaluation.calibration",
     "Evaluator": "smd_evo.evaluation.evaluator",
     "BatchFitness": "smd_evo.evaluation.fitness",

@@ -73,8 +73,8 @@ def write_finetune(folder: Path, result: FinetuneResult, seconds: float) -> None
                         "subspace": group.subspace.spec,
                         "density": group.density,
                         "sigma": group.sigma,
-                        "validation": group.validation,
-                        "ensemble_size": group.size,
+                        "validation": group.ensemble.fitness,
+                        "ensemble_size": len(group.ensemble.members),
                         "best_fitness": float(group.result.fitness[group.result.ranking()[0]]),
                         "nonfinite": group.result.nonfinite,
                     }

@@ -1,1 +1,1 @@
-"""Several children of one parent together: votes, and the file that holds them."""
+"""Several children of one parent together: choice, combination, one module, its file; how they differ."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from smd_evo.evaluation.fitness import WORST, BatchFitness, Fitness, get_fitness
 from smd_evo.evaluation.guard import Buffers, evaluating, reseed
 
 __all__ = ["Evaluation", "Evaluator"]
+
+_AT_ONCE = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,6 +152,12 @@ class Evaluator:
         if not outputs:
             raise InvalidValue("children: expected at least one, got none")
         return torch.stack(outputs)
+
+    def outputs(self, children: Iterable[Child]) -> Iterator[Tensor]:
+        """What :meth:`predict` returns, one child after the other, for more children than memory holds at once."""
+        waiting = iter(children)
+        while some := list(islice(waiting, _AT_ONCE)):
+            yield from self.predict(some)
 
     def _score(self, module: nn.Module) -> Tensor:
         """Mean score over all samples, float64 []; summed on the device, which is not waited for."""

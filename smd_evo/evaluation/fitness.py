@@ -13,7 +13,17 @@ from torch.nn import functional
 
 from smd_evo.errors import InvalidType, InvalidValue, check_choice
 
-__all__ = ["ACCURACY", "CROSS_ENTROPY", "WORST", "BatchFitness", "Fitness", "ModuleFitness", "best_of", "get_fitness"]
+__all__ = [
+    "ACCURACY",
+    "CROSS_ENTROPY",
+    "WORST",
+    "BatchFitness",
+    "Fitness",
+    "ModuleFitness",
+    "best_of",
+    "get_fitness",
+    "rank",
+]
 
 Sense = Literal["min", "max"]
 
@@ -85,8 +95,13 @@ def best_of(values: Sequence[float], sense: str) -> int:
         >>> best_of([math.nan, 2.0, 1.0, 1.0], "min"), best_of([math.nan, 2.0, 1.0], "max")
         (2, 1)
     """
+    return rank(values, sense)[0]
+
+
+def rank(values: Sequence[float], sense: str) -> list[int]:
+    """Numbers of the values, best first; equal ones in their order, NaN last."""
     sign = -1 if sense == "max" else 1
-    return min(range(len(values)), key=lambda number: (math.isnan(values[number]), sign * values[number]))
+    return sorted(range(len(values)), key=lambda number: (math.isnan(values[number]), sign * values[number]))
 
 
 def _cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:

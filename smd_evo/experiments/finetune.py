@@ -23,8 +23,9 @@ from smd_evo.core.mutation import Lineage, Mutation
 from smd_evo.core.parameters import ParameterSpace
 from smd_evo.core.structured import NeuronSubspace, TensorSubspace
 from smd_evo.core.subspace import Dense, PartitionSubspace, RandomSubspace, Subspace
+from smd_evo.ensemble.combine import combined
 from smd_evo.ensemble.files import load_children
-from smd_evo.ensemble.voting import choose_size, log_vote
+from smd_evo.ensemble.selection import select_from, stored
 from smd_evo.evaluation.calibration import calibrate_sigma
 from smd_evo.evaluation.evaluator import Evaluation, Evaluator
 from smd_evo.evaluation.fitness import ACCURACY, CROSS_ENTROPY, BatchFitness, best_of
@@ -38,7 +39,6 @@ __all__ = ["Progress", "finetune", "verify_children"]
 
 _SHORTLIST = 20
 _BEST_OF = 10
-_SIZES = (2, 3, 5, 10, 20)
 
 
 class Progress(Protocol):
@@ -91,7 +91,7 @@ def finetune(config: FinetuneConfig, progress: Progress | None = None) -> Finetu
     arms = []
     for name, plan in plans.items():
         groups = [run_group(strength) for strength in plan]
-        choice = best_of([group.validation for group in groups], ranker.fitness.sense)
+        choice = best_of([group.ensemble.fitness for group in groups], ranker.fitness.sense)
         arms.append(Arm(name, groups, choice))
     progress.start("test", None)
     rows, against_dense = _report(arms, ranker.on(data.test), config.seed)
@@ -192,14 +192,13 @@ def _group_runner(
 
 
 def _judged(strength: _Strength, recipes: list[Mutation], result: Evaluation, judge: Evaluator) -> Group:
-    shortlist = result.ranking()[:_SHORTLIST]
-    logits = judge.predict([recipes[number] for number in shortlist])
+    logits = judge.predict([recipes[number] for number in result.ranking()[:_SHORTLIST]])
     fitness, targets = judge.fitness, judge.targets()
     assert isinstance(fitness, BatchFitness)
-    alone = [choose_size(logits[[number]], targets, [1], fitness)[1] for number in range(len(shortlist[:_BEST_OF]))]
-    best = shortlist[best_of(alone, fitness.sense)]
-    size, score = choose_size(logits, targets, _SIZES if len(shortlist) > 1 else [1], fitness)
-    return Group(strength.subspace, strength.sigma, strength.density, recipes, result, best, size, score)
+    alone = [float(fitness.per_sample(own, targets, len(own)).mean()) for own in logits[:_BEST_OF]]
+    best = best_of(alone, fitness.sense)
+    ensemble = select_from(stored(logits), len(logits), targets, fitness, ranking=range(len(logits)), method="top_k")
+    return Group(strength.subspace, strength.sigma, strength.density, recipes, result, logits, best, ensemble)
 
 
 def _report(arms: list[Arm], test: Evaluator, seed: int) -> tuple[list[Row], dict[str, tuple[Estimate, float]]]:
@@ -209,13 +208,13 @@ def _report(arms: list[Arm], test: Evaluator, seed: int) -> tuple[list[Row], dic
     rows = [Row("parent", "parent", 1, None, None, before.accuracy, before.mean_loss)]
     ensembles: dict[str, _Scores] = {}
     for arm in arms:
-        for candidate, numbers in arm.group.chosen().items():
-            after = _Scores(log_vote(test.predict([arm.group.recipes[number] for number in numbers])), targets)
+        for candidate, members in arm.group.chosen().items():
+            after = _Scores(combined(test.predict(members)), targets)
             rows.append(
                 Row(
                     method=arm.name,
                     candidate=candidate,
-                    members=len(numbers),
+                    members=len(members),
                     density=arm.group.density,
                     sigma=arm.group.sigma,
                     accuracy=after.accuracy,
@@ -265,7 +264,7 @@ def verify_children(config: FinetuneConfig, path: Path, progress: Progress | Non
     progress = progress or Silent()
     ranker = _ranker(config, load_data(config.data, config.seed))
     children = load_children(path, ranker.space)
-    progress.start("children", len(children.deltas))
-    again = ranker.evaluate(children.deltas, progress.advance).fitness
+    progress.start("children", len(children.members))
+    again = ranker.evaluate(children.members, progress.advance).fitness
     difference = (again - children.fitness).abs() / children.fitness.abs().clamp(min=1e-12)
-    return len(children.deltas), float(difference.max())
+    return len(children.members), float(difference.max())

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from smd_evo.core.mutation import Mutation
 from smd_evo.core.parameters import ParameterSpace
 from smd_evo.core.subspace import Subspace
+from smd_evo.ensemble.selection import Selection
 from smd_evo.evaluation.evaluator import Evaluation
 from smd_evo.experiments.config import FinetuneConfig
 from smd_evo.experiments.statistics import Estimate
 from smd_evo.zoo.data import Data
 
-__all__ = ["SPARSE", "Arm", "FinetuneResult", "Group", "Row"]
+__all__ = ["SPARSE", "Arm", "FinetuneResult", "Group", "Row", "Shortlist"]
 
 SPARSE = "sparse"
 """Name of the arm that is not a control."""
@@ -27,9 +30,9 @@ class Group:
         density: mean share of the coordinates that they touch.
         recipes: the children.
         result: their fitness.
-        best: number of the child that is best on validation among the first ten by fitness.
-        size: size of the ensemble of the first by fitness that is best on validation.
-        validation: that ensemble's fitness there.
+        logits: float32 [shortlist, n, classes] on validation of the first by fitness.
+        best: place in the shortlist of the child that is best on validation among the first ten.
+        ensemble: the best of the shortlist that vote best together.
     """
 
     subspace: Subspace
@@ -37,18 +40,48 @@ class Group:
     density: float
     recipes: list[Mutation]
     result: Evaluation
+    logits: Tensor
     best: int
-    size: int
-    validation: float
+    ensemble: Selection
 
-    def chosen(self) -> dict[str, list[int]]:
-        """Numbers of the children behind each candidate that is reported."""
-        ranking = self.result.ranking()
+    def shortlist(self, name: str) -> Shortlist:
+        """The first by fitness, of the arm of that name."""
+        numbers = self.result.ranking()[: len(self.logits)]
+        recipes = [self.recipes[number] for number in numbers]
+        return Shortlist(
+            name, self.density, self.sigma, recipes, self.result.fitness[numbers], self.best, self.logits
+        )
+
+    def chosen(self) -> dict[str, list[Mutation]]:
+        """The children behind each candidate that is reported."""
+        ranked = [self.recipes[number] for number in self.result.ranking()]
         return {
-            "median child": [ranking[len(ranking) // 2]],
-            "best child": [self.best],
-            "ensemble": ranking[: self.size],
+            "median child": [ranked[len(ranked) // 2]],
+            "best child": [ranked[self.best]],
+            "ensemble": [ranked[place] for place in self.ensemble.members],
         }
+
+
+@dataclass(frozen=True, eq=False)
+class Shortlist:
+    """Candidates for an ensemble: the first by fitness of an arm's chosen group.
+
+    Attributes:
+        name: the arm's.
+        density, sigma: of the mutations.
+        recipes: the children, best first.
+        fitness: float64, one a child.
+        best: place of the child that is best on validation.
+        logits: float32 [children, n, classes] on validation.
+    """
+
+    name: str
+    density: float
+    sigma: float
+    recipes: list[Mutation]
+    fitness: Tensor
+    best: int
+    logits: Tensor
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,101 @@
+"""How the outputs of several members become one prediction."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from smd_evo.errors import InvalidType, InvalidValue, check_choice
+
+__all__ = ["COMBINES", "ballots", "combined", "pooled", "weighted"]
+
+COMBINES = ("probabilities", "logits", "majority")
+"""Mean class probabilities, mean outputs (also of regressions), or the most frequent class."""
+
+_TIE = 1e-3
+
+
+def ballots(outputs: Tensor, combine: str) -> Tensor:
+    """What of a member's outputs is pooled with the other members'.
+
+    Args:
+        outputs: [..., classes]; of any shape for "logits".
+        combine: one of :data:`COMBINES`.
+
+    Returns:
+        Log-probabilities; for "majority" those of a vote for one class, of which the member's own
+        probabilities make up a thousandth, so that they settle ties and nothing has a likelihood of zero; for
+        "logits" the outputs themselves. At least float32.
+    """
+    outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+    if check_choice("combine", combine, COMBINES) == "logits":
+        return outputs
+    logs = outputs.log_softmax(-1)
+    if combine == "probabilities":
+        return logs
+    logs, voted = logs + math.log(_TIE), outputs.argmax(-1, keepdim=True)
+    vote = torch.logaddexp(logs.gather(-1, voted), logs.new_tensor(math.log1p(-_TIE)))
+    return logs.scatter(-1, voted, vote)
+
+
+def weighted(ballot: Tensor, weight: float, combine: str) -> Tensor:
+    """A ballot, or a pool of some, times a number."""
+    return ballot * weight if combine == "logits" else ballot + math.log(weight)
+
+
+def pooled(one: Tensor, other: Tensor, combine: str) -> Tensor:
+    """Two ballots, or pools of some, together."""
+    return one + other if combine == "logits" else torch.logaddexp(one, other)
+
+
+def combined(
+    outputs: Tensor | Iterable[Tensor], weights: Sequence[float] | None = None, combine: str = "probabilities"
+) -> Tensor:
+    """One prediction of several members, in the memory of one or two.
+
+    Args:
+        outputs: [n, classes] of each member, one after the other: a tensor [M, n, classes] or a stream.
+        weights: M numbers > 0 that add up to one, for M members; None: all alike, which needs a tensor or a list.
+        combine: one of :data:`COMBINES`.
+
+    Returns:
+        [n, classes]: log-probabilities, or the mean of the outputs for "logits"; being logits themselves,
+        both go wherever a network's outputs go.
+
+    Raises:
+        InvalidValue, InvalidType: no members, another number of weights, or outputs that are no tensor.
+
+    Example:
+        >>> both = torch.tensor([[[0.8, 0.2]], [[0.4, 0.6]]]).log()
+        >>> combined(both).exp()
+        tensor([[0.6000, 0.4000]])
+        >>> combined(both, [0.25, 0.75]).exp()
+        tensor([[0.5000, 0.5000]])
+
+    Reference: Lakshminarayanan et al., "Simple and scalable predictive uncertainty estimation using deep
+    ensembles", NeurIPS 2017, section 2.4 (mean probabilities).
+    """
+    if weights is None:
+        outputs = list(outputs)
+        weights = [1 / len(outputs)] * len(outputs)
+    pool, used = None, 0
+    for used, output in enumerate(outputs, start=1):
+        if not isinstance(output, Tensor):
+            raise InvalidType(
+                f"outputs: expected the network to return one tensor, got {type(output).__name__}; "
+                "wrap the network in a module that returns its logits"
+            )
+        if used > len(weights):
+            break
+        part = weighted(ballots(output, combine), weights[used - 1], combine)
+        if pool is not None and part.shape != pool.shape:
+            raise InvalidValue(
+                f"outputs: expected the same shape of every member, got {tuple(part.shape)} after {tuple(pool.shape)}"
+            )
+        pool = part if pool is None else pooled(pool, part, combine)
+    if pool is None or used != len(weights):
+        raise InvalidValue(f"weights: expected one for each of {used} members or more, got {len(weights)}")
+    return pool

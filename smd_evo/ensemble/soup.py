@@ -1,0 +1,49 @@
+"""Model soups: the mean of the children's weights instead of the mean of their predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from smd_evo.core.delta import SparseValues, union
+from smd_evo.core.parameters import Child, ParameterSpace
+from smd_evo.ensemble.weights import check_weights
+
+__all__ = ["soup"]
+
+
+def soup(space: ParameterSpace, members: Sequence[Child], weights: Sequence[float] | None = None) -> SparseValues:
+    """The weighted mean of children of one parent, itself a child: one network at inference.
+
+    Args:
+        space: the parent's.
+        members: M children.
+        weights: M numbers > 0 that add up to one; by default all alike.
+
+    Returns:
+        New values of all coordinates that any member touches, summed in float64. It goes wherever a recipe goes:
+        ``space.make_child(soup(...))`` is the network.
+
+    Raises:
+        InvalidValue: no members, or unusable weights.
+
+    Example:
+        >>> from torch import nn
+        >>> from smd_evo import ParameterSpace, SparseDelta
+        >>> space = ParameterSpace(nn.Linear(1, 2, bias=False))
+        >>> children = [SparseDelta(torch.tensor([place]), torch.ones(1)) for place in (0, 1)]
+        >>> mean = soup(space, children)
+        >>> (mean.values - space.module.weight[:, 0].detach()).tolist()
+        [0.5, 0.5]
+
+    Reference: Wortsman et al., "Model soups", ICML 2022.
+    """
+    shares = check_weights(weights, len(members))
+    values = [space.values_of(member) for member in members]
+    indices = union([own.indices for own in values], space.device)
+    total = torch.zeros(len(indices), dtype=torch.float64, device=space.device)
+    for own, share in zip(values, shares, strict=True):
+        with space.applied(own):
+            total += share * space.values_at(indices, torch.float64)
+    return SparseValues(indices, total.to(torch.promote_types(space.dtype, torch.float32)))

@@ -1,0 +1,29 @@
+"""Weights of an ensemble's members."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from smd_evo.errors import InvalidValue, check_number
+
+__all__ = ["check_weights"]
+
+
+def check_weights(weights: Sequence[float] | None, count: int) -> list[float]:
+    """Weights of ``count`` members: as given, or all alike.
+
+    Raises:
+        InvalidValue, InvalidType: no members, another number of weights, or some that are not > 0 or do not add
+            up to one.
+    """
+    if count < 1:
+        raise InvalidValue("members: expected at least one, got none")
+    if weights is None:
+        return [1 / count] * count
+    numbers = [check_number("weights", weight, low=0, mend="leave members of weight 0 out") for weight in weights]
+    if len(numbers) != count or not math.isclose(sum(numbers), 1, rel_tol=1e-5):
+        raise InvalidValue(
+            f"weights: expected {count} numbers that add up to one, got {len(numbers)} with the sum {sum(numbers):g}"
+        )
+    return numbers
