@@ -134,6 +134,56 @@ def verify(run: Annotated[str, typer.Argument(metavar="RUN", help="Folder that f
     )
 
 
+_METHOD = _option("NAME", "top_k, greedy, diverse or all [greedy].")
+_SIZE = _option("N", "Choices to make [the best number on validation].")
+
+
+@app.command()
+def ensemble(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Folder that finetune wrote.")],
+    method: Annotated[str, _METHOD] = "greedy",
+    size: Annotated[int | None, _SIZE] = None,
+    combine: Annotated[str, _option("NAME", "probabilities, logits or majority [probabilities].")] = "probabilities",
+    out: Annotated[str | None, _option("DIR", "New folder for the results [RUN/ensemble-METHOD-...].")] = None,
+) -> None:
+    """Choose an ensemble of a run's children on validation and score it on test, beside its rivals."""
+    from rich.console import Console
+
+    from smd_evo import runs
+    from smd_evo.experiments.ensembles import score_ensembles
+    from smd_evo.report.ensemble_table import ensemble_tables, ensemble_verdict
+
+    start = time.perf_counter()
+    config, shortlists = runs.read_config(run), runs.read_shortlists(run)
+    name = "-".join(["ensemble", method, combine, *([] if size is None else [str(size)])])
+    target = Path(out) if out else Path(run) / name
+    with runs.new_run(target) as folder:
+        result = score_ensembles(config, shortlists, method=method, size=size, combine=combine)
+        runs.write_ensemble(folder, result, time.perf_counter() - start)
+    console = Console()
+    for table in ensemble_tables(result):
+        console.print(table)
+    for line in ensemble_verdict(result):
+        console.print(line, highlight=False)
+    console.print(f"Written to {target}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def export(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Folder that finetune wrote.")],
+    out: Annotated[str, _option("FILE", "New file for the weights.")],
+    child: Annotated[str, _option("NAME", "best, the K of the K-th best, soup or ensemble [best].")] = "best",
+    format: Annotated[str, _option("NAME", "safetensors or torch [safetensors].")] = "safetensors",
+    method: Annotated[str, _METHOD] = "greedy",
+    size: Annotated[int | None, _SIZE] = None,
+) -> None:
+    """Write weights that load with plain load_state_dict, where smd_evo is not installed."""
+    from smd_evo import runs
+
+    how = runs.export_weights(run, Path(out), child, format, method, size)
+    typer.echo(f"Written to {out}: {how}")
+
+
 class Bar:
     """Progress of an experiment on the terminal: children, children a second, time left."""
 

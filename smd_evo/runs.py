@@ -16,16 +16,30 @@ from typing import Any
 import yaml
 
 from smd_evo import __version__
-from smd_evo.atomic import partial_name
+from smd_evo.atomic import partial_name, write_whole
 from smd_evo.ensemble.files import save_children
-from smd_evo.errors import InvalidValue, OutputExists
+from smd_evo.errors import InvalidValue, OutputExists, check_choice
 from smd_evo.experiments.config import FinetuneConfig, load_settings
+from smd_evo.experiments.ensembles import EnsembleResult
+from smd_evo.experiments.export import FORMATS, encode_weights, exported
 from smd_evo.experiments.results import FinetuneResult
+from smd_evo.experiments.shortlists import Shortlist, load_shortlists, save_shortlists
+from smd_evo.report.ensemble_plot import plot_ensembles
 from smd_evo.report.plot import plot_finetune
 
-__all__ = ["CHILDREN", "CONFIG", "new_run", "read_config", "write_finetune"]
+__all__ = [
+    "CHILDREN",
+    "CONFIG",
+    "export_weights",
+    "new_run",
+    "read_config",
+    "read_shortlists",
+    "write_ensemble",
+    "write_finetune",
+]
 
-CONFIG, RESULTS, CHILDREN, PLOT = "config.yaml", "results.json", "children.safetensors", "plot.png"
+CONFIG, RESULTS, PLOT = "config.yaml", "results.json", "plot.png"
+CHILDREN, SHORTLISTS, ENSEMBLE = "children.safetensors", "shortlists.safetensors", "ensemble.safetensors"
 
 
 @contextmanager
@@ -88,18 +102,47 @@ def write_finetune(folder: Path, result: FinetuneResult, seconds: float) -> None
         "fingerprint": result.space.fingerprint(),
         "evaluations": result.evaluations,
         "splits": {name: indices.tolist() for name, indices in result.data.indices.items()},
-        "environment": {
-            "smd_evo": __version__,
-            "python": platform.python_version(),
-            "torch": version("torch"),
-            "platform": platform.platform(),
-            "seconds": round(seconds, 1),
-        },
+        "environment": _environment(seconds),
     }
-    (folder / RESULTS).write_text(json.dumps(_finite(results), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    _write_json(folder / RESULTS, results)
     group = result.arms[0].group
     save_children(folder / CHILDREN, result.space, group.recipes, group.result, result.config.fitness)
+    fingerprint = result.space.fingerprint()
+    shortlists = [arm.group.shortlist(arm.name, fingerprint) for arm in result.arms]
+    save_shortlists(folder / SHORTLISTS, shortlists)
     plot_finetune(result, folder / PLOT)
+
+
+def write_ensemble(folder: Path, result: EnsembleResult, seconds: float) -> None:
+    """Everything of an ensemble: the members' file, numbers, the plot."""
+    results = {
+        "scores": [dataclasses.asdict(row) for row in result.scores],
+        "sparse_ensemble_against": {
+            name: {"accuracy_gain": dataclasses.asdict(gain), "p_value": p_value}
+            for name, (gain, p_value) in result.against.items()
+        },
+        "selections": {name: dataclasses.asdict(chosen) for name, chosen in result.selections.items()},
+        "diversity": [dataclasses.asdict(row) for row in result.diversity],
+        "validation_curves": [dataclasses.asdict(curve) for curve in result.curves],
+        "environment": _environment(seconds),
+    }
+    _write_json(folder / RESULTS, results)
+    result.ensemble.save(folder / ENSEMBLE)
+    plot_ensembles(result, folder / PLOT)
+
+
+def _environment(seconds: float) -> dict[str, Any]:
+    return {
+        "smd_evo": __version__,
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "platform": platform.platform(),
+        "seconds": round(seconds, 1),
+    }
+
+
+def _write_json(file: Path, content: dict[str, Any]) -> None:
+    file.write_text(json.dumps(_finite(content), indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def read_config(run: Path | str) -> FinetuneConfig:
@@ -112,6 +155,37 @@ def read_config(run: Path | str) -> FinetuneConfig:
     if not file.is_file():
         raise InvalidValue(f"run: expected a folder that finetune wrote, got {run}, which holds no {CONFIG}")
     return FinetuneConfig.read(load_settings(file))
+
+
+def read_shortlists(run: Path | str) -> list[Shortlist]:
+    """The candidates that a finished run has stored.
+
+    Raises:
+        InvalidValue, ChildrenFileError: ``run`` is no run directory, or the file is damaged.
+    """
+    read_config(run)
+    return load_shortlists(Path(run) / SHORTLISTS)
+
+
+def export_weights(run: Path | str, out: Path, child: str, kind: str, method: str, size: int | None) -> str:
+    """Write the weights of a run's child, soup or ensemble; see :func:`smd_evo.experiments.export.exported`.
+
+    Returns:
+        What was written.
+
+    Raises:
+        OutputExists: ``out`` is there already.
+        InvalidValue: it cannot be written there, or there is no such child or format.
+    """
+    check_choice("format", kind, FORMATS)
+    if out.exists():
+        raise OutputExists(f"out: expected a new file, got {out}; choose another name or move that away")
+    if not out.absolute().parent.is_dir():
+        raise InvalidValue(f"out: expected a file in a folder that is there, got {out}; make {out.parent} first")
+    config, shortlists = read_config(run), read_shortlists(run)
+    state, how = exported(config, shortlists, Path(run) / CHILDREN, child, method=method, size=size)
+    write_whole(out, encode_weights(state, how, kind))
+    return how
 
 
 def _finite(value: Any) -> Any:

@@ -25,12 +25,14 @@ from smd_evo.core.structured import NeuronSubspace, TensorSubspace
 from smd_evo.core.subspace import Dense, PartitionSubspace, RandomSubspace, Subspace
 from smd_evo.ensemble.combine import combined
 from smd_evo.ensemble.files import load_children
+from smd_evo.ensemble.metrics import accuracy, negative_log_likelihood
 from smd_evo.ensemble.selection import select_from, stored
 from smd_evo.evaluation.calibration import calibrate_sigma
 from smd_evo.evaluation.evaluator import Evaluation, Evaluator
-from smd_evo.evaluation.fitness import ACCURACY, CROSS_ENTROPY, BatchFitness, best_of
+from smd_evo.evaluation.fitness import BatchFitness, best_of
 from smd_evo.experiments.config import FinetuneConfig
 from smd_evo.experiments.results import SPARSE, Arm, FinetuneResult, Group, Row
+from smd_evo.experiments.scores import against
 from smd_evo.experiments.statistics import Estimate, mcnemar_exact, paired_difference
 from smd_evo.zoo import load_data, load_model
 from smd_evo.zoo.data import Data
@@ -204,12 +206,14 @@ def _judged(strength: _Strength, recipes: list[Mutation], result: Evaluation, ju
 def _report(arms: list[Arm], test: Evaluator, seed: int) -> tuple[list[Row], dict[str, tuple[Estimate, float]]]:
     """Read the test split: the only place that does."""
     targets = test.targets()
-    before = _Scores(test.predict([Lineage()])[0], targets)
-    rows = [Row("parent", "parent", 1, None, None, before.accuracy, before.mean_loss)]
-    ensembles: dict[str, _Scores] = {}
+    before = test.predict([Lineage()])[0]
+    right, loss = accuracy(before, targets), negative_log_likelihood(before, targets)
+    rows = [Row("parent", "parent", 1, None, None, float(right.mean()), float(loss.mean()))]
+    ensembles: dict[str, Tensor] = {}
     for arm in arms:
         for candidate, members in arm.group.chosen().items():
-            after = _Scores(combined(test.predict(members)), targets)
+            after = combined(test.predict(members))
+            correct, losses = accuracy(after, targets), negative_log_likelihood(after, targets)
             rows.append(
                 Row(
                     method=arm.name,
@@ -217,34 +221,17 @@ def _report(arms: list[Arm], test: Evaluator, seed: int) -> tuple[list[Row], dic
                     members=len(members),
                     density=arm.group.density,
                     sigma=arm.group.sigma,
-                    accuracy=after.accuracy,
-                    loss=after.mean_loss,
-                    accuracy_gain=paired_difference(after.correct, before.correct, seed=seed),
-                    loss_gain=paired_difference(after.loss, before.loss, seed=seed),
-                    p_value=mcnemar_exact(after.correct, before.correct),
+                    accuracy=float(correct.mean()),
+                    loss=float(losses.mean()),
+                    accuracy_gain=paired_difference(correct, right, seed=seed),
+                    loss_gain=paired_difference(losses, loss, seed=seed),
+                    p_value=mcnemar_exact(correct, right),
                 )
             )
             if candidate == "ensemble":
                 ensembles[arm.name] = after
     sparse = ensembles.pop(SPARSE)
-    against_dense = {
-        name: (
-            paired_difference(sparse.correct, other.correct, seed=seed),
-            mcnemar_exact(sparse.correct, other.correct),
-        )
-        for name, other in ensembles.items()
-    }
-    return rows, against_dense
-
-
-class _Scores:
-    """Per-sample accuracy and loss of a classifier."""
-
-    def __init__(self, logits: Tensor, targets: Tensor) -> None:
-        # A classifier that returns NaN is wrong, and its loss is as bad as that of a certain wrong answer.
-        self.correct = ACCURACY.per_sample(logits, targets, len(targets)).nan_to_num(0.0)
-        self.loss = CROSS_ENTROPY.per_sample(logits, targets, len(targets)).nan_to_num(1e3, posinf=1e3)
-        self.accuracy, self.mean_loss = float(self.correct.mean()), float(self.loss.mean())
+    return rows, {name: against(sparse, other, targets, seed) for name, other in ensembles.items()}
 
 
 def verify_children(config: FinetuneConfig, path: Path, progress: Progress | None = None) -> tuple[int, float]:

@@ -12,10 +12,11 @@ from smd_evo.core.subspace import Subspace
 from smd_evo.ensemble.selection import Selection
 from smd_evo.evaluation.evaluator import Evaluation
 from smd_evo.experiments.config import FinetuneConfig
+from smd_evo.experiments.shortlists import Shortlist
 from smd_evo.experiments.statistics import Estimate
 from smd_evo.zoo.data import Data
 
-__all__ = ["SPARSE", "Arm", "FinetuneResult", "Group", "Row", "Shortlist"]
+__all__ = ["SPARSE", "Arm", "FinetuneResult", "Group", "Row"]
 
 SPARSE = "sparse"
 """Name of the arm that is not a control."""
@@ -44,12 +45,19 @@ class Group:
     best: int
     ensemble: Selection
 
-    def shortlist(self, name: str) -> Shortlist:
-        """The first by fitness, of the arm of that name."""
+    def shortlist(self, name: str, fingerprint: str) -> Shortlist:
+        """The first by fitness, of the arm of that name and the parent of that fingerprint."""
         numbers = self.result.ranking()[: len(self.logits)]
         recipes = [self.recipes[number] for number in numbers]
         return Shortlist(
-            name, self.density, self.sigma, recipes, self.result.fitness[numbers], self.best, self.logits
+            name=name,
+            density=self.density,
+            sigma=self.sigma,
+            recipes=recipes,
+            fitness=self.result.fitness[numbers],
+            best=self.best,
+            logits=self.logits,
+            fingerprint=fingerprint,
         )
 
     def chosen(self) -> dict[str, list[Mutation]]:
@@ -60,28 +68,6 @@ class Group:
             "best child": [ranked[self.best]],
             "ensemble": [ranked[place] for place in self.ensemble.members],
         }
-
-
-@dataclass(frozen=True, eq=False)
-class Shortlist:
-    """Candidates for an ensemble: the first by fitness of an arm's chosen group.
-
-    Attributes:
-        name: the arm's.
-        density, sigma: of the mutations.
-        recipes: the children, best first.
-        fitness: float64, one a child.
-        best: place of the child that is best on validation.
-        logits: float32 [children, n, classes] on validation.
-    """
-
-    name: str
-    density: float
-    sigma: float
-    recipes: list[Mutation]
-    fitness: Tensor
-    best: int
-    logits: Tensor
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from rich.table import Table
 from smd_evo.experiments.results import SPARSE, FinetuneResult, Row
 from smd_evo.experiments.statistics import Estimate
 
-__all__ = ["finetune_table", "finetune_verdict"]
+__all__ = ["claim", "finetune_table", "finetune_verdict", "p_text", "points"]
 
 
 def finetune_table(result: FinetuneResult) -> Table:
@@ -43,21 +43,22 @@ def finetune_verdict(result: FinetuneResult) -> list[str]:
     lines = []
     for row in result.rows:
         if row.method == SPARSE and row.candidate != "median child" and row.accuracy_gain and row.p_value is not None:
-            lines.append(f"Sparse {row.candidate} against the parent: {_claim(row.accuracy_gain, row.p_value)}")
+            lines.append(f"Sparse {row.candidate} against the parent: {claim(row.accuracy_gain, row.p_value)}")
     for name, (difference, p_value) in result.against_dense.items():
-        lines.append(f"Sparse ensemble against that of {name}: {_claim(difference, p_value)}")
+        lines.append(f"Sparse ensemble against that of {name}: {claim(difference, p_value)}")
     lost = sum(group.result.nonfinite for arm in result.arms for group in arm.groups)
     if lost:
         lines.append(f"{lost} children had a non-finite fitness and were ranked last.")
     return lines
 
 
-def _claim(difference: Estimate, p_value: float) -> str:
+def claim(difference: Estimate, p_value: float) -> str:
+    """A difference in accuracy in words; a claim needs both its p value and its interval."""
     if p_value < 0.05 and (difference.low > 0 or difference.high < 0):
         word = "better" if difference.value > 0 else "worse"
     else:
         word = "no difference shown"
-    return f"accuracy {_points(difference)} points, p = {_p(p_value)}: {word}."
+    return f"accuracy {points(difference)} points, p = {p_text(p_value)}: {word}."
 
 
 def _cells(row: Row) -> list[str]:
@@ -66,15 +67,17 @@ def _cells(row: Row) -> list[str]:
     return [
         row.candidate if row.members == 1 else f"{row.candidate} ({row.members})",
         f"{100 * row.accuracy:.1f}",
-        _points(row.accuracy_gain),
-        _p(row.p_value),
+        points(row.accuracy_gain),
+        p_text(row.p_value),
         f"{row.loss:.3f}",
     ]
 
 
-def _points(difference: Estimate) -> str:
+def points(difference: Estimate) -> str:
+    """A difference in points with its interval."""
     return f"{100 * difference.value:+.1f} [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
 
 
-def _p(value: float) -> str:
+def p_text(value: float) -> str:
+    """A p value."""
     return f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"

@@ -1,0 +1,199 @@
+"""Ensembles of a run's shortlisted children, beside what else their compute or their storage buys.
+
+Each arm (sparse, and the dense controls at matched sigma, matched norm and sigmas of their own) chooses its ensemble
+in the same way, on validation, from predictions that the run has stored. Beside it stand the arm's best child, the
+soup of the ensemble's members, which costs one forward pass, and the parent's votes for as many views of each
+image as the sparse ensemble has members. The test split is read once, when all that is chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from smd_evo.core.mutation import Lineage
+from smd_evo.core.parameters import ParameterSpace
+from smd_evo.ensemble.combine import combined
+from smd_evo.ensemble.metrics import finite_logits
+from smd_evo.ensemble.module import SparseEnsemble
+from smd_evo.ensemble.selection import Selection, select_from, stored
+from smd_evo.ensemble.soup import soup
+from smd_evo.errors import WrongParent
+from smd_evo.evaluation.evaluator import Evaluator
+from smd_evo.evaluation.fitness import BatchFitness, best_of
+from smd_evo.experiments.augment import views
+from smd_evo.experiments.config import FinetuneConfig
+from smd_evo.experiments.results import SPARSE
+from smd_evo.experiments.scores import Curve, Diversity, Score, against, curve, diversity, score
+from smd_evo.experiments.shortlists import Shortlist
+from smd_evo.experiments.statistics import Estimate
+from smd_evo.zoo import load_data, load_model
+from smd_evo.zoo.data import Data, Samples
+
+__all__ = ["EnsembleResult", "build_ensemble", "choose", "parent_on_validation", "score_ensembles"]
+
+
+@dataclass(frozen=True, eq=False)
+class EnsembleResult:
+    """All that comes out.
+
+    Attributes:
+        config: settings of the run.
+        data: its data.
+        selections: what each arm chose of its shortlist.
+        ensemble: the sparse arm's.
+        scores: a row for each classifier.
+        against: the sparse ensemble's gain in accuracy over other classifiers, and its p value.
+        diversity: of each arm with more than one member.
+        curves: of each arm.
+    """
+
+    config: FinetuneConfig
+    data: Data
+    selections: dict[str, Selection]
+    ensemble: SparseEnsemble
+    scores: list[Score]
+    against: dict[str, tuple[Estimate, float]]
+    diversity: list[Diversity]
+    curves: list[Curve]
+
+
+def choose(shortlist: Shortlist, validation: Evaluator, method: str, size: int | None, combine: str) -> Selection:
+    """An ensemble from a shortlist, by its stored predictions.
+
+    Args:
+        shortlist: the candidates.
+        validation: the judge.
+        method, size, combine: see :func:`smd_evo.ensemble.selection.select_members`.
+    """
+    assert isinstance(validation.fitness, BatchFitness)
+    count = len(shortlist.recipes)
+    return select_from(
+        stored(shortlist.logits),
+        count,
+        validation.targets(),
+        validation.fitness,
+        ranking=range(count),
+        method=method,
+        size=size,
+        combine=combine,
+    )
+
+
+def build_ensemble(space: ParameterSpace, shortlist: Shortlist, chosen: Selection) -> SparseEnsemble:
+    """The chosen members as a module, whose file says how it was chosen."""
+    notes = {
+        "method": chosen.method,
+        "validation": chosen.fitness,
+        "density": shortlist.density,
+        "sigma": shortlist.sigma,
+        "fitness": [float(shortlist.fitness[number]) for number in chosen.members],
+    }
+    recipes = [shortlist.recipes[number] for number in chosen.members]
+    return SparseEnsemble(space, recipes, chosen.weights, combine=chosen.combine, notes=notes)
+
+
+def parent_on_validation(config: FinetuneConfig, shortlists: Sequence[Shortlist]) -> tuple[Data, Evaluator]:
+    """A run's data, and its parent on the validation split.
+
+    Raises:
+        WrongParent: the settings no longer lead to the parent that the shortlisted children were made of.
+    """
+    data = load_data(config.data, config.seed)
+    parent = load_model(config.model, data, config.seed).to(config.device)
+    select, batch_size = config.select, config.batch_size
+    judge = Evaluator(parent, data.validation, config.fitness, select=select, batch_size=batch_size)
+    fingerprint = judge.space.fingerprint()
+    if any(arm.fingerprint != fingerprint for arm in shortlists):
+        raise WrongParent(
+            f"run: expected children of the parent {fingerprint}, got those of {shortlists[0].fingerprint}; "
+            "the parent's weights have changed since: run finetune again"
+        )
+    return data, judge
+
+
+def score_ensembles(
+    config: FinetuneConfig,
+    shortlists: Sequence[Shortlist],
+    *,
+    method: str = "greedy",
+    size: int | None = None,
+    combine: str = "probabilities",
+) -> EnsembleResult:
+    """Choose an ensemble of each arm, and score all.
+
+    Args:
+        config: settings of the run.
+        shortlists: what it has stored.
+        method, size, combine: see :func:`smd_evo.ensemble.selection.select_members`.
+
+    Raises:
+        InvalidValue: more members than a shortlist has children, or an unknown method or combination.
+    """
+    data, validation = parent_on_validation(config, shortlists)
+    selections = {arm.name: choose(arm, validation, method, size, combine) for arm in shortlists}
+    space, seed = validation.space, config.seed
+    passes = len(selections[SPARSE].members)
+    flips = _flips(validation, data.validation, passes, combine)
+    ensembles = {arm.name: build_ensemble(space, arm, selections[arm.name]) for arm in shortlists}
+
+    test = validation.on(data.test)
+    targets = test.targets()
+    parent = finite_logits(test.predict([Lineage()])[0], targets)
+    rows = [score("parent", "parent", 1, parent, targets, {}, seed)]
+    rivals: dict[str, Tensor] = {}
+    if flips is not None and passes > 1:
+        voted = rivals["the parent's votes for as many views"] = _views(test, data.test, passes, flips, combine)
+        rows.append(score("parent", "views", passes, voted, targets, {"parent": parent}, seed))
+    differences = []
+    for arm in shortlists:
+        chosen = selections[arm.name]
+        recipes = [arm.recipes[number] for number in (arm.best, *chosen.members)]
+        best, *members = finite_logits(test.predict(recipes), targets)
+        together = combined(members, chosen.weights, combine)
+        mixed = test.predict([soup(space, ensembles[arm.name].members, chosen.weights)])[0]
+        before = {"parent": parent}
+        both = before | {"best child": best}
+        rows.append(score(arm.name, "best child", 1, best, targets, before, seed))
+        rows.append(score(arm.name, "ensemble", len(members), together, targets, both, seed))
+        rows.append(score(arm.name, "soup", 1, mixed, targets, both, seed))
+        if arm.name == SPARSE:
+            ours = together
+            rivals |= {"its best child": best, "its soup": mixed}
+        else:
+            rivals[f"the ensemble of {arm.name}"] = together
+        if len(members) > 1:
+            differences.append(diversity(arm.name, torch.stack(members), targets, seed))
+    return EnsembleResult(
+        config=config,
+        data=data,
+        selections=selections,
+        ensemble=ensembles[SPARSE],
+        scores=rows,
+        against={"the parent": against(ours, parent, targets, seed)}
+        | {name: against(ours, other, targets, seed) for name, other in rivals.items()},
+        diversity=differences,
+        curves=[curve(arm.name, arm.logits, validation.targets(), combine, seed) for arm in shortlists],
+    )
+
+
+def _views(judge: Evaluator, samples: Samples, passes: int, flips: bool, combine: str) -> Tensor:
+    """The parent's combined prediction for several views of each image."""
+    images, targets = samples
+    return combined(
+        [judge.on((view, targets)).predict([Lineage()])[0] for view in views(images, passes, flips)], None, combine
+    )
+
+
+def _flips(judge: Evaluator, samples: Samples, passes: int, combine: str) -> bool | None:
+    """Whether mirrored views help on validation; None where the inputs are no images."""
+    fitness, targets = judge.fitness, judge.targets()
+    assert isinstance(fitness, BatchFitness)
+    if samples[0].dim() != 4:
+        return None
+    options = (False, True)
+    voted = [_views(judge, samples, passes, flips, combine) for flips in options]
+    return options[best_of([float(fitness.per_sample(v, targets, len(v)).mean()) for v in voted], fitness.sense)]

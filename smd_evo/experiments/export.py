@@ -1,0 +1,91 @@
+"""Weights that load with plain ``load_state_dict``, where no smd_evo is installed."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from smd_evo.core.parameters import Child
+from smd_evo.ensemble.files import load_children
+from smd_evo.ensemble.soup import soup
+from smd_evo.errors import InvalidValue, check_choice
+from smd_evo.experiments.config import FinetuneConfig
+from smd_evo.experiments.ensembles import choose, parent_on_validation
+from smd_evo.experiments.results import SPARSE
+from smd_evo.experiments.shortlists import Shortlist
+
+__all__ = ["FORMATS", "encode_weights", "exported"]
+
+FORMATS = ("safetensors", "torch")
+
+
+def exported(
+    config: FinetuneConfig,
+    shortlists: Sequence[Shortlist],
+    children: Path,
+    child: str,
+    *,
+    method: str = "greedy",
+    size: int | None = None,
+) -> tuple[dict[str, Tensor], str]:
+    """Weights of a run's child, soup or ensemble.
+
+    Args:
+        config: settings of the run.
+        shortlists: what it has stored.
+        children: its children file.
+        child: "best" (on validation), the K of the K-th best by fitness, "soup" or "ensemble".
+        method, size: see :func:`smd_evo.ensemble.selection.select_members`.
+
+    Returns:
+        The state, on the CPU; that of an ensemble is of a ``torch.nn.ModuleList``. And a line that says what it is.
+
+    Raises:
+        InvalidValue: there is no such child.
+    """
+    _, validation = parent_on_validation(config, shortlists)
+    space = validation.space
+    sparse = next(arm for arm in shortlists if arm.name == SPARSE)
+    if child in ("soup", "ensemble"):
+        chosen = choose(sparse, validation, method, size, "probabilities")
+        recipes = [sparse.recipes[number] for number in chosen.members]
+        if child == "ensemble":
+            networks = nn.ModuleList([space.make_child(recipe) for recipe in recipes])
+            weights = ", ".join(f"{weight:.3g}" for weight in chosen.weights)
+            how = f"a torch.nn.ModuleList of {len(recipes)} networks; weights of their probabilities: {weights}"
+            return _plain(networks), how
+        return _plain(space.make_child(soup(space, recipes, chosen.weights))), f"a soup of {len(recipes)} children"
+    made: Child
+    if child == "best":
+        made, what = sparse.recipes[sparse.best], "the best child on validation"
+    else:
+        members = load_children(children, space).members
+        if not child.isdigit() or not 1 <= int(child) <= len(members):
+            raise InvalidValue(f"child: expected best, soup, ensemble or 1 to {len(members)}, got {child!r}")
+        made, what = members[int(child) - 1], f"child {child} of {len(members)} by fitness"
+    return _plain(space.make_child(made)), what
+
+
+def _plain(module: nn.Module) -> dict[str, Tensor]:
+    """A state of independent tensors."""
+    return {name: value.detach().cpu().contiguous().clone() for name, value in module.state_dict().items()}
+
+
+def encode_weights(state: dict[str, Tensor], how: str, kind: str) -> bytes:
+    """A file's content.
+
+    Args:
+        state: the weights.
+        how: what they are; safetensors keeps it as metadata.
+        kind: one of :data:`FORMATS`.
+    """
+    if check_choice("format", kind, FORMATS) == "safetensors":
+        return save(state, {"smd_evo": how})
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()

@@ -1,0 +1,150 @@
+"""Scores of classifiers on the same samples, each number with its interval."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from smd_evo.ensemble.combine import combined
+from smd_evo.ensemble.diversity import disagreement, oracle, pairwise_kl, q_statistic
+from smd_evo.ensemble.metrics import PER_SAMPLE, accuracy, binned_calibration_error, confidence, finite_logits
+from smd_evo.experiments.statistics import (
+    Estimate,
+    mcnemar_exact,
+    mean_interval,
+    paired_difference,
+    statistic_interval,
+)
+
+__all__ = ["Curve", "Diversity", "Score", "against", "curve", "diversity", "score"]
+
+_QUICK = 999
+
+
+@dataclass(frozen=True)
+class Score:
+    """A classifier on the test split; differences and p values (exact McNemar) are of its accuracy.
+
+    Attributes:
+        method: the arm, or "parent".
+        candidate: which classifier of it.
+        passes: forward passes an image.
+        metrics: accuracy, nll (nats), brier and calibration_error, each with its interval.
+        over: gain in accuracy over the parent and over the arm's best child.
+        p_values: of the same.
+    """
+
+    method: str
+    candidate: str
+    passes: int
+    metrics: dict[str, Estimate]
+    over: dict[str, Estimate]
+    p_values: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Diversity:
+    """How an arm's members differ on the test split: disagreement, kl (nats), q, oracle (accuracy)."""
+
+    method: str
+    members: int
+    measures: dict[str, Estimate]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """An arm on the validation split.
+
+    Attributes:
+        method: the arm.
+        accuracy, nll: of the first one, two, three, ... by fitness together.
+        members: accuracy of each of them alone, and its mean disagreement with the others.
+    """
+
+    method: str
+    accuracy: list[Estimate]
+    nll: list[Estimate]
+    members: list[tuple[float, float]]
+
+
+def score(
+    method: str,
+    candidate: str,
+    passes: int,
+    logits: Tensor,
+    targets: Tensor,
+    references: dict[str, Tensor],
+    seed: int = 0,
+) -> Score:
+    """A row of a table.
+
+    Args:
+        method, candidate, passes: see :class:`Score`.
+        logits: [n, classes], finite.
+        targets: int64 [n].
+        references: logits of the parent and of the best child, as far as it is to be compared with them.
+        seed: of the resampling.
+    """
+    correct, sure = accuracy(logits, targets), confidence(logits, targets)
+    metrics = {name: mean_interval(metric(logits, targets), seed=seed) for name, metric in PER_SAMPLE.items()}
+    metrics["calibration_error"] = statistic_interval(
+        lambda numbers: binned_calibration_error(sure[numbers], correct[numbers]), len(targets), seed=seed
+    )
+    compared = {name: against(logits, other, targets, seed) for name, other in references.items()}
+    return Score(
+        method=method,
+        candidate=candidate,
+        passes=passes,
+        metrics=metrics,
+        over={name: gain for name, (gain, _) in compared.items()},
+        p_values={name: p_value for name, (_, p_value) in compared.items()},
+    )
+
+
+def against(logits: Tensor, other: Tensor, targets: Tensor, seed: int = 0) -> tuple[Estimate, float]:
+    """Gain in accuracy over another classifier, and the p value of the exact McNemar test."""
+    one, two = accuracy(logits, targets), accuracy(other, targets)
+    return paired_difference(one, two, seed=seed), mcnemar_exact(one, two)
+
+
+def diversity(method: str, members: Tensor, targets: Tensor, seed: int = 0) -> Diversity:
+    """How members differ.
+
+    Args:
+        method: see :class:`Diversity`.
+        members: [M, n, classes], finite, two or more.
+        targets: int64 [n].
+        seed: of the resampling.
+    """
+    correct = torch.stack([accuracy(member, targets) for member in members]).bool()
+    measures = {
+        "disagreement": mean_interval(disagreement(members), seed=seed),
+        "kl": mean_interval(pairwise_kl(members), seed=seed),
+        "oracle": mean_interval(oracle(members, targets), seed=seed),
+        "q": statistic_interval(lambda numbers: q_statistic(correct[:, numbers]), len(targets), seed=seed),
+    }
+    return Diversity(method, len(members), measures)
+
+
+def curve(method: str, ranked: Tensor, targets: Tensor, combine: str = "probabilities", seed: int = 0) -> Curve:
+    """Ensembles of the first one, two, three, ..., and the members one by one.
+
+    Args:
+        method: see :class:`Curve`.
+        ranked: outputs [M, n, classes], best first.
+        targets: int64 [n].
+        combine: see :func:`smd_evo.ensemble.combine.combined`.
+        seed: of the resampling.
+    """
+    logits = finite_logits(ranked, targets)
+    together = [combined(logits[:size], None, combine) for size in range(1, len(logits) + 1)]
+
+    def intervals(name: str) -> list[Estimate]:
+        return [mean_interval(PER_SAMPLE[name](some, targets), resamples=_QUICK, seed=seed) for some in together]
+
+    predicted = logits.argmax(-1)
+    apart = [float((predicted != own).double().mean(1).sum()) / max(1, len(logits) - 1) for own in predicted]
+    alone = [float(accuracy(own, targets).mean()) for own in logits]
+    return Curve(method, intervals("accuracy"), intervals("nll"), list(zip(alone, apart, strict=True)))
