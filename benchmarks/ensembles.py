@@ -1,0 +1,318 @@
+"""Ensembles of children of CIFAR ResNets on CIFAR-10 as JPEG, beside soups and test-time augmentation.
+
+    python benchmarks/ensembles.py DATA OUT [NETWORKS] [SEEDS] [KEEPS]
+
+DATA holds cifar10-jpeg.tar.xz (ImageFolder layout) and cifar10-resnet{20,32,44}.safetensors (He et al. 2016, option
+A); OUT keeps what is finished, so that a second start goes on, also beside a first one. NETWORKS: "20,32,44";
+SEEDS: 3; KEEPS: "loss-0.9,accuracy-0.9".
+
+64 children a group, ranked on 5,000 training images (all on the first 1,000, the 20 best of these on the others,
+too), chosen from on 5,000 others; the test split is read when all is chosen. Sparse groups have density 0.1 and
+sigmas at which the median child keeps that share of the parent's score; dense ones have the same norms, or the same
+sigma as the first of them. Each candidate is chosen from all groups of its arm. bfloat16 autocast.
+"""
+
+import io
+import json
+import os
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from scipy import stats
+from torch import nn
+from torch.nn import functional
+
+from smd_evo import (
+    Dense,
+    Evaluator,
+    Lineage,
+    Mutation,
+    RandomSubspace,
+    calibrate_sigma,
+    derive,
+    permutation,
+    sample_mutations,
+    soup,
+)
+from smd_evo.ensemble.combine import combined
+from smd_evo.ensemble.diversity import disagreement
+from smd_evo.ensemble.metrics import accuracy, negative_log_likelihood
+from smd_evo.ensemble.selection import select_from, stored
+from smd_evo.evaluation.fitness import ACCURACY, CROSS_ENTROPY
+from smd_evo.experiments.augment import views
+from smd_evo.experiments.scores import Curve, curve
+from smd_evo.experiments.statistics import Estimate, mcnemar_exact
+from smd_evo.report.ensemble_plot import draw_curves
+
+DENSITY, CHILDREN, SHORTLIST = 0.1, 64, 20
+ARMS = {"sparse": "sparse", "dense, matched norm": "norm", "dense, matched sigma": "sigma"}
+MEAN, DEVIATION = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+
+
+class Block(nn.Module):
+    """Two convolutions and a shortcut without parameters."""
+
+    def __init__(self, before, after, stride):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after)
+        self.conv2, self.bn2 = nn.Conv2d(after, after, 3, 1, 1, bias=False), nn.BatchNorm2d(after)
+        self.stride, self.extra = stride, (after - before) // 2
+
+    def forward(self, x):  # noqa: D102
+        y = self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(x)))))
+        if self.extra:
+            x = functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.extra, self.extra))
+        return functional.relu(y + x)
+
+
+class CifarResNet(nn.Module):
+    """He et al. 2016, section 4.2."""
+
+    def __init__(self, depth):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
+        sizes = [(16, 16, 1), (16, 32, 2), (32, 64, 2)]
+        for number, (before, after, stride) in enumerate(sizes, start=1):
+            rest = [Block(after, after, 1) for _ in range((depth - 2) // 6 - 1)]
+            setattr(self, f"layer{number}", nn.Sequential(Block(before, after, stride), *rest))
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, x):  # noqa: D102
+        x = functional.relu(self.bn1(self.conv1(x)))
+        return self.linear(self.layer3(self.layer2(self.layer1(x))).mean((2, 3)))
+
+
+def images(data, out, split):
+    """All images of a split as uint8 [n, 3, 32, 32], and their classes; decoded once."""
+    file = out / f"{split}.safetensors"
+    if not file.exists():
+        pixels, names = {}, set()
+        with tarfile.open(data / "cifar10-jpeg.tar.xz") as archive:
+            for member in archive:
+                parts = Path(member.name).parts
+                if member.isfile() and split in parts and member.name.endswith(".jpg"):
+                    image = Image.open(io.BytesIO(archive.extractfile(member).read())).convert("RGB")
+                    pixels[parts[-2:]] = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+                    names.add(parts[-2])
+        order, names = sorted(pixels), sorted(names)
+        targets = torch.tensor([names.index(name) for name, _ in order])
+        save_file({"images": torch.stack([pixels[key] for key in order]).contiguous(), "targets": targets}, file)
+    both = load_file(file)
+    return both["images"], both["targets"]
+
+
+def prepared(pixels, targets):
+    scaled = (pixels.float() / 255 - MEAN[:, None, None]) / DEVIATION[:, None, None]
+    return scaled.contiguous(memory_format=torch.channels_last), targets
+
+
+def parent_on(data, out, depth, seed):
+    """The parent on the fitness split and on the validation split."""
+    network = CifarResNet(depth)
+    network.load_state_dict(load_file(data / f"cifar10-resnet{depth}.safetensors"))
+    network = network.eval().to(memory_format=torch.channels_last)
+    numbers = permutation(derive(seed, "split"), torch.arange(10000), 50000)
+    pixels, targets = images(data, out, "train")
+    fitness, validation = (prepared(pixels[some], targets[some]) for some in numbers.split(5000))
+    ranker = Evaluator(network, fitness, batch_size=250)
+    network.compile(dynamic=False)
+    return ranker, validation
+
+
+def make_children(data, out, depth, seed, keep, with_sigma, file):
+    """Fitness of the children of one strength, and outputs of the shortlists on validation."""
+    ranker, validation = parent_on(data, out, depth, seed)
+    judge = ranker.on(validation)
+    few, first, rest = (ranker.on_samples(torch.arange(*ends)) for ends in ((0, 500), (0, 1000), (1000, 5000)))
+    measure, share = keep.split("-")
+    if measure == "accuracy":
+        few.fitness = ACCURACY
+    sigma = calibrate_sigma(few, RandomSubspace(DENSITY), float(share), key=seed).sigma
+    tensors, groups = {"targets": validation[1], "parent": judge.predict([Lineage()]).half()}, []
+    rules = {
+        "sparse": (RandomSubspace(DENSITY), sigma),
+        "norm": (Dense(), sigma * DENSITY**0.5),
+        "sigma": (Dense(), sigma),
+    }
+    if not with_sigma:
+        del rules["sigma"]
+    for arm, (rule, strength) in rules.items():
+        children = sample_mutations(derive(seed, arm, keep), CHILDREN, subspace=rule, sigma=strength)
+        result = first.evaluate(children)
+        fitness, going_on = result.fitness, result.ranking()[:SHORTLIST]
+        whole = fitness[going_on] + 4 * rest.evaluate([children[number] for number in going_on]).fitness
+        ranking = [going_on[place] for place in whole.argsort(stable=True).tolist()]
+        tensors[arm] = judge.predict([children[number] for number in ranking]).half()
+        group = {"arm": arm, "keep": keep, "sigma": strength, "fitness": fitness.tolist()}
+        groups.append(group | {"shortlist": [children[number].encode() for number in ranking]})
+        print(f"ResNet-{depth}, seed {seed}: {arm}, keep {keep}, sigma {strength:.3g}", flush=True)
+    save_file(tensors, file, {"smd": json.dumps(groups)})
+
+
+METHODS = {"top 5": ("top_k", 5), "top 10": ("top_k", 10), "greedy": ("greedy", None), "diverse": ("diverse", None)}
+
+
+def choices(files, targets):
+    """Each arm's candidates, by validation: loss there, recipes, weights, and from which group."""
+    found = {}
+    for file in files:
+        with safe_open(file, "pt") as opened:
+            groups = json.loads(opened.metadata()["smd"])
+        outputs = load_file(file)
+        for group in groups:
+            recipes = [Mutation.decode(text) for text in group["shortlist"]]
+            logits = outputs[group["arm"]].float()
+            alone = [float(negative_log_likelihood(some, targets).mean()) for some in logits]
+            best = int(np.argmin(alone))
+            options = {"best child": (alone[best], [recipes[best]], [1.0])}
+            for candidate, (method, size) in METHODS.items():
+                options[candidate] = chosen_from(logits, recipes, targets, method, size)
+            own = found.setdefault(group["arm"], {})
+            for candidate, option in options.items():
+                if candidate not in own or option[0] < own[candidate][0]:
+                    own[candidate] = (*option, group["keep"], group["sigma"])
+    return {name: found[short] for name, short in ARMS.items()}
+
+
+def chosen_from(logits, recipes, targets, method, size):
+    count = len(logits)
+    source, ranking = stored(logits), range(count)
+    chosen = select_from(source, count, targets, CROSS_ENTROPY, ranking=ranking, method=method, size=size)
+    return chosen.fitness, [recipes[number] for number in chosen.members], chosen.weights
+
+
+def score(data, out, depth, seed, children, file):
+    """Read the test split."""
+    ranker, validation = parent_on(data, out, depth, seed)
+    chosen = choices(children, validation[1])
+    judge, test_data = ranker.on(validation), prepared(*images(data, out, "test"))
+    passes = {"5 views": 5, "10 views": 10}
+    flips = {}
+    for name, count in passes.items():
+        votes = {flip: voted(judge, validation, count, flip) for flip in (False, True)}
+        flips[name] = min(votes, key=lambda flip: float(negative_log_likelihood(votes[flip], validation[1]).mean()))
+    test, targets = ranker.on(test_data), test_data[1]
+    rows, before = [], test.predict([Lineage()])[0]
+
+    def add(method, candidate, logits, cost, **more):
+        correct = accuracy(logits, targets)
+        loss = float(negative_log_likelihood(logits, targets).mean())
+        p_value = mcnemar_exact(correct, accuracy(before, targets))
+        row = {"method": method, "candidate": candidate, "passes": cost, "accuracy": float(correct.mean())}
+        rows.append(row | {"nll": loss, "p": p_value} | more)
+
+    add("parent", "parent", before, 1)
+    for name, count in passes.items():
+        add("parent", name, voted(test, test_data, count, flips[name]), count, flips=flips[name])
+    for name, options in chosen.items():
+        needed = list(dict.fromkeys(recipe for option in options.values() for recipe in option[1]))
+        logits = dict(zip(needed, test.predict(needed), strict=True))
+        for candidate, (_, recipes, weights, keep, sigma) in options.items():
+            members = torch.stack([logits[recipe] for recipe in recipes])
+            differ = float(disagreement(members).mean()) if len(members) > 1 else None
+            more = {"keep": keep, "sigma": sigma, "disagreement": differ}
+            add(name, candidate, combined(members, weights), len(members), **more)
+            if candidate in ("top 5", "greedy"):
+                add(name, f"soup of {candidate}", test.predict([soup(test.space, recipes, weights)])[0], 1, **more)
+    file.write_text(json.dumps({"depth": depth, "seed": seed, "rows": rows}, indent=1))
+
+
+def voted(judge, samples, count, flips):
+    images, targets = samples
+    outputs = [judge.on((view, targets)).predict([Lineage()])[0] for view in views(images, count, flips)]
+    return combined(outputs)
+
+
+def interval(values):
+    middle = np.mean(values)
+    if len(values) < 2:
+        return f"{middle:+.2f}"
+    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    return f"{middle:+.2f} [{middle - half:+.2f}, {middle + half:+.2f}]"
+
+
+def report(out, depth):
+    """A table of one network over its seeds."""
+    runs = [json.loads(file.read_text())["rows"] for file in sorted(out.glob(f"{depth}-*.json"))]
+    tables = [{(row["method"], row["candidate"]): row for row in rows} for rows in runs]
+    print(f"\n### ResNet-{depth}, {len(runs)} seeds\n")
+    print("| method | candidate | passes | keep | accuracy, % | over the parent | nll | disagreement, % |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for key in tables[0]:
+        rows = [table[key] for table in tables]
+        gains = [100 * (table[key]["accuracy"] - table["parent", "parent"]["accuracy"]) for table in tables]
+        differ = [100 * row["disagreement"] for row in rows if row.get("disagreement")]
+        keeps = ", ".join(str(row["keep"]) for row in rows if "keep" in row)
+        print(
+            f"| {key[0]} | {key[1]} | {', '.join(str(row['passes']) for row in rows)} | {keeps} "
+            f"| {np.mean([100 * row['accuracy'] for row in rows]):.2f} | {interval(gains)} "
+            f"| {np.mean([row['nll'] for row in rows]):.4f} | {f'{np.mean(differ):.1f}' if differ else ''} |"
+        )
+
+
+def plot(out, depth, keep):
+    """Curves over ensemble sizes on validation; mean and range of the seeds."""
+    curves, files = [], sorted(out.glob(f"{depth}-?-{keep}.safetensors"))
+    for name, short in ARMS.items():
+        if short == "sigma":
+            continue  # far off
+        stores = [load_file(file) for file in files]
+        found = [curve(name, store[short].float(), store["targets"]) for store in stores]
+        joint = {
+            measure: [
+                Estimate(float(np.mean(values)), min(values), max(values))
+                for values in zip(*[[e.value for e in getattr(one, measure)] for one in found], strict=True)
+            ]
+            for measure in ("accuracy", "nll")
+        }
+        curves.append(Curve(name, **joint, members=[point for one in found for point in one.members]))
+    title = f"ResNet-{depth}, 5,000 validation images, {keep}; bands: range of {len(files)} seeds"
+    draw_curves(curves, title, out / f"resnet{depth}-{keep}.png")
+
+
+def once(file, make, *arguments):
+    """Make a file unless it is there or another process is at it."""
+    lock = file.with_name(f"{file.name}.lock")
+    if file.exists():
+        return
+    try:
+        os.close(os.open(lock, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return
+    try:
+        make(*arguments, file)
+    finally:
+        lock.unlink()
+
+
+def main(data, out, networks, seeds, keeps):
+    out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    for seed in range(seeds):
+        for depth in networks:
+            files = [out / f"{depth}-{seed}-{keep}.safetensors" for keep in keeps]
+            with torch.autocast("cpu", torch.bfloat16):
+                for keep, file in zip(keeps, files, strict=True):
+                    once(file, make_children, data, out, depth, seed, keep, keep == keeps[0])
+                if all(file.exists() for file in files):
+                    once(out / f"{depth}-{seed}.json", score, data, out, depth, seed, files)
+    for depth in networks:
+        report(out, depth)
+        plot(out, depth, keeps[0])
+
+
+if __name__ == "__main__":
+    given = dict(enumerate(sys.argv))
+    main(
+        Path(sys.argv[1]),
+        Path(sys.argv[2]),
+        [int(depth) for depth in given.get(3, "20,32,44").split(",")],
+        int(given.get(4, 3)),
+        given.get(5, "loss-0.9,accuracy-0.9").split(","),
+    )
