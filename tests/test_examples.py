@@ -10,6 +10,7 @@ from helpers import ROOT
 BUDGETS = {
     "finetune_your_network.py": ["4"],
     "any_fitness.py": ["4"],
+    "ensemble.py": ["4"],
     "evotorch_operator.py": ["2"],
     "evotorch_finetune.py": ["1"],
     "evotorch_subspace_cmaes.py": ["1"],
