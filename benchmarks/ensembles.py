@@ -25,8 +25,6 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from scipy import stats
-from torch import nn
-from torch.nn import functional
 
 from smd_evo import (
     Dense,
@@ -49,43 +47,11 @@ from smd_evo.experiments.augment import views
 from smd_evo.experiments.scores import Curve, curve
 from smd_evo.experiments.statistics import Estimate, mcnemar_exact
 from smd_evo.report.ensemble_plot import draw_curves
+from smd_evo.zoo.cifar_resnet import CifarResNet
 
 DENSITY, CHILDREN, SHORTLIST = 0.1, 64, 20
 ARMS = {"sparse": "sparse", "dense, matched norm": "norm", "dense, matched sigma": "sigma"}
 MEAN, DEVIATION = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-
-
-class Block(nn.Module):
-    """Two convolutions and a shortcut without parameters."""
-
-    def __init__(self, before, after, stride):
-        super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after)
-        self.conv2, self.bn2 = nn.Conv2d(after, after, 3, 1, 1, bias=False), nn.BatchNorm2d(after)
-        self.stride, self.extra = stride, (after - before) // 2
-
-    def forward(self, x):  # noqa: D102
-        y = self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(x)))))
-        if self.extra:
-            x = functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.extra, self.extra))
-        return functional.relu(y + x)
-
-
-class CifarResNet(nn.Module):
-    """He et al. 2016, section 4.2."""
-
-    def __init__(self, depth):
-        super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
-        sizes = [(16, 16, 1), (16, 32, 2), (32, 64, 2)]
-        for number, (before, after, stride) in enumerate(sizes, start=1):
-            rest = [Block(after, after, 1) for _ in range((depth - 2) // 6 - 1)]
-            setattr(self, f"layer{number}", nn.Sequential(Block(before, after, stride), *rest))
-        self.linear = nn.Linear(64, 10)
-
-    def forward(self, x):  # noqa: D102
-        x = functional.relu(self.bn1(self.conv1(x)))
-        return self.linear(self.layer3(self.layer2(self.layer1(x))).mean((2, 3)))
 
 
 def images(data, out, split):
