@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from smd_evo.ensemble.weights import check_weights
 from smd_evo.errors import InvalidType, InvalidValue, check_choice
 
 __all__ = ["COMBINES", "ballots", "combined", "pooled", "weighted"]
@@ -16,23 +17,32 @@ COMBINES = ("probabilities", "logits", "majority")
 """Mean class probabilities, mean outputs (also of regressions), or the most frequent class."""
 
 _TIE = 1e-3
+"""Share of a vote that settles ties: too little to outweigh one of a thousand votes, enough for float32."""
 
 
 def ballots(outputs: Tensor, combine: str) -> Tensor:
     """What of a member's outputs is pooled with the other members'.
 
     Args:
-        outputs: [..., classes]; of any shape for "logits".
+        outputs: [n, classes] or [classes], two classes or more; of any shape for "logits".
         combine: one of :data:`COMBINES`.
 
     Returns:
         Log-probabilities; for "majority" those of a vote for one class, of which the member's own
         probabilities make up a thousandth, so that they settle ties and nothing has a likelihood of zero; for
         "logits" the outputs themselves. At least float32.
+
+    Raises:
+        InvalidValue: outputs of another shape, or an unknown combination.
     """
     outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
     if check_choice("combine", combine, COMBINES) == "logits":
         return outputs
+    if outputs.dim() not in (1, 2) or outputs.shape[-1] < 2:
+        raise InvalidValue(
+            f"outputs: expected scores of two classes or more, [n, classes], for {combine!r}, got "
+            f'{list(outputs.shape)}; combine="logits" takes any outputs'
+        )
     logs = outputs.log_softmax(-1)
     if combine == "probabilities":
         return logs
@@ -58,7 +68,7 @@ def combined(
 
     Args:
         outputs: [n, classes] of each member, one after the other: a tensor [M, n, classes] or a stream.
-        weights: M numbers > 0 that add up to one, for M members; None: all alike, which needs a tensor or a list.
+        weights: M numbers > 0 that add up to one, for M members; None: all alike.
         combine: one of :data:`COMBINES`.
 
     Returns:
@@ -66,7 +76,8 @@ def combined(
         both go wherever a network's outputs go.
 
     Raises:
-        InvalidValue, InvalidType: no members, another number of weights, or outputs that are no tensor.
+        InvalidValue, InvalidType: no members, unusable weights, outputs that are no tensors or of shapes that
+            differ, or an unknown combination.
 
     Example:
         >>> both = torch.tensor([[[0.8, 0.2]], [[0.4, 0.6]]]).log()
@@ -78,9 +89,7 @@ def combined(
     Reference: Lakshminarayanan et al., "Simple and scalable predictive uncertainty estimation using deep
     ensembles", NeurIPS 2017, section 2.4 (mean probabilities).
     """
-    if weights is None:
-        outputs = list(outputs)
-        weights = [1 / len(outputs)] * len(outputs)
+    shares = None if weights is None else check_weights(weights, len(weights))
     pool, used = None, 0
     for used, output in enumerate(outputs, start=1):
         if not isinstance(output, Tensor):
@@ -88,14 +97,20 @@ def combined(
                 f"outputs: expected the network to return one tensor, got {type(output).__name__}; "
                 "wrap the network in a module that returns its logits"
             )
-        if used > len(weights):
-            break
-        part = weighted(ballots(output, combine), weights[used - 1], combine)
+        if shares is not None and used > len(shares):
+            raise InvalidValue(f"weights: expected one for each of {used} members or more, got {len(shares)}")
+        part = ballots(output, combine)
+        if shares is not None:
+            part = weighted(part, shares[used - 1], combine)
         if pool is not None and part.shape != pool.shape:
             raise InvalidValue(
                 f"outputs: expected the same shape of every member, got {tuple(part.shape)} after {tuple(pool.shape)}"
             )
         pool = part if pool is None else pooled(pool, part, combine)
-    if pool is None or used != len(weights):
-        raise InvalidValue(f"weights: expected one for each of {used} members or more, got {len(weights)}")
+    if pool is None:
+        raise InvalidValue("outputs: expected those of at least one member, got none")
+    if shares is None:
+        return weighted(pool, 1 / used, combine)
+    if used != len(shares):
+        raise InvalidValue(f"weights: expected one for each of {used} members, got {len(shares)}")
     return pool

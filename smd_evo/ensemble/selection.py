@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from smd_evo.core.parameters import Child
@@ -70,24 +71,25 @@ def select_members(
       predict different classes;
     - "all": everyone, all alike.
 
-    Candidates are predicted one after the other. "top_k" and "all" hold one prediction; "greedy" and "diverse" hold
-    one number a candidate and sample where the fitness is the cross-entropy of "probabilities" or "majority", and
-    all outputs elsewhere.
+    Candidates are predicted a few at a time. "top_k" and "all" hold no others; "greedy" and "diverse" hold one number
+    a candidate and sample ("diverse" two) where the fitness is the cross-entropy of "probabilities" or "majority",
+    and all outputs elsewhere.
 
     Args:
         judge: evaluator of the parent on the validation split, with the fitness to choose by.
         candidates: N children.
-        result: their fitness on other data, which "top_k" ranks by; by default the judge ranks them.
+        result: their fitness on other data, which "top_k" ranks by; by default the judge ranks them, which takes one
+            more prediction of each.
         method: one of :data:`METHODS`.
         size: choices to make, 1 to N (repetitions count); by default the best number on validation of 2 to 20.
         combine: one of :data:`smd_evo.ensemble.combine.COMBINES`.
         diversity: >= 0, in the fitness's own units; for "diverse".
-        spill: folder for a temporary file that holds outputs as float16, where all have to be held.
+        spill: folder for a temporary file that holds as float16 what has to be held of the candidates.
         progress: called after each prediction.
 
     Raises:
         InvalidValue, InvalidType: fewer candidates than members, a fitness that is not of a network's outputs,
-            classes that differ, or an unknown method.
+            outputs that do not suit the targets or the combination, or an unknown method.
 
     Example:
         >>> from torch import nn
@@ -134,6 +136,7 @@ def stored(outputs: Tensor) -> Source:
     return lambda numbers: (outputs[number] for number in numbers)
 
 
+@torch.no_grad()
 def select_from(
     source: Source,
     count: int,
@@ -150,7 +153,7 @@ def select_from(
     """:func:`select_members` of predictions from anywhere.
 
     Args:
-        source: gives the outputs [n, ...] of candidates by their numbers.
+        source: gives the outputs [n, ...] of candidates by their numbers, on the targets' device.
         count: N.
         targets: [n, ...].
         fitness: what to choose by.
@@ -159,7 +162,8 @@ def select_from(
     """
     check_choice("method", method, METHODS)
     check_choice("combine", combine, COMBINES)
-    check_number("diversity", diversity, low=-1e-300, mend="try 0.1")
+    if diversity != 0:
+        diversity = check_number("diversity", diversity, low=0, mend="try 0.1, or 0 for none")
     if len(targets) == 0:
         raise InvalidValue("validation: expected at least one sample to choose by, got none")
     if count < 1:
@@ -170,19 +174,33 @@ def select_from(
         )
     if method == "all" and size not in (None, count):
         raise InvalidValue(f'size: expected none for "all", which takes all {count}, got {size}; try "top_k"')
+    if ranking is not None and sorted(ranking) != list(range(count)):
+        raise InvalidValue(f"ranking: expected each number of the {count} candidates once, got {list(ranking)[:9]}")
     sizes = [size or count] if size or method == "all" else range(min(2, count), min(_LARGEST, count) + 1)
     judge = Judge(targets, fitness, combine)
     if method in ("top_k", "all"):
         if method == "all":
             ranking = range(count)
         elif ranking is None:
-            ranking = rank([judge.fitness_of(judge.ballot(outputs)) for outputs in source(range(count))], judge.sense)
+            alone = [judge.fitness_alone(outputs) for outputs in _counted(source, range(count))]
+            ranking = rank(alone, judge.sense)
         chosen = list(ranking[: max(sizes)])
-        curve = judge.prefixes(source(chosen))
+        curve = judge.prefixes(_counted(source, chosen))
     else:
-        kept = Kept(judge, source(range(count)), count, spill)
-        chosen, curve = kept.forward(max(sizes), None if method == "greedy" else diversity)
+        apart = diversity if method == "diverse" else None
+        chosen, curve = Kept(judge, _counted(source, range(count)), count, spill, apart).forward(max(sizes))
     length = sizes[best_of([curve[size - 1] for size in sizes], fitness.sense)]
     times = Counter(chosen[:length])  # in the order of the first time
     weights = tuple(number / length for number in times.values())
     return Selection(tuple(times), weights, curve[length - 1], tuple(curve), method, combine)
+
+
+def _counted(source: Source, numbers: Sequence[int]) -> Iterator[Tensor]:
+    """What the source gives for these candidates: as many as there are."""
+    given = 0
+    for given, outputs in enumerate(source(numbers), start=1):
+        if given > len(numbers):
+            break
+        yield outputs
+    if given != len(numbers):
+        raise InvalidValue(f"source: expected the outputs of {len(numbers)} candidates, got {given}")
