@@ -20,7 +20,8 @@ from smd_evo.evaluation.guard import Buffers, evaluating, reseed
 
 __all__ = ["Evaluation", "Evaluator"]
 
-_AT_ONCE = 8
+_AT_ONCE = 2**24
+"""Bytes of outputs that are predicted in one go: more than one child's only if that saves something."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,9 +156,11 @@ class Evaluator:
 
     def outputs(self, children: Iterable[Child]) -> Iterator[Tensor]:
         """What :meth:`predict` returns, one child after the other, for more children than memory holds at once."""
-        waiting = iter(children)
-        while some := list(islice(waiting, _AT_ONCE)):
-            yield from self.predict(some)
+        waiting, at_once = iter(children), 1
+        while some := list(islice(waiting, at_once)):
+            outputs = self.predict(some)
+            at_once = max(1, min(8, _AT_ONCE // max(1, outputs[0].nbytes)))
+            yield from outputs
 
     def _score(self, module: nn.Module) -> Tensor:
         """Mean score over all samples, float64 []; summed on the device, which is not waited for."""
