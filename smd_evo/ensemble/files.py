@@ -4,39 +4,28 @@ Tensors: ``indices`` (all children's, one behind the other, in the smallest unsi
 (what those coordinates become, in the parameters' own type, so that a child is the same to the bit), ``lengths``
 (int64, one a child); a children file has ``fitness`` (float64, one a child), an ensemble file ``weights``
 (float64, one a member) and, if wanted, the parent's state under ``parent.``. Metadata, as one entry of
-JSON: format, package version, the parent's fingerprint, D, the names of the parameters, recipes, and more.
-Reading one executes nothing, and trusts nothing that it says.
+JSON: format, package version, the parent's fingerprint, D, types and shapes of the parameters, recipes, and more.
 """
 
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
-from smd_evo import __version__
-from smd_evo.atomic import write_whole
 from smd_evo.core.delta import SparseValues
 from smd_evo.core.mutation import Lineage, Mutation
 from smd_evo.core.parameters import Child, ParameterSpace
 from smd_evo.ensemble.combine import COMBINES
+from smd_evo.ensemble.container import entry, failure, inconsistent, read, shown, write
+from smd_evo.ensemble.packed import pack, unpack
 from smd_evo.ensemble.weights import check_weights
-from smd_evo.errors import (
-    ChildrenFileError,
-    InvalidType,
-    InvalidValue,
-    SmdEvoError,
-    WrongParent,
-    check_choice,
-)
+from smd_evo.errors import InvalidType, InvalidValue, SmdEvoError, WrongParent, check_choice
 from smd_evo.evaluation.evaluator import Evaluation
 
 __all__ = [
@@ -49,7 +38,7 @@ __all__ = [
     "save_ensemble",
 ]
 
-_ENTRY, _CHILDREN, _ENSEMBLE, _PARENT = "smd_evo", "smd_evo children 2", "smd_evo ensemble 1", "parent."
+_CHILDREN, _ENSEMBLE, _PARENT = "smd_evo children 2", "smd_evo ensemble 1", "parent."
 _INDEX_TYPES = {2**8: torch.uint8, 2**16: torch.uint16, 2**32: torch.uint32}
 _TYPES = {
     "indices": (*_INDEX_TYPES.values(), torch.int64),
@@ -58,6 +47,7 @@ _TYPES = {
     "fitness": (torch.float64,),
     "weights": (torch.float64,),
 }
+_INCONSISTENT = (SmdEvoError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,17 +97,20 @@ def save_children(
         children: N recipes or lineages.
         result: their fitness.
         fitness_name: what the fitness is.
+
+    Raises:
+        InvalidValue, InvalidType: no children, children that are no recipes, or another number of fitness values.
     """
     if not children or len(children) != len(result.fitness):
         raise InvalidValue(
             f"children: expected one or more, as many as fitness values ({len(result.fitness)}), got {len(children)}"
         )
     order = result.ranking()
-    about = {
-        "recipes": [recipe_of(children[number]) for number in order],
-        "fitness_name": fitness_name,
-        "sense": result.sense,
-    }
+    recipes = [recipe_of(children[number]) for number in order]
+    if None in recipes:
+        kind = type(children[order[recipes.index(None)]]).__name__
+        raise InvalidType(f"children: expected recipes or lineages, got {kind}; an ensemble's file takes any child")
+    about = {"recipes": recipes, "fitness_name": fitness_name, "sense": result.sense}
     members = [space.values_of(children[number]) for number in order]
     _write(path, _CHILDREN, space, members, {"fitness": result.fitness[order]}, about)
 
@@ -134,6 +127,9 @@ def save_ensemble(
     include_parent: bool = False,
 ) -> None:
     """Write an ensemble: see :meth:`smd_evo.ensemble.module.SparseEnsemble.save`."""
+    for number, member in enumerate(members):
+        if not bool(member.values.isfinite().all()):
+            raise InvalidValue(f"members: expected finite values, got others in member {number}; leave it out")
     tensors = {"weights": torch.tensor(weights, dtype=torch.float64)}
     if include_parent:
         state = space.module.state_dict()
@@ -153,59 +149,43 @@ def load_children(path: Path | str, space: ParameterSpace) -> Children:
         space: space of the same parent with the same selection.
 
     Raises:
-        ChildrenFileError: the file is missing, truncated, of another format, or inconsistent.
+        ChildrenFileError: the file is missing, truncated, of another format or version, or inconsistent.
         WrongParent: its children are of another parent.
     """
-    about, tensors = _read(path, _CHILDREN, ("fitness",))
+    about, tensors = read(path, _CHILDREN, lambda _: {"indices", "values", "lengths", "fitness"})
     _check_parent(path, about, space)
     try:
-        members = _members(about, tensors, space, "fitness")
-        recipes = [Lineage.decode(text) for text in about["recipes"]]
+        members = _members(tensors, space, "fitness")
+        if not bool(tensors["fitness"].isfinite().all()):
+            raise InvalidValue("its fitness is not all finite")
+        recipes = [Lineage.decode(text) for text in _recipes(about, len(members)) if text is not None]
         if len(recipes) != len(members):
-            raise InvalidValue("its numbers of children differ")
-        sense = check_choice("sense", about["sense"], ("min", "max"))
-        return Children(members, recipes, tensors["fitness"], str(about["fitness_name"]), sense)
+            raise InvalidValue("some of its 'recipes' are none")
+        sense = check_choice("sense", entry(about, "sense", str), ("min", "max"))
+        return Children(members, recipes, tensors["fitness"], entry(about, "fitness_name", str), sense)
     except _INCONSISTENT as error:
-        raise _inconsistent(path, error) from None
+        raise inconsistent(path, error) from None
 
 
 def load_ensemble(path: Path | str, parent: nn.Module) -> StoredEnsemble:
     """Read an ensemble file: see :meth:`smd_evo.ensemble.module.SparseEnsemble.load`."""
-    about, tensors = _read(path, _ENSEMBLE, ("weights",))
-    state = {name.removeprefix(_PARENT): tensors.pop(name) for name in list(tensors) if name.startswith(_PARENT)}
-    if state:
-        parent = _with_state(path, parent, state)
-    try:
-        names = set(map(str, about["parameters"]))
-    except _INCONSISTENT as error:
-        raise _inconsistent(path, error) from None
-    missing = sorted(names - set(dict(parent.named_parameters())))
-    if missing or not names:
-        raise WrongParent(
-            f"{path}: expected a network with the parameter {', '.join(missing[:3]) or '(none)'}, got "
-            f"{type(parent).__name__} without; use the architecture that the ensemble was made from"
-        )
-    space = ParameterSpace(parent, lambda name, _: name in names, include_frozen=True)
+    if not isinstance(parent, nn.Module):
+        raise InvalidType(f"parent: expected a torch.nn.Module, got {type(parent).__name__}")
+    own = {"indices", "values", "lengths", "weights"}
+    about, tensors = read(path, _ENSEMBLE, lambda present: own | {n for n in present if n.startswith(_PARENT)})
+    state = {name.removeprefix(_PARENT): tensors.pop(name) for name in sorted(tensors.keys() - own)}
+    space = _space(path, about, parent, state)
     _check_parent(path, about, space)
     try:
-        members = _members(about, tensors, space, "weights")
+        members = _members(tensors, space, "weights")
         if not bool(tensors["values"].isfinite().all()):
             raise InvalidValue("its values are not all finite")
         weights = check_weights(tensors["weights"].tolist(), len(members))
-        recipes = [None if text is None else Lineage.decode(text).encode() for text in about["recipes"]]
-        if len(recipes) != len(members):
-            raise InvalidValue("its numbers of members differ")
-        combine = check_choice("combine", about["combine"], COMBINES)
+        recipes = [None if text is None else Lineage.decode(text).encode() for text in _recipes(about, len(members))]
+        combine = check_choice("combine", entry(about, "combine", str), COMBINES)
         return StoredEnsemble(space, members, recipes, weights, combine, about.get("notes"))
     except _INCONSISTENT as error:
-        raise _inconsistent(path, error) from None
-
-
-_INCONSISTENT = (SmdEvoError, ValueError, KeyError, TypeError, AttributeError)
-
-
-def _inconsistent(path: Path | str, error: Exception) -> ChildrenFileError:
-    return ChildrenFileError(f"{path}: expected a consistent file, but {error}; write it again")
+        raise inconsistent(path, error) from None
 
 
 def _write(
@@ -217,101 +197,83 @@ def _write(
     about: Mapping[str, Any],
 ) -> None:
     index_type = next((kind for limit, kind in _INDEX_TYPES.items() if space.size <= limit), torch.int64)
-    content = {
-        "indices": torch.cat([member.indices for member in members]).to(index_type),
-        "values": torch.cat([member.values for member in members]).to(space.dtype),
-        "lengths": torch.tensor([len(member) for member in members]),
-        **tensors,
-    }
-    metadata = {
-        "format": kind,
-        "version": __version__,
-        "fingerprint": space.fingerprint(),
-        "size": space.size,
-        "parameters": list(space.names),
-        **about,
-    }
-    # Tied tensors apart, and one entry of metadata: several would be written in an order that changes.
-    whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in content.items()}
-    write_whole(Path(path), save(whole, {_ENTRY: json.dumps(metadata)}))
+    indices, values, lengths = pack(members)
+    own = {"indices": indices.to(index_type), "values": values.to(space.dtype), "lengths": lengths}
+    parent = {"fingerprint": space.fingerprint(), "size": space.size, "parameters": _parameters(space)}
+    write(path, kind, {**parent, **about}, {**own, **tensors})
 
 
-def _read(path: Path | str, kind: str, own: Sequence[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What the file says of itself, and its tensors."""
-    expected = {"indices", "values", "lengths", *own}
-    try:
-        with safe_open(path, "pt") as file:
-            about = _about(file.metadata())
-            if about.get("format") != kind:
-                raise ChildrenFileError(
-                    f"{path}: expected the format {kind!r}, got {about.get('format')!r} of smd_evo "
-                    f"{about.get('version')}; it is another kind of file, or of another version than {__version__}"
-                )
-            present = set(file.keys())
-            strange = {name for name in present - expected if not name.startswith(_PARENT)}
-            if not expected <= present or strange or (kind == _CHILDREN and present != expected):
-                raise ChildrenFileError(f"{path}: expected tensors {sorted(expected)}, got {sorted(present)[:9]}")
-            return about, {name: file.get_tensor(name) for name in present}
-    except (OSError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
-        raise ChildrenFileError(
-            f"{path}: expected a whole safetensors file, got {reason or type(error).__name__}; write it again"
-        ) from None
+def _described(tensors: Mapping[str, Any]) -> dict[str, str]:
+    """Types and shapes."""
+    return {name: f"{t.dtype} {list(t.shape)}" for name, t in tensors.items() if isinstance(t, Tensor)}
 
 
-def _about(entries: dict[str, str] | None) -> dict[str, Any]:
-    """What the file says of itself, or nothing."""
-    try:
-        about = json.loads((entries or {}).get(_ENTRY, "{}"))
-    except (ValueError, RecursionError):
-        return {}
-    return about if isinstance(about, dict) else {}
+def _parameters(space: ParameterSpace) -> dict[str, str]:
+    found = _described(dict(space.module.named_parameters()))
+    return {name: found[name] for name in space.names}
+
+
+def _check_same(path: Path | str, got: Mapping[str, str], needed: Mapping[str, str]) -> None:
+    """Name the first tensor that differs."""
+    for name in (*needed, *got):
+        if got.get(name) != needed.get(name):
+            raise failure(
+                WrongParent,
+                path,
+                f"expected a network with {name!r}: {shown(needed.get(name))}, got {shown(got.get(name))}; "
+                "use the network, weights and selection that they were made from",
+            )
 
 
 def _check_parent(path: Path | str, about: Mapping[str, Any], space: ParameterSpace) -> None:
+    try:
+        size, made_from = entry(about, "size", int), entry(about, "fingerprint", str)
+        needed = entry(about, "parameters", dict)
+    except InvalidValue as error:
+        raise inconsistent(path, error) from None
+    _check_same(path, _parameters(space), needed)
     fingerprint = space.fingerprint()
-    if about.get("size") != space.size or about.get("fingerprint") != fingerprint:
-        raise WrongParent(
-            f"{path}: expected children of the parent {fingerprint} with D = {space.size}, got those of "
-            f"{about.get('fingerprint')} with D = {about.get('size')}; use the network, weights and selection "
-            "that they were made from"
+    if (size, made_from) != (space.size, fingerprint):
+        raise failure(
+            WrongParent,
+            path,
+            f"expected children of the parent {fingerprint} with D = {space.size}, got those of "
+            f"{made_from!r} with D = {size}; use the network, weights and selection that they were made from",
         )
 
 
-def _with_state(path: Path | str, network: nn.Module, state: dict[str, Tensor]) -> nn.Module:
-    """A copy of a network with the weights that the file holds."""
-    own = {name: value for name, value in network.state_dict().items() if isinstance(value, Tensor)}
-    for name in sorted({*own, *state}):
-        got, needed = (
-            f"{found.dtype} {list(found.shape)}" if found is not None else "none"
-            for found in (own.get(name), state.get(name))
-        )
-        if got != needed:
-            raise WrongParent(
-                f"{path}: expected a network with {name} {needed}, got {got}; "
-                "use the architecture that the ensemble was made from"
-            )
-    network = copy.deepcopy(network)
-    network.load_state_dict(state, strict=False)  # extra state that is no tensor stays
-    return network
+def _space(path: Path | str, about: Mapping[str, Any], parent: nn.Module, state: dict[str, Tensor]) -> ParameterSpace:
+    """The parent's space of the parameters that the file names; with a state, that of a copy that takes it."""
+    try:
+        needed = entry(about, "parameters", dict)
+    except InvalidValue as error:
+        raise inconsistent(path, error) from None
+    found = _described(dict(parent.named_parameters()))
+    _check_same(path, {name: found[name] for name in needed if name in found}, needed)
+    if state:
+        _check_same(path, _described(parent.state_dict()), _described(state))
+        parent = copy.deepcopy(parent)
+        parent.load_state_dict(state, strict=False)  # extra state that is no tensor stays
+    try:
+        return ParameterSpace(parent, lambda name, _: name in needed, include_frozen=True)
+    except SmdEvoError as error:
+        raise failure(WrongParent, path, str(error)) from None
 
 
-def _members(
-    about: Mapping[str, Any], tensors: Mapping[str, Tensor], space: ParameterSpace, each: str
-) -> list[SparseValues]:
+def _recipes(about: Mapping[str, Any], count: int) -> list[str | None]:
+    recipes: list[str | None] = entry(about, "recipes", list)
+    if len(recipes) != count or not all(text is None or isinstance(text, str) for text in recipes):
+        raise InvalidValue(f"its 'recipes' are not {count} texts")
+    return recipes
+
+
+def _members(tensors: Mapping[str, Tensor], space: ParameterSpace, each: str) -> list[SparseValues]:
     """The sparse changes, if all parts agree with each other."""
     for name, tensor in tensors.items():
         if tensor.dim() != 1 or tensor.dtype not in _TYPES[name]:
-            raise InvalidValue(f"{name} is an unexpected {tensor.dtype} {list(tensor.shape)}")
-    lengths = tensors["lengths"].tolist()
-    indices, values = tensors["indices"].to(torch.int64), tensors["values"]
-    if not len(lengths) == len(tensors[each]) > 0:
+            raise InvalidValue(f"{name!r} is an unexpected {tensor.dtype} {list(tensor.shape)}")
+    if not len(tensors["lengths"]) == len(tensors[each]) > 0:
         raise InvalidValue("its numbers of children differ")
-    if min(lengths) < 0 or not sum(lengths) == len(values) == len(indices):
-        raise InvalidValue("its children's lengths do not add up")
-    if values.dtype != space.dtype:
-        raise InvalidValue(f"its values are {values.dtype} where the parameters are {space.dtype}")
-    if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < space.size:
-        raise InvalidValue("its indices go beyond the network's parameters")
-    wide = values.to(torch.promote_types(values.dtype, torch.float32))
-    return [SparseValues(*piece) for piece in zip(indices.split(lengths), wide.split(lengths), strict=True)]
+    if tensors["values"].dtype != space.dtype:
+        raise InvalidValue(f"its values are {tensors['values'].dtype} where the parameters are {space.dtype}")
+    return unpack(tensors["indices"].to(torch.int64), tensors["values"], tensors["lengths"], space.size)

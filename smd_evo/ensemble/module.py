@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +19,11 @@ from smd_evo.core.parameters import Child, ParameterSpace
 from smd_evo.core.selection import Select
 from smd_evo.ensemble import files
 from smd_evo.ensemble.combine import COMBINES, combined
+from smd_evo.ensemble.packed import pack, unpack
 from smd_evo.ensemble.soup import soup
 from smd_evo.ensemble.weights import check_weights
-from smd_evo.errors import InvalidType, InvalidValue, check_choice, check_count
+from smd_evo.errors import InvalidType, InvalidValue, SmdEvoError, check_choice, check_count
+from smd_evo.evaluation.guard import Buffers
 
 __all__ = ["SparseEnsemble"]
 
@@ -43,8 +48,8 @@ class SparseEnsemble(nn.Module):
 
     Attributes:
         parent: the network.
-        space: its parameter space.
-        recipes: how each member was made, as text; None where it was given as numbers.
+        recipes: how each member was made from the parent as it was then, as text; None where it was given as numbers.
+        weights: buffer, float64 in any precision.
 
     Raises:
         InvalidValue, InvalidType: no members, unusable weights, unknown combination.
@@ -53,8 +58,8 @@ class SparseEnsemble(nn.Module):
         >>> from smd_evo import RandomSubspace, sample_mutations
         >>> network = nn.Linear(4, 3)
         >>> ensemble = SparseEnsemble(network, sample_mutations(0, 5, subspace=RandomSubspace(0.2), sigma=0.5))
-        >>> ensemble(torch.ones(2, 4)).exp().sum(1)
-        tensor([1., 1.])
+        >>> ensemble(torch.ones(2, 4)).shape
+        torch.Size([2, 3])
         >>> len(ensemble), type(ensemble.soup()).__name__
         (5, 'Linear')
     """
@@ -67,7 +72,7 @@ class SparseEnsemble(nn.Module):
     def __init__(
         self,
         parent: nn.Module | ParameterSpace,
-        members: Sequence[Child],
+        members: Iterable[Child],
         weights: Sequence[float] | None = None,
         *,
         combine: str = "probabilities",
@@ -78,19 +83,25 @@ class SparseEnsemble(nn.Module):
         super().__init__()
         if isinstance(parent, ParameterSpace) and select != "all":
             raise InvalidValue("parent: expected a torch.nn.Module where select is given, got a ParameterSpace")
+        if not isinstance(members, Iterable):
+            raise InvalidType(
+                f"members: expected a sequence of children, got {type(members).__name__}; put it in a list"
+            )
         space = parent if isinstance(parent, ParameterSpace) else ParameterSpace(parent, select)
         self.combine = check_choice("combine", combine, COMBINES)
         self.per_pass = check_count("per_pass", per_pass)
         self.notes = notes
+        members = list(members)
         shares = check_weights(weights, len(members))
-        changes = [space.values_of(member) for member in members]
         self.recipes = [files.recipe_of(member) for member in members]
-        self.space = space
+        indices, values, lengths = pack([space.values_of(member) for member in members])
         self.parent = space.module.eval()
-        self.register_buffer("indices", torch.cat([change.indices for change in changes]))
-        self.register_buffer("values", torch.cat([change.values for change in changes]))
-        self.register_buffer("lengths", torch.tensor([len(change) for change in changes]))
-        self.register_buffer("weights", torch.tensor(shares, device=space.device))
+        self.register_buffer("indices", indices)
+        self.register_buffer("values", values.to(space.dtype))
+        self.register_buffer("lengths", lengths)
+        self.register_buffer("weights", torch.tensor(shares, dtype=torch.float64, device=space.device))
+        self._names = space.names
+        self._space: ParameterSpace | None = space
         self._members: list[SparseValues] | None = None
         self._lock = threading.Lock()
 
@@ -99,60 +110,81 @@ class SparseEnsemble(nn.Module):
         return len(self.lengths)
 
     @property
+    def space(self) -> ParameterSpace:
+        """The parent's parameter space."""
+        if self._space is None:
+            names = set(self._names)
+            self._space = ParameterSpace(self.parent, lambda name, _: name in names, include_frozen=True)
+        return self._space
+
+    @property
     def members(self) -> list[SparseValues]:
         """The members as new values of some of the parent's coordinates."""
         if self._members is None:
-            lengths = self.lengths.tolist()
-            values = self.values if self.values.dtype == torch.float64 else self.values.float()
-            pieces = zip(self.indices.split(lengths), values.split(lengths), strict=True)
-            self._members = [SparseValues(*piece) for piece in pieces]
+            size = sum(self.parent.get_parameter(name).numel() for name in self._names)
+            self._members = unpack(self.indices, self.values, self.lengths, size)
         return self._members
 
     def forward(self, *inputs: Any, **named: Any) -> Tensor:
         """The members' combined prediction."""
         run = self._batched if self.per_pass > 1 else self._one_by_one
         with torch.no_grad(), self._lock:
-            depth = self.space.depth
+            depth, buffers = self.space.depth, Buffers(self.parent)
             try:
-                return combined(run(inputs, named), self._shares(), self.combine)
+                return combined(run(buffers, inputs, named), self.weights.tolist(), self.combine)
             finally:
                 self.space.restore(depth)
+                buffers.restore()
 
-    def _one_by_one(self, inputs: Any, named: Any) -> Iterator[Tensor]:
+    def _one_by_one(self, buffers: Buffers, inputs: Any, named: Any) -> Iterator[Tensor]:
         for member in self.members:
             with self.space.applied(member) as module:
                 output = module(*inputs, **named)
+                output = output.clone() if isinstance(output, Tensor) else output  # it may be a weight or a buffer
+            buffers.restore()
             yield output  # outside: whoever drops this iterator half-way leaves the parent as it was
 
-    def _batched(self, inputs: Any, named: Any) -> Iterator[Tensor]:
+    def _batched(self, buffers: Buffers, inputs: Any, named: Any) -> Iterator[Tensor]:
         """Outputs of all members, several in a pass."""
+
+        def run(weights: dict[str, Tensor]) -> Tensor:
+            output = functional_call(self.parent, weights, inputs, named)
+            if not isinstance(output, Tensor):
+                raise InvalidType(f"outputs: expected one tensor, got {type(output).__name__}")
+            return output
+
+        own = [(part, name, tensor) for part in self.parent.modules() for name, tensor in part._parameters.items()]
+        changing = self._changing()
         for start in range(0, len(self), self.per_pass):
-            stacks: dict[str, list[Tensor]] = {name: [] for name in self.space.names}
-            for member in self.members[start : start + self.per_pass]:
-                with self.space.applied(member) as module:
-                    for name, copies in stacks.items():
-                        copies.append(module.get_parameter(name).detach().clone())
-            weights = {name: torch.stack(copies) for name, copies in stacks.items()}
+            some = self.members[start : start + self.per_pass]
+            stacks = {name: tensor.new_empty((len(some), *tensor.shape)) for name, tensor in changing.items()}
+            for number, member in enumerate(some):
+                with self.space.applied(member):
+                    for name, tensor in changing.items():
+                        stacks[name][number].copy_(tensor)
+            try:
+                outputs = vmap(run, randomness="same")(stacks)
+            finally:  # functional_call does so, but for an interrupt in that moment
+                for part, name, parameter in own:
+                    part._parameters[name] = parameter
+            buffers.restore()
+            yield from outputs
 
-            def run(weights: dict[str, Tensor]) -> Tensor:
-                output = functional_call(self.parent, weights, inputs, named)
-                if not isinstance(output, Tensor):
-                    raise InvalidType(f"outputs: expected one tensor, got {type(output).__name__}")
-                return output
-
-            yield from vmap(run, randomness="same")(weights)
-
-    def _shares(self) -> list[float]:
-        weights = self.weights.double()
-        return (weights / weights.sum()).tolist()
+    def _changing(self) -> dict[str, Tensor]:
+        """The selected parameters, and all parameters and buffers that share memory with one."""
+        tensors = dict(chain(self.parent.named_parameters(), self.parent.named_buffers()))
+        memory = {tensors[name].untyped_storage().data_ptr() for name in self._names}
+        return {name: tensor for name, tensor in tensors.items() if tensor.untyped_storage().data_ptr() in memory}
 
     def soup(self) -> nn.Module:
         """The mean of the members' weights as an independent network, which may be trained or exported."""
-        return self.space.make_child(soup(self.space, self.members, self._shares()))
+        with self._lock:
+            return self.space.make_child(soup(self.space, self.members, self.weights.tolist()))
 
     def member(self, number: int) -> nn.Module:
         """A member as an independent network."""
-        return self.space.make_child(self.members[number])
+        with self._lock:
+            return self.space.make_child(self.members[number])
 
     def save(self, path: Path | str, *, include_parent: bool = False) -> None:
         """Write the members, their weights and recipes as one safetensors file, which appears whole or not at all.
@@ -160,17 +192,21 @@ class SparseEnsemble(nn.Module):
         Args:
             path: where to.
             include_parent: also the parent's weights, so that the file needs only the architecture.
+
+        Raises:
+            InvalidValue, InvalidType: members or notes that no file can hold.
         """
-        files.save_ensemble(
-            path,
-            self.space,
-            self.members,
-            self.recipes,
-            self._shares(),
-            self.combine,
-            notes=self.notes,
-            include_parent=include_parent,
-        )
+        with self._lock:
+            files.save_ensemble(
+                path,
+                self.space,
+                self.members,
+                self.recipes,
+                self.weights.tolist(),
+                self.combine,
+                notes=self.notes,
+                include_parent=include_parent,
+            )
 
     @classmethod
     def load(cls, path: Path | str, parent: nn.Module, *, per_pass: int = 1) -> SparseEnsemble:
@@ -199,17 +235,51 @@ class SparseEnsemble(nn.Module):
         return self
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SparseEnsemble:
-        self._members = None  # views of what moves now
+        weights = self.weights
+        self._forget()
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.weights.dtype != weights.dtype:  # the vote has a precision of its own
+            self.weights = weights.to(self.weights.device)
         return self
 
-    def _load_from_state_dict(self, *arguments: Any) -> None:
-        self._members = None
-        super()._load_from_state_dict(*arguments)
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """The members of another ensemble of as many coordinates; how they were made, a state does not tell."""
+        self._forget()
+        self.recipes = [None] * len(self)
+        known = len(error_msgs)
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        try:
+            if len(error_msgs) == known and self.members:
+                check_weights(self.weights.tolist(), len(self))
+        except SmdEvoError as error:
+            error_msgs.append(str(error))
+
+    def _forget(self) -> None:
+        """What follows from tensors that change now."""
+        self._members = self._space = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_lock"} | {"_members": None}
+        return self.__dict__ | {"_lock": None, "_members": None, "_space": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._lock = threading.Lock()
+
+
+def _by_value(ensemble: SparseEnsemble) -> tuple[Any, ...]:
+    """To another process as a copy: torch would share the memory, and the processes patch one network at a time."""
+    return pickle.loads, (pickle.dumps(ensemble),)
+
+
+ForkingPickler.register(SparseEnsemble, _by_value)

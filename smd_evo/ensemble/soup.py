@@ -26,7 +26,7 @@ def soup(space: ParameterSpace, members: Sequence[Child], weights: Sequence[floa
         ``space.make_child(soup(...))`` is the network.
 
     Raises:
-        InvalidValue: no members, or unusable weights.
+        InvalidValue, InvalidType: no members, or unusable weights.
 
     Example:
         >>> from torch import nn
@@ -42,8 +42,8 @@ def soup(space: ParameterSpace, members: Sequence[Child], weights: Sequence[floa
     shares = check_weights(weights, len(members))
     values = [space.values_of(member) for member in members]
     indices = union([own.indices for own in values], space.device)
-    total = torch.zeros(len(indices), dtype=torch.float64, device=space.device)
+    total = torch.full((len(indices),), -0.0, dtype=torch.float64, device=space.device)  # -0.0 + x is x, also -0.0
     for own, share in zip(values, shares, strict=True):
         with space.applied(own):
-            total += share * space.values_at(indices, torch.float64)
+            total += share / sum(shares) * space.values_at(indices, torch.float64)
     return SparseValues(indices, total.to(torch.promote_types(space.dtype, torch.float32)))
