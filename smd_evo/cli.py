@@ -154,8 +154,8 @@ def ensemble(
     from smd_evo.report.ensemble_table import ensemble_tables, ensemble_verdict
 
     start = time.perf_counter()
+    name = runs.ensemble_name(method, size, combine)
     config, shortlists = runs.read_config(run), runs.read_shortlists(run)
-    name = "-".join(["ensemble", method, combine, *([] if size is None else [str(size)])])
     target = Path(out) if out else Path(run) / name
     with runs.new_run(target) as folder:
         result = score_ensembles(config, shortlists, method=method, size=size, combine=combine)
@@ -163,6 +163,7 @@ def ensemble(
     console = Console()
     for table in ensemble_tables(result):
         console.print(table)
+        console.print()
     for line in ensemble_verdict(result):
         console.print(line, highlight=False)
     console.print(f"Written to {target}", highlight=False, soft_wrap=True)

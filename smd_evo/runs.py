@@ -17,8 +17,10 @@ import yaml
 
 from smd_evo import __version__
 from smd_evo.atomic import partial_name, write_whole
+from smd_evo.ensemble.combine import COMBINES
 from smd_evo.ensemble.files import save_children
-from smd_evo.errors import InvalidValue, OutputExists, check_choice
+from smd_evo.ensemble.selection import METHODS
+from smd_evo.errors import InvalidValue, OutputExists, check_choice, check_count
 from smd_evo.experiments.config import FinetuneConfig, load_settings
 from smd_evo.experiments.ensembles import EnsembleResult
 from smd_evo.experiments.export import FORMATS, encode_weights, exported
@@ -30,6 +32,7 @@ from smd_evo.report.plot import plot_finetune
 __all__ = [
     "CHILDREN",
     "CONFIG",
+    "ensemble_name",
     "export_weights",
     "new_run",
     "read_config",
@@ -113,6 +116,16 @@ def write_finetune(folder: Path, result: FinetuneResult, seconds: float) -> None
     plot_finetune(result, folder / PLOT)
 
 
+def ensemble_name(method: str, size: int | None, combine: str) -> str:
+    """The folder in the run directory for an ensemble that is chosen like this.
+
+    Raises:
+        InvalidValue: an unknown method or combination, or no size.
+    """
+    parts = ["ensemble", check_choice("method", method, METHODS), check_choice("combine", combine, COMBINES)]
+    return "-".join(parts if size is None else [*parts, str(check_count("size", size))])
+
+
 def write_ensemble(folder: Path, result: EnsembleResult, seconds: float) -> None:
     """Everything of an ensemble: the members' file, numbers, the plot."""
     results = {
@@ -146,7 +159,7 @@ def _write_json(file: Path, content: dict[str, Any]) -> None:
 
 
 def read_config(run: Path | str) -> FinetuneConfig:
-    """The settings of a finished run.
+    """The settings of a finished run; where its device is not there, with another.
 
     Raises:
         InvalidValue: ``run`` is no run directory.
@@ -154,7 +167,11 @@ def read_config(run: Path | str) -> FinetuneConfig:
     file = Path(run) / CONFIG
     if not file.is_file():
         raise InvalidValue(f"run: expected a folder that finetune wrote, got {run}, which holds no {CONFIG}")
-    return FinetuneConfig.read(load_settings(file))
+    settings = load_settings(file)
+    try:
+        return FinetuneConfig.read(settings)
+    except InvalidValue:  # the run may come from a machine with other devices
+        return FinetuneConfig.read(settings | {"device": "auto"})
 
 
 def read_shortlists(run: Path | str) -> list[Shortlist]:

@@ -8,6 +8,7 @@ image as the sparse ensemble has members. The test split is read once, when all 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,14 +22,13 @@ from smd_evo.ensemble.metrics import finite_logits
 from smd_evo.ensemble.module import SparseEnsemble
 from smd_evo.ensemble.selection import Selection, select_from, stored
 from smd_evo.ensemble.soup import soup
-from smd_evo.errors import WrongParent
+from smd_evo.errors import InvalidValue, WrongParent, check_count
 from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.evaluation.fitness import BatchFitness, best_of
 from smd_evo.experiments.augment import views
 from smd_evo.experiments.config import FinetuneConfig
-from smd_evo.experiments.results import SPARSE
 from smd_evo.experiments.scores import Curve, Diversity, Score, against, curve, diversity, score
-from smd_evo.experiments.shortlists import Shortlist
+from smd_evo.experiments.shortlists import SPARSE, Shortlist
 from smd_evo.experiments.statistics import Estimate
 from smd_evo.zoo import load_data, load_model
 from smd_evo.zoo.data import Data, Samples
@@ -68,9 +68,14 @@ def choose(shortlist: Shortlist, validation: Evaluator, method: str, size: int |
         shortlist: the candidates.
         validation: the judge.
         method, size, combine: see :func:`smd_evo.ensemble.selection.select_members`.
+
+    Raises:
+        InvalidValue: more members than the shortlist has children, or an unknown method or combination.
     """
     assert isinstance(validation.fitness, BatchFitness)
     count = len(shortlist.recipes)
+    if size is not None and check_count("size", size) > count:
+        raise InvalidValue(f"size: expected 1 to {count}, the children on each shortlist, got {size}")
     return select_from(
         stored(shortlist.logits),
         count,
@@ -87,7 +92,7 @@ def build_ensemble(space: ParameterSpace, shortlist: Shortlist, chosen: Selectio
     """The chosen members as a module, whose file says how it was chosen."""
     notes = {
         "method": chosen.method,
-        "validation": chosen.fitness,
+        "validation": chosen.fitness if math.isfinite(chosen.fitness) else None,
         "density": shortlist.density,
         "sigma": shortlist.sigma,
         "fitness": [float(shortlist.fitness[number]) for number in chosen.members],
@@ -107,11 +112,12 @@ def parent_on_validation(config: FinetuneConfig, shortlists: Sequence[Shortlist]
     select, batch_size = config.select, config.batch_size
     judge = Evaluator(parent, data.validation, config.fitness, select=select, batch_size=batch_size)
     fingerprint = judge.space.fingerprint()
-    if any(arm.fingerprint != fingerprint for arm in shortlists):
-        raise WrongParent(
-            f"run: expected children of the parent {fingerprint}, got those of {shortlists[0].fingerprint}; "
-            "the parent's weights have changed since: run finetune again"
-        )
+    for arm in shortlists:
+        if arm.fingerprint != fingerprint:
+            raise WrongParent(
+                f"run: expected children of the parent {fingerprint}, got those of {arm.fingerprint[:40]!r}; "
+                "the settings or the parent's weights have changed since: run finetune again"
+            )
     return data, judge
 
 
@@ -137,41 +143,41 @@ def score_ensembles(
     selections = {arm.name: choose(arm, validation, method, size, combine) for arm in shortlists}
     space, seed = validation.space, config.seed
     passes = len(selections[SPARSE].members)
-    flips = _flips(validation, data.validation, passes, combine)
-    ensembles = {arm.name: build_ensemble(space, arm, selections[arm.name]) for arm in shortlists}
+    flips = _flips(validation, data.validation, passes, combine) if passes > 1 else None
 
     test = validation.on(data.test)
     targets = test.targets()
-    parent = finite_logits(test.predict([Lineage()])[0], targets)
+    parent = test.predict([Lineage()])[0]
     rows = [score("parent", "parent", 1, parent, targets, {}, seed)]
     rivals: dict[str, Tensor] = {}
-    if flips is not None and passes > 1:
+    if flips is not None:
         voted = rivals["the parent's votes for as many views"] = _views(test, data.test, passes, flips, combine)
         rows.append(score("parent", "views", passes, voted, targets, {"parent": parent}, seed))
     differences = []
     for arm in shortlists:
         chosen = selections[arm.name]
         recipes = [arm.recipes[number] for number in (arm.best, *chosen.members)]
-        best, *members = finite_logits(test.predict(recipes), targets)
+        best, *members = test.predict(recipes)
         together = combined(members, chosen.weights, combine)
-        mixed = test.predict([soup(space, ensembles[arm.name].members, chosen.weights)])[0]
+        mixed = test.predict([soup(space, recipes[1:], chosen.weights)])[0]
         before = {"parent": parent}
         both = before | {"best child": best}
         rows.append(score(arm.name, "best child", 1, best, targets, before, seed))
         rows.append(score(arm.name, "ensemble", len(members), together, targets, both, seed))
         rows.append(score(arm.name, "soup", 1, mixed, targets, both, seed))
         if arm.name == SPARSE:
-            ours = together
+            ours, ensemble = together, build_ensemble(space, arm, chosen)
             rivals |= {"its best child": best, "its soup": mixed}
         else:
             rivals[f"the ensemble of {arm.name}"] = together
         if len(members) > 1:
-            differences.append(diversity(arm.name, torch.stack(members), targets, seed))
+            each = finite_logits(torch.stack(members), targets)
+            differences.append(diversity(arm.name, each, targets, seed))
     return EnsembleResult(
         config=config,
         data=data,
         selections=selections,
-        ensemble=ensembles[SPARSE],
+        ensemble=ensemble,
         scores=rows,
         against={"the parent": against(ours, parent, targets, seed)}
         | {name: against(ours, other, targets, seed) for name, other in rivals.items()},

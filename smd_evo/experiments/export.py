@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import torch
@@ -16,8 +17,7 @@ from smd_evo.ensemble.soup import soup
 from smd_evo.errors import InvalidValue, check_choice
 from smd_evo.experiments.config import FinetuneConfig
 from smd_evo.experiments.ensembles import choose, parent_on_validation
-from smd_evo.experiments.results import SPARSE
-from smd_evo.experiments.shortlists import Shortlist
+from smd_evo.experiments.shortlists import SPARSE, Shortlist
 
 __all__ = ["FORMATS", "encode_weights", "exported"]
 
@@ -54,20 +54,21 @@ def exported(
     if child in ("soup", "ensemble"):
         chosen = choose(sparse, validation, method, size, "probabilities")
         recipes = [sparse.recipes[number] for number in chosen.members]
+        # Exactly, and short: a weight counts some of the choices.
+        shares = ", ".join(str(Fraction(weight).limit_denominator(len(chosen.curve))) for weight in chosen.weights)
         if child == "ensemble":
             networks = nn.ModuleList([space.make_child(recipe) for recipe in recipes])
-            weights = ", ".join(f"{weight:.3g}" for weight in chosen.weights)
-            how = f"a torch.nn.ModuleList of {len(recipes)} networks; weights of their probabilities: {weights}"
-            return _plain(networks), how
-        return _plain(space.make_child(soup(space, recipes, chosen.weights))), f"a soup of {len(recipes)} children"
+            return _plain(networks), f"a torch.nn.ModuleList; weights of its networks' probabilities: {shares}"
+        return _plain(space.make_child(soup(space, recipes, chosen.weights))), f"a soup of children, weights {shares}"
     made: Child
     if child == "best":
         made, what = sparse.recipes[sparse.best], "the best child on validation"
     else:
         members = load_children(children, space).members
-        if not child.isdigit() or not 1 <= int(child) <= len(members):
+        numbers = [str(number) for number in range(1, len(members) + 1)]
+        if child not in numbers:
             raise InvalidValue(f"child: expected best, soup, ensemble or 1 to {len(members)}, got {child!r}")
-        made, what = members[int(child) - 1], f"child {child} of {len(members)} by fitness"
+        made, what = members[numbers.index(child)], f"child {child} of {len(members)} by fitness"
     return _plain(space.make_child(made)), what
 
 

@@ -12,14 +12,11 @@ from smd_evo.core.subspace import Subspace
 from smd_evo.ensemble.selection import Selection
 from smd_evo.evaluation.evaluator import Evaluation
 from smd_evo.experiments.config import FinetuneConfig
-from smd_evo.experiments.shortlists import Shortlist
+from smd_evo.experiments.shortlists import SPARSE, Shortlist
 from smd_evo.experiments.statistics import Estimate
 from smd_evo.zoo.data import Data
 
 __all__ = ["SPARSE", "Arm", "FinetuneResult", "Group", "Row"]
-
-SPARSE = "sparse"
-"""Name of the arm that is not a control."""
 
 
 @dataclass(frozen=True, eq=False)

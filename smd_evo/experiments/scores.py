@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from smd_evo.ensemble.combine import combined
 from smd_evo.ensemble.diversity import disagreement, oracle, pairwise_kl, q_statistic
-from smd_evo.ensemble.metrics import PER_SAMPLE, accuracy, binned_calibration_error, confidence, finite_logits
+from smd_evo.ensemble.metrics import PER_SAMPLE, accuracy, confidence, finite_logits
 from smd_evo.experiments.statistics import (
     Estimate,
     mcnemar_exact,
@@ -21,6 +24,7 @@ from smd_evo.experiments.statistics import (
 __all__ = ["Curve", "Diversity", "Score", "against", "curve", "diversity", "score"]
 
 _QUICK = 999
+_BINS = 15
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,8 @@ class Score:
         method: the arm, or "parent".
         candidate: which classifier of it.
         passes: forward passes an image.
-        metrics: accuracy, nll (nats), brier and calibration_error, each with its interval.
+        metrics: accuracy, nll (nats), brier and calibration_error (15 bins), each with its interval; that of the
+            calibration error need not hold the value.
         over: gain in accuracy over the parent and over the arm's best child.
         p_values: of the same.
     """
@@ -82,16 +87,16 @@ def score(
 
     Args:
         method, candidate, passes: see :class:`Score`.
-        logits: [n, classes], finite.
+        logits: [n, classes]; a sample whose outputs are not finite counts as wrong.
         targets: int64 [n].
         references: logits of the parent and of the best child, as far as it is to be compared with them.
         seed: of the resampling.
     """
-    correct, sure = accuracy(logits, targets), confidence(logits, targets)
     metrics = {name: mean_interval(metric(logits, targets), seed=seed) for name, metric in PER_SAMPLE.items()}
-    metrics["calibration_error"] = statistic_interval(
-        lambda numbers: binned_calibration_error(sure[numbers], correct[numbers]), len(targets), seed=seed
-    )
+    # The percentile interval of a calibration error is biased upwards where the calibration is good.
+    error = statistic_interval(_calibration_error(logits, targets), len(targets), seed=seed, method="basic")
+    low, high = (min(max(end, 0.0), 1.0) for end in (error.low, error.high))
+    metrics["calibration_error"] = Estimate(error.value, low, high)
     compared = {name: against(logits, other, targets, seed) for name, other in references.items()}
     return Score(
         method=method,
@@ -101,6 +106,23 @@ def score(
         over={name: gain for name, (gain, _) in compared.items()},
         p_values={name: p_value for name, (_, p_value) in compared.items()},
     )
+
+
+def _calibration_error(logits: Tensor, targets: Tensor) -> Callable[[NDArray[np.int64]], float]:
+    """:func:`smd_evo.ensemble.metrics.calibration_error` of resampled samples, in microseconds.
+
+    torchmetrics takes 0.2 ms for 500 samples, and 10 ms where torch's threads wait for a processor; here it is
+    called a thousand times for each row of a table.
+    """
+    sure = confidence(logits, targets)
+    gaps = (accuracy(logits, targets) - sure).numpy()
+    edges = torch.linspace(0, 1, _BINS + 1)
+    bins = (torch.bucketize(sure.float(), edges, right=True) - 1).clamp(max=_BINS - 1).numpy()
+
+    def error(numbers: NDArray[np.int64]) -> float:
+        return float(np.abs(np.bincount(bins[numbers], gaps[numbers])).sum() / len(numbers))
+
+    return error
 
 
 def against(logits: Tensor, other: Tensor, targets: Tensor, seed: int = 0) -> tuple[Estimate, float]:
@@ -133,17 +155,17 @@ def curve(method: str, ranked: Tensor, targets: Tensor, combine: str = "probabil
 
     Args:
         method: see :class:`Curve`.
-        ranked: outputs [M, n, classes], best first.
+        ranked: outputs [M, n, classes], best first; where those of a member are not finite, neither is the mean.
         targets: int64 [n].
         combine: see :func:`smd_evo.ensemble.combine.combined`.
         seed: of the resampling.
     """
-    logits = finite_logits(ranked, targets)
-    together = [combined(logits[:size], None, combine) for size in range(1, len(logits) + 1)]
+    together = [combined(ranked[:size], None, combine) for size in range(1, len(ranked) + 1)]
 
     def intervals(name: str) -> list[Estimate]:
         return [mean_interval(PER_SAMPLE[name](some, targets), resamples=_QUICK, seed=seed) for some in together]
 
+    logits = finite_logits(ranked, targets)
     predicted = logits.argmax(-1)
     apart = [float((predicted != own).double().mean(1).sum()) / max(1, len(logits) - 1) for own in predicted]
     alone = [float(accuracy(own, targets).mean()) for own in logits]

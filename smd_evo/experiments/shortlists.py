@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+import torch
 from torch import Tensor
 
-from smd_evo.atomic import write_whole
 from smd_evo.core.mutation import Mutation
-from smd_evo.errors import ChildrenFileError, SmdEvoError
+from smd_evo.ensemble.container import entry, inconsistent, read, write
+from smd_evo.errors import InvalidValue, SmdEvoError, check_number
 
-__all__ = ["Shortlist", "load_shortlists", "save_shortlists"]
+__all__ = ["SPARSE", "Shortlist", "load_shortlists", "save_shortlists"]
 
-_ENTRY, _FORMAT = "smd_evo", "smd_evo shortlists 1"
+SPARSE = "sparse"
+"""Name of the arm that is not a control."""
+
+_FORMAT = "smd_evo shortlists 1"
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +32,7 @@ class Shortlist:
         recipes: the children, best first.
         fitness: float64, one a child.
         best: place of the child that is best on validation.
-        logits: float32 [children, n, classes] on validation.
+        logits: float32 [children, n, classes] on validation; not finite where a child's are not.
         fingerprint: of their parent.
     """
 
@@ -52,41 +54,46 @@ def save_shortlists(path: Path, shortlists: Sequence[Shortlist]) -> None:
         tensors |= {f"{number}.fitness": arm.fitness, f"{number}.logits": arm.logits}
         about = {name: getattr(arm, name) for name in ("name", "density", "sigma", "best", "fingerprint")}
         arms.append(about | {"recipes": [recipe.encode() for recipe in arm.recipes]})
-    write_whole(path, save(tensors, {_ENTRY: json.dumps({"format": _FORMAT, "arms": arms})}))
+    write(path, _FORMAT, {"arms": arms}, tensors)
 
 
 def load_shortlists(path: Path) -> list[Shortlist]:
-    """What :func:`save_shortlists` wrote.
+    """What :func:`save_shortlists` wrote, the sparse arm's among them.
 
     Raises:
-        ChildrenFileError: the file is missing, truncated or inconsistent.
+        ChildrenFileError: the file is missing, truncated, of another format or version, or inconsistent.
     """
+    about, tensors = read(path, _FORMAT, lambda present: present)
     try:
-        with safe_open(path, "pt") as file:
-            about = json.loads(file.metadata()[_ENTRY])
-            if about["format"] != _FORMAT:
-                raise ValueError(f"its format is {about['format']!r} and not {_FORMAT!r}")
-            shortlists = []
-            for number, arm in enumerate(about["arms"]):
-                recipes = [Mutation.decode(recipe) for recipe in arm["recipes"]]
-                fitness, logits = (file.get_tensor(f"{number}.{name}") for name in ("fitness", "logits"))
-                if logits.dim() != 3 or not len(recipes) == len(fitness) == len(logits) > int(arm["best"]) >= 0:
-                    raise ValueError("its numbers of children differ")
-                shortlists.append(
-                    Shortlist(
-                        name=str(arm["name"]),
-                        density=float(arm["density"]),
-                        sigma=float(arm["sigma"]),
-                        recipes=recipes,
-                        fitness=fitness.double(),
-                        best=int(arm["best"]),
-                        logits=logits.float(),
-                        fingerprint=str(arm["fingerprint"]),
-                    )
-                )
-            return shortlists
-    except (OSError, SafetensorError, SmdEvoError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ChildrenFileError(
-            f"{path}: expected a run's shortlists, but {reason}; run finetune again to write them"
-        ) from None
+        arms = entry(about, "arms", list)
+        if tensors.keys() != {f"{number}.{name}" for number in range(len(arms)) for name in ("fitness", "logits")}:
+            raise InvalidValue(f"its tensors are not those of {len(arms)} shortlists")
+        shortlists = [_shortlist(entry({"arm": arm}, "arm", dict), tensors, str(n)) for n, arm in enumerate(arms)]
+        names = [arm.name for arm in shortlists]
+        if SPARSE not in names or len(set(names)) < len(names):
+            raise InvalidValue(f"it holds no shortlist of {SPARSE!r}, or two of one name")
+        return shortlists
+    except SmdEvoError as error:
+        raise inconsistent(path, error) from None
+
+
+def _shortlist(about: Mapping[str, Any], tensors: Mapping[str, Tensor], place: str) -> Shortlist:
+    """One arm, if its parts agree with each other."""
+    fitness, logits = tensors[f"{place}.fitness"], tensors[f"{place}.logits"]
+    encoded, best = entry(about, "recipes", list), entry(about, "best", int)
+    if (fitness.dim(), fitness.dtype, logits.dim(), logits.dtype) != (1, torch.float64, 3, torch.float32):
+        raise InvalidValue("its fitness or its predictions are of another type or shape")
+    if not len(encoded) == len(fitness) == len(logits) > best >= 0:
+        raise InvalidValue("its numbers of children differ")
+    if not bool(fitness.isfinite().all()):
+        raise InvalidValue("its fitness is not all finite")
+    return Shortlist(
+        name=entry(about, "name", str),
+        density=check_number("its density", about.get("density"), low=0, high=1),
+        sigma=check_number("its sigma", about.get("sigma"), low=0),
+        recipes=[Mutation.decode(entry({"recipe": text}, "recipe", str)) for text in encoded],
+        fitness=fitness,
+        best=best,
+        logits=logits,
+        fingerprint=entry(about, "fingerprint", str),
+    )

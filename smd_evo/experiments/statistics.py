@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from smd_evo.errors import InvalidValue, check_count, check_number
+from smd_evo.errors import InvalidValue, check_choice, check_count, check_number
 
 __all__ = ["Estimate", "mcnemar_exact", "mean_interval", "paired_difference", "statistic_interval"]
 
@@ -109,12 +110,15 @@ def statistic_interval(
     level: float = 0.95,
     resamples: int = 999,
     seed: int = 0,
+    method: Literal["percentile", "basic"] = "percentile",
 ) -> Estimate:
-    """Any number of a set of samples, with a percentile bootstrap interval; for what is no mean over samples.
+    """Any number of a set of samples, with a bootstrap interval; for what is no mean over samples.
 
-    The interval holds the middle share ``level`` of the resampled sets' numbers. A statistic that grows with
-    noise, such as a calibration error, is larger in resampled sets, which are noisier: where it is mostly noise
-    its interval is too high, and the value itself may lie below it.
+    The percentile interval [l, h] holds the middle share ``level`` of the resampled sets' numbers. A statistic that
+    grows with noise, such as a calibration error, is larger in resampled sets, which are noisier than the samples as
+    these are noisier than the truth: where it is mostly noise, the percentile interval is too high. The basic
+    interval [2 v - h, 2 v - l] turns it round the value v, so that this bias is taken off instead of counted twice;
+    it may go beyond the range of the statistic, for example below 0. Neither need hold the value itself.
 
     Args:
         statistic: of the samples of these numbers, int64 [count], in which numbers repeat; finite.
@@ -122,9 +126,10 @@ def statistic_interval(
         level: confidence level of the interval, in (0, 1).
         resamples: bootstrap samples; the statistic is computed once more, of the samples themselves.
         seed: of the resampling.
+        method: "percentile" or "basic".
 
     Raises:
-        InvalidValue: fewer than two samples, or the statistic is not finite.
+        InvalidValue: fewer than two samples, the statistic is not finite, or an unknown method.
 
     Example:
         >>> scores = np.array([3.0, 1.0, 4.0, 1.0, 5.0, 9.0, 2.0, 6.0])
@@ -132,7 +137,8 @@ def statistic_interval(
         >>> estimate.value, 1 <= estimate.low < 3.5 < estimate.high <= 9
         (3.5, True)
 
-    Reference: Efron & Tibshirani, "An introduction to the bootstrap", 1993, chapter 13.
+    Reference: Efron & Tibshirani, "An introduction to the bootstrap", 1993, chapter 13 (percentile). Davison &
+    Hinkley, "Bootstrap methods and their application", 1997, section 5.2 (basic).
     """
 
     def checked(samples: NDArray[np.int64]) -> float:
@@ -149,7 +155,7 @@ def statistic_interval(
         vectorized=False,
         confidence_level=_check_level(level),
         n_resamples=check_count("resamples", resamples),
-        method="percentile",
+        method=check_choice("method", method, ("percentile", "basic")),
         batch=max(1, _BATCH // count),
         rng=seed,
     ).confidence_interval

@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from smd_evo import Dense, Evaluator, Lineage
+from smd_evo import Dense, Evaluator, Lineage, RandomSubspace, sample_mutations
+from smd_evo.evaluation.evaluator import Evaluation
 from smd_evo.experiments import finetune as module
 from smd_evo.experiments.config import FinetuneConfig
 from smd_evo.experiments.finetune import finetune
@@ -41,7 +42,7 @@ def result(counter):
 
 def choices(result):
     return [
-        (arm.name, arm.choice, [(group.sigma, group.best, group.size, group.validation) for group in arm.groups])
+        (arm.name, arm.choice, [(group.sigma, group.best, group.ensemble) for group in arm.groups])
         for arm in result.arms
     ]
 
@@ -99,16 +100,15 @@ def test_choices_are_what_the_other_splits_say(result):
             assert ranking == group.result.ranking()
             judge = Evaluator(space, data.validation)
             losses = judge.evaluate([group.recipes[number] for number in ranking[:10]]).fitness
-            assert group.best == ranking[int(losses.argmin())]
+            assert group.best == int(losses.argmin())
+            probabilities = judge.predict([group.recipes[number] for number in ranking]).softmax(-1)
             votes = {}
-            for size in (2, 3, 5, 10):
-                probabilities = (
-                    judge.predict([group.recipes[number] for number in ranking[:size]]).softmax(-1).mean(0)
-                )
-                votes[size] = float(-probabilities[torch.arange(300), data.validation[1]].log().mean())
-            assert group.validation == pytest.approx(min(votes.values()), rel=1e-4)
-            assert votes[group.size] == pytest.approx(min(votes.values()), rel=1e-4)
-        validations = [group.validation for group in arm.groups]
+            for size in range(2, 13):
+                likelihoods = probabilities[:size].mean(0)[torch.arange(300), data.validation[1]]
+                votes[size] = float(-likelihoods.log().mean())
+            assert group.ensemble.fitness == pytest.approx(min(votes.values()), rel=1e-4)
+            assert votes[len(group.ensemble.members)] == pytest.approx(min(votes.values()), rel=1e-4)
+        validations = [group.ensemble.fitness for group in arm.groups]
         assert validations[arm.choice] == min(validations)
 
 
@@ -120,11 +120,34 @@ def test_rows_are_what_the_test_split_says(result):
     assert rows["parent", "parent"].accuracy == pytest.approx(parent)
     for arm in result.arms:
         ranking = arm.group.result.ranking()
-        numbers = {"median child": ranking[6], "best child": arm.group.best}
+        numbers = {"median child": ranking[6], "best child": ranking[arm.group.best]}
         for candidate, number in numbers.items():
             accuracy = float(evaluator.evaluate([arm.group.recipes[number]]).fitness[0])
             assert rows[arm.name, candidate].accuracy == pytest.approx(accuracy)
             assert rows[arm.name, candidate].accuracy_gain.value == pytest.approx(accuracy - parent)
+
+
+def test_a_shortlist_is_the_best_of_the_chosen_group_and_what_they_predict(result):
+    judge = Evaluator(result.space, result.data.validation)
+    for arm in result.arms:
+        group, found = arm.group, arm.group.shortlist(arm.name, "0123")
+        assert (found.name, found.density, found.sigma) == (arm.name, group.density, group.sigma)
+        assert (found.best, found.fingerprint) == (group.best, "0123")
+        assert found.recipes == [group.recipes[number] for number in group.result.ranking()]
+        assert torch.equal(found.fitness, group.result.fitness.sort().values)
+        assert torch.equal(found.logits, judge.predict(found.recipes))
+        assert group.chosen()["best child"] == [found.recipes[found.best]]
+        assert group.chosen()["ensemble"] == [found.recipes[place] for place in group.ensemble.members]
+
+
+def test_a_shortlist_is_of_twenty_at_most(result):
+    strength = module._Strength(RandomSubspace(0.1), 0.1, 0.02)
+    recipes = sample_mutations(0, 25, subspace=strength.subspace, sigma=strength.sigma)
+    fitness = Evaluation(-torch.arange(25.0, dtype=torch.float64), "min", 0)
+    group = module._judged(strength, recipes, fitness, Evaluator(result.space, result.data.validation))
+    assert len(group.shortlist(SPARSE, "").recipes) == len(group.logits) == 20
+    assert group.shortlist(SPARSE, "").recipes == recipes[:4:-1]
+    assert max(group.ensemble.members) < 20
 
 
 def test_the_parent_is_as_it_was(result):
