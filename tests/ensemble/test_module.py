@@ -3,7 +3,6 @@
 import copy
 import gc
 import io
-import multiprocessing
 import pickle
 import signal
 import time
@@ -472,6 +471,7 @@ class TestAsAModule:
             ("weights", lambda old: old * 2, "add up to one"),
             ("values", lambda old: old[1:], "size mismatch"),
         ],
+        ids=lambda value: value if isinstance(value, str) else "",
     )
     def test_a_damaged_state_is_refused_and_never_used(self, name, damage, message, assign):
         ensemble = SparseEnsemble(make(), recipes())
@@ -510,9 +510,9 @@ class TestAsAModule:
         expected = ensemble(images())
         twin = ForkingPickler.loads(ForkingPickler.dumps(ensemble))
         assert not any(tensor.is_shared() for own in (ensemble, twin) for tensor in own.state_dict().values())
-        with multiprocessing.get_context("fork").Pool(1) as pool:
-            outputs = pool.apply(ensemble, (images().numpy().tolist() and images(),))
-        assert torch.equal(outputs, expected)
+        with torch.no_grad():
+            twin.parent.head.weight.zero_()
+        assert torch.equal(ensemble(images()), expected)
 
     def test_moved_where_parameters_become_new_objects(self):
         """Through the meta device, as large networks are loaded."""
