@@ -45,8 +45,9 @@ class _Sparse:
         return len(self.indices)
 
     def to(self: _Kind, device: torch.device | str) -> _Kind:
-        """The same on a device."""
-        return type(self)(self.indices.to(device), self.values.to(device))
+        """The same on a device; itself if it is there, without another look at its order."""
+        indices, values = self.indices.to(device), self.values.to(device)
+        return self if indices is self.indices and values is self.values else type(self)(indices, values)
 
 
 class SparseValues(_Sparse):
