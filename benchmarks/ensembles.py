@@ -1,12 +1,12 @@
 """Ensembles of children of CIFAR ResNets on CIFAR-10 as JPEG, beside soups and test-time augmentation.
 
-    python benchmarks/ensembles.py DATA OUT [NETWORKS] [SEEDS] [KEEPS]
+    python benchmarks/ensembles.py DATA OUT [NETWORKS] [SEEDS] [KEEPS] [SHORTLIST]
 
 DATA holds cifar10-jpeg.tar.xz (ImageFolder layout) and cifar10-resnet{20,32,44}.safetensors (He et al. 2016, option
 A); OUT keeps what is finished, so that a second start goes on, also beside a first one. NETWORKS: "20,32,44";
-SEEDS: 3; KEEPS: "loss-0.9,accuracy-0.9".
+SEEDS: 3; KEEPS: "loss-0.9,accuracy-0.9"; SHORTLIST: 20.
 
-64 children a group, ranked on 5,000 training images (all on the first 1,000, the 20 best of these on the others,
+64 children a group, ranked on 5,000 training images (all on the first 1,000, SHORTLIST of these on the others,
 too), chosen from on 5,000 others; the test split is read when all is chosen. Sparse groups have density 0.1 and
 sigmas at which the median child keeps that share of the parent's score; dense ones have the same norms, or the same
 sigma as the first of them. Each candidate is chosen from all groups of its arm. bfloat16 autocast.
@@ -49,7 +49,7 @@ from smd_evo.experiments.statistics import Estimate, mcnemar_exact
 from smd_evo.report.ensemble_plot import draw_curves
 from smd_evo.zoo.cifar_resnet import CifarResNet
 
-DENSITY, CHILDREN, SHORTLIST = 0.1, 64, 20
+DENSITY, CHILDREN = 0.1, 64
 ARMS = {"sparse": "sparse", "dense, matched norm": "norm", "dense, matched sigma": "sigma"}
 MEAN, DEVIATION = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 
@@ -91,7 +91,7 @@ def parent_on(data, out, depth, seed):
     return ranker, validation
 
 
-def make_children(data, out, depth, seed, keep, with_sigma, file):
+def make_children(data, out, depth, seed, keep, with_sigma, shortlist, file):
     """Fitness of the children of one strength, and outputs of the shortlists on validation."""
     ranker, validation = parent_on(data, out, depth, seed)
     judge = ranker.on(validation)
@@ -111,7 +111,7 @@ def make_children(data, out, depth, seed, keep, with_sigma, file):
     for arm, (rule, strength) in rules.items():
         children = sample_mutations(derive(seed, arm, keep), CHILDREN, subspace=rule, sigma=strength)
         result = first.evaluate(children)
-        fitness, going_on = result.fitness, result.ranking()[:SHORTLIST]
+        fitness, going_on = result.fitness, result.ranking()[:shortlist]
         whole = fitness[going_on] + 4 * rest.evaluate([children[number] for number in going_on]).fitness
         ranking = [going_on[place] for place in whole.argsort(stable=True).tolist()]
         tensors[arm] = judge.predict([children[number] for number in ranking]).half()
@@ -121,7 +121,7 @@ def make_children(data, out, depth, seed, keep, with_sigma, file):
     save_file(tensors, file, {"smd": json.dumps(groups)})
 
 
-METHODS = {"top 5": ("top_k", 5), "top 10": ("top_k", 10), "greedy": ("greedy", None), "diverse": ("diverse", None)}
+METHODS = {"top 5": ("top_k", 5), "greedy": ("greedy", None), "diverse": ("diverse", None)}
 
 
 def choices(files, targets):
@@ -138,7 +138,8 @@ def choices(files, targets):
             best = int(np.argmin(alone))
             options = {"best child": (alone[best], [recipes[best]], [1.0])}
             for candidate, (method, size) in METHODS.items():
-                options[candidate] = chosen_from(logits, recipes, targets, method, size)
+                if group["arm"] != "sigma" or candidate == "top 5":  # far off, and each costs forward passes
+                    options[candidate] = chosen_from(logits, recipes, targets, method, size)
             own = found.setdefault(group["arm"], {})
             for candidate, option in options.items():
                 if candidate not in own or option[0] < own[candidate][0]:
@@ -210,7 +211,7 @@ def report(out, depth):
     print(f"\n### ResNet-{depth}, {len(runs)} seeds\n")
     print("| method | candidate | passes | keep | accuracy, % | over the parent | nll | disagreement, % |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    for key in tables[0]:
+    for key in (key for key in tables[-1] if all(key in table for table in tables)):
         rows = [table[key] for table in tables]
         gains = [100 * (table[key]["accuracy"] - table["parent", "parent"]["accuracy"]) for table in tables]
         differ = [100 * row["disagreement"] for row in rows if row.get("disagreement")]
@@ -257,7 +258,7 @@ def once(file, make, *arguments):
         lock.unlink()
 
 
-def main(data, out, networks, seeds, keeps):
+def main(data, out, networks, seeds, keeps, shortlist):
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     for seed in range(seeds):
@@ -265,7 +266,7 @@ def main(data, out, networks, seeds, keeps):
             files = [out / f"{depth}-{seed}-{keep}.safetensors" for keep in keeps]
             with torch.autocast("cpu", torch.bfloat16):
                 for keep, file in zip(keeps, files, strict=True):
-                    once(file, make_children, data, out, depth, seed, keep, keep == keeps[0])
+                    once(file, make_children, data, out, depth, seed, keep, keep == keeps[0], shortlist)
                 if all(file.exists() for file in files):
                     once(out / f"{depth}-{seed}.json", score, data, out, depth, seed, files)
     for depth in networks:
@@ -281,4 +282,5 @@ if __name__ == "__main__":
         [int(depth) for depth in given.get(3, "20,32,44").split(",")],
         int(given.get(4, 3)),
         given.get(5, "loss-0.9,accuracy-0.9").split(","),
+        int(given.get(6, 20)),
     )
