@@ -49,7 +49,8 @@ def until_interrupted(space, seconds, action):
     try:
         signal.setitimer(signal.ITIMER_REAL, seconds)
         action()
-        time.sleep(10)
+        for _ in range(1000):  # a signal just before a long sleep would be noticed only after it
+            time.sleep(0.01)
         pytest.fail("the interrupt was lost")
     finally:
         space.restore()
