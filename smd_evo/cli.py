@@ -142,7 +142,7 @@ _SIZE = _option("N", "Choices to make [the best number on validation].")
 def ensemble(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Folder that finetune wrote.")],
     method: Annotated[str, _METHOD] = "greedy",
-    size: Annotated[int | None, _SIZE] = None,
+    size: Annotated[str | None, _SIZE] = None,
     combine: Annotated[str, _option("NAME", "probabilities, logits or majority [probabilities].")] = "probabilities",
     out: Annotated[str | None, _option("DIR", "New folder for the results [RUN/ensemble-METHOD-...].")] = None,
 ) -> None:
@@ -154,11 +154,12 @@ def ensemble(
     from smd_evo.report.ensemble_table import ensemble_tables, ensemble_verdict
 
     start = time.perf_counter()
-    name = runs.ensemble_name(method, size, combine)
+    choices = runs.read_size(size)
+    name = runs.ensemble_name(method, choices, combine)
     config, shortlists = runs.read_config(run), runs.read_shortlists(run)
     target = Path(out) if out else Path(run) / name
     with runs.new_run(target) as folder:
-        result = score_ensembles(config, shortlists, method=method, size=size, combine=combine)
+        result = score_ensembles(config, shortlists, method=method, size=choices, combine=combine)
         runs.write_ensemble(folder, result, time.perf_counter() - start)
     console = Console()
     for table in ensemble_tables(result):
@@ -176,12 +177,12 @@ def export(
     child: Annotated[str, _option("NAME", "best, the K of the K-th best, soup or ensemble [best].")] = "best",
     format: Annotated[str, _option("NAME", "safetensors or torch [safetensors].")] = "safetensors",
     method: Annotated[str, _METHOD] = "greedy",
-    size: Annotated[int | None, _SIZE] = None,
+    size: Annotated[str | None, _SIZE] = None,
 ) -> None:
     """Write weights that load with plain load_state_dict, where smd_evo is not installed."""
     from smd_evo import runs
 
-    how = runs.export_weights(run, Path(out), child, format, method, size)
+    how = runs.export_weights(run, Path(out), child, format, method, runs.read_size(size))
     typer.echo(f"Written to {out}: {how}")
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
 import platform
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ __all__ = [
     "new_run",
     "read_config",
     "read_shortlists",
+    "read_size",
     "write_ensemble",
     "write_finetune",
 ]
@@ -45,7 +46,7 @@ CONFIG, RESULTS, PLOT = "config.yaml", "results.json", "plot.png"
 CHILDREN, SHORTLISTS, ENSEMBLE = "children.safetensors", "shortlists.safetensors", "ensemble.safetensors"
 
 
-@contextmanager
+@contextlib.contextmanager
 def new_run(out: Path | str) -> Iterator[Path]:
     """A folder to fill, which becomes ``out`` if all goes well and vanishes if not.
 
@@ -116,14 +117,28 @@ def write_finetune(folder: Path, result: FinetuneResult, seconds: float) -> None
     plot_finetune(result, folder / PLOT)
 
 
+def read_size(text: str | None) -> int | None:
+    """The size of an ensemble as a user writes it.
+
+    Raises:
+        InvalidValue, InvalidType: it is no whole number of at least 1.
+    """
+    if text is None:
+        return None
+    number: object = text
+    with contextlib.suppress(ValueError):
+        number = int(text)
+    return check_count("size", number, mend="leave it out for the best number on validation")
+
+
 def ensemble_name(method: str, size: int | None, combine: str) -> str:
     """The folder in the run directory for an ensemble that is chosen like this.
 
     Raises:
-        InvalidValue: an unknown method or combination, or no size.
+        InvalidValue: an unknown method or combination.
     """
     parts = ["ensemble", check_choice("method", method, METHODS), check_choice("combine", combine, COMBINES)]
-    return "-".join(parts if size is None else [*parts, str(check_count("size", size))])
+    return "-".join(parts if size is None else [*parts, str(size)])
 
 
 def write_ensemble(folder: Path, result: EnsembleResult, seconds: float) -> None:
@@ -192,9 +207,10 @@ def export_weights(run: Path | str, out: Path, child: str, kind: str, method: st
 
     Raises:
         OutputExists: ``out`` is there already.
-        InvalidValue: it cannot be written there, or there is no such child or format.
+        InvalidValue: it cannot be written there, or there is no such child, format or method.
     """
     check_choice("format", kind, FORMATS)
+    check_choice("method", method, METHODS)
     if out.exists():
         raise OutputExists(f"out: expected a new file, got {out}; choose another name or move that away")
     if not out.absolute().parent.is_dir():

@@ -1,4 +1,4 @@
-"""The command line as a subprocess, right and wrong, and a whole tiny run."""
+"""The command line, right and wrong, and a whole tiny run."""
 
 import json
 import os
@@ -11,20 +11,8 @@ import time
 import pytest
 import torch
 import yaml
+from cli_helpers import TINY, here, refused, smd_evo
 from safetensors.torch import load_file, save_file
-
-TINY = ["--children", "6", "--density", "0.1", "--sigma", "0.05"]
-
-
-def smd_evo(*arguments, cwd=None, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", "smd_evo.cli", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=cwd,
-        env=os.environ | {"COLUMNS": "80"} | environment,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +39,13 @@ class TestRun:
 
     def test_writes_the_run_directory_and_nothing_beside_it(self, run):
         folder, _ = run
-        assert sorted(os.listdir(folder)) == ["children.safetensors", "config.yaml", "plot.png", "results.json"]
+        assert sorted(os.listdir(folder)) == [
+            "children.safetensors",
+            "config.yaml",
+            "plot.png",
+            "results.json",
+            "shortlists.safetensors",
+        ]
         assert os.listdir(folder.parent) == ["run"]
         results = json.loads((folder / "results.json").read_text())
         assert len(results["rows"]) == 13
@@ -65,15 +59,17 @@ class TestRun:
         again = smd_evo("finetune", "--config", str(folder / "config.yaml"), "--out", str(tmp_path / "again"))
         assert again.returncode == 0, again.stderr
         assert table(again.stdout) == table(output)
-        for file in ("children.safetensors", "config.yaml"):
+        for file in ("children.safetensors", "config.yaml", "shortlists.safetensors"):
             assert (tmp_path / "again" / file).read_bytes() == (folder / file).read_bytes()
 
-    def test_another_seed_another_table(self, run, tmp_path):
-        other = smd_evo("finetune", *TINY, "--seed", "4", "--out", str(tmp_path / "other"))
+    def test_another_seed_another_table_in_an_empty_folder(self, run, tmp_path):
+        other = here("finetune", *TINY, "--seed", "4", "--out", str(tmp_path))
+        assert other.returncode == 0, other.stderr
         assert table(other.stdout) != table(run[1])
+        assert sorted(os.listdir(tmp_path)) == sorted(os.listdir(run[0]))
 
     def test_verify_reproduces_the_stored_fitness(self, run):
-        result = smd_evo("verify", str(run[0]))
+        result = here("verify", str(run[0]))
         assert result.returncode == 0, result.stderr
         assert re.fullmatch(r"6 children loaded; .* by at most 0\.0e\+00, relatively\n", result.stdout)
 
@@ -91,23 +87,16 @@ class TestRun:
     @pytest.mark.parametrize("subspace", ["neuron", "partition"])
     def test_other_subspaces(self, subspace, tmp_path):
         arguments = [*TINY, "--subspace", subspace, "--fitness", "accuracy", "--select", "conv2,head"]
-        result = smd_evo("finetune", *arguments, "--out", str(tmp_path / "run"))
+        result = here("finetune", *arguments, "--out", str(tmp_path / "run"))
         assert result.returncode == 0, result.stderr
 
     def test_one_child_of_the_tensor_subspace(self, tmp_path):
-        result = smd_evo("finetune", "--children", "1", "--subspace", "tensor", "--out", str(tmp_path / "run"))
+        result = here("finetune", "--children", "1", "--subspace", "tensor", "--out", str(tmp_path / "run"))
         assert result.returncode == 0, result.stderr
-        assert smd_evo("verify", str(tmp_path / "run")).returncode == 0
+        assert here("verify", str(tmp_path / "run")).returncode == 0
 
 
 class TestWrongUse:
-    def refused(self, result, *texts):
-        assert result.returncode == 2, (result.returncode, result.stdout, result.stderr)
-        assert len(result.stderr.strip().splitlines()) == 1, result.stderr
-        assert result.stderr.startswith("smd-evo: ")
-        for text in texts:
-            assert text in result.stderr
-
     @pytest.mark.parametrize(
         ("arguments", "texts"),
         [
@@ -139,7 +128,7 @@ class TestWrongUse:
         ids=lambda value: " ".join(value) if isinstance(value, list) else None,
     )
     def test_one_line_exit_code_2_and_no_directory(self, arguments, texts, tmp_path):
-        self.refused(smd_evo("finetune", *arguments, "--out", "a/run", cwd=tmp_path), *texts)
+        refused(here("finetune", *arguments, "--out", "a/run", cwd=tmp_path), *texts)
         assert os.listdir(tmp_path) == []
 
     @pytest.mark.parametrize(
@@ -156,43 +145,39 @@ class TestWrongUse:
     )
     def test_bad_configuration_files(self, content, texts, tmp_path):
         (tmp_path / "c.yaml").write_text(content)
-        self.refused(smd_evo("finetune", "--config", "c.yaml", "--out", "run", cwd=tmp_path), *texts)
+        refused(here("finetune", "--config", "c.yaml", "--out", "run", cwd=tmp_path), *texts)
         assert os.listdir(tmp_path) == ["c.yaml"]
 
     def test_unknown_command(self):
-        self.refused(smd_evo("finetun"), "finetun")
+        refused(here("finetun"), "finetun")
 
     def test_an_output_that_is_not_empty_stays_as_it_was(self, tmp_path):
         (tmp_path / "keep.txt").write_text("mine")
-        self.refused(smd_evo("finetune", *TINY, "--out", str(tmp_path)), "out", str(tmp_path))
-        self.refused(smd_evo("finetune", *TINY, "--out", str(tmp_path / "keep.txt")), "out", "keep.txt")
-        self.refused(smd_evo("finetune", *TINY, "--out", str(tmp_path / "keep.txt" / "x")), "out", "keep.txt")
+        refused(here("finetune", *TINY, "--out", str(tmp_path)), "out", str(tmp_path))
+        refused(here("finetune", *TINY, "--out", str(tmp_path / "keep.txt")), "out", "keep.txt")
+        refused(here("finetune", *TINY, "--out", str(tmp_path / "keep.txt" / "x")), "out", "keep.txt")
         assert os.listdir(tmp_path) == ["keep.txt"]
 
-    def test_an_empty_folder_may_be_used(self, tmp_path):
-        assert smd_evo("finetune", *TINY, "--out", str(tmp_path)).returncode == 0
-        assert "results.json" in os.listdir(tmp_path)
-
     def test_verify_of_what_is_no_run(self, tmp_path):
-        self.refused(smd_evo("verify", str(tmp_path)), "run", "config.yaml")
+        refused(here("verify", str(tmp_path)), "run", "config.yaml")
 
     def test_verify_of_a_truncated_children_file(self, run, tmp_path):
         self.copy(run[0], tmp_path)
         file = tmp_path / "children.safetensors"
         file.write_bytes(file.read_bytes()[:5000])
-        self.refused(smd_evo("verify", str(tmp_path)), "children.safetensors", "expected a whole children file")
+        refused(here("verify", str(tmp_path)), "children.safetensors", "expected a whole safetensors file")
 
     def test_verify_of_children_of_another_parent(self, run, tmp_path):
         self.copy(run[0], tmp_path)
-        config = yaml.safe_load((tmp_path / "config.yaml").read_text()) | {"seed": 5}
+        config = yaml.safe_load((tmp_path / "config.yaml").read_text()) | {"seed": 4}
         (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-        self.refused(smd_evo("verify", str(tmp_path)), "expected children of the parent")
+        refused(here("verify", str(tmp_path)), "expected children of the parent")
 
     def test_verify_of_a_file_that_holds_something_else(self, run, tmp_path):
         self.copy(run[0], tmp_path)
         tensors = load_file(tmp_path / "children.safetensors")
         save_file({"w": torch.zeros(2), **tensors}, tmp_path / "children.safetensors")
-        self.refused(smd_evo("verify", str(tmp_path)), "it is no children file")
+        refused(here("verify", str(tmp_path)), "it is another kind of file")
 
     def copy(self, run, target):
         for name in ("config.yaml", "children.safetensors"):
@@ -225,4 +210,4 @@ def test_help_and_version_are_quick_and_import_nothing_heavy():
     assert output.strip().splitlines()[-1] in ("False 0", "False None")
     assert smd_evo("--version").stdout.startswith("smd-evo 0.")
     assert smd_evo().stdout == smd_evo("--help").stdout
-    assert "finetune" in smd_evo().stdout
+    assert all(command in smd_evo().stdout for command in ("finetune", "verify", "ensemble", "export"))

@@ -18,7 +18,13 @@ from smd_evo.experiments.augment import views
 from smd_evo.experiments.config import FinetuneConfig
 from smd_evo.experiments.ensembles import score_ensembles
 from smd_evo.experiments.shortlists import SPARSE, Shortlist
-from smd_evo.experiments.statistics import mcnemar_exact, mean_interval, paired_difference, statistic_interval
+from smd_evo.experiments.statistics import (
+    Estimate,
+    mcnemar_exact,
+    mean_interval,
+    paired_difference,
+    statistic_interval,
+)
 from smd_evo.report.ensemble_plot import plot_ensembles
 from smd_evo.report.ensemble_table import ensemble_tables, ensemble_verdict
 from smd_evo.zoo import load_data, load_model
@@ -400,3 +406,15 @@ def test_tables_hold_the_numbers(result):
     assert len(lines) == len(result.against) == 5
     for line, (gain, p_value) in zip(lines, result.against.values(), strict=True):
         assert line.endswith(("better.", "worse.")) == (p_value < 0.05 and gain.low * gain.high > 0)
+
+
+@pytest.mark.parametrize("ends", [(0.6, 0.7), (0.0, 0.1), (0.0, 0.0)])
+def test_an_interval_need_not_hold_its_value(ends, result, tmp_path):
+    """That of a calibration error does not, now and then; a bias-corrected one may not, either."""
+    odd = Estimate(0.5, *ends)
+    scored = [dataclasses.replace(row, metrics=dict.fromkeys(row.metrics, odd)) for row in result.scores]
+    curves = [dataclasses.replace(own, accuracy=[odd] * 5, nll=[odd] * 5) for own in result.curves]
+    other = dataclasses.replace(result, scores=scored, curves=curves)
+    _, quality, _ = ensemble_tables(other)
+    assert f"50.0 [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]" in list(quality.columns[2].cells)
+    plot_ensembles(other, tmp_path / "plot.png")

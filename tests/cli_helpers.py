@@ -1,0 +1,49 @@
+"""The command line, in a process of its own or, where that would only cost seconds of imports, in this one."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+
+import pytest
+
+from smd_evo import cli
+
+TINY = ["--children", "6", "--density", "0.1", "--sigma", "0.05"]
+
+
+def smd_evo(*arguments, cwd=None):
+    """The command line in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "smd_evo.cli", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        env=os.environ | {"COLUMNS": "80"},
+    )
+
+
+def here(*arguments, cwd=None):
+    """The same in this process; what would be a traceback there is an exception here."""
+    output, errors = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(output), redirect_stderr(errors):
+        patch.setattr(sys, "argv", ["smd-evo", *arguments])
+        patch.setattr(signal, "signal", lambda *_: None)
+        patch.setenv("COLUMNS", "80")
+        if cwd is not None:
+            patch.chdir(cwd)
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+    return subprocess.CompletedProcess(arguments, end.value.code or 0, output.getvalue(), errors.getvalue())
+
+
+def refused(result, *texts):
+    """It ended with exit code 2 and one line that holds these texts."""
+    assert result.returncode == 2, (result.returncode, result.stdout, result.stderr)
+    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+    assert result.stderr.startswith("smd-evo: ")
+    for text in texts:
+        assert text in result.stderr
