@@ -255,7 +255,7 @@ def once(file, make, *arguments):
     try:
         make(*arguments, file)
     finally:
-        lock.unlink()
+        lock.unlink(missing_ok=True)
 
 
 def main(data, out, networks, seeds, keeps, shortlist):

@@ -136,6 +136,7 @@ def verify(run: Annotated[str, typer.Argument(metavar="RUN", help="Folder that f
 
 _METHOD = _option("NAME", "top_k, greedy, diverse or all [greedy].")
 _SIZE = _option("N", "Choices to make [the best number on validation].")
+_COMBINE = _option("NAME", "probabilities, logits or majority [probabilities].")
 
 
 @app.command()
@@ -143,7 +144,7 @@ def ensemble(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Folder that finetune wrote.")],
     method: Annotated[str, _METHOD] = "greedy",
     size: Annotated[str | None, _SIZE] = None,
-    combine: Annotated[str, _option("NAME", "probabilities, logits or majority [probabilities].")] = "probabilities",
+    combine: Annotated[str, _COMBINE] = "probabilities",
     out: Annotated[str | None, _option("DIR", "New folder for the results [RUN/ensemble-METHOD-...].")] = None,
 ) -> None:
     """Choose an ensemble of a run's children on validation and score it on test, beside its rivals."""
@@ -178,11 +179,13 @@ def export(
     format: Annotated[str, _option("NAME", "safetensors or torch [safetensors].")] = "safetensors",
     method: Annotated[str, _METHOD] = "greedy",
     size: Annotated[str | None, _SIZE] = None,
+    combine: Annotated[str, _COMBINE] = "probabilities",
 ) -> None:
     """Write weights that load with plain load_state_dict, where smd_evo is not installed."""
     from smd_evo import runs
 
-    how = runs.export_weights(run, Path(out), child, format, method, runs.read_size(size))
+    choices = runs.read_size(size)
+    how = runs.export_weights(run, Path(out), child, format, method=method, size=choices, combine=combine)
     typer.echo(f"Written to {out}: {how}")
 
 

@@ -199,7 +199,9 @@ def read_shortlists(run: Path | str) -> list[Shortlist]:
     return load_shortlists(Path(run) / SHORTLISTS)
 
 
-def export_weights(run: Path | str, out: Path, child: str, kind: str, method: str, size: int | None) -> str:
+def export_weights(
+    run: Path | str, out: Path, child: str, kind: str, *, method: str, size: int | None, combine: str
+) -> str:
     """Write the weights of a run's child, soup or ensemble; see :func:`smd_evo.experiments.export.exported`.
 
     Returns:
@@ -207,16 +209,18 @@ def export_weights(run: Path | str, out: Path, child: str, kind: str, method: st
 
     Raises:
         OutputExists: ``out`` is there already.
-        InvalidValue: it cannot be written there, or there is no such child, format or method.
+        InvalidValue: it cannot be written there, or there is no such child, format, method or combination.
     """
     check_choice("format", kind, FORMATS)
     check_choice("method", method, METHODS)
+    check_choice("combine", combine, COMBINES)
     if out.exists():
         raise OutputExists(f"out: expected a new file, got {out}; choose another name or move that away")
     if not out.absolute().parent.is_dir():
         raise InvalidValue(f"out: expected a file in a folder that is there, got {out}; make {out.parent} first")
     config, shortlists = read_config(run), read_shortlists(run)
-    state, how = exported(config, shortlists, Path(run) / CHILDREN, child, method=method, size=size)
+    choice: dict[str, Any] = {"method": method, "size": size, "combine": combine}
+    state, how = exported(config, shortlists, Path(run) / CHILDREN, child, **choice)
     write_whole(out, encode_weights(state, how, kind))
     return how
 

@@ -155,6 +155,9 @@ class TestEnsemble:
         assert results["selections"]["sparse"]["members"] == [0]
         assert results["diversity"] == []
         assert "differ" not in result.stdout.split()
+        assert "The sparse ensemble is a single child: on validation no other one helped it." in " ".join(
+            result.stdout.split()
+        )
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
     def test_interrupted_it_leaves_nothing(self, copy, number):
@@ -406,6 +409,15 @@ class TestExport:
         expected = SparseEnsemble(space, recipes, weights)(data.test[0]).exp()
         torch.testing.assert_close(together, expected, rtol=1e-5, atol=1e-5)
 
+    def test_an_ensemble_is_chosen_by_its_combination(self, run, space, data, tmp_path):
+        options = ["--method", "greedy", "--size", "4", "--combine", "logits"]
+        written = here("export", str(run), "--child", "ensemble", "--out", str(tmp_path / "file"), *options)
+        assert "weights of its networks' logits: " in written.stdout
+        sparse = load_shortlists(run / SHORTLISTS)[0]
+        judge = Evaluator(space, data.validation)
+        found = module.choose(sparse, judge, "greedy", 4, "logits")
+        assert len(found.members) == 1 + max(int(name.split(".")[0]) for name in load_file(tmp_path / "file"))
+
     def test_the_same_again(self, exported, run, tmp_path):
         folder, _, _ = exported
         for name in ("best.safetensors", "ensemble.safetensors"):
@@ -449,8 +461,8 @@ class TestExportWrongUse:
             (["--child", "ensemble", "--size", "x"], ["size: expected a whole number >= 1, got 'x'"]),
             (["--child", "ensemble", "--method", "gredy"], ["did you mean 'greedy'"]),
             (["--method", "gredy"], ["did you mean 'greedy'"]),
+            (["--combine", "mean"], ["combine: expected one of probabilities, logits, majority"]),
             (["--size", "0"], ["size: expected a whole number >= 1, got 0"]),
-            (["--combine", "logits"], ["--combine"]),
         ],
         ids=lambda value: " ".join(value)[:30] if isinstance(value, list) and value[0].startswith("--") else None,
     )

@@ -23,6 +23,8 @@ __all__ = ["FORMATS", "encode_weights", "exported"]
 
 FORMATS = ("safetensors", "torch")
 
+_POOLED = {"probabilities": "probabilities", "logits": "logits", "majority": "votes"}
+
 
 def exported(
     config: FinetuneConfig,
@@ -32,6 +34,7 @@ def exported(
     *,
     method: str = "greedy",
     size: int | None = None,
+    combine: str = "probabilities",
 ) -> tuple[dict[str, Tensor], str]:
     """Weights of a run's child, soup or ensemble.
 
@@ -40,7 +43,7 @@ def exported(
         shortlists: what it has stored.
         children: its children file.
         child: "best" (on validation), the K of the K-th best by fitness, "soup" or "ensemble".
-        method, size: see :func:`smd_evo.ensemble.selection.select_members`.
+        method, size, combine: see :func:`smd_evo.ensemble.selection.select_members`.
 
     Returns:
         The state, on the CPU; that of an ensemble is of a ``torch.nn.ModuleList``. And a line that says what it is.
@@ -52,13 +55,13 @@ def exported(
     space = validation.space
     sparse = next(arm for arm in shortlists if arm.name == SPARSE)
     if child in ("soup", "ensemble"):
-        chosen = choose(sparse, validation, method, size, "probabilities")
+        chosen = choose(sparse, validation, method, size, combine)
         recipes = [sparse.recipes[number] for number in chosen.members]
         # Exactly, and short: a weight counts some of the choices.
         shares = ", ".join(str(Fraction(weight).limit_denominator(len(chosen.curve))) for weight in chosen.weights)
         if child == "ensemble":
             networks = nn.ModuleList([space.make_child(recipe) for recipe in recipes])
-            return _plain(networks), f"a torch.nn.ModuleList; weights of its networks' probabilities: {shares}"
+            return _plain(networks), f"a torch.nn.ModuleList; weights of its networks' {_POOLED[combine]}: {shares}"
         return _plain(space.make_child(soup(space, recipes, chosen.weights))), f"a soup of children, weights {shares}"
     made: Child
     if child == "best":

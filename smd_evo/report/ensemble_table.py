@@ -59,7 +59,10 @@ def ensemble_tables(result: EnsembleResult) -> list[Table]:
 
 def ensemble_verdict(result: EnsembleResult) -> list[str]:
     """What the tables show, in sentences that claim no more than their intervals."""
-    return [f"Sparse ensemble against {name}: {claim(*found)}" for name, found in result.against.items()]
+    lines = [f"Sparse ensemble against {name}: {claim(*found)}" for name, found in result.against.items()]
+    if len(result.ensemble) == 1:
+        lines.insert(0, "The sparse ensemble is a single child: on validation no other one helped it.")
+    return lines
 
 
 _COMPARED = ("parent", "best child")
