@@ -29,8 +29,9 @@ class _Sparse:
     def __post_init__(self) -> None:
         indices, values = self.indices, self.values
         if indices.dtype != torch.int64 or values.dtype not in self._TYPES:
+            allowed = " or ".join(str(kind).removeprefix("torch.") for kind in self._TYPES)
             raise InvalidType(
-                f"delta: expected int64 indices and float32 values, got {indices.dtype} and {values.dtype}"
+                f"delta: expected int64 indices and {allowed} values, got {indices.dtype} and {values.dtype}"
             )
         if indices.dim() != 1 or indices.shape != values.shape or indices.device != values.device:
             raise InvalidValue(

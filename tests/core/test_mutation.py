@@ -226,12 +226,21 @@ def test_deltas_add_like_dense_vectors(first, second):
         (torch.tensor([-1]), torch.zeros(1), ">= 0"),
         (torch.tensor([1]), torch.zeros(2), "one length"),
         (torch.tensor([1], dtype=torch.int32), torch.zeros(1), "int64"),
-        (torch.tensor([1]), torch.zeros(1, dtype=torch.float64), "float32"),
+        (torch.tensor([1]), torch.zeros(1, dtype=torch.float16), "float32"),
     ],
 )
 def test_bad_deltas(kind, indices, values, message):
     with pytest.raises((ValueError, TypeError), match=message):
         kind(indices, values)
+
+
+def test_new_values_may_be_double_and_differences_may_not():
+    one, double = torch.tensor([1]), torch.zeros(1, dtype=torch.float64)
+    assert SparseValues(one, double).values.dtype == torch.float64
+    with pytest.raises(TypeError, match="int64 indices and float32 values, got"):
+        SparseDelta(one, double)
+    with pytest.raises(TypeError, match="float32 or float64 values"):
+        SparseValues(one, double.half())
 
 
 @given(INDEX)

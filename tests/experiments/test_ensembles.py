@@ -310,7 +310,9 @@ def test_an_ensemble_of_a_single_member(method, shortlists, data, monkeypatch, t
             assert result.selections[arm.name].members == (arm.best,)
             assert ensemble.over["best child"].value == 0
     assert len(ensemble_tables(result)) == 2
-    assert len(ensemble_verdict(result)) == 4
+    verdict = ensemble_verdict(result)
+    assert verdict[0].startswith("The sparse ensemble is a single child")
+    assert len(verdict) == 5
     plot_ensembles(result, tmp_path / "plot.png")
 
 
