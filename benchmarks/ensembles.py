@@ -196,12 +196,12 @@ def voted(judge, samples, count, flips):
     return combined(outputs)
 
 
-def interval(values):
+def interval(values, digits=2):
     middle = np.mean(values)
-    if len(values) < 2:
-        return f"{middle:+.2f}"
+    if np.ptp(values) == 0:
+        return f"{middle:+.{digits}f}"
     half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
-    return f"{middle:+.2f} [{middle - half:+.2f}, {middle + half:+.2f}]"
+    return f"{middle:+.{digits}f} [{middle - half:+.{digits}f}, {middle + half:+.{digits}f}]"
 
 
 def report(out, depth):
@@ -215,12 +215,33 @@ def report(out, depth):
         rows = [table[key] for table in tables]
         gains = [100 * (table[key]["accuracy"] - table["parent", "parent"]["accuracy"]) for table in tables]
         differ = [100 * row["disagreement"] for row in rows if row.get("disagreement")]
-        keeps = ", ".join(str(row["keep"]) for row in rows if "keep" in row)
+        passes, keeps = (dict.fromkeys(str(row[name]) for row in rows if name in row) for name in ("passes", "keep"))
         print(
-            f"| {key[0]} | {key[1]} | {', '.join(str(row['passes']) for row in rows)} | {keeps} "
+            f"| {key[0]} | {key[1]} | {', '.join(passes)} | {', '.join(keeps)} "
             f"| {np.mean([100 * row['accuracy'] for row in rows]):.2f} | {interval(gains)} "
             f"| {np.mean([row['nll'] for row in rows]):.4f} | {f'{np.mean(differ):.1f}' if differ else ''} |"
         )
+
+
+def compare(out):
+    """Differences of accuracy and of loss over all networks and seeds, paired."""
+    runs = [json.loads(file.read_text())["rows"] for file in sorted(out.glob("*-?.json"))]
+    tables = [{(row["method"], row["candidate"]): row for row in rows} for rows in runs]
+    norm, sigma, views = ("dense, matched norm", "{}"), ("dense, matched sigma", "{}"), ("parent", "10 views")
+    pairs = [(candidate, norm) for candidate in ("best child", *METHODS, "soup of greedy")]
+    pairs += [("best child", sigma), ("top 5", sigma), ("greedy", views), ("greedy", ("sparse", "best child"))]
+    pairs += [("greedy", ("sparse", "soup of greedy"))]
+    print(f"\n### Sparse minus others, {len(tables)} pairs of networks and seeds\n")
+    print("| sparse | minus | accuracy, points | loss |")
+    print("| --- | --- | --- | --- |")
+    for candidate, (method, other) in pairs:
+        other = other.format(candidate)
+        gains = {
+            name: [table["sparse", candidate][name] - table[method, other][name] for table in tables]
+            for name in ("accuracy", "nll")
+        }
+        accuracy_gain = interval([100 * gain for gain in gains["accuracy"]])
+        print(f"| {candidate} | {method}, {other} | {accuracy_gain} | {interval(gains['nll'], 3)} |")
 
 
 def plot(out, depth, keep):
@@ -230,7 +251,8 @@ def plot(out, depth, keep):
         if short == "sigma":
             continue  # far off
         stores = [load_file(file) for file in files]
-        found = [curve(name, store[short].float(), store["targets"]) for store in stores]
+        shortest = min(len(store[short]) for store in stores)
+        found = [curve(name, store[short][:shortest].float(), store["targets"]) for store in stores]
         joint = {
             measure: [
                 Estimate(float(np.mean(values)), min(values), max(values))
@@ -271,7 +293,9 @@ def main(data, out, networks, seeds, keeps, shortlist):
                     once(out / f"{depth}-{seed}.json", score, data, out, depth, seed, files)
     for depth in networks:
         report(out, depth)
-        plot(out, depth, keeps[0])
+        for keep in keeps:
+            plot(out, depth, keep)
+    compare(out)
 
 
 if __name__ == "__main__":
