@@ -250,6 +250,9 @@ def main() -> None:
         code = _fail(str(error)) - 1
     if code == _INTERRUPTED:
         print("smd-evo: interrupted; nothing was written", file=sys.stderr)
+        # Where the interrupt met an exec of a string (a namedtuple of some import, say), CPython remembers it as
+        # unhandled and, under -m, dies of SIGINT after this exit; the next such exec makes it forget.
+        exec("")
     sys.exit(code)
 
 

@@ -202,6 +202,19 @@ def test_interrupted_runs_leave_nothing(tmp_path, number):
     assert os.listdir(tmp_path) == []
 
 
+def test_an_interrupt_inside_an_exec_exits_alike(tmp_path):
+    """CPython marks it as unhandled there, and under -m would die of a SIGINT of its own."""
+    (tmp_path / "interrupted.py").write_text(
+        "from smd_evo.cli import app, main\n"
+        "@app.command()\n"
+        "def interrupted(): exec('raise KeyboardInterrupt')\n"
+        "main()\n"
+    )
+    arguments = [sys.executable, "-m", "interrupted", "interrupted"]
+    result = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (130, "smd-evo: interrupted; nothing was written\n")
+
+
 def test_help_and_version_are_quick_and_import_nothing_heavy():
     code = "import sys; from smd_evo import cli; sys.argv = ['smd-evo', 'finetune', '--help']\n"
     code += "try: cli.main()\nexcept SystemExit as end: print('torch' in sys.modules, end.code)"
