@@ -14,14 +14,19 @@ from torch import Tensor, nn
 from smd_evo.core.parameters import Child, ParameterSpace
 from smd_evo.core.selection import Select
 from smd_evo.errors import InvalidType, InvalidValue
-from smd_evo.evaluation.data import make_batches, take_samples
+from smd_evo.evaluation.batches import Batch, Batches, MemoryBatches
+from smd_evo.evaluation.data import make_batches
 from smd_evo.evaluation.fitness import WORST, BatchFitness, Fitness, get_fitness
 from smd_evo.evaluation.guard import Buffers, evaluating, reseed
+from smd_evo.evaluation.stream import StreamBatches
 
 __all__ = ["Evaluation", "Evaluator"]
 
-_AT_ONCE = 2**24
-"""Bytes of outputs that are predicted in one go: more than one child's only if that saves something."""
+_TOGETHER = 8, 2**24
+"""Children, and bytes of outputs, that are predicted in one go: more than one child only if that saves something."""
+
+_TOGETHER_ON_A_STREAM = 256, 2**30
+"""The same where each go reads all of the data once more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +53,10 @@ class Evaluator:
     """Evaluates children of a parent on fixed batches, in eval and inference mode.
 
     The children are made in place, one after the other. Afterwards the parent's weights, buffers and modes
-    and all random states are as they were, bit for bit, also after an exception or Ctrl-C. A network that
-    draws random numbers in its forward pass draws the same ones for each child.
+    and all random states are as they were, bit for bit, also after an exception or Ctrl-C. Each batch finds the
+    buffers as they were, and a network that draws random numbers in its forward pass draws the same ones for each
+    child, so that their order makes no difference: data in memory meet one child after the other, each batch of a
+    stream meets all of them before the next is read.
 
     Args:
         parent: the network, or a :class:`ParameterSpace` of it.
@@ -97,7 +104,7 @@ class Evaluator:
         self.batch_size = batch_size
         if data is None and isinstance(self.fitness, BatchFitness):
             raise InvalidValue(f"data: expected samples for the fitness {self.fitness.name!r}, got None")
-        self._batches = [] if data is None else make_batches(data, batch_size, parent.device)
+        self._batches: Batches = MemoryBatches() if data is None else make_batches(data, batch_size, parent.device)
 
     def on(self, data: Any, fitness: str | Fitness | None = None) -> Evaluator:
         """An evaluator of the same parent on other data."""
@@ -106,87 +113,122 @@ class Evaluator:
     def on_samples(self, numbers: Tensor) -> Evaluator:
         """An evaluator of the same parent and fitness on some of the samples, by their numbers: a minibatch."""
         other = copy.copy(self)
-        other._batches = take_samples(self._batches, numbers)
+        other._batches = self._batches.take(numbers)
         return other
 
     def to(self, device: torch.device | str) -> None:
         """Move the network itself and the samples to a device."""
         self.space.module.to(device)
-        self._batches = [batch.to(device) for batch in self._batches]
+        self._batches = self._batches.to(device)
 
     @property
     def samples(self) -> int:
         """Number of samples that one child is evaluated on."""
-        return sum(batch.count for batch in self._batches)
+        return self._batches.samples
 
     def targets(self) -> Tensor:
         """Targets of all samples in order, on the CPU."""
-        return torch.cat([batch.targets for batch in self._batches]).cpu()
+        return self._batches.targets()
 
     def evaluate(self, children: Iterable[Child], progress: Callable[[], object] | None = None) -> Evaluation:
         """Fitness of each child.
 
         Args:
             children: recipes, lineages or deltas; ``Lineage()`` is the parent.
-            progress: called after each child.
+            progress: called once for each child, as the work gets on.
         """
+        batches, score = self._scoring()
+        sums: list[Tensor] = []  # on the device, which is not waited for
+        done = 0
 
-        def scored(module: nn.Module) -> Tensor:
-            score = self._score(module)
-            if progress:
+        def add(number: int, module: nn.Module, batch: Batch) -> None:
+            nonlocal done
+            if number == len(sums):
+                sums.append(torch.zeros((), dtype=torch.float64, device=self.space.device))
+            sums[number] += score(module, batch)
+            done += 1
+            if progress and done % len(batches) == 0:
                 progress()
-            return score
 
-        scores = self._map(scored, children)
-        fitness = torch.stack(scores).cpu() if scores else torch.zeros(0, dtype=torch.float64)
+        self._visit(add, children, batches)
+        fitness = torch.stack(sums).cpu() / batches.samples if sums else torch.zeros(0, dtype=torch.float64)
         finite = fitness.isfinite() & (fitness.abs() < WORST)
         worst = WORST if self.fitness.sense == "min" else -WORST
         return Evaluation(fitness.where(finite, worst), self.fitness.sense, int((~finite).sum()))
 
     def predict(self, children: Sequence[Child]) -> Tensor:
         """Outputs of each child for all samples: float32 [N, samples, ...] on the CPU."""
-        if not self._batches:
+        if not self._batches.samples:
             raise InvalidValue("data: expected samples to predict, got none; use evaluator.on(data)")
-        outputs = self._map(
-            lambda module: torch.cat([batch.outputs(module).float().cpu() for batch in self._batches]), children
-        )
-        if not outputs:
+        if not children:
             raise InvalidValue("children: expected at least one, got none")
-        return torch.stack(outputs)
+        outputs: Tensor | None = None
+
+        def keep(number: int, module: nn.Module, batch: Batch) -> None:
+            nonlocal outputs
+            found = batch.outputs(module)
+            if outputs is None:
+                with torch.inference_mode(False):
+                    outputs = torch.empty(len(children), self.samples, *found.shape[1:], dtype=torch.float32)
+            place = outputs[number, batch.start : batch.start + batch.count]
+            if found.shape != place.shape:
+                raise InvalidValue(f"outputs: expected {list(place.shape)} for a batch, got {list(found.shape)}")
+            place.copy_(found)
+
+        self._visit(keep, children, self._batches)
+        assert outputs is not None
+        return outputs
 
     def outputs(self, children: Iterable[Child]) -> Iterator[Tensor]:
         """What :meth:`predict` returns, one child after the other, for more children than memory holds at once."""
-        waiting, at_once = iter(children), 1
-        while some := list(islice(waiting, at_once)):
+        waiting = iter(children)
+        some = list(islice(waiting, 1))
+        if some and isinstance(self._batches, StreamBatches):  # one batch tells how many fit into one pass
+            first = self.on_samples(torch.arange(min(self._batches.size, self.samples))).predict(some)
+            some += islice(waiting, self._at_once(first.nbytes // first.shape[1] * self.samples) - 1)
+        while some:
             outputs = self.predict(some)
-            at_once = max(1, min(8, _AT_ONCE // max(1, outputs[0].nbytes)))
             yield from outputs
+            some = list(islice(waiting, self._at_once(outputs[0].nbytes)))
 
-    def _score(self, module: nn.Module) -> Tensor:
-        """Mean score over all samples, float64 []; summed on the device, which is not waited for."""
-        if not isinstance(self.fitness, BatchFitness):
-            return torch.tensor(float(self.fitness.function(module)), dtype=torch.float64)
-        total = torch.zeros((), dtype=torch.float64, device=self.space.device)
-        for batch in self._batches:
-            total += self.fitness.per_sample(batch.outputs(module), batch.targets, batch.count).sum()
-        return total / self.samples
+    def _at_once(self, nbytes: int) -> int:
+        """How many children to predict together, given the bytes of one's outputs."""
+        most, most_bytes = _TOGETHER if isinstance(self._batches, MemoryBatches) else _TOGETHER_ON_A_STREAM
+        return max(1, min(most, most_bytes // max(1, nbytes)))
 
-    def _map(self, function: Callable[[nn.Module], Tensor], children: Iterable[Child]) -> list[Tensor]:
-        """``function`` of the parent turned into each child in turn, guarded."""
+    def _scoring(self) -> tuple[Batches, Callable[[nn.Module, Batch], Tensor]]:
+        """What to score, and the sum of a batch's scores, float64 []."""
+        fitness = self.fitness
+        if isinstance(fitness, BatchFitness):
+            return self._batches, lambda module, batch: fitness.per_sample(
+                batch.outputs(module), batch.targets, batch.count
+            ).sum()
+        whole = fitness.function
+        once = MemoryBatches([Batch(None, None, count=1, start=0)])
+        return once, lambda module, batch: torch.tensor(float(whole(module)), dtype=torch.float64)
+
+    def _visit(
+        self, function: Callable[[int, nn.Module, Batch], object], children: Iterable[Child], batches: Batches
+    ) -> None:
+        """``function`` of each child's number, the parent turned into it, and each batch in order; guarded."""
+        if not isinstance(batches, MemoryBatches):
+            children = list(children)  # each batch meets all of them
+            if not children:
+                return
         depth = self.space.depth
         buffers = Buffers(self.space.module)
-        results = []
         try:
             with evaluating(self.space.module):
-                for deltas in self.space.replayed(children):
-                    with self.space.applied(deltas) as module:
-                        reseed()
-                        results.append(function(module))
-                        buffers.restore()
+                for chunk in batches.chunks():
+                    for number, deltas in enumerate(self.space.replayed(children)):
+                        with self.space.applied(deltas) as module:
+                            for batch in chunk:
+                                reseed(batch.start)
+                                function(number, module, batch)
+                                buffers.restore()
         finally:
             self.space.restore(depth)
             buffers.restore()
-        return results
 
 
 def _on_device(module: nn.Module, device: torch.device | str) -> nn.Module:

@@ -37,14 +37,14 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             numpy.random.set_state(numpy_state)
 
 
-def reseed() -> None:
+def reseed(seed: int = 0) -> None:
     """The same random numbers for each child, so that one that draws some does not depend on the order."""
-    random.seed(0)
-    torch.default_generator.manual_seed(0)
+    random.seed(seed)
+    torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():
-        torch.cuda.manual_seed_all(0)
+        torch.cuda.manual_seed_all(seed)
     if "numpy" in sys.modules:
-        sys.modules["numpy"].random.seed(0)
+        sys.modules["numpy"].random.seed(seed)
 
 
 class Buffers:

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from smd_evo import BatchFitness, Evaluator, Lineage, ModuleFitness, RandomSubspace, sample_mutations
 from smd_evo.core.parameters import Child
 from smd_evo.errors import InvalidType, InvalidValue
-from smd_evo.evaluation.data import make_batches, minibatch, take_samples
+from smd_evo.evaluation.data import make_batches, minibatch
 
 KEYS = st.integers(0, 2**64 - 1)
 CPU = torch.device("cpu")
@@ -101,7 +101,7 @@ class TestSamples:
     def test_as_batches_of_the_same_size(self, batch_size, numbers):
         images, targets = torch.randn(40, 2), torch.arange(40)
         batches = make_batches((images, targets), batch_size, CPU)
-        taken = take_samples(batches, torch.tensor(numbers))
+        taken = batches.take(torch.tensor(numbers))
         assert torch.equal(torch.cat([batch.inputs for batch in taken]), images[sorted(numbers)])
         assert torch.cat([batch.targets for batch in taken]).tolist() == sorted(numbers)
         assert all(batch.count == len(batch.inputs) == len(batch.targets) for batch in taken)
