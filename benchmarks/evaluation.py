@@ -13,7 +13,7 @@ import timm
 import torch
 
 from smd_evo import Evaluator, RandomSubspace, sample_mutations
-from smd_evo.zoo import load_data, load_model
+from smd_evo.zoo import load
 
 
 def seconds(function):
@@ -47,8 +47,7 @@ def main():
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads\n")
     print("| network | parameters | images | density | ms a child | ratio | range |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
-    data = load_data("digits")
-    demo = load_model("demo-cnn", data)
+    demo, data = load("demo-cnn", "digits")
     for density in (0.01, 0.1, 1.0):
         ratio("demo CNN", demo, data.fitness[0], density, 50, 512)
     small = timm.create_model("resnet18", num_classes=10)

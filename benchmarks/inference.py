@@ -12,7 +12,7 @@ import timm
 import torch
 
 from smd_evo import ParameterSpace, RandomSubspace, SparseEnsemble, sample_mutations
-from smd_evo.zoo import load_data, load_model
+from smd_evo.zoo import load
 
 MEMBERS = 10
 
@@ -53,7 +53,7 @@ def main():
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {MEMBERS} members\n")
     print("| network | images | density | parent, ms | in place | ten in a pass | memory | file, MB | file share |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
-    demo = load_model("demo-cnn", load_data("digits"))
+    demo, _ = load("demo-cnn", "digits")
     for count in (1, 32, 250):
         row("demo CNN", demo, torch.rand(count, 1, 8, 8), 0.1)
     resnet18, resnet50 = timm.create_model("resnet18"), timm.create_model("resnet50")

@@ -44,7 +44,7 @@ from smd_evo import (
 )
 from smd_evo.integrations.evotorch.replica import Replica
 from smd_evo.integrations.evotorch.strategies import GradientStep, OptimizerSpec
-from smd_evo.zoo import load_data, load_model
+from smd_evo.zoo import load
 
 ZERO = ModuleFitness("zero", "min", lambda module: 0.0)
 
@@ -127,8 +127,7 @@ def operator(length=1_000_000, count=50, density=0.01):
 
 def evaluation(count=64):
     """A generation of the searcher against the core's Evaluator on the same children."""
-    data = load_data("digits")
-    network = load_model("demo-cnn", data)
+    network, data = load("demo-cnn", "digits")
     problem = FinetuneProblem(network, data.fitness, seed=1)
     searcher = SubspaceEvolution(problem, popsize=count, density=0.1, sigma=0.01, num_elites=0)
     searcher.run(1)

@@ -8,11 +8,10 @@ import sys
 import torch
 
 from smd_evo import Evaluator, Lineage, ModuleFitness, RandomSubspace, sample_mutations
-from smd_evo.zoo import load_data, load_model
+from smd_evo.zoo import load
 
 count = int(sys.argv[1]) if len(sys.argv) > 1 else 128
-data = load_data("digits")
-network = load_model("demo-cnn", data)
+network, data = load("demo-cnn", "digits")
 images, targets = data.fitness
 
 

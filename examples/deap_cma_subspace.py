@@ -9,12 +9,11 @@ import sys
 from deap import algorithms, base, tools
 
 from smd_evo import DenseIndividual, Evaluator, Lineage, SubspaceStrategy, ToolboxEvaluator
-from smd_evo.zoo import load_data, load_model
+from smd_evo.zoo import load
 
 generations = int(sys.argv[1]) if len(sys.argv) > 1 else 30
 random.seed(1)
-data = load_data("digits")
-network = load_model("demo-cnn", data)
+network, data = load("demo-cnn", "digits")
 
 evaluator = ToolboxEvaluator(network, data.fitness, "cross_entropy", select="bias,norm,head")
 strategy = SubspaceStrategy(evaluator, dimensions=50, sigma=0.05, lambda_=16)

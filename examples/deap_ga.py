@@ -9,12 +9,11 @@ import sys
 from deap import algorithms, base, tools
 
 from smd_evo import Evaluator, Lineage, ToolboxEvaluator, cxLineage, mutSparseGaussian
-from smd_evo.zoo import load_data, load_model
+from smd_evo.zoo import load
 
 generations = int(sys.argv[1]) if len(sys.argv) > 1 else 10
 random.seed(1)  # repeats the whole run
-data = load_data("digits")
-network = load_model("demo-cnn", data)
+network, data = load("demo-cnn", "digits")
 
 evaluator = ToolboxEvaluator(network, data.fitness, "cross_entropy")  # device="cuda" if you have one
 toolbox = base.Toolbox()

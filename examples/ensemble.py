@@ -15,13 +15,12 @@ from smd_evo import (
     sample_mutations,
     select_members,
 )
-from smd_evo.zoo import load_data, load_model
+from smd_evo.zoo import load
 
 count = int(sys.argv[1]) if len(sys.argv) > 1 else 128
 
 # A pre-trained network and labelled images; put your own here.
-data = load_data("digits")
-network = load_model("demo-cnn", data)
+network, data = load("demo-cnn", "digits")
 ranker = Evaluator(network, data.fitness, "cross_entropy")
 judge = ranker.on(data.validation)
 

@@ -8,11 +8,10 @@ import sys
 from evotorch.logging import StdOutLogger
 
 from smd_evo import Evaluator, FinetuneProblem, Lineage, SubspaceEvolution
-from smd_evo.zoo import load_data, load_model
+from smd_evo.zoo import load
 
 generations = int(sys.argv[1]) if len(sys.argv) > 1 else 10
-data = load_data("digits")
-network = load_model("demo-cnn", data)  # put your own torch.nn.Module and data here
+network, data = load("demo-cnn", "digits")  # put your own torch.nn.Module and data here
 
 # 250 samples a generation, the same ones for all its children; num_actors=4 would share the work through Ray.
 problem = FinetuneProblem(network, data.fitness, "cross_entropy", minibatch_size=250, seed=1)

@@ -8,11 +8,10 @@ import sys
 from evotorch.algorithms import CMAES
 
 from smd_evo import Evaluator, Lineage, SubspaceProblem
-from smd_evo.zoo import load_data, load_model
+from smd_evo.zoo import load
 
 rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 4
-data = load_data("digits")
-network = load_model("demo-cnn", data)
+network, data = load("demo-cnn", "digits")
 
 # A numeric problem of 50 variables for any EvoTorch searcher; 0 is the parent. Biases, norms and the head here.
 problem = SubspaceProblem(network, data.fitness, dimensions=50, select="bias,norm,head", seed=1)

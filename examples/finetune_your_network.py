@@ -6,13 +6,12 @@ python examples/finetune_your_network.py [CHILDREN]
 import sys
 
 from smd_evo import Evaluator, Lineage, RandomSubspace, calibrate_sigma, sample_mutations
-from smd_evo.zoo import load_data, load_model
+from smd_evo.zoo import load
 
 count = int(sys.argv[1]) if len(sys.argv) > 1 else 128
 
 # A pre-trained network and labelled images; put your own here. Data may also be a Dataset or a DataLoader.
-data = load_data("digits")
-network = load_model("demo-cnn", data)
+network, data = load("demo-cnn", "digits")
 
 # 1. Children are ranked on data that is neither validation nor test data. The network is patched in place
 #    and afterwards as it was, bit for bit.

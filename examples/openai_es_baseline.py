@@ -8,11 +8,10 @@ python examples/openai_es_baseline.py [GENERATIONS]
 import sys
 
 from smd_evo import Evaluator, FinetuneProblem, Lineage, OpenAIES, SubspaceES
-from smd_evo.zoo import load_data, load_model
+from smd_evo.zoo import load
 
 generations = int(sys.argv[1]) if len(sys.argv) > 1 else 30
-data = load_data("digits")
-network = load_model("demo-cnn", data)
+network, data = load("demo-cnn", "digits")
 density, sigma, budget = 0.1, 0.05, {"popsize": 32, "center_learning_rate": 0.003, "weight_decay": 0.0}
 
 searchers = {

@@ -6,13 +6,17 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from inspect import Parameter, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from smd_evo import __version__
 from smd_evo.errors import SmdEvoError
+from smd_evo.experiments.config import ExperimentConfig, FinetuneConfig, WindowConfig, load_settings, whole_number
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -20,6 +24,12 @@ if TYPE_CHECKING:
 # What typer raises for unusable arguments: click's exception, of whichever copy of click typer uses.
 _UsageError: type[Any] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 _INTERRUPTED = 130
+_Command = TypeVar("_Command", bound=Callable[..., None])
+
+
+class _Interrupted(Exception):
+    """By the user, in a place where there is more to say than that nothing was written."""
+
 
 app = typer.Typer(
     name="smd-evo",
@@ -53,66 +63,84 @@ def _option(metavar: str, text: str) -> object:
     return typer.Option(metavar=metavar, help=text, show_default=False)
 
 
+def _takes(config: type[ExperimentConfig]) -> Callable[[_Command], _Command]:
+    """A command whose ``given`` holds the settings that its user has given, an option for each of them."""
+
+    def decorated(command: _Command) -> _Command:
+        options = []
+        for setting in fields(config):
+            about, flag = setting.metadata, setting.type in (bool, "bool")
+            names = [f"--{setting.name.replace('_', '-')}"]
+            kind = bool if flag else (str | None)
+            option = typer.Option(*names, metavar=about["metavar"] or None, help=about["help"], show_default=False)
+            options.append(
+                Parameter(
+                    setting.name,
+                    Parameter.KEYWORD_ONLY,
+                    default=False if flag else None,
+                    annotation=Annotated[kind, option],
+                )
+            )
+        own = signature(command, eval_str=True)
+        kept = [parameter for parameter in own.parameters.values() if parameter.kind is not Parameter.VAR_KEYWORD]
+        made = own.replace(parameters=[*options, *kept])
+        vars(command)["__signature__"] = made
+        command.__annotations__ = {name: parameter.annotation for name, parameter in made.parameters.items()}
+        return command
+
+    return decorated
+
+
+def _settings(given: Mapping[str, Any], file: str | None) -> dict[str, Any]:
+    """Settings of the file and of the command line, which win."""
+    settings = load_settings(file) if file is not None else {}
+    return settings | {name: value for name, value in given.items() if value not in (None, False)}
+
+
+_CONFIG = _option("FILE", "YAML file of these settings; options given beside it win.")
+
+
 @app.command()
+@_takes(FinetuneConfig)
 def finetune(
-    model: Annotated[str | None, _option("NAME", "Parent [demo-cnn].")] = None,
-    data: Annotated[str | None, _option("NAME", "Data set [digits].")] = None,
-    children: Annotated[str | None, _option("N", "Children of each density [128].")] = None,
-    density: Annotated[
-        str | None, _option("X[,X...]", "Densities in (0, 1] to choose from on validation [0.3,0.1,0.03].")
+    *,
+    models: Annotated[
+        str | None, _option("NAME[,NAME...]", "Several parents, one after the other; names of timm need no prefix.")
     ] = None,
-    sigma: Annotated[str | None, _option("X", "Mutation strength > 0 [calibrated].")] = None,
-    keep: Annotated[
-        str | None, _option("X", "Share of the parent's score that calibration leaves the median child [0.9].")
+    protocol: Annotated[
+        str | None, _option("NAME", "imagenet: a dozen parents of timm, if no models are given.")
     ] = None,
-    subspace: Annotated[str | None, _option("NAME", "random, partition, neuron or tensor [random].")] = None,
-    select: Annotated[
-        str | None,
-        _option("TERMS", "Parameters to mutate: all, weight, bias, norm, head, layers, patterns [all]."),
-    ] = None,
-    fitness: Annotated[str | None, _option("NAME", "cross_entropy or accuracy [cross_entropy].")] = None,
-    seed: Annotated[str | None, _option("N", "Seed of everything [0].")] = None,
-    device: Annotated[str | None, _option("NAME", "auto, cpu, cuda or cuda:N [auto].")] = None,
-    batch_size: Annotated[str | None, _option("N", "Images a forward pass, or auto [auto].")] = None,
-    config: Annotated[
-        str | None, _option("FILE", "YAML file of these settings; options given beside it win.")
-    ] = None,
+    config: Annotated[str | None, _CONFIG] = None,
     out: Annotated[str | None, _option("DIR", "New folder for the results [runs/finetune-TIME].")] = None,
+    **given: Any,
 ) -> None:
-    """Fine-tune and ensemble a network by one generation of sparse mutations, beside dense controls."""
-    given = {
-        "model": model,
-        "data": data,
-        "children": children,
-        "density": density,
-        "sigma": sigma,
-        "keep": keep,
-        "subspace": subspace,
-        "select": select,
-        "fitness": fitness,
-        "seed": seed,
-        "device": device,
-        "batch_size": batch_size,
-    }
-    from smd_evo.experiments.config import FinetuneConfig, load_settings
+    """Fine-tune and ensemble a network by one generation of sparse mutations, beside dense controls.
 
-    settings = load_settings(config) if config is not None else {}
-    settings |= {name: value for name, value in given.items() if value is not None}
-    resolved = FinetuneConfig.read(settings)
+    With --models or --protocol, each network in turn: a folder for each in DIR, and one table of all. What is
+    finished there already is not done again. There, --checkpoint is a folder of NAME.safetensors or NAME.pth.
+    """
+    settings = _settings(given, config)
     target = Path(out or time.strftime("runs/finetune-%Y%m%d-%H%M%S"))
+    if models is None and protocol is None:
+        _finetune(FinetuneConfig.read(settings), target)
+        return
+    _finetune_all(settings, models, protocol, target)
 
+
+def _finetune(config: FinetuneConfig, target: Path) -> None:
     from rich.console import Console
 
     os.environ.setdefault("EVOTORCH_VERBOSE_LEVEL", "0")  # its notes on devices and dtypes
-    from smd_evo import runs
     from smd_evo.experiments.finetune import finetune
     from smd_evo.report.table import finetune_table, finetune_verdict
+    from smd_evo.runs.finetune import write_finetune
+    from smd_evo.runs.folder import new_run
 
     start = time.perf_counter()
-    with runs.new_run(target) as folder:
+    with new_run(target) as folder:
         with Bar() as bar:
-            result = finetune(resolved, bar)
-        runs.write_finetune(folder, result, time.perf_counter() - start)
+            result = finetune(config, bar)
+        write_finetune(folder, result, time.perf_counter() - start)
     console = Console()
     console.print(finetune_table(result))
     for line in finetune_verdict(result):
@@ -120,18 +148,92 @@ def finetune(
     console.print(f"Written to {target}", highlight=False, soft_wrap=True)
 
 
+def _finetune_all(settings: dict[str, Any], models: str | None, protocol: str | None, target: Path) -> None:
+    """Each model in a folder of its own; what is there already is kept if it was made with these settings."""
+    from rich.console import Console
+
+    from smd_evo.experiments.protocol import model_settings
+    from smd_evo.report.protocol_table import protocol_table, protocol_verdict
+    from smd_evo.runs.finetune import is_finished
+    from smd_evo.runs.protocol import write_summary
+
+    configs = {name: FinetuneConfig.read(own) for name, own in model_settings(settings, models, protocol).items()}
+    done = [name for name, config in configs.items() if is_finished(target / name, config)]
+    try:
+        for name, config in configs.items():
+            if name not in done:
+                _finetune(config, target / name)
+                done.append(name)
+    except KeyboardInterrupt:
+        raise _Interrupted(f"{len(done)} of {len(configs)} models are finished; the same command goes on") from None
+    summary = write_summary(target, list(configs))
+    console = Console()
+    console.print(protocol_table(summary))
+    for line in protocol_verdict(summary):
+        console.print(line, highlight=False)
+    console.print(f"Written to {target}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+@_takes(WindowConfig)
+def window(
+    *,
+    config: Annotated[str | None, _CONFIG] = None,
+    out: Annotated[str | None, _option("DIR", "New folder for the results [runs/window-TIME].")] = None,
+    **given: Any,
+) -> None:
+    """Measure how strong mutations may be at each density before the network breaks."""
+    resolved = WindowConfig.read(_settings(given, config))
+    target = Path(out or time.strftime("runs/window-%Y%m%d-%H%M%S"))
+
+    from rich.console import Console
+
+    from smd_evo.experiments.window import window
+    from smd_evo.report.window_table import window_tables, window_verdict
+    from smd_evo.runs.folder import new_run
+    from smd_evo.runs.window import write_window
+
+    start = time.perf_counter()
+    with new_run(target) as folder:
+        with Bar() as bar:
+            result, data = window(resolved, bar)
+        write_window(folder, result, data, time.perf_counter() - start)
+    console = Console()
+    for table in window_tables(result):
+        console.print(table)
+        console.print()
+    for line in window_verdict(result):
+        console.print(line, highlight=False)
+    console.print(f"Written to {target}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def report(
+    folders: Annotated[list[str], typer.Argument(metavar="RUN...", help="Folders that finetune or window wrote.")],
+    out: Annotated[str | None, _option("FILE", "Where to write [report.html in the first RUN].")] = None,
+) -> None:
+    """Write one self-contained page: what was run, tables, plots, how to reproduce."""
+    from smd_evo.runs.report import write_report
+
+    typer.echo(f"Written to {write_report([Path(folder) for folder in folders], out)}")
+
+
 @app.command()
 def verify(run: Annotated[str, typer.Argument(metavar="RUN", help="Folder that finetune wrote.")]) -> None:
     """Load a run's children back onto their parent and check that their fitness comes out again."""
-    from smd_evo import runs
     from smd_evo.experiments.finetune import verify_children
+    from smd_evo.runs.finetune import CHILDREN, read_config
 
-    config = runs.read_config(run)
+    config = read_config(run)
     with Bar() as bar:
-        count, worst = verify_children(config, Path(run) / runs.CHILDREN, bar)
+        count, worst = verify_children(config, Path(run) / CHILDREN, bar)
     typer.echo(
         f"{count} children loaded; their fitness differs from the stored one by at most {worst:.1e}, relatively"
     )
+
+
+def _choices(size: str | None) -> int | None:
+    return None if size is None else whole_number("size", size, mend="leave it out for the best number on validation")
 
 
 _METHOD = _option("NAME", "top_k, greedy, diverse or all [greedy].")
@@ -150,18 +252,20 @@ def ensemble(
     """Choose an ensemble of a run's children on validation and score it on test, beside its rivals."""
     from rich.console import Console
 
-    from smd_evo import runs
     from smd_evo.experiments.ensembles import score_ensembles
     from smd_evo.report.ensemble_table import ensemble_tables, ensemble_verdict
+    from smd_evo.runs.ensemble import ensemble_name, write_ensemble
+    from smd_evo.runs.finetune import read_config, read_shortlists
+    from smd_evo.runs.folder import new_run
 
     start = time.perf_counter()
-    choices = runs.read_size(size)
-    name = runs.ensemble_name(method, choices, combine)
-    config, shortlists = runs.read_config(run), runs.read_shortlists(run)
+    choices = _choices(size)
+    name = ensemble_name(method, choices, combine)
+    config, shortlists = read_config(run), read_shortlists(run)
     target = Path(out) if out else Path(run) / name
-    with runs.new_run(target) as folder:
+    with new_run(target) as folder:
         result = score_ensembles(config, shortlists, method=method, size=choices, combine=combine)
-        runs.write_ensemble(folder, result, time.perf_counter() - start)
+        write_ensemble(folder, result, time.perf_counter() - start)
     console = Console()
     for table in ensemble_tables(result):
         console.print(table)
@@ -182,10 +286,10 @@ def export(
     combine: Annotated[str, _COMBINE] = "probabilities",
 ) -> None:
     """Write weights that load with plain load_state_dict, where smd_evo is not installed."""
-    from smd_evo import runs
+    from smd_evo.runs.ensemble import export_weights
 
-    choices = runs.read_size(size)
-    how = runs.export_weights(run, Path(out), child, format, method=method, size=choices, combine=combine)
+    choices = _choices(size)
+    how = export_weights(run, Path(out), child, format, method=method, size=choices, combine=combine)
     typer.echo(f"Written to {out}: {how}")
 
 
@@ -240,6 +344,7 @@ class Bar:
 def main() -> None:
     """Entry point: a mistake of the user's is one line on standard error and exit code 2."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # to leave nothing half-written then either
+    what = "nothing was written"
     try:
         code = app(standalone_mode=False)
     except SmdEvoError as error:
@@ -248,8 +353,10 @@ def main() -> None:
         code = _fail(error.format_message())
     except OSError as error:  # a full disk, say
         code = _fail(str(error)) - 1
+    except _Interrupted as stop:
+        code, what = _INTERRUPTED, str(stop)
     if code == _INTERRUPTED:
-        print("smd-evo: interrupted; nothing was written", file=sys.stderr)
+        print(f"smd-evo: interrupted; {what}", file=sys.stderr)
         # Where the interrupt met an exec of a string (a namedtuple of some import, say), CPython remembers it as
         # unhandled and, under -m, dies of SIGINT after this exit; the next such exec makes it forget.
         exec("")

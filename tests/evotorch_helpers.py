@@ -10,7 +10,7 @@ from torch import nn
 
 from smd_evo import FinetuneProblem, RandomSubspace, SparseDelta, gaussian
 from smd_evo.errors import InvalidType, SmdEvoError, UnsupportedParameter
-from smd_evo.zoo import load_data, load_model
+from smd_evo.zoo import load
 
 RULE = RandomSubspace(0.2)
 
@@ -92,8 +92,8 @@ def check_refused(call, kind, message):
 @cache
 def demo():
     """A real parent, and a hundred real samples."""
-    data = load_data("digits")
-    return load_model("demo-cnn", data), tuple(part[:100] for part in data.fitness)
+    network, data = load("demo-cnn", "digits")
+    return network, tuple(part[:100] for part in data.fitness)
 
 
 class Heavy(SmallNet):

@@ -23,19 +23,19 @@ from smd_evo.experiments import ensembles as module
 from smd_evo.experiments import scores
 from smd_evo.experiments.shortlists import load_shortlists
 from smd_evo.experiments.statistics import mean_interval, paired_difference
-from smd_evo.zoo import load_data, load_model
+from smd_evo.zoo import load
 
 SEED = 3
 
 
 @pytest.fixture(scope="module")
 def data():
-    return load_data("digits", SEED)
+    return load(seed=SEED)[1]
 
 
 @pytest.fixture(scope="module")
 def space(data):
-    return Evaluator(load_model("demo-cnn", data, SEED), data.test).space
+    return Evaluator(load(seed=SEED)[0], data.test).space
 
 
 @pytest.fixture(scope="module")
@@ -324,7 +324,7 @@ KINDS = {"safetensors": "safetensors", "torch": "pt"}
 def chosen(run, data):
     """What validation chooses for each of these children: recipes and weights."""
     sparse = load_shortlists(run / SHORTLISTS)[0]
-    judge = Evaluator(load_model("demo-cnn", data, SEED), data.validation)
+    judge = Evaluator(load(seed=SEED)[0], data.validation)
 
     def members(method, size):
         found = module.choose(sparse, judge, method, size, "probabilities")

@@ -8,19 +8,19 @@ from helpers import same_bits, state_bits
 from sklearn.datasets import load_digits
 from torch import nn
 
-from smd_evo.zoo import load_data, load_model
+from smd_evo.zoo import load
 from smd_evo.zoo.cifar_resnet import CifarResNet
 from smd_evo.zoo.demo import trained_cnn
 
 
 @pytest.fixture(scope="module")
 def data():
-    return load_data("digits", 0)
+    return load(seed=0)[1]
 
 
 @pytest.fixture(scope="module")
 def parent(data):
-    return load_model("demo-cnn", data, 0)
+    return load(seed=0)[0]
 
 
 def accuracy(network, samples):
@@ -30,7 +30,7 @@ def accuracy(network, samples):
 
 @pytest.mark.parametrize("seed", [0, 1, 2**63])
 def test_splits_never_meet_and_hold_everything(seed):
-    indices = load_data("digits", seed).indices
+    indices = load(seed=seed)[1].indices
     for one, other in itertools.combinations(indices.values(), 2):
         assert not set(one) & set(other)
     assert set().union(*indices.values()) == set(range(1797))
@@ -46,7 +46,7 @@ def test_splits_are_stratified_and_differ_by_seed(data):
     for name in ("fitness", "validation", "test"):
         counts = torch.bincount(getattr(data, name)[1], minlength=10)
         assert int(counts.max() - counts.min()) <= 0.02 * 500
-    assert set(load_data("digits", 1).indices["test"]) != set(data.indices["test"])
+    assert set(load(seed=1)[1].indices["test"]) != set(data.indices["test"])
 
 
 def test_the_parent_handles_the_shift_worse_than_its_source(data, parent):

@@ -27,10 +27,10 @@ from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.evaluation.fitness import BatchFitness, best_of
 from smd_evo.experiments.augment import views
 from smd_evo.experiments.config import FinetuneConfig
+from smd_evo.experiments.parent import in_precision, load_parent
 from smd_evo.experiments.scores import Curve, Diversity, Score, against, curve, diversity, score
 from smd_evo.experiments.shortlists import SPARSE, Shortlist
 from smd_evo.experiments.statistics import Estimate
-from smd_evo.zoo import load_data, load_model
 from smd_evo.zoo.data import Data, Samples
 
 __all__ = ["EnsembleResult", "build_ensemble", "choose", "parent_on_validation", "score_ensembles"]
@@ -107,8 +107,7 @@ def parent_on_validation(config: FinetuneConfig, shortlists: Sequence[Shortlist]
     Raises:
         WrongParent: the settings no longer lead to the parent that the shortlisted children were made of.
     """
-    data = load_data(config.data, config.seed)
-    parent = load_model(config.model, data, config.seed).to(config.device)
+    parent, data = load_parent(config)
     select, batch_size = config.select, config.batch_size
     judge = Evaluator(parent, data.validation, config.fitness, select=select, batch_size=batch_size)
     fingerprint = judge.space.fingerprint()
@@ -139,6 +138,13 @@ def score_ensembles(
     Raises:
         InvalidValue: more members than a shortlist has children, or an unknown method or combination.
     """
+    with in_precision(config):
+        return _scored(config, shortlists, method, size, combine)
+
+
+def _scored(
+    config: FinetuneConfig, shortlists: Sequence[Shortlist], method: str, size: int | None, combine: str
+) -> EnsembleResult:
     data, validation = parent_on_validation(config, shortlists)
     selections = {arm.name: choose(arm, validation, method, size, combine) for arm in shortlists}
     space, seed = validation.space, config.seed

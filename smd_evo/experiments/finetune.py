@@ -12,10 +12,10 @@ Reference: Whitaker & Whitley, arXiv 2302.05832; the controls at matched norm an
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from smd_evo.core.keys import derive
@@ -31,36 +31,19 @@ from smd_evo.evaluation.calibration import calibrate_sigma
 from smd_evo.evaluation.evaluator import Evaluation, Evaluator
 from smd_evo.evaluation.fitness import BatchFitness, best_of
 from smd_evo.experiments.config import FinetuneConfig
+from smd_evo.experiments.parent import in_precision, load_parent
+from smd_evo.experiments.progress import Progress, Silent
 from smd_evo.experiments.results import SPARSE, Arm, FinetuneResult, Group, Row
 from smd_evo.experiments.scores import against
 from smd_evo.experiments.statistics import Estimate, mcnemar_exact, paired_difference
-from smd_evo.zoo import load_data, load_model
 from smd_evo.zoo.data import Data
 
-__all__ = ["Progress", "finetune", "verify_children"]
+__all__ = ["finetune", "verify_children"]
 
 _SHORTLIST = 20
 _BEST_OF = 10
-
-
-class Progress(Protocol):
-    """Told what is going on."""
-
-    def start(self, description: str, total: int | None) -> None:
-        """A new phase begins, of ``total`` children, or of nobody knows how many."""
-
-    def advance(self) -> None:
-        """One more child is done."""
-
-
-class Silent:
-    """A progress that shows nothing."""
-
-    def start(self, description: str, total: int | None) -> None:
-        """Nothing."""
-
-    def advance(self) -> None:
-        """Nothing."""
+_CALIBRATION = 500
+"""Samples that calibration looks at: its children are many, and its answer is a median."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +66,12 @@ def finetune(config: FinetuneConfig, progress: Progress | None = None) -> Finetu
         InvalidValue, InvalidType, UnsupportedParameter: settings that the network or the data cannot have.
     """
     progress = progress or Silent()
-    progress.start("preparing the parent", None)
-    data = load_data(config.data, config.seed)
-    ranker = _ranker(config, data)
+    with in_precision(config):
+        return _finetuned(config, progress)
+
+
+def _finetuned(config: FinetuneConfig, progress: Progress) -> FinetuneResult:
+    data, ranker = _ranker(config, progress)
     judge = ranker.on(data.validation)
     plans, calibrations = _plan(config, ranker, progress)
     progress.start("children", config.children * sum(map(len, plans.values())))
@@ -94,7 +80,7 @@ def finetune(config: FinetuneConfig, progress: Progress | None = None) -> Finetu
     for name, plan in plans.items():
         groups = [run_group(strength) for strength in plan]
         choice = best_of([group.ensemble.fitness for group in groups], ranker.fitness.sense)
-        arms.append(Arm(name, groups, choice))
+        arms.append(Arm(name, [_lean(group, number == choice) for number, group in enumerate(groups)], choice))
     progress.start("test", None)
     rows, against_dense = _report(arms, ranker.on(data.test), config.seed)
     return FinetuneResult(
@@ -113,10 +99,15 @@ def finetune(config: FinetuneConfig, progress: Progress | None = None) -> Finetu
     )
 
 
-def _ranker(config: FinetuneConfig, data: Data) -> Evaluator:
-    """The parent on the fitness split."""
-    parent = load_model(config.model, data, config.seed).to(config.device)
-    return Evaluator(parent, data.fitness, config.fitness, select=config.select, batch_size=config.batch_size)
+def _lean(group: Group, chosen: bool) -> Group:
+    """A group that was not chosen needs its outputs no more: for a thousand classes, hundreds of megabytes."""
+    return group if chosen else replace(group, logits=group.logits.new_empty(0, *group.logits.shape[1:]))
+
+
+def _ranker(config: FinetuneConfig, progress: Progress) -> tuple[Data, Evaluator]:
+    """The data, and the parent on the fitness split."""
+    parent, data = load_parent(config, progress)
+    return data, Evaluator(parent, data.fitness, config.fitness, select=config.select, batch_size=config.batch_size)
 
 
 def _plan(
@@ -124,10 +115,11 @@ def _plan(
 ) -> tuple[dict[str, list[_Strength]], tuple[int, int]]:
     """How the groups of each arm mutate, and what finding the sigmas cost, sparse and dense."""
     costs = [0, 0]
+    few = ranker.on_samples(torch.arange(_CALIBRATION)) if ranker.samples > _CALIBRATION else ranker
 
     def calibrated(subspace: Subspace, keep: float, dense: bool) -> float:
         progress.start(f"calibrating sigma, {subspace.spec}", None)
-        found = calibrate_sigma(ranker, subspace, keep, key=config.seed, progress=progress.advance)
+        found = calibrate_sigma(few, subspace, keep, key=config.seed, progress=progress.advance)
         costs[dense] += found.evaluations
         return found.sigma
 
@@ -212,7 +204,7 @@ def _report(arms: list[Arm], test: Evaluator, seed: int) -> tuple[list[Row], dic
     ensembles: dict[str, Tensor] = {}
     for arm in arms:
         for candidate, members in arm.group.chosen().items():
-            after = combined(test.predict(members))
+            after = combined(test.outputs(members))
             correct, losses = accuracy(after, targets), negative_log_likelihood(after, targets)
             rows.append(
                 Row(
@@ -249,9 +241,10 @@ def verify_children(config: FinetuneConfig, path: Path, progress: Progress | Non
         ChildrenFileError, WrongParent: see :func:`smd_evo.ensemble.files.load_children`.
     """
     progress = progress or Silent()
-    ranker = _ranker(config, load_data(config.data, config.seed))
+    _, ranker = _ranker(config, progress)
     children = load_children(path, ranker.space)
     progress.start("children", len(children.members))
-    again = ranker.evaluate(children.members, progress.advance).fitness
+    with in_precision(config):
+        again = ranker.evaluate(children.members, progress.advance).fitness
     difference = (again - children.fitness).abs() / children.fitness.abs().clamp(min=1e-12)
     return len(children.members), float(difference.max())

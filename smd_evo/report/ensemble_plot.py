@@ -22,7 +22,7 @@ def plot_ensembles(result: EnsembleResult, path: Path) -> None:
         result: scored ensembles.
         path: PNG file to write.
     """
-    samples = len(result.data.validation[1])
+    samples = result.data.sizes["validation"]
     draw_curves(result.curves, f"{result.config.model}, {samples} validation images; bands: 95 % intervals", path)
 
 

@@ -16,7 +16,7 @@ __all__ = ["ensemble_tables", "ensemble_verdict"]
 
 def ensemble_tables(result: EnsembleResult) -> list[Table]:
     """Accuracy with its differences; likelihood and calibration; diversity."""
-    samples = len(result.data.test[1])
+    samples = result.data.sizes["test"]
     gains = _table(
         f"{result.config.model} on {result.config.data}, {samples} test images",
         "acc.: accuracy in %; difference: to the parent, in points; brackets: 95 %\n"

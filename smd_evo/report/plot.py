@@ -62,7 +62,7 @@ def plot_finetune(result: FinetuneResult, path: Path) -> None:
         right.plot([], [], marker, color="0.3", label=candidate)
     right.axhline(100 * parent, color="0.3", linestyle="--", linewidth=1, label="parent")
     right.set_ylabel("test accuracy, %")
-    right.set_title(f"{len(result.data.test[1])} test images; bars: 95 % intervals of the gain")
+    right.set_title(f"{result.data.sizes['test']:,} test images; bars: 95 % intervals of the gain")
     right.legend(frameon=False, fontsize="small")
     for axes in (left, right):
         axes.set_xticks(places, names)

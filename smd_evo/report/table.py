@@ -14,7 +14,7 @@ __all__ = ["claim", "finetune_table", "finetune_verdict", "p_text", "points"]
 def finetune_table(result: FinetuneResult) -> Table:
     """Parent, median child, best child and ensemble of each arm on the test split."""
     table = Table(
-        title=f"{result.config.model} on {result.config.data}, {len(result.data.test[1])} test images, read once",
+        title=f"{result.config.model} on {result.config.data}, {result.data.sizes['test']:,} test images, read once",
         caption="acc.: accuracy in %; difference: to the parent, in points, with its 95 %\n"
         "paired bootstrap interval; p: exact McNemar test, not corrected for the\n"
         f"{len(result.rows) - 1} lines; loss: negative log-likelihood. All of it speaks of these very\n"

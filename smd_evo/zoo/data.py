@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from smd_evo.evaluation.stream import Stream
+
 __all__ = ["Data", "Samples"]
 
-Samples = tuple[Tensor, Tensor]
-"""Inputs [n, ...] and class numbers [n]."""
+Samples = tuple[Tensor, Tensor] | Stream
+"""Inputs [n, ...] and class numbers [n], or the same to be read again whenever they are needed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,18 +24,24 @@ class Data:
         name: its name.
         description: one line for reports.
         classes: names of the classes, in the order of their numbers.
-        source: what an embedded parent is trained on, before the shift.
         fitness: what children are ranked on.
         validation: what sizes, densities and strengths are chosen on.
         test: what is reported, once.
-        indices: for each split, which samples of the whole set it holds.
+        indices: for each split, which samples of the whole set it holds; those of "test" count from 0 again where
+            the test images are a set of their own.
+        unreadable: samples that were left out because they cannot be decoded, by their names.
     """
 
     name: str
     description: str
     classes: tuple[str, ...]
-    source: Samples
     fitness: Samples
     validation: Samples
     test: Samples
     indices: dict[str, NDArray[np.int64]]
+    unreadable: list[str] = field(default_factory=list)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Samples of each split."""
+        return {name: len(self.indices[name]) for name in ("fitness", "validation", "test")}

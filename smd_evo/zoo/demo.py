@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from sklearn.datasets import load_digits
@@ -72,32 +73,37 @@ def camera(images: Tensor, key: int) -> Tensor:
 
 def shifted_digits(seed: int) -> Data:
     """The demo's data: 697 clean scans for the parent, 300 / 300 / 500 shifted ones, stratified by class."""
+    images, targets, indices = _clean(seed)
+    shifted = camera(images, derive(seed, "camera"))
+    splits = {split: (shifted[indices[split]], targets[indices[split]]) for split in _SIZES}
+    return Data(
+        name="digits",
+        description="scikit-learn's digits through a simulated camera (contrast, blur, sensor noise)",
+        classes=tuple(map(str, range(10))),
+        fitness=splits["fitness"],
+        validation=splits["validation"],
+        test=splits["test"],
+        indices=indices,
+    )
+
+
+def _clean(seed: int) -> tuple[Tensor, Tensor, dict[str, NDArray[np.int64]]]:
+    """All scans [n, 1, 8, 8] as they are, their digits, and who gets which; "source" is the parent's part."""
     digits = load_digits()
     images = torch.tensor(digits.images / digits.images.max(), dtype=torch.float32)[:, None]
-    targets = torch.tensor(digits.target, dtype=torch.int64)
-    rest, indices = np.arange(len(targets)), {}
+    rest, indices = np.arange(len(images)), {}
     for split, size in _SIZES.items():
         rest, indices[split] = train_test_split(
             rest, test_size=size, stratify=digits.target[rest], random_state=seed % 2**32
         )
-    shifted = camera(images, derive(seed, "camera"))
-    splits = {split: (shifted[chosen], targets[chosen]) for split, chosen in indices.items()}
-    return Data(
-        name="digits",
-        description="scikit-learn's digits through a simulated camera (contrast, blur, sensor noise)",
-        classes=tuple(map(str, digits.target_names)),
-        source=(images[rest], targets[rest]),
-        indices={"source": rest, **indices},
-        **splits,
-    )
+    return images, torch.tensor(digits.target, dtype=torch.int64), {"source": rest, **indices}
 
 
-def trained_cnn(data: Data, seed: int, cache: Path | None = None) -> DemoCNN:
+def trained_cnn(seed: int, cache: Path | None = None) -> DemoCNN:
     """The demo's parent, trained by SGD on the clean scans in a few seconds, or read from the cache.
 
     Args:
-        data: the demo's data for the same seed.
-        seed: of the initial weights and the order of the samples.
+        seed: of the demo's data, the initial weights and the order of the samples.
         cache: folder of trained parents; by default ``smd_evo`` in torch hub's.
     """
     folder = cache or Path(torch.hub.get_dir()) / "smd_evo"
@@ -109,7 +115,7 @@ def trained_cnn(data: Data, seed: int, cache: Path | None = None) -> DemoCNN:
         network = _untrained(0)
         network.load_state_dict(weights)
     except (OSError, SafetensorError, RuntimeError):  # absent or damaged: trained anew
-        network = _train(data, seed)
+        network = _train(seed)
         # Without a writable cache the demo only takes longer.
         with contextlib.suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
@@ -134,8 +140,9 @@ def _untrained(seed: int) -> DemoCNN:
         return DemoCNN()
 
 
-def _train(data: Data, seed: int) -> DemoCNN:
-    images, targets = data.source
+def _train(seed: int) -> DemoCNN:
+    images, targets, indices = _clean(seed)
+    images, targets = images[indices["source"]], targets[indices["source"]]
     network = _untrained(derive(seed, "parent") >> 1)
     order = torch.Generator().manual_seed(derive(seed, "order") >> 1)
     with _one_thread():

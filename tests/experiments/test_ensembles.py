@@ -27,7 +27,7 @@ from smd_evo.experiments.statistics import (
 )
 from smd_evo.report.ensemble_plot import plot_ensembles
 from smd_evo.report.ensemble_table import ensemble_tables, ensemble_verdict
-from smd_evo.zoo import load_data, load_model
+from smd_evo.zoo import load
 
 CONFIG = FinetuneConfig.read({"seed": 2})
 DENSE = "dense, matched norm"
@@ -38,7 +38,7 @@ def shortlist(ranker, name, subspace, density, sigma, count=5):
     recipes = sample_mutations(3, count + 3, subspace=subspace, sigma=sigma)
     result = ranker.evaluate(recipes)
     numbers = result.ranking()[:count]
-    judge = ranker.on(load_data("digits", 2).validation)
+    judge = ranker.on(load(seed=2)[1].validation)
     logits = judge.predict([recipes[number] for number in numbers])
     best = int(judge.evaluate([recipes[number] for number in numbers]).fitness.argmin())
     kept = [recipes[number] for number in numbers]
@@ -48,12 +48,12 @@ def shortlist(ranker, name, subspace, density, sigma, count=5):
 
 @pytest.fixture(scope="module")
 def data():
-    return load_data("digits", 2)
+    return load(seed=2)[1]
 
 
 @pytest.fixture(scope="module")
 def parent(data):
-    return load_model("demo-cnn", data, 2)
+    return load(seed=2)[0]
 
 
 @pytest.fixture(scope="module")
@@ -254,7 +254,7 @@ def test_choices_are_made_of_the_stored_predictions(result, shortlists, monkeypa
     sparse, dense = shortlists
     worst = 4 - result.selections[SPARSE].members[0]
     logits = sparse.logits.clone()
-    logits[worst] += 9 * torch.nn.functional.one_hot(load_data("digits", 2).validation[1], 10)
+    logits[worst] += 9 * torch.nn.functional.one_hot(load(seed=2)[1].validation[1], 10)
     other = score_ensembles(CONFIG, [dataclasses.replace(sparse, logits=logits), dense])
     assert other.selections[SPARSE].members[0] == worst != result.selections[SPARSE].members[0]
     assert other.selections[DENSE] == result.selections[DENSE]

@@ -12,7 +12,7 @@ from smd_evo.experiments.config import FinetuneConfig
 from smd_evo.experiments.finetune import finetune
 from smd_evo.experiments.results import SPARSE
 from smd_evo.report.table import finetune_table, finetune_verdict
-from smd_evo.zoo import load_data
+from smd_evo.zoo import load
 
 CONFIG = FinetuneConfig.read({"children": 12, "density": [0.3, 0.05], "seed": 1})
 

@@ -1,0 +1,62 @@
+"""The table over architectures, and what it says in words."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.table import Table
+
+from smd_evo.experiments.protocol import CANDIDATES, Gain, Summary
+from smd_evo.report.table import p_text, points
+
+__all__ = ["protocol_table", "protocol_verdict"]
+
+
+def protocol_table(summary: Summary) -> Table:
+    """Accuracy of each parent, and gains of its best child and of its ensemble."""
+    tests = sum(len(row.gains) for row in summary.rows)
+    table = Table(
+        title=f"{len(summary.rows)} networks, each on its test split, read once",
+        caption="parent: accuracy in %; gains in points with 95 % paired bootstrap intervals;\n"
+        f"p: exact McNemar test, adjusted by Holm for the {tests} gains of this table;\n"
+        "d: parameters, in millions.",
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    table.add_column("network", overflow="fold")
+    for name in ("d", "parent", *(name for candidate in CANDIDATES for name in (candidate, "p"))):
+        table.add_column(name, justify="right")
+    for row in summary.rows:
+        gains = [text for name in CANDIDATES for text in _cells(row.gains[name])]
+        size = f"{row.parameters / 1e6:.{1 if row.parameters >= 1e6 else 2}f}"
+        table.add_row(row.model.removeprefix("timm:"), size, f"{100 * row.accuracy:.1f}", *gains)
+    return table
+
+
+def protocol_verdict(summary: Summary) -> list[str]:
+    """What the table shows, in sentences that claim no more than their tests."""
+    rows, lines = summary.rows, []
+    for name in CANDIDATES:
+        lines.append(f"Sparse {name} against the parent: {_counted([row.gains[name] for row in rows])}")
+    for name in rows[0].against if rows else ():
+        gains = [row.against[name] for row in rows]
+        lines.append(f"Sparse ensemble against that of {name}: {_counted(gains)}")
+    for place, name in enumerate(summary.overall):
+        lines[place] += f" Over networks: p = {p_text(summary.overall[name])} (Wilcoxon)."
+    return lines
+
+
+def _counted(gains: list[Gain]) -> str:
+    stand = [gain for gain in gains if gain.adjusted < 0.05]
+    better = sum(gain.value.value > 0 for gain in stand)
+    mean = sum(gain.value.value for gain in gains) / len(gains)
+    return (
+        f"mean {100 * mean:+.2f} points; better on {better}, worse on {len(stand) - better} of {len(gains)} "
+        "after Holm's correction."
+    )
+
+
+def _cells(gain: Gain) -> tuple[str, str]:
+    return points(gain.value), p_text(gain.adjusted)

@@ -1,0 +1,1 @@
+"""Run directories: made under another name, renamed when they are whole; read back."""

@@ -1,0 +1,141 @@
+"""What all run directories have in common."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import platform
+import shutil
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from smd_evo import __version__
+from smd_evo.atomic import partial_name, write_whole
+from smd_evo.errors import InvalidValue, OutputExists
+from smd_evo.experiments.config import ExperimentConfig
+from smd_evo.experiments.statistics import Estimate
+from smd_evo.zoo.data import Data
+
+__all__ = [
+    "CONFIG",
+    "PLOT",
+    "RESULTS",
+    "described",
+    "gains",
+    "new_run",
+    "read_results",
+    "write_config",
+    "write_results",
+]
+
+CONFIG, RESULTS, PLOT = "config.yaml", "results.json", "plot.png"
+
+
+@contextlib.contextmanager
+def new_run(out: Path | str) -> Iterator[Path]:
+    """A folder to fill, which becomes ``out`` if all goes well and vanishes if not.
+
+    Raises:
+        OutputExists: ``out`` is a file or a folder that is not empty.
+        InvalidValue: the folder cannot be made there.
+    """
+    target = Path(out)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise OutputExists(f"out: expected a new or empty folder, got {target}; choose another or move that away")
+    made = [folder for folder in target.absolute().parents if not folder.exists()]
+    partial = partial_name(target)
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise InvalidValue(f"out: expected a place that can be written to, got {target} ({error.strerror})") from None
+    try:
+        yield partial
+        partial.replace(target)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        for folder in made:  # innermost first; one that somebody else uses by now is not empty and stays
+            if folder.exists() and not any(folder.iterdir()):
+                folder.rmdir()
+        raise
+
+
+def write_config(folder: Path, config: ExperimentConfig) -> None:
+    """The settings, as ``--config`` takes them."""
+    (folder / CONFIG).write_text(yaml.safe_dump(config.as_dict(), sort_keys=False), encoding="utf-8")
+
+
+def write_results(file: Path, kind: str, results: Mapping[str, Any], seconds: float | None = None) -> None:
+    """Numbers as JSON.
+
+    Args:
+        file: where to.
+        kind: of experiment; :func:`read_results` wants it back.
+        results: dictionaries, lists, numbers and texts.
+        seconds: that the experiment took.
+    """
+    content = {"kind": kind, **results}
+    if seconds is not None:
+        content["environment"] = _environment(seconds)
+    write_whole(file, (json.dumps(_finite(content), indent=1, allow_nan=False) + "\n").encode())
+
+
+def read_results(file: Path, *kinds: str) -> dict[str, Any]:
+    """What :func:`write_results` wrote.
+
+    Raises:
+        InvalidValue: the file is not there or damaged, or of none of these kinds.
+    """
+    expected = f"run: expected a folder that {' or '.join(kinds)} wrote, got {file.parent}"
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError:
+        raise InvalidValue(f"{expected}, which holds no {file.name}") from None
+    except ValueError as error:
+        raise InvalidValue(f"{expected}, whose {file.name} is damaged ({error})") from None
+    kind = content.get("kind") if isinstance(content, dict) else None
+    if kind not in kinds:
+        raise InvalidValue(f"{expected}, which holds results of {kind!r}")
+    return dict(content)
+
+
+def gains(against: Mapping[str, tuple[Estimate, float]]) -> dict[str, Any]:
+    """Differences in accuracy with their p values."""
+    return {
+        name: {"accuracy_gain": dataclasses.asdict(gain), "p_value": p_value}
+        for name, (gain, p_value) in against.items()
+    }
+
+
+def described(data: Data) -> dict[str, Any]:
+    """What the data is; its splits are written apart."""
+    return {
+        "description": data.description,
+        "classes": len(data.classes),
+        "samples": data.sizes,
+        "unreadable": data.unreadable,
+    }
+
+
+def _environment(seconds: float) -> dict[str, Any]:
+    return {
+        "smd_evo": __version__,
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "platform": platform.platform(),
+        "seconds": round(seconds, 1),
+    }
+
+
+def _finite(value: Any) -> Any:
+    """The same with None for what JSON has no number for."""
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,48 @@
+"""A folder of fine-tuning runs, one for each architecture, and what they say together."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from smd_evo.experiments.protocol import CANDIDATES, Architecture, Gain, Summary, summarise
+from smd_evo.experiments.results import SPARSE
+from smd_evo.experiments.statistics import Estimate
+from smd_evo.runs.finetune import read_config
+from smd_evo.runs.folder import RESULTS, read_results, write_results
+
+__all__ = ["SUMMARY", "write_summary"]
+
+SUMMARY = "summary.json"
+
+
+def write_summary(folder: Path, runs: Sequence[str]) -> Summary:
+    """Gather the finished runs in a folder, over their architectures."""
+    summary = summarise([_architecture(folder / name) for name in runs])
+    write_results(folder / SUMMARY, "protocol", {"runs": list(runs), **dataclasses.asdict(summary)})
+    return summary
+
+
+def _architecture(run: Path) -> Architecture:
+    results = read_results(run / RESULTS, "finetune")
+    gains = {
+        row["candidate"]: _gain(row["accuracy_gain"], row["p_value"])
+        for row in results["rows"]
+        if row["method"] == SPARSE and row["candidate"] in CANDIDATES
+    }
+    against = {
+        name: _gain(each["accuracy_gain"], each["p_value"])
+        for name, each in results["sparse_ensemble_against"].items()
+    }
+    return Architecture(
+        model=read_config(run).model,
+        parameters=results["parameters"],
+        accuracy=results["rows"][0]["accuracy"],
+        gains=gains,
+        against=against,
+    )
+
+
+def _gain(value: dict[str, float], p_value: float) -> Gain:
+    return Gain(Estimate(**value), p_value, p_value)

@@ -1,0 +1,176 @@
+"""A parent and data for it, loaded together.
+
+The data's classes tell how many outputs the parent has, the parent tells how its images are to be decoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from smd_evo.errors import InvalidValue, check_number
+from smd_evo.evaluation.stream import Stream
+from smd_evo.zoo.data import Data, Samples
+from smd_evo.zoo.demo import shifted_digits, trained_cnn
+from smd_evo.zoo.models import build_model
+from smd_evo.zoo.pixels import Pixels, Preprocessing, decoded, normalizing, workers
+from smd_evo.zoo.sources import Source, open_source
+from smd_evo.zoo.splits import split
+
+__all__ = ["MEMORY", "load"]
+
+MEMORY = 4.0
+"""GiB of decoded images that are held; more are decoded again whenever they are needed."""
+
+
+def load(
+    model: str = "demo-cnn",
+    data: str = "digits",
+    *,
+    checkpoint: str | Path | None = None,
+    data_dir: str | Path = "data",
+    download: bool = False,
+    sizes: Mapping[str, int | None] | None = None,
+    memory: float = MEMORY,
+    seed: int = 0,
+    progress: Callable[[], object] | None = None,
+) -> tuple[nn.Module, Data]:
+    """A pre-trained parent on the CPU, and data for it, in splits that never meet.
+
+    Args:
+        model: see :func:`smd_evo.zoo.models.build_model`; "demo-cnn" goes with "digits" alone.
+        data: see :func:`smd_evo.zoo.sources.open_source`, or "digits".
+        checkpoint: file with the parent's weights.
+        data_dir, download: for data sets that torchvision knows.
+        sizes: samples of "fitness", "validation" (default: 5,000, at most a third) and "test" (default: all).
+        memory: see :data:`MEMORY`.
+        seed: of the splits, and of the training of the demo's parent.
+        progress: called after each decoded image.
+
+    Returns:
+        The network in eval mode, which takes the images as the data has them, and the data.
+
+    Raises:
+        InvalidValue, InvalidType: unknown names, files that are not there or not usable, classes that differ.
+
+    Example:
+        >>> network, data = load("demo-cnn", "digits")
+        >>> len(data.fitness[1]), len(data.validation[1]), len(data.test[1])
+        (300, 300, 500)
+    """
+    given = {name: size for name, size in (sizes or {}).items() if size is not None}
+    if model == "demo-cnn" or data == "digits":
+        return _demo(model, data, checkpoint, given, seed)
+    check_number("memory", memory, low=0, mend="give GiB such as 4")
+    source = open_source(data, data_dir, download)
+    network, preprocessing = build_model(model, len(source.classes), checkpoint)
+    found = _decode(source, preprocessing, given, int(memory * 2**30), seed, progress)
+    normalizing(network, preprocessing)
+    _check_fit(model, network, found)
+    return network, found
+
+
+def _demo(
+    model: str, data: str, checkpoint: str | Path | None, sizes: Mapping[str, int], seed: int
+) -> tuple[nn.Module, Data]:
+    if sizes:
+        raise InvalidValue(f"data: expected the splits of digits as they are, got sizes of {', '.join(sizes)}")
+    if model == "demo-cnn":
+        if data != "digits" or checkpoint is not None:
+            got = data if data != "digits" else f"checkpoint {checkpoint}"
+            raise InvalidValue(f"model: expected demo-cnn with digits and its own weights alone, got {got}")
+        return trained_cnn(seed), shifted_digits(seed)
+    digits = shifted_digits(seed)
+    network, _ = build_model(model, len(digits.classes), checkpoint)
+    _check_fit(model, network, digits)
+    return network, digits
+
+
+def _decode(
+    source: Source,
+    preprocessing: Preprocessing,
+    sizes: Mapping[str, int],
+    memory: int,
+    seed: int,
+    progress: Callable[[], object] | None,
+) -> Data:
+    """Draw the splits, and decode their images, the fitness split's first."""
+    wanted = {name: sizes.get(name) for name in ("fitness", "validation")}
+    if source.test is None:
+        rest = None if "test" in sizes else "test"
+        numbers = split(source.train_targets, wanted | ({} if rest else {"test": sizes["test"]}), rest, seed=seed)
+        sets = dict.fromkeys(numbers, (source.train, source.train_targets))
+    else:
+        assert source.test_targets is not None
+        numbers = split(source.train_targets, wanted, seed=seed)
+        everything = np.arange(len(source.test_targets))
+        of_test = {"test": sizes.get("test", len(everything))}
+        numbers |= split(source.test_targets, of_test, seed=seed) if "test" in sizes else {"test": everything}
+        train, test = (source.train, source.train_targets), (source.test, source.test_targets)
+        sets = {"fitness": train, "validation": train, "test": test}
+    samples: dict[str, Samples] = {}
+    unreadable: list[str] = []
+    for name in ("fitness", "validation", "test"):
+        images, targets = sets[name]
+        found, numbers[name], bad = _load(images, targets, numbers[name], preprocessing, memory, progress)
+        if isinstance(found, tuple):
+            memory -= found[0].nbytes
+        samples[name] = found
+        unreadable += bad
+    lost = f"; {len(unreadable)} unreadable images left out" if unreadable else ""
+    return Data(
+        name=source.name,
+        description=source.description + lost,
+        classes=source.classes,
+        fitness=samples["fitness"],
+        validation=samples["validation"],
+        test=samples["test"],
+        indices=numbers,
+        unreadable=unreadable,
+    )
+
+
+def _load(
+    images: Any,
+    targets: NDArray[np.int64],
+    numbers: NDArray[np.int64],
+    preprocessing: Preprocessing,
+    memory: int,
+    progress: Callable[[], object] | None,
+) -> tuple[Samples, NDArray[np.int64], list[str]]:
+    """One split, in memory if it fits; its readable samples; the names of the others."""
+    pixels = Pixels(images, numbers, preprocessing)
+    held, good, bad = decoded(pixels, memory, progress)
+    numbers = numbers[good]
+    classes = torch.from_numpy(targets[numbers])
+    if held is not None:
+        return (held, classes), numbers, bad
+    readable = Pixels(images, numbers, preprocessing)
+    return Stream(readable, classes, workers=workers(readable[0])), numbers, bad
+
+
+def _check_fit(model: str, network: nn.Module, data: Data) -> None:
+    """Run the network on an image: what does not fit together shows here, before anything is counted on it."""
+    samples = data.fitness
+    image = samples[0][:1] if isinstance(samples, tuple) else samples.first()
+    kind = f"images {list(image.shape[1:])} of {str(image.dtype).removeprefix('torch.')}"
+    try:
+        with torch.inference_mode():
+            outputs = network(image)
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise InvalidValue(
+            f"model: expected a network that takes {kind}, got an error from {model}: {reason}"
+        ) from None
+    classes = len(data.classes)
+    if not isinstance(outputs, Tensor) or outputs.shape != (1, classes):
+        got = list(outputs.shape[1:]) if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise InvalidValue(
+            f"model: expected {classes} outputs for the classes of {data.name}, got {got} from {model}"
+        )
