@@ -159,7 +159,7 @@ class TestWrongUse:
         assert os.listdir(tmp_path) == ["keep.txt"]
 
     def test_verify_of_what_is_no_run(self, tmp_path):
-        refused(here("verify", str(tmp_path)), "run", "config.yaml")
+        refused(here("verify", str(tmp_path)), "run", "results.json")
 
     def test_verify_of_a_truncated_children_file(self, run, tmp_path):
         self.copy(run[0], tmp_path)
@@ -180,7 +180,7 @@ class TestWrongUse:
         refused(here("verify", str(tmp_path)), "it is another kind of file")
 
     def copy(self, run, target):
-        for name in ("config.yaml", "children.safetensors"):
+        for name in ("config.yaml", "results.json", "children.safetensors"):
             (target / name).write_bytes((run / name).read_bytes())
 
 

@@ -217,7 +217,7 @@ class TestEnsembleWrongUse:
 
     def test_no_run(self, tmp_path):
         refused(here("ensemble"), "RUN")
-        refused(here("ensemble", str(tmp_path)), "run: expected a folder that finetune wrote", "config.yaml")
+        refused(here("ensemble", str(tmp_path)), "run: expected a folder that finetune wrote", "results.json")
         refused(here("ensemble", str(tmp_path / "nowhere")), "run: expected a folder that finetune wrote")
         assert os.listdir(tmp_path) == []
 

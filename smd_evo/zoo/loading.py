@@ -65,10 +65,12 @@ def load(
         (300, 300, 500)
     """
     given = {name: size for name, size in (sizes or {}).items() if size is not None}
-    if model == "demo-cnn" or data == "digits":
-        return _demo(model, data, checkpoint, given, seed)
     check_number("memory", memory, low=0, mend="give GiB such as 4")
+    if data == "digits":
+        return _on_digits(model, checkpoint, given, seed)
     source = open_source(data, data_dir, download)
+    if model == "demo-cnn":
+        raise InvalidValue(f"model: expected another one than demo-cnn for {data}; it knows the digits alone")
     network, preprocessing = build_model(model, len(source.classes), checkpoint)
     found = _decode(source, preprocessing, given, int(memory * 2**30), seed, progress)
     normalizing(network, preprocessing)
@@ -76,15 +78,14 @@ def load(
     return network, found
 
 
-def _demo(
-    model: str, data: str, checkpoint: str | Path | None, sizes: Mapping[str, int], seed: int
+def _on_digits(
+    model: str, checkpoint: str | Path | None, sizes: Mapping[str, int], seed: int
 ) -> tuple[nn.Module, Data]:
     if sizes:
         raise InvalidValue(f"data: expected the splits of digits as they are, got sizes of {', '.join(sizes)}")
     if model == "demo-cnn":
-        if data != "digits" or checkpoint is not None:
-            got = data if data != "digits" else f"checkpoint {checkpoint}"
-            raise InvalidValue(f"model: expected demo-cnn with digits and its own weights alone, got {got}")
+        if checkpoint is not None:
+            raise InvalidValue(f"checkpoint: expected none for demo-cnn, which is trained here, got {checkpoint}")
         return trained_cnn(seed), shifted_digits(seed)
     digits = shifted_digits(seed)
     network, _ = build_model(model, len(digits.classes), checkpoint)

@@ -17,6 +17,7 @@ from smd_evo.experiments import scores
 from smd_evo.experiments.augment import views
 from smd_evo.experiments.config import FinetuneConfig
 from smd_evo.experiments.ensembles import score_ensembles
+from smd_evo.experiments.parent import load_parent
 from smd_evo.experiments.shortlists import SPARSE, Shortlist
 from smd_evo.experiments.statistics import (
     Estimate,
@@ -229,17 +230,17 @@ def test_the_parents_views_cost_what_the_ensemble_costs(shortlists, data, monkey
 def tampered(split, change):
     """The data with another split."""
 
-    def load(name, seed):
-        data = load_data(name, seed)
-        return dataclasses.replace(data, **{split: change(*getattr(data, split))})
+    def loaded(config):
+        parent, data = load_parent(config)
+        return parent, dataclasses.replace(data, **{split: change(*getattr(data, split))})
 
-    return load
+    return loaded
 
 
 @pytest.mark.usefixtures("quick")
 def test_choices_never_depend_on_the_test_split(result, shortlists, monkeypatch):
     """With other test images and labels every choice is the same, and only the scores differ."""
-    monkeypatch.setattr(module, "load_data", tampered("test", lambda x, y: (x.flip(0) * 0.5, y.flip(0))))
+    monkeypatch.setattr(module, "load_parent", tampered("test", lambda x, y: (x.flip(0) * 0.5, y.flip(0))))
     other = score_ensembles(CONFIG, shortlists)
     assert other.selections == result.selections
     assert [own.members for own in other.curves] == [own.members for own in result.curves]
@@ -249,7 +250,7 @@ def test_choices_never_depend_on_the_test_split(result, shortlists, monkeypatch)
 @pytest.mark.usefixtures("quick")
 def test_choices_are_made_of_the_stored_predictions(result, shortlists, monkeypatch):
     """Other images of the validation split change nothing but the views; other stored predictions do."""
-    monkeypatch.setattr(module, "load_data", tampered("validation", lambda x, y: (x.flip(0), y)))
+    monkeypatch.setattr(module, "load_parent", tampered("validation", lambda x, y: (x.flip(0), y)))
     assert score_ensembles(CONFIG, shortlists).selections == result.selections
     sparse, dense = shortlists
     worst = 4 - result.selections[SPARSE].members[0]
@@ -278,9 +279,9 @@ def test_the_ensemble_that_is_kept_predicts_what_was_scored(result, shortlists, 
 
 
 @pytest.mark.usefixtures("quick")
-def test_the_parent_is_as_it_was(shortlists, parent, monkeypatch):
+def test_the_parent_is_as_it_was(shortlists, parent, data, monkeypatch):
     before = state_bits(parent)
-    monkeypatch.setattr(module, "load_model", lambda *_: parent)
+    monkeypatch.setattr(module, "load_parent", lambda _: (parent, data))
     score_ensembles(CONFIG, shortlists)
     assert same_bits(before, state_bits(parent))
 

@@ -10,9 +10,9 @@ from smd_evo.evaluation.evaluator import Evaluation
 from smd_evo.experiments import finetune as module
 from smd_evo.experiments.config import FinetuneConfig
 from smd_evo.experiments.finetune import finetune
+from smd_evo.experiments.parent import load_parent
 from smd_evo.experiments.results import SPARSE
 from smd_evo.report.table import finetune_table, finetune_verdict
-from smd_evo.zoo import load
 
 CONFIG = FinetuneConfig.read({"children": 12, "density": [0.3, 0.05], "seed": 1})
 
@@ -80,12 +80,12 @@ def test_no_two_arms_share_children(result):
 def test_choices_never_depend_on_the_test_split(result, monkeypatch):
     """With other test images and labels every choice is the same, and only the table differs."""
 
-    def tampered(name, seed):
-        data = load_data(name, seed)
+    def tampered(config, progress):
+        parent, data = load_parent(config, progress)
         images, targets = data.test
-        return dataclasses.replace(data, test=(images.flip(0) * 0.5, targets))
+        return parent, dataclasses.replace(data, test=(images.flip(0) * 0.5, targets))
 
-    monkeypatch.setattr(module, "load_data", tampered)
+    monkeypatch.setattr(module, "load_parent", tampered)
     other = finetune(CONFIG)
     assert choices(other) == choices(result)
     assert [row.accuracy for row in other.rows] != [row.accuracy for row in result.rows]
