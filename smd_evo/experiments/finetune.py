@@ -30,12 +30,13 @@ from smd_evo.ensemble.selection import select_from, stored
 from smd_evo.evaluation.calibration import calibrate_sigma
 from smd_evo.evaluation.evaluator import Evaluation, Evaluator
 from smd_evo.evaluation.fitness import BatchFitness, best_of
+from smd_evo.experiments.bootstrap import paired_difference
 from smd_evo.experiments.config import FinetuneConfig
 from smd_evo.experiments.parent import in_precision, load_parent
 from smd_evo.experiments.progress import Progress, Silent
 from smd_evo.experiments.results import SPARSE, Arm, FinetuneResult, Group, Row
 from smd_evo.experiments.scores import against
-from smd_evo.experiments.statistics import Estimate, mcnemar_exact, paired_difference
+from smd_evo.experiments.statistics import Estimate, mcnemar_exact
 from smd_evo.zoo.data import Data
 
 __all__ = ["finetune", "verify_children"]

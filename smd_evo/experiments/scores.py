@@ -13,13 +13,8 @@ from torch import Tensor
 from smd_evo.ensemble.combine import combined
 from smd_evo.ensemble.diversity import disagreement, oracle, pairwise_kl, q_statistic
 from smd_evo.ensemble.metrics import PER_SAMPLE, accuracy, confidence, finite_logits
-from smd_evo.experiments.statistics import (
-    Estimate,
-    mcnemar_exact,
-    mean_interval,
-    paired_difference,
-    statistic_interval,
-)
+from smd_evo.experiments.bootstrap import mean_interval, paired_difference, statistic_interval
+from smd_evo.experiments.statistics import Estimate, mcnemar_exact
 
 __all__ = ["Curve", "Diversity", "Score", "against", "curve", "diversity", "score"]
 

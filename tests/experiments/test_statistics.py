@@ -1,6 +1,8 @@
-"""Intervals cover what they say, and the exact test is the published one."""
+"""Tests and intervals are the published ones, and those of slow references that enumerate."""
 
-import tracemalloc
+import itertools
+import math
+import statistics as standard
 
 import numpy as np
 import pytest
@@ -8,7 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from smd_evo.experiments.statistics import mcnemar_exact, mean_interval, paired_difference, statistic_interval
+from smd_evo.experiments import statistics
+from smd_evo.experiments.statistics import Estimate, holm, mcnemar_exact, t_interval, wilcoxon
+
+PROBABILITIES = st.floats(0, 1)
+THOUSANDTHS = st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), min_size=1, max_size=9)
 
 
 def table(both, first, second, neither):
@@ -17,223 +23,215 @@ def table(both, first, second, neither):
     return a, b
 
 
-def test_mcnemar_is_the_binomial_test_of_the_discordant_pairs():
-    for first, second in ((0, 0), (1, 0), (5, 5), (2, 15), (30, 12)):
-        p = mcnemar_exact(*table(40, first, second, 10))
-        tail = stats.binom.cdf(min(first, second), first + second, 0.5)
-        assert p == pytest.approx(min(1.0, 2 * tail))
+class TestMcNemar:
+    def test_it_is_the_binomial_test_of_the_discordant_pairs(self):
+        for first, second in ((0, 0), (1, 0), (5, 5), (2, 15), (30, 12)):
+            p = mcnemar_exact(*table(40, first, second, 10))
+            tail = stats.binom.cdf(min(first, second), first + second, 0.5)
+            assert p == pytest.approx(min(1.0, 2 * tail))
+
+    @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
+    def test_it_is_symmetric_and_a_probability(self, pairs):
+        a, b = zip(*pairs, strict=True)
+        assert mcnemar_exact(a, b) == pytest.approx(mcnemar_exact(b, a))
+        assert 0 <= mcnemar_exact(a, b) <= 1
+
+    def test_unpaired_input(self):
+        with pytest.raises(ValueError, match="in pairs"):
+            mcnemar_exact([True], [True, False])
 
 
-@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
-def test_mcnemar_is_symmetric_and_a_probability(pairs):
-    a, b = zip(*pairs, strict=True)
-    assert mcnemar_exact(a, b) == pytest.approx(mcnemar_exact(b, a))
-    assert 0 <= mcnemar_exact(a, b) <= 1
+class TestStudent:
+    @given(st.floats(-10, 10), st.floats(0.001, 10), st.floats(0.01, 0.999))
+    def test_two_runs_have_a_closed_form(self, low, gap, level):
+        """One degree of freedom is a Cauchy distribution."""
+        half = math.tan(math.pi * level / 2) * gap / 2
+        estimate = t_interval([low, low + gap], level=level)
+        assert estimate.value == pytest.approx(low + gap / 2)
+        assert (estimate.low, estimate.high) == pytest.approx((estimate.value - half, estimate.value + half))
+
+    @given(st.lists(st.integers(-9, 9), min_size=3, max_size=3, unique=True), st.floats(0.01, 0.999))
+    def test_three_runs_have_a_closed_form(self, values, level):
+        half = level * math.sqrt(2 / (1 - level**2)) * standard.stdev(values) / math.sqrt(3)
+        estimate = t_interval(values, level=level)
+        assert estimate.high - estimate.value == pytest.approx(half)
+        assert estimate.value - estimate.low == pytest.approx(half)
+
+    @given(st.integers(2, 40), st.floats(0.01, 0.999))
+    def test_it_holds_the_means_that_the_t_test_does_not_reject(self, count, level):
+        values = np.random.default_rng(count).normal(3, 2, count)
+        estimate = t_interval(values, level=level)
+        assert stats.ttest_1samp(values, estimate.low).pvalue == pytest.approx(1 - level)
+        assert stats.ttest_1samp(values, estimate.high).pvalue == pytest.approx(1 - level)
+
+    def test_it_covers_the_truth_as_often_as_it_says(self):
+        """1,000 experiments of 3 runs; 80 % of 1,000 is 800 +- 38 at three errors. A normal interval: about 670."""
+        runs = np.random.default_rng(0).normal(7, 2, (1000, 3))
+        estimates = [t_interval(own, level=0.8) for own in runs]
+        assert 762 <= sum(own.low <= 7 <= own.high for own in estimates) <= 838
+
+    @pytest.mark.parametrize("values", [[0.1] * 12, [0.1 + 0.2, 0.3, 0.3], [0, 0], [1e300] * 2])
+    def test_equal_runs_have_a_point_for_an_interval(self, values):
+        estimate = t_interval(values)
+        assert estimate.low == estimate.value == estimate.high == pytest.approx(values[0])
+
+    @given(st.integers(-900, 900))
+    def test_it_scales_with_the_numbers(self, exponent):
+        """Also where their squares are 0 or infinite."""
+        values = np.array([0.5, 0.75, 0.875, 1])
+        ordinary, other = t_interval(values), t_interval(np.ldexp(values, exponent))
+        numbers = (ordinary.value, ordinary.low, ordinary.high)
+        assert other == Estimate(*(math.ldexp(number, exponent) for number in numbers))
+
+    def test_near_equal_runs_do_not_warn(self):
+        estimate = t_interval([1 + 1e-9, 1, 1 - 1e-9])
+        assert estimate.high - estimate.low == pytest.approx(2 * 4.302653 * 1e-9 / math.sqrt(3), rel=1e-6)
+
+    def test_intervals_of_nothing(self):
+        with pytest.raises(ValueError, match=r"two samples or more, \[n\], got shape \(1,\)"):
+            t_interval([1])
+        with pytest.raises(ValueError, match="expected finite numbers, got inf"):
+            t_interval([1, math.inf])
+        with pytest.raises(ValueError, match=r"level: expected .*, got 1; .*try 0\.95"):
+            t_interval([1, 2], level=1)
 
 
-def test_interval_covers_the_truth_as_often_as_it_says():
-    """200 experiments of 80 pairs with a true difference of 0.1; 95 % of 200 is 190 +- 9 at three errors."""
-    rng, hits = np.random.default_rng(0), 0
-    for experiment in range(200):
-        skill = rng.random(80)
-        a, b = (rng.random(80) < skill * 0.8 + 0.1).astype(float), (rng.random(80) < skill * 0.8).astype(float)
-        interval = paired_difference(a, b, resamples=500, seed=experiment)
-        hits += interval.low <= 0.1 <= interval.high
-    assert 178 <= hits <= 199
+def enumerated(differences):
+    """The share of all choices of signs whose smaller sum of ranks is no larger than the one found."""
+    sizes = [abs(difference) for difference in differences if difference]
+    ranks = [sum(2 * (other < size) + (other == size) for other in sizes) + 1 for size in sizes]  # doubled
+    positive = [difference > 0 for difference in differences if difference]
+
+    def smaller(signs):
+        sums = [0, 0]
+        for rank, sign in zip(ranks, signs, strict=True):
+            sums[sign] += rank
+        return min(sums)
+
+    found = [smaller(signs) for signs in itertools.product([False, True], repeat=len(ranks))]
+    return sum(own <= smaller(positive) for own in found) / len(found)
 
 
-def test_same_seed_same_interval():
-    a, b = np.arange(50) % 3, np.arange(50) % 2
-    assert paired_difference(a, b, seed=1) == paired_difference(a, b, seed=1)
-    difference = paired_difference(a, b)
-    assert difference.low < difference.value < difference.high
-    mirrored = paired_difference(b, a)
-    assert mirrored.value == pytest.approx(-difference.value)
+class TestWilcoxon:
+    @given(st.lists(st.integers(-5, 5), min_size=1, max_size=9))
+    def test_it_is_the_share_of_the_signs(self, differences):
+        """Ties and zeros are the rule here."""
+        p = wilcoxon(differences, [0] * len(differences))
+        assert p == pytest.approx(enumerated(differences))
+        assert 0 < p <= 1
+
+    @given(st.integers(1, 50))
+    def test_it_is_the_tables_distribution_where_all_sizes_differ(self, count):
+        a, b = np.random.default_rng(count).normal(0.5, 1, (2, count))
+        b -= 0.5
+        assert wilcoxon(a, b) == pytest.approx(stats.wilcoxon(a, b, method="exact").pvalue)
+
+    def test_the_first_example(self):
+        """Darwin's maize, crossed less selfed, in eighths of an inch: Wilcoxon 1945, table 2; p in scipy's manual."""
+        differences = [6, 8, 14, 16, 23, 24, 28, 29, 41, -48, 49, 56, 60, -67, 75]
+        assert wilcoxon(differences, [0] * 15) == 0.041259765625
+
+    @pytest.mark.parametrize("sizes", [range(1, 8), [1, 1, 2, 2, 2, 3, 7]])
+    def test_chance_rejects_no_more_often_than_it_should(self, sizes):
+        every = itertools.product([-1, 1], repeat=7)
+        p = np.array([wilcoxon(np.multiply(signs, sizes), np.zeros(7)) for signs in every])
+        for alpha in np.unique(p):
+            assert (p <= alpha).mean() <= alpha
+
+    @given(THOUSANDTHS)
+    def test_rounding_breaks_no_ties(self, pairs):
+        """0.8 - 0.7 and 0.4 - 0.3 differ in floating point."""
+        a, b = np.transpose(pairs)
+        assert wilcoxon(a / 1000, b / 1000) == wilcoxon(a, b)
+        assert wilcoxon(700 + a / 1000, 700 + b / 1000) == wilcoxon(a, b)
+
+    @given(THOUSANDTHS)
+    def test_either_may_come_first_and_in_any_unit(self, pairs):
+        a, b = np.transpose(pairs)
+        assert wilcoxon(a, b) == wilcoxon(b, a) == wilcoxon(a[::-1], b[::-1])
+        assert wilcoxon(1e-250 * a, 1e-250 * b) == wilcoxon(1e250 * a, 1e250 * b) == wilcoxon(a, b)
+
+    def test_a_huge_pair_does_not_make_the_others_equal(self):
+        assert wilcoxon([1, 2, 3, 4, 5, 1e30], [0] * 6) == 2 / 2**6
+        assert wilcoxon([1, 2, 3, 4, 5, 1e30], [0] * 5 + [1e30]) == 2 / 2**5
+
+    def test_no_difference(self):
+        assert wilcoxon([0.1, 0.2], [0.1, 0.2]) == 1
+        assert wilcoxon([0.1 + 0.2], [0.3]) == 1
+        assert wilcoxon([1], [0]) == 1  # a single pair says nothing
+
+    @pytest.mark.parametrize("tied", [False, True])
+    def test_many_pairs_are_about_normal(self, tied, monkeypatch):
+        sizes = np.arange(1, 502) // (5 if tied else 1) + 1
+        differences = np.where(np.random.default_rng(1).random(501) < 0.55, sizes, -sizes)
+        normal = wilcoxon(differences, np.zeros(501))
+        monkeypatch.setattr(statistics, "_EXACT", 501)
+        exact = wilcoxon(differences, np.zeros(501))
+        assert normal != exact
+        assert normal == pytest.approx(exact, rel=0.03)
+
+    def test_bad_input(self):
+        with pytest.raises(ValueError, match=r"1 or more, \[n\], in pairs, got shapes \(2,\) and \(3,\)"):
+            wilcoxon([1, 2], [1, 2, 3])
+        with pytest.raises(ValueError, match=r"in pairs, got shapes \(0,\) and \(0,\)"):
+            wilcoxon([], [])
+        with pytest.raises(ValueError, match=r"in pairs, got shapes \(1, 2\) and \(1, 2\)"):
+            wilcoxon([[1, 2]], [[1, 2]])
+        with pytest.raises(ValueError, match="expected finite differences, got nan"):
+            wilcoxon([1, math.inf], [1, math.inf])
+        with pytest.raises(ValueError, match="expected finite differences, got inf"):
+            wilcoxon([1, 1.7e308], [1, -1.7e308])
 
 
-def test_no_variation_has_a_point_for_an_interval():
-    difference = paired_difference([1, 1, 1], [0, 0, 0])
-    assert (difference.value, difference.low, difference.high) == (1, 1, 1)
+def closed(p_values):
+    """Closed testing: the largest Bonferroni p value of all families of tests that hold this one."""
+    m = range(len(p_values))
+    families = [family for size in m for family in itertools.combinations(m, size + 1)]
+    bonferroni = {family: min(1, len(family) * min(p_values[i] for i in family)) for family in families}
+    return [max(p for family, p in bonferroni.items() if own in family) for own in m]
 
 
-def test_unpaired_input():
-    with pytest.raises(ValueError, match="in pairs"):
-        paired_difference([1, 2], [1, 2, 3])
-    with pytest.raises(ValueError, match="two samples or more"):
-        paired_difference([1], [1])
-    with pytest.raises(ValueError, match="expected finite numbers, got nan"):
-        paired_difference([1, float("inf")], [1, float("inf")])
-    with pytest.raises(ValueError, match="in pairs"):
-        mcnemar_exact([True], [True, False])
+class TestHolm:
+    @given(st.lists(PROBABILITIES, max_size=6))
+    def test_it_is_the_closed_test_of_bonferroni(self, p_values):
+        assert holm(p_values) == pytest.approx(closed(p_values))
 
+    @given(st.lists(PROBABILITIES, min_size=1, max_size=8), PROBABILITIES)
+    def test_it_rejects_step_by_step(self, p_values, alpha):
+        """The smallest at alpha / m, the next at alpha / (m - 1), ..., until one is not rejected."""
+        rejected = 0
+        for left, p in zip(range(len(p_values), 0, -1), sorted(p_values), strict=True):
+            if left * p > alpha:
+                break
+            rejected += 1
+        assert sum(p <= alpha for p in holm(p_values)) == (rejected if alpha < 1 else len(p_values))
 
-def textbook_bca(values, level, resamples, seed):
-    """Equations 14.9, 14.10, 14.14 and 14.15 of Efron & Tibshirani, with the closed form of a mean's acceleration."""
-    values = np.asarray(values, dtype=float)
-    rng, size = np.random.default_rng(seed), len(values)
-    means = np.array([values[rng.integers(0, size, size)].mean() for _ in range(resamples)])
-    centred = values - values.mean()
-    acceleration = (centred**3).sum() / (6 * (centred**2).sum() ** 1.5)
-    below = ((means < values.mean()).mean() + (means <= values.mean()).mean()) / 2
-    bias = stats.norm.ppf(below)
-    z = bias + stats.norm.ppf([(1 - level) / 2, (1 + level) / 2])
-    return np.quantile(means, stats.norm.cdf(bias + z / (1 - acceleration * z)))
+    @given(st.lists(PROBABILITIES, max_size=8))
+    def test_it_keeps_the_order_between_the_raw_and_bonferronis(self, p_values):
+        adjusted = holm(p_values)
+        for one, two in itertools.combinations(range(len(p_values)), 2):
+            assert p_values[one] > p_values[two] or adjusted[one] <= adjusted[two]
+        for p, own in zip(p_values, adjusted, strict=True):
+            assert p <= own <= min(1, len(p_values) * p)
 
-
-@given(st.integers(12, 60), st.integers(0, 1000), st.sampled_from([0.5, 0.9, 0.95]))
-def test_mean_interval_is_the_textbook_one(count, seed, level):
-    values = np.random.default_rng(seed).exponential(size=count)
-    estimate = mean_interval(values, level=level, resamples=400, seed=seed)
-    assert estimate.value == pytest.approx(values.mean())
-    assert (estimate.low, estimate.high) == pytest.approx(tuple(textbook_bca(values, level, 400, seed)), rel=1e-6)
-
-
-@given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=30))
-def test_mean_interval_is_finite_whatever_the_scores(values):
-    estimate = mean_interval(values, resamples=200)
-    slack = 1e-9 * max(map(abs, values))
-    assert min(values) - slack <= estimate.low <= estimate.high <= max(values) + slack
-
-
-def test_tiny_scores_have_tiny_intervals():
-    values = np.random.default_rng(0).random(20)
-    ordinary, tiny = mean_interval(values), mean_interval(1e-250 * values)
-    assert (tiny.low, tiny.high) == pytest.approx((1e-250 * ordinary.low, 1e-250 * ordinary.high), rel=1e-9, abs=0)
-
-
-def test_scores_that_differ_by_rounding_alone_have_a_point_for_an_interval():
-    estimate = mean_interval([0.1 + 0.2, 0.3, 0.3])
-    assert estimate.low == estimate.value == estimate.high
-
-
-def test_a_difference_is_the_mean_of_the_differences():
-    a, b = np.random.default_rng(0).random((2, 40))
-    assert paired_difference(a, b, seed=3) == mean_interval(a - b, seed=3)
-
-
-def test_memory_is_bounded_and_batches_change_nothing():
-    """In one batch, 3,000 resamples of 3,000 samples are 72 MB of numbers and 72 MB of scores."""
-    values = np.random.default_rng(0).random(3000)
-    tracemalloc.start()
-    estimate = mean_interval(values, resamples=3000, seed=5)
-    assert tracemalloc.get_traced_memory()[1] < 40e6
-    statistic_interval(lambda numbers: values[numbers].max(), 3000, resamples=3000)
-    assert tracemalloc.get_traced_memory()[1] < 40e6
-    tracemalloc.stop()
-    expected = stats.bootstrap((values,), np.mean, n_resamples=3000, rng=5).confidence_interval
-    assert (estimate.low, estimate.high) == (expected.low, expected.high)
-
-
-def test_statistic_interval_holds_the_middle_of_the_resampled_statistics():
-    values = np.random.default_rng(0).random(30)
-    seen = []
-
-    def median(numbers):
-        assert numbers.dtype == np.int64
-        assert numbers.shape == (30,)
-        seen.append(float(np.median(values[numbers])))
-        return seen[-1]
-
-    estimate = statistic_interval(median, 30, level=0.8, resamples=200)
-    assert estimate.value == np.median(values)
-    seen.remove(estimate.value)
-    assert (estimate.low, estimate.high) == pytest.approx(tuple(np.quantile(seen, [0.1, 0.9])))
-
-
-@given(st.integers(2, 50), st.integers(0, 1000))
-def test_every_classifier_sees_the_same_resampled_samples(count, seed):
-    def drawn(seed):
-        seen = []
-        statistic_interval(lambda numbers: seen.append(numbers.tolist()) or 0.0, count, resamples=5, seed=seed)
-        return sorted(seen)
-
-    assert drawn(seed) == drawn(seed)
-    assert count < 10 or drawn(seed) != drawn(seed + 1)
-
-
-def test_a_mean_by_either_way_has_about_the_same_interval():
-    values = np.random.default_rng(1).normal(size=200)
-    by_mean = mean_interval(values, resamples=2000)
-    by_numbers = statistic_interval(lambda numbers: values[numbers].mean(), 200, resamples=2000)
-    assert by_numbers.value == pytest.approx(by_mean.value)
-    assert by_numbers.low == pytest.approx(by_mean.low, abs=0.02)
-    assert by_numbers.high == pytest.approx(by_mean.high, abs=0.02)
-
-
-def test_statistic_interval_covers_the_truth_as_often_as_it_says():
-    """200 correlations of 60 pairs; 95 % of 200 is 190 +- 9 at three errors, and a percentile one is narrow."""
-    rng, hits = np.random.default_rng(0), 0
-    for experiment in range(200):
-        x, noise = rng.normal(size=(2, 60))
-        y = 0.6 * x + 0.8 * noise
-        interval = statistic_interval(
-            lambda numbers, x=x, y=y: np.corrcoef(x[numbers], y[numbers])[0, 1], 60, resamples=150, seed=experiment
-        )
-        hits += interval.low <= 0.6 <= interval.high
-    assert 174 <= hits <= 199
-
-
-def test_the_basic_interval_is_the_percentile_one_turned_round_the_value():
-    values = np.random.default_rng(2).exponential(size=40)
-
-    def interval(method):
-        return statistic_interval(lambda numbers: values[numbers].max(), 40, seed=3, method=method)
-
-    percentile, basic = interval("percentile"), interval("basic")
-    assert percentile == statistic_interval(lambda numbers: values[numbers].max(), 40, seed=3)
-    assert basic.value == percentile.value == percentile.high == values.max()
-    assert basic.low == pytest.approx(2 * basic.value - percentile.high)
-    assert basic.high == pytest.approx(2 * basic.value - percentile.low)
-
-
-def overconfident(by, seed):
-    """A calibration error of 500 answers that are right less often than they are sure, by so much."""
-    rng = np.random.default_rng(seed)
-    sure = rng.uniform(0.5, 1, 500)
-    gaps = (rng.random(500) < sure - by) - sure
-    bins = (15 * sure).astype(int)
-    return lambda numbers: np.abs(np.bincount(bins[numbers], gaps[numbers])).sum() / 500
-
-
-def test_the_basic_interval_of_a_good_calibration_is_the_less_biased():
-    """True error 0.02; the value is 0.04 on average, that of resampled sets 0.06."""
-    found = {
-        method: [
-            statistic_interval(overconfident(0.02, seed), 500, resamples=200, seed=seed, method=method)
-            for seed in range(40)
+    def test_a_published_table(self):
+        """SAS/STAT user's guide, PROC MULTTEST, "Inputting raw p-values", stepdown Bonferroni."""
+        raw = [
+            *(0.28282, 0.30688, 0.71022, 0.77175, 0.78180, 0.88581, 0.54685, 0.84978, 0.24228, 0.58977, 0.03498),
+            *(0.41607, 0.31631, 0.05254, 0.45061, 0.75758, 0.12496, 0.49485, 0.21572, 0.50505, 0.94372, 0.81260),
+            *(0.77596, 0.36889),
         ]
-        for method in ("percentile", "basic")
-    }
-    hits = {method: sum(own.low <= 0.02 <= own.high for own in intervals) for method, intervals in found.items()}
-    assert hits["percentile"] == 0
-    assert hits["basic"] >= 30
+        assert [round(p, 4) for p in holm(raw)] == [1.0] * 10 + [0.8395] + [1.0] * 13
 
+    def test_plain_floats(self):
+        assert holm([]) == []
+        assert [type(p) for p in holm(np.array([0.1, 1]))] == [float, float]
 
-def test_neither_interval_need_hold_the_value():
-    """The largest of the resampled samples' multiplicities is 1 in the samples themselves, and more in any set."""
-    estimates = {
-        method: statistic_interval(lambda numbers: float(np.bincount(numbers).max()), 30, method=method)
-        for method in ("percentile", "basic")
-    }
-    assert estimates["percentile"].low > estimates["percentile"].value == 1
-    assert estimates["basic"].high < 1
+    @pytest.mark.parametrize("wrong", [-0.1, 1.1, math.nan, math.inf])
+    def test_no_probability(self, wrong):
+        with pytest.raises(ValueError, match=rf"p_values: expected numbers in \[0, 1\], got {wrong}"):
+            holm([0.1, wrong])
 
-
-def test_intervals_of_nothing():
-    with pytest.raises(ValueError, match=r"two samples or more, \[n\], got shape \(1,\)"):
-        mean_interval([1])
-    with pytest.raises(ValueError, match=r"two samples or more, \[n\], got shape \(2, 2\)"):
-        mean_interval([[1, 2], [3, 4]])
-    with pytest.raises(ValueError, match="expected finite numbers, got nan"):
-        mean_interval([1, float("nan")])
-    with pytest.raises(ValueError, match="count: expected a whole number >= 2, got 1"):
-        statistic_interval(lambda numbers: 0.0, 1)
-    with pytest.raises(ValueError, match="statistic: expected a finite number for any set of the samples, got nan"):
-        statistic_interval(lambda numbers: float("nan"), 5)
-    with pytest.raises(ValueError, match="method: expected one of percentile, basic, got 'BCa'"):
-        statistic_interval(lambda numbers: 0.0, 5, method="BCa")
-    for level in (0, 1, 95):
-        with pytest.raises(ValueError, match=r"level: expected .*, got .*; .*try 0\.95"):
-            mean_interval([1, 2], level=level)
-    with pytest.raises(ValueError, match="resamples: expected a whole number >= 1, got 0"):
-        mean_interval([1, 2], resamples=0)
+    def test_no_list(self):
+        with pytest.raises(ValueError, match=r"p_values: expected a list of numbers, \[m\], got shape \(\)"):
+            holm(0.1)
