@@ -1,0 +1,85 @@
+"""One self-contained HTML page of one or several runs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import TypeVar
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+
+from smd_evo import __version__
+from smd_evo.errors import InvalidValue
+from smd_evo.report.finetune_page import compare_finetunes, finetune_section
+from smd_evo.report.page_parts import Section, Table
+from smd_evo.report.protocol_page import protocol_section
+from smd_evo.report.record import RunRecord
+
+__all__ = ["render_page"]
+
+_From = TypeVar("_From")
+_To = TypeVar("_To")
+_Compared = Sequence[tuple[int, RunRecord]]
+_SECTIONS: dict[str, Callable[[RunRecord], Section]] = {
+    "finetune": finetune_section,
+    "protocol": protocol_section,
+}
+_COMPARED: dict[str, Callable[[_Compared], Table]] = {"finetune": compare_finetunes}
+
+
+def render_page(runs: Sequence[RunRecord]) -> str:
+    """A page of HTML that needs nothing else: no network, no scripts, plots inside.
+
+    Args:
+        runs: at least one; several get a table of contents and, where they are of one kind, are compared.
+
+    Raises:
+        InvalidValue: no runs, or one whose numbers are not those that this version writes.
+
+    Example:
+        >>> render_page([RunRecord("run", "finetune", {}, {})])
+        Traceback (most recent call last):
+        smd_evo.errors.InvalidValue: run: expected results as smd-evo ... writes them, got run (KeyError: 'rows'); ...
+    """
+    if not runs:
+        raise InvalidValue("runs: expected at least one, got none; give the folder of a run")
+    sections = [_checked(_SECTIONS[run.kind], run, run.name) for run in runs]
+    compared = []
+    for kind, compare in _COMPARED.items():
+        same = [(number, run) for number, run in enumerate(runs, start=1) if run.kind == kind]
+        if len(same) > 1:
+            compared.append(_checked(compare, same, f"{len(same)} runs"))
+    several = len(sections) > 1
+    title = f"{len(sections)} runs of smd-evo" if several else sections[0].title
+    return _template().render(title=title, several=several, sections=sections, compared=compared, version=__version__)
+
+
+def _checked(build: Callable[[_From], _To], what: _From, name: str) -> _To:
+    """What ``build`` makes of files that anyone may have changed."""
+    try:
+        return build(what)
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InvalidValue(
+            f"run: expected results as smd-evo {__version__} writes them, got {name} ({reason}); run it again"
+        ) from error
+
+
+def _minus(text: object) -> str:
+    r"""Numbers with the minus sign, at which no line is broken, for the hyphen.
+
+    >>> _minus("-0.2 [-2.2, +1.8], 2e-23, cifar-10").replace("\N{MINUS SIGN}", "~")
+    '~0.2 [~2.2, +1.8], 2e~23, cifar-10'
+    """
+    return re.sub(r"(?:(?<![^\s\[])|(?<=\de))-(?=\d)", "\N{MINUS SIGN}", str(text))
+
+
+@cache
+def _template() -> Template:
+    loader = PackageLoader("smd_evo", "report")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["minus"] = _minus
+    return environment.get_template("page.html.j2")

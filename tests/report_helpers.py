@@ -1,0 +1,150 @@
+"""Run directories of the real format, small, without running anything."""
+
+import json
+import struct
+import zlib
+
+import yaml
+
+METHODS = ("sparse", "dense, matched sigma", "dense, matched norm", "dense, own sigma")
+ENVIRONMENT = {"smd_evo": "0.1.0", "python": "3.11.7", "torch": "2.9.0", "platform": "Linux-x86_64", "seconds": 25.6}
+CONFIG = {
+    "model": "demo-cnn",
+    "data": "digits",
+    "select": "all",
+    "seed": 0,
+    "device": "cpu",
+    "precision": "float32",
+    "batch_size": "auto",
+    "children": 128,
+    "subspace": "random",
+    "density": [0.3, 0.1, 0.03],
+    "sigma": None,
+    "keep": 0.9,
+    "fitness": "cross_entropy",
+}
+
+
+def png(width=3, height=2, shade=128):
+    """A grey picture."""
+
+    def chunk(kind, content):
+        body = kind + content
+        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+    pixels = zlib.compress((b"\0" + bytes([shade]) * width) * height)
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def around(value, spread=0.02):
+    return {"value": value, "low": value - spread, "high": value + spread}
+
+
+def against(gains):
+    return {name: {"accuracy_gain": around(gain), "p_value": p_value} for name, (gain, p_value) in gains.items()}
+
+
+def finetune_results(gain=0.186):
+    """The sparse best child gains that much."""
+    nothing = {"accuracy_gain": None, "loss_gain": None, "p_value": None}
+    rows = [{"method": "parent", "candidate": "parent", "members": 1, "density": None, "sigma": None}]
+    rows[0] |= {"accuracy": 0.732, "loss": 0.868, **nothing}
+    for place, method in enumerate(METHODS):
+        density, sigma = (0.03, 0.0766) if method == "sparse" else (1.0, 0.0133 + place / 1e4)
+        for candidate, members, own in (("median child", 1, -0.018), ("best child", 1, gain), ("ensemble", 2, gain)):
+            row = {"method": method, "candidate": candidate, "members": members, "density": density, "sigma": sigma}
+            row |= {"accuracy": 0.732 + own - place / 1e3, "loss": 0.25 + place / 1e3}
+            row |= {"accuracy_gain": around(own - place / 1e3), "loss_gain": around(-0.6), "p_value": 2e-23}
+            rows.append(row)
+    group = {"subspace": "random:0.03", "density": 0.03, "sigma": 0.0766, "validation": 0.372}
+    group |= {"ensemble_size": 2, "best_fitness": 0.364, "nonfinite": 0}
+    return {
+        "kind": "finetune",
+        "rows": rows,
+        "sparse_ensemble_against": against({METHODS[1]: (-0.002, 1.0), METHODS[2]: (0.058, 4.2e-7)}),
+        "arms": {method: {"chosen": 1, "groups": [group, group]} for method in METHODS},
+        "parent_fitness": 0.797,
+        "parameters": 14458,
+        "fingerprint": "efb09efc",
+        "evaluations": {"calibration, sparse": 355, "calibration, dense": 339, "children of each arm": 384},
+        "data": {
+            "description": "digits through a camera",
+            "classes": 10,
+            "samples": {"fitness": 300, "validation": 310, "test": 1500},
+            "unreadable": [],
+        },
+        "splits": {"fitness": [1], "validation": [2], "test": [3]},
+        "environment": ENVIRONMENT,
+    }
+
+
+def ensemble_results(method="greedy", combine="probabilities", members=2):
+    scores = []
+    for name in ("parent", *METHODS):
+        for candidate in ("parent", "views") if name == "parent" else ("best child", "ensemble", "soup"):
+            compared = {} if candidate == "parent" else {"parent": around(0.2)}
+            scores.append(
+                {
+                    "method": name,
+                    "candidate": candidate,
+                    "passes": 3 if candidate in ("views", "ensemble") else 1,
+                    "metrics": {
+                        "accuracy": around(0.92),
+                        "nll": around(0.255),
+                        "brier": around(0.121),
+                        "calibration_error": around(0.061),
+                    },
+                    "over": compared,
+                    "p_values": dict.fromkeys(compared, 3e-9),
+                }
+            )
+    measures = {name: around(0.1) for name in ("disagreement", "kl", "oracle", "q")}
+    chosen = {"members": list(range(members)), "weights": [1 / members] * members, "fitness": 0.25}
+    chosen |= {"curve": [0.26 - place / 100 * (place == members - 1) for place in range(20)]}
+    chosen |= {"method": method, "combine": combine}
+    return {
+        "kind": "ensemble",
+        "scores": scores,
+        "sparse_ensemble_against": against({"the parent": (0.2, 5e-27), "its soup": (0.004, 0.69)}),
+        "selections": dict.fromkeys(METHODS, chosen),
+        "diversity": [{"method": "sparse", "members": members, "measures": measures}],
+        "validation_curves": [],
+        "environment": ENVIRONMENT,
+    }
+
+
+def summary_results(models=("resnet18", "vgg16")):
+    def gain(value):
+        return {"value": around(value), "p_value": 0.001, "adjusted": 0.004}
+
+    rows = [
+        {
+            "model": f"timm:{model}",
+            "parameters": 11_000_000,
+            "accuracy": 0.7 + place / 100,
+            "gains": {"best child": gain(0.011), "ensemble": gain(0.015)},
+            "against": {"dense, matched norm": gain(0.03)},
+        }
+        for place, model in enumerate(models)
+    ]
+    overall = {"best child": 0.03, "ensemble": 0.04, "dense, matched norm": 0.5}
+    return {"kind": "protocol", "runs": list(models), "rows": rows, "overall": overall}
+
+
+def write_run(folder, results, config=CONFIG, plot=None):
+    """A run directory; of an ensemble, whose ``config`` is None, the folder in it."""
+    folder.mkdir(parents=True)
+    (folder / "results.json").write_text(json.dumps(results))
+    if config is not None:
+        (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    (folder / "plot.png").write_bytes(png() if plot is None else plot)
+    return folder
+
+
+def write_protocol(folder, models=("resnet18", "vgg16")):
+    for model in models:
+        own = CONFIG | {"model": f"timm:{model}", "checkpoint": f"weights/{model}.pth", "data": "imagenet:images"}
+        write_run(folder / model, finetune_results(), own)
+    (folder / "summary.json").write_text(json.dumps(summary_results(models)))
+    return folder
