@@ -1,0 +1,53 @@
+"""Subspace rules by their kind and density, as settings give them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from smd_evo.core.keys import Key, derive
+from smd_evo.core.layout import Layout
+from smd_evo.core.structured import NeuronSubspace
+from smd_evo.core.subspace import Dense, PartitionSubspace, RandomSubspace, Subspace
+
+__all__ = ["make_rule", "mean_density"]
+
+_RULES: dict[str, Callable[[float], Subspace]] = {
+    "random": RandomSubspace,
+    "neuron": NeuronSubspace,
+    "partition": lambda density: PartitionSubspace(round(1 / density)),
+}
+_DRAWS = 16
+
+
+def make_rule(kind: str, density: float) -> Subspace:
+    """The rule of that kind and density; of density 1, or a partition of one part, :class:`Dense` whatever the kind.
+
+    Args:
+        kind: "random", "neuron" or "partition", whose density becomes 1 / n, n whole.
+        density: in (0, 1].
+
+    Example:
+        >>> make_rule("partition", 0.3), make_rule("neuron", 1)
+        (PartitionSubspace(parts=3, static=False), Dense())
+    """
+    dense = density == 1 or (kind == "partition" and round(1 / density) == 1)
+    return Dense() if dense else _RULES[kind](density)
+
+
+def mean_density(rule: Subspace, layout: Layout, key: Key) -> float:
+    """Share of the coordinates that a child touches; the mean of a few where children differ.
+
+    Args:
+        rule: of the coordinates.
+        layout: where the tensors lie.
+        key: of the draws.
+
+    Raises:
+        InvalidValue: the layout is too small for the rule.
+
+    Example:
+        >>> mean_density(RandomSubspace(0.3), Layout.flat(12), 0)  # 4 of 12 coordinates
+        0.3333333333333333
+    """
+    draws = [rule.draw(derive(key, "density"), index=index) for index in range(_DRAWS)]
+    return sum(len(rule.coordinates(draw, layout)) for draw in draws) / (_DRAWS * layout.size)

@@ -1,0 +1,159 @@
+"""Which cells of a mutation window are sampled, and by how many children."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import log10
+
+from torch import Tensor
+
+from smd_evo.core.mutation import Mutation
+from smd_evo.errors import InvalidValue
+from smd_evo.evaluation.evaluator import Evaluator
+from smd_evo.experiments.statistics import Estimate
+from smd_evo.experiments.window_numbers import FEWEST, median_interval
+from smd_evo.experiments.window_results import SHARES
+
+__all__ = ["Levels", "Sample", "chance", "sample_cell", "walk"]
+
+_PER_DECADE = 4
+_REACH = 4 * _PER_DECADE
+"""Cells that a walk may be away from its start: a network that nothing destroys, or nothing spares, ends it."""
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The accuracies that a cell's median is compared with.
+
+    Args:
+        parent: the parent's accuracy.
+        chance: what a constant answer reaches.
+
+    Raises:
+        InvalidValue: the parent is no better than chance.
+
+    Example:
+        >>> Levels(0.8, 0.1).shares, Levels(0.8, 0.1).destroyed
+        ({0.99: 0.792, 0.9: 0.7200000000000001}, 0.45)
+    """
+
+    parent: float
+    chance: float
+
+    def __post_init__(self) -> None:
+        if not self.parent > self.chance:
+            raise InvalidValue(
+                f"parent: expected an accuracy above chance ({100 * self.chance:.1f} %, the most frequent class), "
+                f"got {100 * self.parent:.1f} %; is the network trained, and for these classes?"
+            )
+
+    @cached_property
+    def shares(self) -> dict[float, float]:
+        """Levels of those shares of the parent's accuracy that are more than chance."""
+        return {share: share * self.parent for share in SHARES if share * self.parent > self.chance}
+
+    @cached_property
+    def destroyed(self) -> float:
+        """Half way down to chance, or the lowest share if that is lower."""
+        return min((self.parent + self.chance) / 2, *self.shares.values(), 1)
+
+    @cached_property
+    def all(self) -> tuple[float, ...]:
+        """Each level that the median is to be compared with, highest first."""
+        return (*self.shares.values(), self.destroyed)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The children of a cell and their accuracies on the fitness split."""
+
+    sigma: float
+    recipes: list[Mutation]
+    accuracies: list[float]
+    nonfinite: int
+
+    @cached_property
+    def median(self) -> Estimate:
+        """Of the accuracies."""
+        return median_interval(self.accuracies)
+
+    def above(self, level: float) -> bool:
+        """Whether the median certainly is at least that."""
+        return level <= self.median.low
+
+    def below(self, level: float) -> bool:
+        """Whether the median certainly is lower."""
+        return self.median.high < level
+
+
+def chance(targets: Tensor) -> float:
+    """Share of the most frequent class: what a network reaches that always answers the same.
+
+    Example:
+        >>> import torch
+        >>> chance(torch.tensor([0, 7, 7, 3]))
+        0.5
+    """
+    return float(targets.flatten().unique(return_counts=True)[1].max()) / targets.numel()
+
+
+def sample_cell(
+    ranker: Evaluator, recipes: Sequence[Mutation], levels: Levels, progress: Callable[[], object] | None = None
+) -> Sample:
+    """Evaluate children, six and six, until the cell is certain or there are no more.
+
+    Args:
+        ranker: the parent on the fitness split.
+        recipes: the children of one strength, in order; one or more.
+        levels: that the median is to be above or below of.
+        progress: called after each child.
+    """
+    accuracies: list[float] = []
+    nonfinite = 0
+    while True:
+        result = ranker.evaluate(recipes[len(accuracies) : len(accuracies) + FEWEST], progress)
+        accuracies += result.fitness.clamp(min=0).tolist()  # a child that is not finite has the worst fitness
+        nonfinite += result.nonfinite
+        cell = Sample(recipes[0].sigma, list(recipes[: len(accuracies)]), accuracies, nonfinite)
+        if len(accuracies) == len(recipes) or all(cell.above(level) or cell.below(level) for level in levels.all):
+            return cell
+
+
+def walk(sample: Callable[[float], Sample], start: float, levels: Levels) -> list[Sample]:
+    """Sample cells of the grid up to two that are destroyed and down to two that keep everything.
+
+    The grid has four strengths a decade, 1 among them.
+
+    Args:
+        sample: makes the cell of a strength.
+        start: where to begin; the grid's nearest strength.
+        levels: what destroyed is, and what everything is: the highest of them.
+
+    Returns:
+        Adjacent cells, weakest first; at most 16 on either side of the first.
+    """
+    first = round(_PER_DECADE * log10(start))
+    cells: dict[int, Sample] = {}
+
+    def visit(number: int) -> None:
+        cells[number] = sample(float(10 ** (number / _PER_DECADE)))
+
+    def extend(step: int, done: Callable[[Sample], bool]) -> None:
+        end = max(cells) if step > 0 else min(cells)
+        while abs(end - first) < _REACH:
+            if end - step in cells and done(cells[end]) and done(cells[end - step]):
+                return
+            end += step
+            visit(end)
+
+    visit(first)
+    directions = [
+        (1, lambda cell: cell.below(levels.destroyed)),
+        (-1, lambda cell: cell.above(levels.all[0])),
+    ]
+    # Towards the edge first: the cells on this way may be all that the other one needs.
+    for step, done in directions if cells[first].above(levels.destroyed) else directions[::-1]:
+        extend(step, done)
+    return [cells[number] for number in sorted(cells)]
