@@ -294,7 +294,7 @@ def export(
 
 
 class Bar:
-    """Progress of an experiment on the terminal: children, children a second, time left."""
+    """Progress of an experiment on the terminal: steps done, steps a second, time left."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -335,10 +335,10 @@ class Bar:
         self._task = self._progress.add_task(description, total=total, rate="")
 
     def advance(self) -> None:
-        """Count one child."""
+        """Count one step."""
         assert self._task is not None
         speed = self._progress.tasks[0].speed
-        self._progress.update(self._task, advance=1, rate=f"{speed:.0f} children/s" if speed else "")
+        self._progress.update(self._task, advance=1, rate=f"{speed:.0f}/s" if speed else "")
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ image as the sparse ensemble has members. The test split is read once, when all 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +25,8 @@ from smd_evo.ensemble.soup import soup
 from smd_evo.errors import InvalidValue, WrongParent, check_count
 from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.evaluation.fitness import BatchFitness, best_of
-from smd_evo.experiments.augment import views
+from smd_evo.evaluation.stream import Stream
+from smd_evo.experiments.augment import changes
 from smd_evo.experiments.config import FinetuneConfig
 from smd_evo.experiments.parent import in_precision, load_parent
 from smd_evo.experiments.scores import Curve, Diversity, Score, against, curve, diversity, score
@@ -194,17 +195,20 @@ def _scored(
 
 def _views(judge: Evaluator, samples: Samples, passes: int, flips: bool, combine: str) -> Tensor:
     """The parent's combined prediction for several views of each image."""
-    images, targets = samples
-    return combined(
-        [judge.on((view, targets)).predict([Lineage()])[0] for view in views(images, passes, flips)], None, combine
-    )
+    wanted = changes(passes, flips)
+    if isinstance(samples, Stream):
+        views: Iterable[Samples] = (samples.mapped(change) for change in wanted)
+    else:
+        views = ((change(samples[0]), samples[1]) for change in wanted)
+    return combined((judge.on(view).predict([Lineage()])[0] for view in views), None, combine)
 
 
 def _flips(judge: Evaluator, samples: Samples, passes: int, combine: str) -> bool | None:
     """Whether mirrored views help on validation; None where the inputs are no images."""
     fitness, targets = judge.fitness, judge.targets()
     assert isinstance(fitness, BatchFitness)
-    if samples[0].dim() != 4:
+    image = samples.first() if isinstance(samples, Stream) else samples[0]
+    if image.dim() != 4:
         return None
     options = (False, True)
     voted = [_views(judge, samples, passes, flips, combine) for flips in options]

@@ -18,11 +18,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from smd_evo.core.keys import derive
 from smd_evo.core.mutation import Lineage, Mutation
-from smd_evo.core.parameters import ParameterSpace
-from smd_evo.core.structured import NeuronSubspace, TensorSubspace
-from smd_evo.core.subspace import Dense, PartitionSubspace, RandomSubspace, Subspace
+from smd_evo.core.structured import TensorSubspace
+from smd_evo.core.subspace import Dense, Subspace
 from smd_evo.ensemble.combine import combined
 from smd_evo.ensemble.files import load_children
 from smd_evo.ensemble.metrics import accuracy, negative_log_likelihood
@@ -35,6 +33,7 @@ from smd_evo.experiments.config import FinetuneConfig
 from smd_evo.experiments.parent import in_precision, load_parent
 from smd_evo.experiments.progress import Progress, Silent
 from smd_evo.experiments.results import SPARSE, Arm, FinetuneResult, Group, Row
+from smd_evo.experiments.rules import make_rule, mean_density
 from smd_evo.experiments.scores import against
 from smd_evo.experiments.statistics import Estimate, mcnemar_exact
 from smd_evo.zoo.data import Data
@@ -129,7 +128,7 @@ def _plan(
 
     sparse = []
     for rule in _subspaces(config):
-        density = _mean_density(rule, ranker.space, config.seed)
+        density = mean_density(rule, ranker.space.layout, config.seed)
         sparse.append(_Strength(rule, density, config.sigma or calibrated(rule, config.keep, dense=False)))
     # As many strengths for dense mutations as the sparse ones have densities, around the same kept share.
     exponents = [2.0 ** (number - (len(sparse) - 1) / 2) for number in range(len(sparse))]
@@ -145,18 +144,7 @@ def _plan(
 def _subspaces(config: FinetuneConfig) -> list[Subspace]:
     if config.subspace == "tensor":
         return [TensorSubspace()]
-    rules: dict[str, Callable[[float], Subspace]] = {
-        "random": RandomSubspace,
-        "neuron": NeuronSubspace,
-        "partition": lambda density: PartitionSubspace(round(1 / density)),
-    }
-    return [rules[config.subspace](density) for density in config.density]
-
-
-def _mean_density(rule: Subspace, space: ParameterSpace, seed: int) -> float:
-    """Share of the coordinates that a child touches; of neurons and tensors, the mean of a few."""
-    draws = [rule.draw(derive(seed, "density"), index=index) for index in range(16)]
-    return sum(len(rule.coordinates(draw, space.layout)) for draw in draws) / (len(draws) * space.size)
+    return [make_rule(config.subspace, density) for density in config.density]
 
 
 def _group_runner(
