@@ -55,8 +55,8 @@ class Evaluator:
     The children are made in place, one after the other. Afterwards the parent's weights, buffers and modes
     and all random states are as they were, bit for bit, also after an exception or Ctrl-C. Each batch finds the
     buffers as they were, and a network that draws random numbers in its forward pass draws the same ones for each
-    child, so that their order makes no difference: data in memory meet one child after the other, each batch of a
-    stream meets all of them before the next is read.
+    child and batch. So their order makes no difference: data in memory meet one child after the other, each batch
+    of a stream meets all of them before the next is read.
 
     Args:
         parent: the network, or a :class:`ParameterSpace` of it.
@@ -223,7 +223,7 @@ class Evaluator:
                     for number, deltas in enumerate(self.space.replayed(children)):
                         with self.space.applied(deltas) as module:
                             for batch in chunk:
-                                reseed(batch.start)
+                                reseed()
                                 function(number, module, batch)
                                 buffers.restore()
         finally:

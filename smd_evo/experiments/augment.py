@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import count as numbers
 from itertools import islice
 
@@ -19,19 +20,65 @@ from torch import Tensor
 
 from smd_evo.errors import InvalidValue, check_count
 
-__all__ = ["views"]
+__all__ = ["Change", "changes", "views"]
+
+
+@dataclass(frozen=True)
+class Change:
+    """Images [n, c, h, w] of any type -> a view of them, of the same shape and type.
+
+    Pixels that a shift brings in repeat the edge.
+
+    Args:
+        down: shift in pixels; up if it is negative.
+        right: the same, to the right.
+        mirrored: whether left and right are exchanged afterwards.
+
+    Example:
+        >>> Change(1, 0, mirrored=True)(torch.tensor([[[[1, 2], [3, 4]]]])).tolist()
+        [[[[2, 1], [2, 1]]]]
+    """
+
+    down: int
+    right: int
+    mirrored: bool
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """The view.
+
+        Raises:
+            InvalidValue: not four dimensions, or nothing of the images would be left in sight.
+        """
+        _check(images, self.down, self.right, f"a shift of {self.down}, {self.right}")
+        shifted = _shifted(images, self.down, self.right) if self.down or self.right else images
+        return shifted.flip(3) if self.mirrored else shifted
+
+
+def changes(count: int, flips: bool) -> list[Change]:
+    """The first views of a fixed endless list, as functions of images: none, then shifts, the smallest first.
+
+    The shifts are ordered by their distance: 1 pixel (4 of them), 1 and 1 (4), 2 (4), 2 and 1 (8), 2 and 2 (4), ...
+    With flips each is followed by its mirror image. For a stream: ``stream.mapped(change)``.
+
+    Args:
+        count: how many views, the images themselves included.
+        flips: whether a mirrored image has the same label: true of animals, not of digits.
+
+    Example:
+        >>> [(change.down, change.right, change.mirrored) for change in changes(4, flips=True)]
+        [(0, 0, False), (0, 0, True), (1, 0, False), (1, 0, True)]
+    """
+    check_count("count", count)
+    every = (Change(*shift, mirrored) for shift in _shifts() for mirrored in ((False, True) if flips else (False,)))
+    return list(islice(every, count))
 
 
 def views(images: Tensor, count: int, flips: bool) -> Iterator[Tensor]:
-    """The first views of a fixed endless list: the images, then shifts of them, the smallest first.
-
-    Pixels that a shift brings in repeat the edge. The shifts are ordered by their distance: 1 pixel (4 of them),
-    1 and 1 (4), 2 (4), 2 and 1 (8), 2 and 2 (4), ... With flips each is followed by its mirror image.
+    """The views of :func:`changes` of images in memory.
 
     Args:
         images: [n, c, h, w] of any type.
-        count: how many views, the images themselves included.
-        flips: whether a mirrored image has the same label: true of animals, not of digits.
+        count, flips: as there.
 
     Returns:
         Tensors [n, c, h, w], made one at a time; the first is ``images`` itself.
@@ -43,25 +90,21 @@ def views(images: Tensor, count: int, flips: bool) -> Iterator[Tensor]:
         >>> [view.flatten().tolist() for view in views(torch.tensor([[[[1, 2], [3, 4]]]]), 4, flips=True)]
         [[1, 2, 3, 4], [2, 1, 4, 3], [1, 2, 1, 2], [2, 1, 2, 1]]
     """
-    check_count("count", count)
+    wanted = changes(count, flips)
+    down, right = max(abs(change.down) for change in wanted), max(abs(change.right) for change in wanted)
+    _check(images, down, right, f"{count} views")
+    return (change(images) for change in wanted)
+
+
+def _check(images: Tensor, down: int, right: int, what: str) -> None:
     if images.dim() != 4:
         raise InvalidValue(f"images: expected [n, channels, height, width], got {list(images.shape)}")
     height, width = images.shape[2:]
-    shifts = list(islice(_shifts(), math.ceil(count / 2) if flips else count))
-    if any(abs(down) >= height or abs(right) >= width for down, right in shifts):
+    if abs(down) >= height or abs(right) >= width:
         raise InvalidValue(
-            f"count: expected fewer views of images of {height} x {width} pixels, got {count}; "
+            f"count: expected fewer views of images of {height} x {width} pixels, got {what}; "
             "some would be shifted out of sight"
         )
-
-    def every() -> Iterator[Tensor]:
-        for down, right in shifts:
-            view = _shifted(images, down, right)
-            yield view
-            if flips:
-                yield view.flip(3)
-
-    return islice(every(), count)
 
 
 def _shifts() -> Iterator[tuple[int, int]]:
@@ -72,8 +115,6 @@ def _shifts() -> Iterator[tuple[int, int]]:
 
 
 def _shifted(images: Tensor, down: int, right: int) -> Tensor:
-    if not down and not right:
-        return images
     # By indices, not by torch's padding, which knows no integer images.
     rows, columns = (
         (torch.arange(size, device=images.device) - shift).clamp(0, size - 1)

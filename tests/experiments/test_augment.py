@@ -1,5 +1,6 @@
 """Views of images: the same ones always, near ones first."""
 
+import pickle
 from collections.abc import Iterator
 from itertools import islice
 
@@ -8,7 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smd_evo.experiments.augment import views
+from smd_evo import Evaluator, Lineage
+from smd_evo.evaluation.stream import Stream
+from smd_evo.experiments.augment import Change, changes, views
 
 
 def images(height=5, width=6):
@@ -85,6 +88,24 @@ def test_views_are_made_when_they_are_asked_for():
     assert len(list(islice(lazy, 3))) == 3
 
 
+@pytest.mark.parametrize("flips", [False, True])
+def test_changes_are_the_views_as_functions(flips):
+    originals, wanted = images(), changes(30, flips)
+    assert all(torch.equal(a(originals), b) for a, b in zip(wanted, views(originals, 30, flips), strict=True))
+    assert len(set(wanted)) == 30
+    assert pickle.loads(pickle.dumps(wanted)) == wanted  # for actors
+
+
+@pytest.mark.parametrize("flips", [False, True])
+def test_a_stream_has_the_same_views(network, samples, flips):
+    originals, targets = samples
+    stream, evaluator = Stream(originals, targets), Evaluator(network, samples, batch_size=7)
+    of_stream = [evaluator.on(stream.mapped(change)).predict([Lineage()]) for change in changes(6, flips)]
+    of_tensor = [evaluator.on((view, targets)).predict([Lineage()]) for view in views(originals, 6, flips)]
+    assert all(torch.equal(a, b) for a, b in zip(of_stream, of_tensor, strict=True))
+    assert len({tuple(outputs.flatten().tolist()) for outputs in of_stream}) == 6
+
+
 def test_what_has_no_views():
     with pytest.raises(ValueError, match=r"images: expected \[n, channels, height, width\], got \[2, 64\]"):
         views(torch.zeros(2, 64), 2, flips=False)
@@ -93,3 +114,7 @@ def test_what_has_no_views():
     with pytest.raises(ValueError, match="count: expected fewer views of images of 2 x 2 pixels, got 10"):
         views(images(2, 2), 10, flips=False)
     assert len(list(views(images(2, 2), 9, flips=False))) == 9
+    with pytest.raises(ValueError, match="of 2 x 2 pixels, got a shift of -2, 0; some would be"):
+        Change(-2, 0, mirrored=False)(images(2, 2))
+    with pytest.raises(ValueError, match=r"images: expected \[n, channels, height, width\], got \[2, 64\]"):
+        Change(0, 0, mirrored=True)(torch.zeros(2, 64))
