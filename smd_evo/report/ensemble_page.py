@@ -9,7 +9,8 @@ from typing import Any
 from smd_evo.experiments.results import SPARSE
 from smd_evo.experiments.scores import Diversity, Score
 from smd_evo.experiments.statistics import Estimate
-from smd_evo.report.page_parts import Cell, Group, Section, Table, against, environment, estimate, figure, gain, span
+from smd_evo.report.page_facts import environment
+from smd_evo.report.page_parts import Cell, Group, Section, Table, against, estimate, figure, gain, span
 from smd_evo.report.record import RunRecord
 from smd_evo.report.table import claim, p_text
 
@@ -36,7 +37,6 @@ def ensemble_section(record: RunRecord, run: RunRecord) -> Section:
         folder=record.name,
         verdict=_verdict(results),
         facts={
-            "Folder": record.name,
             "Chosen": f"{_METHODS.get(chosen['method'], chosen['method'])}; by each method in the same way, on "
             "validation",
             "Members": "; ".join(f"{name}: {len(each['members'])}" for name, each in results["selections"].items()),

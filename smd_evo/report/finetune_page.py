@@ -9,6 +9,7 @@ from typing import Any
 from smd_evo.experiments.results import SPARSE, Row
 from smd_evo.report.commands import repeat
 from smd_evo.report.ensemble_page import ensemble_section
+from smd_evo.report.page_facts import data_facts, environment, listed
 from smd_evo.report.page_parts import (
     Cell,
     Group,
@@ -16,16 +17,14 @@ from smd_evo.report.page_parts import (
     Table,
     against,
     decimal,
-    environment,
     estimate,
     figure,
     gain,
-    listed,
 )
 from smd_evo.report.record import RunRecord
 from smd_evo.report.table import claim, p_text
 
-__all__ = ["compare_finetunes", "data_facts", "finetune_section"]
+__all__ = ["compare_finetunes", "finetune_section"]
 
 
 def finetune_section(record: RunRecord) -> Section:
@@ -38,7 +37,7 @@ def finetune_section(record: RunRecord) -> Section:
         title=f"Fine-tuning {config['model']} on {config['data']}",
         folder=record.name,
         verdict=_verdict(rows, results),
-        facts=_facts(record.name, config, results),
+        facts=_facts(config, results),
         tables=[_results(rows, samples), _groups(results, config["fitness"])],
         figure=figure(
             record,
@@ -64,26 +63,16 @@ def compare_finetunes(numbered: Sequence[tuple[int, RunRecord]]) -> Table:
         found = against(record.results["sparse_ensemble_against"])
         cells = [Cell("") if (each := gains.get(name)) is None else gain(each) for name in ("best child", "ensemble")]
         cells += [gain(found[name][0]) if name in found else Cell("") for name in _MATCHED]
-        words = [Cell(f"{number}. {record.config['model']}", link=number), Cell(str(record.config["data"]))]
-        words.append(Cell(str(record.config.get("seed", 0))))
-        lines.append([*words, Cell(f"{100 * rows[0].accuracy:.1f}"), *cells])
+        where = f"{record.config['data']}, seed {record.config.get('seed', 0)}"
+        name = Cell(f"{number}. {record.config['model']}", where, link=number)
+        lines.append([name, Cell(f"{100 * rows[0].accuracy:.1f}"), *cells])
     return Table(
         title="Fine-tuning runs",
-        columns=[
-            "run",
-            "data",
-            "seed",
-            "parent",
-            "best child",
-            "ensemble",
-            "ensemble, matched sigma",
-            "matched norm",
-        ],
+        columns=["run", "parent, %", "best child", "ensemble", "dense, matched sigma", "dense, matched norm"],
         groups=[Group(lines)],
-        note="Parent: test accuracy in %. Best child and ensemble: difference of the sparse ones to the parent, in "
-        "points; then that of the sparse ensemble to the ensembles of dense mutations of matched sigma and of "
-        "matched norm. Brackets: 95 % paired bootstrap intervals, each of its own run.",
-        words=3,
+        note="Parent: test accuracy. Best child and ensemble: difference of the sparse ones to the parent, in "
+        "points. Dense: difference of the sparse ensemble to that of dense mutations, in points. Brackets: 95 % "
+        "paired bootstrap intervals, each of the test images of its own run.",
     )
 
 
@@ -110,31 +99,13 @@ def _verdict(rows: Sequence[Row], results: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def data_facts(config: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, str]:
-    """The parent and the data of any run."""
-    data = results["data"]
-    file = f", weights from {config['checkpoint']}" if config.get("checkpoint") else ""
-    roles = {"fitness": "ranks children", "validation": "chooses", "test": "is reported"}
-    sizes = [f"{name} {size:,} ({roles[name]})" for name, size in data["samples"].items()]
-    lost = len(data["unreadable"])
-    images = {"Unreadable": f"{lost:,} images, left out; their names are below"} if lost else {}
-    return {
-        "Parent": f"{config['model']}{file}",
-        "Mutated": f"{results['parameters']:,} parameters (select: {config.get('select', 'all')})",
-        "Data": f"{data['description']}; {data['classes']:,} classes",
-        "Samples": f"{', '.join(sizes)}; no sample is in two of them",
-        **images,
-    }
-
-
-def _facts(folder: str, config: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, str]:
+def _facts(config: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, str]:
     sense = {"cross_entropy": "cross-entropy, lower is better", "accuracy": "accuracy, higher is better"}
     keep = 100 * config.get("keep", 0.9)
     calibrated = f"calibrated: the median child keeps {keep:g} % of the parent's score"
     density = f", densities {listed(config['density'])}" if config.get("density") else ""
     spent = [f"{purpose}: {number:,}" for purpose, number in results["evaluations"].items()]
     return {
-        "Folder": folder,
         **data_facts(config, results),
         "Fitness": sense.get(config["fitness"], config["fitness"]),
         "Subspaces": f"{config['subspace']}{density}; {config['children']:,} children of each",

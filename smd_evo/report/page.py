@@ -15,6 +15,7 @@ from smd_evo.report.finetune_page import compare_finetunes, finetune_section
 from smd_evo.report.page_parts import Section, Table
 from smd_evo.report.protocol_page import protocol_section
 from smd_evo.report.record import RunRecord
+from smd_evo.report.window_page import compare_windows, window_section
 
 __all__ = ["render_page"]
 
@@ -23,9 +24,10 @@ _To = TypeVar("_To")
 _Compared = Sequence[tuple[int, RunRecord]]
 _SECTIONS: dict[str, Callable[[RunRecord], Section]] = {
     "finetune": finetune_section,
+    "window": window_section,
     "protocol": protocol_section,
 }
-_COMPARED: dict[str, Callable[[_Compared], Table]] = {"finetune": compare_finetunes}
+_COMPARED: dict[str, Callable[[_Compared], Table]] = {"finetune": compare_finetunes, "window": compare_windows}
 
 
 def render_page(runs: Sequence[RunRecord]) -> str:

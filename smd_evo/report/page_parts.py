@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from rich.table import Table as Printed
+
 from smd_evo.experiments.statistics import Estimate
 from smd_evo.report.record import RunRecord
 from smd_evo.report.table import points
@@ -22,18 +24,17 @@ __all__ = [
     "Table",
     "against",
     "decimal",
-    "environment",
     "estimate",
     "figure",
     "gain",
-    "listed",
+    "printed",
     "span",
 ]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A number or a word; ``around`` is its interval, ``link`` the number of a section."""
+    """A number with its interval around it, or a name with what is to be known of it; ``link``: to that section."""
 
     text: str
     around: str = ""
@@ -44,19 +45,18 @@ class Cell:
 class Group:
     """Rows of a table under a heading of their own; the first cell of a row names it."""
 
-    rows: Sequence[Sequence[Cell]]
+    rows: list[list[Cell]]
     heading: str = ""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table; the first ``words`` columns hold words, the others numbers."""
+    """A table; its first column holds names, the others numbers."""
 
     title: str
     columns: Sequence[str]
     groups: Sequence[Group]
     note: str = ""
-    words: int = 1
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,30 @@ def span(found: Estimate, digits: int, scale: float = 1) -> Cell:
     return Cell(value, f"[{low}, {high}]")
 
 
+def printed(table: Printed) -> Table:
+    """The same table as on a terminal, where a row of a single cell is a heading and intervals are in the cells.
+
+    >>> from rich.table import Table as Printed
+    >>> table = Printed("", "gain", title="Gains")
+    >>> for row in (["sparse"], ["best child", "+2.0 [-1.0, +5.0]"]):
+    ...     table.add_row(*row)
+    >>> [(group.heading, group.rows) for group in printed(table).groups]  # doctest: +NORMALIZE_WHITESPACE
+    [('sparse', [[Cell(text='best child', around='', link=None),
+                  Cell(text='+2.0', around='[-1.0, +5.0]', link=None)]])]
+    """
+    groups: list[Group] = []
+    for name, *texts in zip(*(column.cells for column in table.columns), strict=True):
+        if not any(texts):
+            groups.append(Group([], str(name).strip()))
+            continue
+        if not groups:
+            groups.append(Group([]))
+        values = [Cell(text, f"[{rest}" if rest else "") for text, _, rest in (str(t).partition(" [") for t in texts)]
+        groups[-1].rows.append([Cell(str(name).strip()), *values])
+    title, note = (" ".join(str(text or "").split()) for text in (table.title, table.caption))
+    return Table(title, [str(column.header) for column in table.columns], groups, note)
+
+
 def decimal(number: float | None, digits: int = 3) -> str:
     """A number of so many digits; JSON has none for infinity.
 
@@ -145,23 +169,6 @@ def decimal(number: float | None, digits: int = 3) -> str:
     return "not finite" if number is None else f"{number:.{digits}f}"
 
 
-def listed(values: object) -> str:
-    """Numbers or words with commas between them.
-
-    >>> listed([0.3, 0.0001]), listed("cpu")
-    ('0.3, 0.0001', 'cpu')
-    """
-    items = values if isinstance(values, list | tuple) else [values]
-    return ", ".join(f"{item:g}" if isinstance(item, float) else str(item) for item in items)
-
-
 def figure(record: RunRecord, alt: str, caption: str) -> Figure | None:
     """The plot of a run, if it has one."""
     return None if record.plot is None else Figure(record.plot, alt, caption)
-
-
-def environment(results: Mapping[str, Any]) -> dict[str, str]:
-    """With what a run was made: versions, the platform, its time."""
-    names = {"smd_evo": "smd-evo", "python": "Python", "torch": "PyTorch", "seconds": "time"}
-    found = {names.get(name, name): str(value) for name, value in results["environment"].items()}
-    return found | ({"time": f"{found['time']} s"} if "time" in found else {})

@@ -26,9 +26,8 @@ def protocol_section(record: RunRecord) -> Section:
         folder=record.name,
         verdict=protocol_verdict(summary),
         facts={
-            "Folder": record.name,
             "Protocol": "each network is fine-tuned on its own, with a sigma of its own; the sections below say how",
-            "Networks": ", ".join(row.model for row in rows),
+            "Networks": ", ".join(row.model.removeprefix("timm:") for row in rows),
         },
         tables=[_gains(summary), *([_controls(summary, names)] if names else [])],
         figure=figure(record, "Gains of each network.", "Gains of each network."),
@@ -56,7 +55,7 @@ def _cells(found: Gain) -> list[Cell]:
 def _gains(summary: Summary) -> Table:
     lines = [
         [
-            Cell(row.model),
+            Cell(row.model.removeprefix("timm:")),
             Cell(f"{row.parameters / 1e6:,.{1 if row.parameters >= 1e6 else 3}f}"),
             Cell(f"{100 * row.accuracy:.1f}"),
             *(cell for name in CANDIDATES for cell in _cells(row.gains[name])),
@@ -75,7 +74,8 @@ def _gains(summary: Summary) -> Table:
 
 def _controls(summary: Summary, names: list[str]) -> Table:
     lines = [
-        [Cell(row.model), *(cell for name in names for cell in _cells(row.against[name]))] for row in summary.rows
+        [Cell(row.model.removeprefix("timm:")), *(cell for name in names for cell in _cells(row.against[name]))]
+        for row in summary.rows
     ]
     return Table(
         title="Sparse ensemble against dense ones",
