@@ -120,8 +120,9 @@ def find_edge(
         seed: of the resampling; the same for all levels, another one for each rule.
 
     Example:
-        >>> find_edge([0.01, 1], [[0.8] * 6, [0.4] * 6], 0.6).times(10)
-        PartialEstimate(value=1.0, low=1.0, high=1.0)
+        >>> edge = find_edge([0.01, 1], [[0.8] * 6, [0.4] * 6], 0.6)
+        >>> round(edge.sigma, 3), edge.times(2).low == edge.times(2).value
+        (0.1, True)
     """
     rng = np.random.default_rng(seed)
     values = [np.asarray(cell, dtype=np.float64) for cell in children]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import log10
 
@@ -16,7 +16,7 @@ from smd_evo.experiments.statistics import Estimate
 from smd_evo.experiments.window_numbers import FEWEST, median_interval
 from smd_evo.experiments.window_results import SHARES
 
-__all__ = ["Levels", "Sample", "chance", "sample_cell", "walk"]
+__all__ = ["Levels", "Sample", "chance", "complete_edges", "walk"]
 
 _PER_DECADE = 4
 _REACH = 4 * _PER_DECADE
@@ -65,14 +65,29 @@ class Levels:
         return (*self.shares.values(), self.destroyed)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sample:
-    """The children of a cell and their accuracies on the fitness split."""
+    """A cell in the making.
 
-    sigma: float
+    Attributes:
+        recipes: all children that it may have, of one strength.
+        accuracies: of the first ones, on the fitness split.
+        nonfinite: how many of these had an output that was not finite; their accuracy counts as 0.
+    """
+
     recipes: list[Mutation]
-    accuracies: list[float]
-    nonfinite: int
+    accuracies: list[float] = field(default_factory=list)
+    nonfinite: int = 0
+
+    @property
+    def sigma(self) -> float:
+        """Strength of the mutations."""
+        return self.recipes[0].sigma
+
+    @property
+    def full(self) -> bool:
+        """Whether there are no more children."""
+        return len(self.accuracies) == len(self.recipes)
 
     @cached_property
     def median(self) -> Estimate:
@@ -87,6 +102,28 @@ class Sample:
         """Whether the median certainly is lower."""
         return self.median.high < level
 
+    def certain(self, levels: Levels) -> bool:
+        """Whether the median certainly is on one side of each level."""
+        return bool(self.accuracies) and all(self.above(level) or self.below(level) for level in levels.all)
+
+    def grown(
+        self, ranker: Evaluator, until: Callable[[Sample], bool], progress: Callable[[], object] | None = None
+    ) -> Sample:
+        """The cell with more children, six and six, until it is as wanted or full.
+
+        Args:
+            ranker: the parent on the fitness split.
+            until: whether a cell is as wanted.
+            progress: called after each child.
+        """
+        cell = self
+        while not (cell.full or until(cell)):
+            done = len(cell.accuracies)
+            result = ranker.evaluate(cell.recipes[done : done + FEWEST], progress)
+            more = result.fitness.clamp(min=0).tolist()  # a fitness that is not finite is far below 0 here
+            cell = Sample(cell.recipes, cell.accuracies + more, cell.nonfinite + result.nonfinite)
+        return cell
+
 
 def chance(targets: Tensor) -> float:
     """Share of the most frequent class: what a network reaches that always answers the same.
@@ -97,28 +134,6 @@ def chance(targets: Tensor) -> float:
         0.5
     """
     return float(targets.flatten().unique(return_counts=True)[1].max()) / targets.numel()
-
-
-def sample_cell(
-    ranker: Evaluator, recipes: Sequence[Mutation], levels: Levels, progress: Callable[[], object] | None = None
-) -> Sample:
-    """Evaluate children, six and six, until the cell is certain or there are no more.
-
-    Args:
-        ranker: the parent on the fitness split.
-        recipes: the children of one strength, in order; one or more.
-        levels: that the median is to be above or below of.
-        progress: called after each child.
-    """
-    accuracies: list[float] = []
-    nonfinite = 0
-    while True:
-        result = ranker.evaluate(recipes[len(accuracies) : len(accuracies) + FEWEST], progress)
-        accuracies += result.fitness.clamp(min=0).tolist()  # a child that is not finite has the worst fitness
-        nonfinite += result.nonfinite
-        cell = Sample(recipes[0].sigma, list(recipes[: len(accuracies)]), accuracies, nonfinite)
-        if len(accuracies) == len(recipes) or all(cell.above(level) or cell.below(level) for level in levels.all):
-            return cell
 
 
 def walk(sample: Callable[[float], Sample], start: float, levels: Levels) -> list[Sample]:
@@ -157,3 +172,27 @@ def walk(sample: Callable[[float], Sample], start: float, levels: Levels) -> lis
     for step, done in directions if cells[first].above(levels.destroyed) else directions[::-1]:
         extend(step, done)
     return [cells[number] for number in sorted(cells)]
+
+
+def complete_edges(cells: Sequence[Sample], complete: Callable[[Sample], Sample], levels: Levels) -> list[Sample]:
+    """All children for the cells between which a median falls below a share: their medians make its edge.
+
+    Args:
+        cells: adjacent ones, weakest first.
+        complete: fills a cell.
+        levels: the shares.
+
+    Returns:
+        The cells, after which each edge lies between full ones.
+    """
+    cells = list(cells)
+    while True:
+        keeps = [[cell.median.value >= level for cell in cells] for level in levels.shares.values()]
+        # The first cell from above that keeps the share, and the next stronger one.
+        last = [max((place for place, kept in enumerate(row) if kept), default=-1) for row in keeps]
+        beside = {side for place in last if 0 <= place < len(cells) - 1 for side in (place, place + 1)}
+        short = [place for place in sorted(beside) if not cells[place].full]
+        if not short:
+            return cells
+        for place in short:
+            cells[place] = complete(cells[place])
