@@ -49,6 +49,8 @@ def finetune_verdict(result: FinetuneResult) -> list[str]:
     lost = sum(group.result.nonfinite for arm in result.arms for group in arm.groups)
     if lost:
         lines.append(f"{lost} children had a non-finite fitness and were ranked last.")
+    if unreadable := result.data.unreadable:
+        lines.append(f"{len(unreadable)} unreadable images were left out: {', '.join(unreadable[:3])} ...")
     return lines
 
 

@@ -1,0 +1,261 @@
+"""The command line on images and networks of one's own: one run, several, windows, pages."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import yaml
+from cli_helpers import here, refused, smd_evo
+from PIL import Image
+from safetensors.torch import load_file
+
+NETWORKS = """
+import torch
+from torch import nn
+
+class Colours(nn.Module):
+    '''The mean of each channel, weighted: a picture's class is its strongest colour.'''
+
+    def __init__(self, classes, strength):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 16, 3, padding=1)
+        self.head = nn.Linear(16, classes)
+        with torch.no_grad():
+            for number, parameter in enumerate(self.parameters()):
+                noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
+                parameter.copy_(0.1 * noise)
+            for colour in range(3):
+                self.conv.weight[colour, colour, 1, 1] += strength
+                self.head.weight[colour, colour] += strength
+
+    def forward(self, images):
+        return self.head(self.conv(images).mean((2, 3)))
+
+def first(classes): return Colours(classes, 3)
+def second(classes): return Colours(classes, 2)
+def five(classes): return Colours(5, 2)
+"""
+SMALL = ["--children", "6", "--density", "0.1", "--sigma", "0.1", "--data", "imagefolder:pictures"]
+WINDOW = ["--model", "nets:first", "--children", "6", "--density", "1,0.1"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with pictures of three classes, one of them damaged, and a module of networks."""
+    folder = tmp_path_factory.mktemp("place")
+    generator = np.random.default_rng(0)
+    for part, count in (("train", 30), ("test", 20)):
+        for colour, name in enumerate(("blue", "green", "red")):
+            (folder / "pictures" / part / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = generator.integers(0, 200, (8, 8, 3))
+                pixels[:, :, colour] += 8
+                picture = Image.fromarray(pixels.astype(np.uint8))
+                picture.save(folder / "pictures" / part / name / f"{number:02}.png")
+    (folder / "pictures" / "test" / "red" / "07.png").write_bytes(b"not a picture")
+    (folder / "nets.py").write_text(NETWORKS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def several(place):
+    """Two networks, one after the other."""
+    result = smd_evo("finetune", *SMALL, "--models", "nets:first,nets:second", "--out", "both", cwd=place)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    return place / "both", result.stdout
+
+
+def written(folder):
+    return {file.relative_to(folder): file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file()}
+
+
+class TestFinetune:
+    def test_each_network_has_a_run_of_its_own(self, several):
+        folder, output = several
+        assert sorted(path.name for path in folder.iterdir()) == ["nets-first", "nets-second", "summary.json"]
+        for name in ("first", "second"):
+            config = yaml.safe_load((folder / f"nets-{name}" / "config.yaml").read_text())
+            assert (config["model"], config["data"]) == (f"nets:{name}", "imagefolder:pictures")
+            assert f"nets:{name} on imagefolder:pictures, 59 test images, read once" in output
+
+    def test_the_splits_never_meet(self, several):
+        """By the names of the files behind the indices."""
+        folder, _ = several
+        results = json.loads((folder / "nets-first" / "results.json").read_text())
+        splits = results["splits"]
+        assert {name: len(numbers) for name, numbers in splits.items()} == results["data"]["samples"]
+        assert results["data"]["samples"] == {"fitness": 30, "validation": 30, "test": 59}
+        assert not set(splits["fitness"]) & set(splits["validation"])
+        assert set(splits["fitness"]) | set(splits["validation"]) < set(range(90))
+        for name in ("fitness", "validation"):
+            assert np.bincount(np.array(splits[name]) // 30).tolist() == [10, 10, 10]
+
+    def test_unreadable_images_are_told_of(self, several):
+        folder, output = several
+        (name,) = json.loads((folder / "nets-first" / "results.json").read_text())["data"]["unreadable"]
+        assert name.endswith(os.path.join("test", "red", "07.png"))
+        assert "1 unreadable images were left out" in " ".join(output.split())
+
+    def test_the_summary_says_what_the_runs_say(self, several):
+        folder, output = several
+        summary = json.loads((folder / "summary.json").read_text())
+        assert summary["kind"] == "protocol"
+        assert [row["model"] for row in summary["rows"]] == ["nets:first", "nets:second"]
+        for row, name in zip(summary["rows"], ("first", "second"), strict=True):
+            results = json.loads((folder / f"nets-{name}" / "results.json").read_text())
+            best = next(own for own in results["rows"] if own["candidate"] == "best child")
+            assert row["gains"]["best child"]["value"] == best["accuracy_gain"]
+            assert row["gains"]["best child"]["p_value"] == best["p_value"]
+            assert row["accuracy"] == results["rows"][0]["accuracy"]
+            assert row["parameters"] == results["parameters"] == 16 * 27 + 16 + 3 * 16 + 3
+        assert "2 networks, each on its test split, read once" in output
+        assert set(summary["overall"]) == {
+            "best child",
+            "ensemble",
+            "dense, matched sigma",
+            "dense, matched norm",
+            "dense, own sigma",
+        }
+
+    def test_what_is_finished_is_not_done_again(self, several, place):
+        before = written(several[0])
+        arguments = ["finetune", *SMALL, "--models", "nets:first,nets:second", "--out", "both"]
+        again = here(*arguments, cwd=place)
+        assert again.returncode == 0, again.stderr
+        changed = [name for name, when in written(several[0]).items() if before[name] != when]
+        assert [str(name) for name in changed] == ["summary.json"]
+        table = "2 networks"
+        assert again.stdout[again.stdout.index(table) :] == several[1][several[1].index(table) :]
+
+    def test_other_settings_are_refused(self, several, place):
+        before = written(several[0])
+        arguments = ["finetune", *SMALL, "--seed", "7", "--models", "nets:first", "--out", "both"]
+        refused(here(*arguments, cwd=place), "out: expected runs of the same settings", "seed 0 instead of 7")
+        assert written(several[0]) == before
+
+    def test_interrupted_it_keeps_what_is_finished(self, place):
+        arguments = [sys.executable, "-m", "smd_evo.cli", "finetune", *SMALL, "--children", "200"]
+        process = subprocess.Popen(
+            [*arguments, "--models", "nets:first,nets:second", "--out", "cut"],
+            cwd=place,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        )
+        while not list((place / "cut").glob(".nets-second.*.partial")):
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert errors.splitlines()[-1] == (
+            "smd-evo: interrupted; 1 of 2 models are finished; the same command goes on"
+        )
+        assert [path.name for path in (place / "cut").iterdir()] == ["nets-first"]
+
+    def test_what_was_made_can_be_used(self, several, place):
+        run = str(several[0] / "nets-first")
+        verified = here("verify", run, cwd=place)
+        assert "6 children loaded" in verified.stdout
+        weights = place / "best.safetensors"
+        assert here("export", run, "--out", str(weights), cwd=place).returncode == 0
+        assert set(load_file(weights)) == {"conv.weight", "conv.bias", "head.weight", "head.bias"}
+
+    def test_bfloat16_rounds(self, several, place):
+        result = here("finetune", *SMALL, "--model", "nets:first", "--precision", "bfloat16", "--out", "b", cwd=place)
+        assert result.returncode == 0, result.stderr
+        losses = [
+            json.loads((folder / "results.json").read_text())["parent_fitness"]
+            for folder in (place / "b", several[0] / "nets-first")
+        ]
+        assert losses[0] != losses[1]
+        assert losses[0] == pytest.approx(losses[1], rel=0.02)
+
+    def test_images_that_do_not_fit_into_memory_give_the_same(self, several, place):
+        """A megabyte holds them; ten bytes do not."""
+        result = here("finetune", *SMALL, "--model", "nets:first", "--memory", "1e-8", "--out", "streamed", cwd=place)
+        assert result.returncode == 0, result.stderr
+        one, two = (
+            json.loads((folder / "results.json").read_text())
+            for folder in (place / "streamed", several[0] / "nets-first")
+        )
+        for name in ("rows", "arms", "sparse_ensemble_against", "splits", "parent_fitness"):
+            assert one[name] == two[name]
+
+
+class TestFinetuneWrongUse:
+    @pytest.mark.parametrize(
+        ("arguments", "texts"),
+        [
+            (["--protocol", "imagenet"], ["data: expected imagenet:PATH with the protocol, got None"]),
+            (["--protocol", "cifar"], ["protocol: expected one of imagenet"]),
+            (["--models", "resnet18,"], ["models: expected different names"]),
+            (["--models", "resnet18,resnet18"], ["models: expected different names"]),
+            (["--models", "resnet19"], ["did you mean 'timm:resnet18'"]),
+            (["--models", "resnet18", "--model", "demo-cnn"], ["model: expected none beside models"]),
+            (["--models", "resnet18", "--checkpoint", "nowhere"], ["checkpoint", "resnet18", "nowhere"]),
+            (["--model", "nets:first", "--data", "imagefolder:nowhere"], ["data: expected a folder", "nowhere"]),
+            (["--model", "nets:first", "--data", "imagefolder:"], ["data: expected imagefolder:PATH"]),
+            (["--model", "nets:five", *SMALL], ["model: expected 3 outputs", "[5]"]),
+            (["--model", "nets:first", *SMALL, "--fitness-samples", "90"], ["data: expected enough of its 90"]),
+            (["--model", "nets:first", *SMALL, "--fitness-samples", "none"], ["fitness_samples"]),
+            (["--model", "nets:first", *SMALL, "--precision", "float8"], ["precision: expected one of float32"]),
+            (["--model", "nets:first", *SMALL, "--checkpoint", "nets.py"], ["checkpoint", "never unpickled"]),
+            (["--model", "demo-cnn", *SMALL], ["model: expected another one than demo-cnn"]),
+            (["--fitness-samples", "10"], ["data: expected the splits of digits as they are"]),
+        ],
+    )
+    def test_one_line_and_nothing_written(self, place, arguments, texts):
+        before = written(place)
+        refused(here("finetune", *arguments, "--out", "wrong", cwd=place), *texts)
+        assert not (place / "wrong").exists()
+        assert written(place) == before
+
+
+@pytest.fixture(scope="module")
+def window(place):
+    result = smd_evo("window", *WINDOW, "--data", "imagefolder:pictures", "--out", "window", cwd=place)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    return place / "window", result.stdout
+
+
+class TestWindow:
+    def test_the_run_directory(self, window):
+        folder, _ = window
+        assert sorted(path.name for path in folder.iterdir()) == ["config.yaml", "plot.png", "results.json"]
+        results = json.loads((folder / "results.json").read_text())
+        assert results["kind"] == "window"
+        assert [profile["density"] for profile in results["profiles"]] == [1, pytest.approx(0.1, abs=0.01)]
+        assert Image.open(folder / "plot.png").width > 1000
+
+    def test_its_settings_repeat_it(self, window, place):
+        _, output = window
+        again = here("window", "--config", "window/config.yaml", "--out", "again", cwd=place)
+        assert again.returncode == 0, again.stderr
+        one, two = (json.loads((place / name / "results.json").read_text()) for name in ("window", "again"))
+        assert one["profiles"] == two["profiles"]
+        assert output[: output.index("Written to")] == again.stdout[: again.stdout.index("Written to")]
+
+    @pytest.mark.parametrize(
+        ("arguments", "texts"),
+        [
+            (["--children", "5"], ["children"]),
+            (["--density", "2"], ["density"]),
+            (["--subspace", "random,tensor"], ["subspace"]),
+            (["--sigma", "0"], ["sigma"]),
+            (["--keep", "0.5"], ["keep"]),
+        ],
+    )
+    def test_wrong_use(self, place, arguments, texts):
+        refused(here("window", *arguments, "--out", "wrong", cwd=place), *texts)
+        assert not (place / "wrong").exists()
+
+    def test_it_is_no_run_of_finetune(self, window):
+        refused(here("ensemble", str(window[0])), "run: expected a folder that finetune wrote", "'window'")
