@@ -6,6 +6,7 @@ import copy
 import math
 import multiprocessing
 import os
+import weakref
 from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
 from typing import Any
@@ -199,9 +200,10 @@ class _Reader:
         self.data = data
         self.workers = workers
         self._idle: dict[int, DataLoader[Any]] = {}  # of each process: a forked one must leave its parent's alone
+        weakref.finalize(self, _stop_idle, self._idle)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_idle": {}}
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Reader, (self.data, self.workers)  # a copy starts its own
 
     def read(self, numbers: Tensor, size: int, pinned: bool) -> Iterator[Tensor]:
         """Batches of samples by their numbers, in that order."""
@@ -239,6 +241,13 @@ class _Reader:
             collate_fn=_collate,
             generator=torch.Generator(),  # the global one stays where it is
         )
+
+
+def _stop_idle(idle: dict[int, DataLoader[Any]]) -> None:
+    """End the workers of this process, while their queues still work, also where Python collects a cycle."""
+    loader = idle.pop(os.getpid(), None)
+    if loader is not None:
+        _stop(loader)
 
 
 def _stop(loader: DataLoader[Any]) -> None:
