@@ -45,14 +45,16 @@ from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.evaluation.fitness import best_of
 from smd_evo.experiments.bootstrap import paired_difference
 from smd_evo.experiments.config import WindowConfig
+from smd_evo.experiments.parent import in_precision, load_parent
 from smd_evo.experiments.progress import Progress, Silent
 from smd_evo.experiments.rules import make_rule, mean_density
 from smd_evo.experiments.statistics import mcnemar_exact
 from smd_evo.experiments.window_numbers import FEWEST, Edge, PartialEstimate, crossing, find_edge
 from smd_evo.experiments.window_results import SHARES, BestChild, Cell, Profile, Window, WindowResult
 from smd_evo.experiments.window_sampling import Levels, Sample, chance, complete_edges, walk
+from smd_evo.zoo.data import Data
 
-__all__ = ["WindowResult", "measure_window"]
+__all__ = ["WindowResult", "measure_window", "window"]
 
 _START = 0.1
 """First dense strength, in standard deviations of the weights."""
@@ -63,6 +65,25 @@ class _Rule(NamedTuple):
 
     subspace: Subspace
     density: float
+
+
+def window(config: WindowConfig, progress: Progress | None = None) -> tuple[WindowResult, Data]:
+    """Run the experiment.
+
+    Args:
+        config: the settings.
+        progress: told of each child.
+
+    Returns:
+        What was measured, and the data that it was measured on; its test split has not been looked at.
+
+    Raises:
+        InvalidValue, InvalidType, UnsupportedParameter: settings that the network or the data cannot have.
+    """
+    parent, data = load_parent(config, progress)
+    ranker = Evaluator(parent, data.fitness, "accuracy", select=config.select, batch_size=config.batch_size)
+    with in_precision(config):
+        return measure_window(config, ranker, ranker.on(data.validation), progress), data
 
 
 def measure_window(
