@@ -76,6 +76,7 @@ def compare_finetunes(numbered: Sequence[tuple[int, RunRecord]]) -> Table:
     )
 
 
+_ROLES = {"fitness": "ranks children", "validation": "chooses", "test": "is reported"}
 _MATCHED = ("dense, matched sigma", "dense, matched norm")
 
 
@@ -106,7 +107,7 @@ def _facts(config: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, s
     density = f", densities {listed(config['density'])}" if config.get("density") else ""
     spent = [f"{purpose}: {number:,}" for purpose, number in results["evaluations"].items()]
     return {
-        **data_facts(config, results),
+        **data_facts(config, results, _ROLES),
         "Fitness": sense.get(config["fitness"], config["fitness"]),
         "Subspaces": f"{config['subspace']}{density}; {config['children']:,} children of each",
         "Sigma": calibrated if config.get("sigma") is None else listed(config["sigma"]),

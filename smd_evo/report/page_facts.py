@@ -8,20 +8,16 @@ from typing import Any
 __all__ = ["data_facts", "environment", "listed"]
 
 
-def data_facts(config: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, str]:
-    """The parent and the data of any run."""
+def data_facts(config: Mapping[str, Any], results: Mapping[str, Any], roles: Mapping[str, str]) -> dict[str, str]:
+    """The parent and the data of any run; ``roles`` tells what it does with each split that it reads."""
     data = results["data"]
     file = f", weights from {config['checkpoint']}" if config.get("checkpoint") else ""
-    roles = {"fitness": "ranks children", "validation": "chooses", "test": "is reported"}
-    sizes = [f"{name} {size:,} ({roles[name]})" for name, size in data["samples"].items()]
-    lost = len(data["unreadable"])
-    images = {"Unreadable": f"{lost:,} images, left out; their names are below"} if lost else {}
+    sizes = [f"{name} {data['samples'][name]:,} ({role})" for name, role in roles.items()]
     return {
         "Parent": f"{config['model']}{file}",
         "Mutated": f"{results['parameters']:,} parameters (select: {config.get('select', 'all')})",
         "Data": f"{data['description']}; {data['classes']:,} classes",
         "Samples": f"{', '.join(sizes)}; no sample is in two of them",
-        **images,
     }
 
 

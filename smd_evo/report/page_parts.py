@@ -157,6 +157,7 @@ def printed(table: Printed) -> Table:
         values = [Cell(text, f"[{rest}" if rest else "") for text, _, rest in (str(t).partition(" [") for t in texts)]
         groups[-1].rows.append([Cell(str(name).strip()), *values])
     title, note = (" ".join(str(text or "").split()) for text in (table.title, table.caption))
+    note = note[:1].upper() + note[1:]
     return Table(title, [str(column.header) for column in table.columns], groups, note)
 
 

@@ -26,6 +26,7 @@ from smd_evo.report.window_table import window_tables, window_verdict
 
 __all__ = ["compare_windows", "window_section"]
 
+_ROLES = {"fitness": "makes the window and ranks children", "validation": "judges the best ones"}
 _FOUND = "found, from what changes nothing to what nothing survives"
 
 
@@ -39,7 +40,7 @@ def window_section(record: RunRecord) -> Section:
         folder=record.name,
         verdict=window_verdict(result),
         facts={
-            **data_facts(record.config, results),
+            **data_facts(record.config, results, _ROLES),
             "Accuracy": f"{100 * result.parent:.1f} % on fitness, {100 * result.parent_validation:.1f} % on "
             f"validation; chance {100 * result.chance:.1f} %",
             "Subspaces": f"{listed(config.subspace)}; densities {listed(config.density)}",
@@ -52,9 +53,11 @@ def window_section(record: RunRecord) -> Section:
         tables=[*map(printed, window_tables(result)), _cells(result)],
         figure=figure(
             record,
-            "Accuracy of children over mutation strength, for each rule of the coordinates. The tables hold the "
-            "numbers.",
-            "Accuracy of children over mutation strength, for each rule of the coordinates.",
+            "Top: a heat map of the median accuracy of each cell, a row for each rule and a column for each "
+            "strength, with the edges of the windows. Below: the same as curves over sigma, and over sigma at "
+            "matched norm. The tables hold the numbers.",
+            "Top: median accuracy of each cell; hatched: not sampled. Below: the same over sigma, and over sigma "
+            "times the square root of the density; bands are 95 % intervals of the median child.",
         ),
         commands=repeat(record),
         environment=environment(results),
@@ -68,7 +71,8 @@ def compare_windows(numbered: Sequence[tuple[int, RunRecord]]) -> Table:
     for number, record in numbered:
         edges = printed(window_tables(_result(record))[0])
         rows = [[Cell(f"{rule.heading}, {row[0].text}"), *row[1:]] for rule in edges.groups for row in rule.rows]
-        groups.append(Group(rows, f"{number}. {record.config['model']} on {record.config['data']}"))
+        config = record.config
+        groups.append(Group(rows, f"{number}. {config['model']} on {config['data']}, seed {config.get('seed', 0)}"))
     return Table("Mutation windows", edges.columns, groups, edges.note)
 
 
