@@ -215,7 +215,7 @@ def report(
     """Write one self-contained page: what was run, tables, plots, how to reproduce."""
     from smd_evo.runs.report import write_report
 
-    typer.echo(f"Written to {write_report([Path(folder) for folder in folders], out)}")
+    typer.echo(f"Written to {write_report([Path(folder) for folder in folders], Path(out) if out else None)}")
 
 
 @app.command()
