@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import copy
 import math
-import multiprocessing
-import os
-import weakref
 from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-from torch.utils.data import default_collate as collate
+from torch.utils.data import Dataset
 
-from smd_evo.errors import InvalidType, InvalidValue, SmdEvoError, check_count
+from smd_evo.errors import InvalidType, InvalidValue, check_count
 from smd_evo.evaluation.batches import Batch, sorted_numbers
+from smd_evo.evaluation.reader import Reader
 
 __all__ = ["Stream", "StreamBatches"]
 
@@ -60,7 +57,7 @@ class Stream:
         self.targets = targets
         self._numbers = torch.arange(len(targets))
         self._functions: tuple[Callable[[Tensor], Any], ...] = ()
-        self._reader = _Reader(_Samples(inputs), check_count("workers", workers, low=0))
+        self._reader = Reader(inputs, check_count("workers", workers, low=0))
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -93,8 +90,7 @@ class Stream:
 
     def first(self) -> Any:
         """Inputs of the first sample [1, ...], read by this process."""
-        (sample,) = self._reader.data.read([int(self._numbers[0])])
-        return self._passed(sample[None])
+        return self._passed(self._reader.sample(int(self._numbers[0]))[None])
 
     def read(self, size: int, device: torch.device) -> Iterator[Any]:
         """Inputs of all samples in order, ``size`` at a time."""
@@ -146,112 +142,3 @@ class StreamBatches:
     def to(self, device: torch.device | str) -> StreamBatches:
         """The same samples for a network on a device."""
         return replace(self, device=torch.device(device))
-
-
-class _Samples:
-    """A data set whose errors of this package are passed on as values: a worker's would come with its traceback."""
-
-    def __init__(self, inputs: Any) -> None:
-        self.inputs = inputs
-
-    def __getitems__(self, numbers: list[int]) -> list[Tensor] | SmdEvoError:
-        try:
-            return self.read(numbers)
-        except SmdEvoError as error:
-            return error
-
-    def read(self, numbers: list[int]) -> list[Tensor]:
-        """Some samples."""
-        found = (
-            self.inputs.__getitems__(numbers)
-            if hasattr(self.inputs, "__getitems__")
-            else [self.inputs[number] for number in numbers]
-        )
-        for number, sample in zip(numbers, found, strict=True):
-            if not isinstance(sample, Tensor):
-                raise InvalidType(
-                    f"inputs: expected one tensor a sample, got {type(sample).__name__} as number {number}; "
-                    "a stream gets its targets apart"
-                )
-        return list(found)
-
-
-def _collate(samples: list[Tensor] | SmdEvoError) -> Any:
-    return samples if isinstance(samples, SmdEvoError) else collate(samples)
-
-
-class _Plan:
-    """Which samples are the batches of the next pass: a loader's sampler, to be set before each."""
-
-    def __init__(self) -> None:
-        self.numbers, self.size = torch.empty(0, dtype=torch.int64), 1
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return (piece.tolist() for piece in self.numbers.split(self.size))
-
-    def __len__(self) -> int:
-        return math.ceil(len(self.numbers) / self.size)
-
-
-class _Reader:
-    """Reads a data set through a loader that is kept from one pass to the next, with its worker processes."""
-
-    def __init__(self, data: _Samples, workers: int) -> None:
-        self.data = data
-        self.workers = workers
-        self._idle: dict[int, DataLoader[Any]] = {}  # of each process: a forked one must leave its parent's alone
-        weakref.finalize(self, _stop_idle, self._idle)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _Reader, (self.data, self.workers)  # a copy starts its own
-
-    def read(self, numbers: Tensor, size: int, pinned: bool) -> Iterator[Tensor]:
-        """Batches of samples by their numbers, in that order."""
-        loader = self._idle.pop(os.getpid(), None)  # whoever reads meanwhile gets another one
-        if loader is None or loader.pin_memory != pinned:
-            loader = self._loader(pinned)
-        plan = loader.batch_sampler
-        assert isinstance(plan, _Plan)
-        plan.numbers, plan.size = numbers, size
-        try:
-            with torch.inference_mode(False):  # what a data set keeps is for training, too
-                batches = iter(loader)
-            while True:
-                with torch.inference_mode(False):
-                    inputs = next(batches, None)
-                if inputs is None:
-                    break
-                if isinstance(inputs, SmdEvoError):
-                    raise inputs
-                yield inputs
-        except BaseException:  # also where no more batches are wanted: its workers may still be at it
-            _stop(loader)
-            raise
-        self._idle[os.getpid()] = loader
-
-    def _loader(self, pinned: bool) -> DataLoader[Any]:
-        daemon = multiprocessing.current_process().daemon  # which may have no children
-        workers = 0 if daemon else self.workers
-        return DataLoader(
-            self.data,  # type: ignore[arg-type]
-            batch_sampler=_Plan(),
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=pinned,
-            collate_fn=_collate,
-            generator=torch.Generator(),  # the global one stays where it is
-        )
-
-
-def _stop_idle(idle: dict[int, DataLoader[Any]]) -> None:
-    """End the workers of this process, while their queues still work, also where Python collects a cycle."""
-    loader = idle.pop(os.getpid(), None)
-    if loader is not None:
-        _stop(loader)
-
-
-def _stop(loader: DataLoader[Any]) -> None:
-    """End a loader's workers now, and not when the last traceback that knows them is forgotten."""
-    shutdown = getattr(loader._iterator, "_shutdown_workers", None)
-    if shutdown is not None:
-        shutdown()

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import pickle
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from helpers import SmallNet, same_bits, state_bits
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
-from torch.utils.data import Dataset, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from smd_evo import (
     BatchFitness,
@@ -31,6 +32,7 @@ from smd_evo import (
 from smd_evo.core.parameters import Child
 from smd_evo.errors import InvalidType, InvalidValue
 from smd_evo.evaluation import evaluator as module
+from smd_evo.evaluation import reader
 from smd_evo.evaluation.fitness import CROSS_ENTROPY
 from smd_evo.evaluation.stream import Stream
 
@@ -217,9 +219,7 @@ class TestDerived:
     def test_a_function_gets_batches_on_the_networks_device_each_time(self, network, stream, devices):
         for device in devices:
             seen = []
-            noted = stream.mapped(
-                lambda batch, seen=seen: seen.append((tuple(batch.shape), batch.device.type)) or batch
-            )
+            noted = stream.mapped(lambda batch, seen=seen: seen.append((len(batch), batch.device.type)) or batch)
             Evaluator(network, noted, batch_size=16, device=device).evaluate(children())
             assert seen == [(size, device.type) for size in (16, 16, 8)]
 
@@ -416,6 +416,26 @@ class TestWorkers:
         with pytest.raises(OSError, match="image 17 is broken; mend it"):
             Evaluator(network, stream, batch_size=7).evaluate(children())
         assert not workers()
+
+    def test_an_interrupt_while_they_start_waits_for_them(self, network, samples, workers, monkeypatch):
+        class Interrupted(DataLoader):
+            def __iter__(self):
+                signal.raise_signal(signal.SIGINT)
+                iterator = super().__iter__()
+                started.append(len(workers()))
+                return iterator
+
+        started, handler = [], signal.getsignal(signal.SIGINT)
+        evaluator, before = Evaluator(network, Stream(*samples, workers=2), batch_size=7), state_bits(network)
+        with monkeypatch.context() as patched:
+            patched.setattr(reader, "DataLoader", Interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                evaluator.evaluate(children())
+        assert started == [2]
+        assert not workers()
+        assert signal.getsignal(signal.SIGINT) is handler
+        assert same_bits(state_bits(network), before)
+        agree(evaluator, Evaluator(network, samples, batch_size=7), children(1))
 
     def test_a_copy_by_pickle_starts_its_own(self, network, samples, workers):
         evaluator = Evaluator(network, Stream(Images(samples[0]), samples[1], workers=1), batch_size=7)
