@@ -29,7 +29,7 @@ def plot_window(result: WindowResult, path: Path) -> None:
         path: PNG file to write.
     """
     with matplotlib.rc_context({"font.size": 11.5, "hatch.linewidth": 0.6}):
-        height = 0.45 * len(result.profiles) + 0.9
+        height = max(0.45 * len(result.profiles), 0.9) + 0.9
         figure = Figure(figsize=(10.7, height + 5), layout="constrained")
         grid = figure.add_gridspec(2, 2, height_ratios=(height, 4))
         top, left = figure.add_subplot(grid[0, :]), figure.add_subplot(grid[1, 0])
@@ -65,7 +65,8 @@ def _heat_map(figure: Figure, axes: Axes, result: WindowResult) -> None:
     for share, fill in _EDGES.items():
         places = _edges(result, share, sigmas)
         label = f"keeps {100 * share:.0f} %"
-        axes.plot(*places, "^", color=fill, markeredgecolor="black", markersize=8, label=label, clip_on=False)
+        # None at all would take up all of the layout.
+        axes.plot(*places, "^", color=fill, mec="black", ms=8, label=label, clip_on=False, in_layout=False)
     every = 2 if roomy else 1 + len(sigmas) // 12
     axes.set_xticks(np.arange(0, len(sigmas), every) + 0.5, [f"{sigma:.2g}" for sigma in sigmas[::every]])
     axes.set_yticks(np.arange(len(result.profiles)) + 0.5, [profile.rule for profile in result.profiles])
@@ -87,14 +88,18 @@ def _edges(result: WindowResult, share: float, sigmas: Sequence[float]) -> tuple
 
 def _curves(axes: Axes, result: WindowResult, *, matched: bool) -> None:
     """Medians with their intervals against sigma, or against sigma * sqrt(density)."""
-    for number, profile in enumerate(result.profiles):
+    densities = np.log(result.config.density)
+    for profile in result.profiles:
+        # A colour for each density and a style for each kind.
+        colour = f"C{int(np.abs(densities - np.log(profile.density)).argmin()) % 10}"
         places = [cell.norm if matched else cell.sigma for cell in profile.cells]
         medians, low, high = (
             [100 * getattr(cell.median, name) for cell in profile.cells] for name in ("value", "low", "high")
         )
         style = _STYLES.get(profile.kind, "-")
-        axes.plot(places, medians, style, color=f"C{number % 10}", marker=".", label=profile.rule)
-        axes.fill_between(places, low, high, color=f"C{number % 10}", alpha=0.15, linewidth=0)
+        axes.plot(places, medians, style, color=colour, marker=".", label=profile.rule)
+        axes.fill_between(places, low, high, color=colour, alpha=0.15, linewidth=0)
+        axes.vlines(places, low, high, color=colour, alpha=0.3, linewidth=1)
     levels = {
         "parent": (result.parent, "--"),
         "90 % of it": (0.9 * result.parent, "-."),
