@@ -148,3 +148,52 @@ def write_protocol(folder, models=("resnet18", "vgg16")):
         write_run(folder / model, finetune_results(), own)
     (folder / "summary.json").write_text(json.dumps(summary_results(models)))
     return folder
+
+
+def window_results():
+    """Two rules, dense and sparse."""
+
+    def best(sigma):
+        return {"sigma": sigma, "recipe": "r", "accuracy": 0.8, "gain": around(0.06), "p_value": 1e-4}
+
+    def profile(rule, density, factor):
+        sigmas = [0.01 * factor, 0.1 * factor]
+        cells = [
+            {
+                "sigma": sigma,
+                "norm": sigma * density**0.5,
+                "accuracies": [0.7 - place / 2] * 6,
+                "nonfinite": 0,
+                "median": around(0.7 - place / 2),
+                "best": best(sigma),
+            }
+            for place, sigma in enumerate(sigmas)
+        ]
+        ratio = None if rule == "dense" else around(factor, 0.5)
+        edge = {"sigma": around(0.02 * factor, 0.005), "norm": around(0.02, 0.005), "beyond": None}
+        edge |= {"matched_sigma": ratio, "matched_norm": ratio and around(1, 0.5), "best": best(sigmas[0])}
+        below = {"sigma": None, "norm": None, "beyond": "below", "best": None}
+        below |= {"matched_sigma": None, "matched_norm": None}
+        for name in ("sigma", "norm"):
+            below[name] = {"value": None, "low": None, "high": 0.01}
+        windows = [{"share": 0.99, **below}, {"share": 0.9, **edge}]
+        return {"rule": rule, "kind": rule, "density": density, "cells": cells, "windows": windows}
+
+    return {
+        "kind": "window",
+        "config": WINDOW,
+        "parameters": 14458,
+        "samples": {"fitness": 300, "validation": 310},
+        "parent": 0.732,
+        "parent_validation": 0.71,
+        "chance": 0.1,
+        "destroyed": 0.4,
+        "profiles": [profile("dense", 1.0, 1), profile("random:0.01", 0.01, 4)],
+        "evaluations": {"children": 240, "full grid": 480, "validation": 4},
+        "data": finetune_results()["data"],
+        "environment": ENVIRONMENT,
+    }
+
+
+WINDOW = {"model": "demo-cnn", "data": "digits", "seed": 0, "device": "cpu", "children": 12, "density": [1.0, 0.01]}
+WINDOW |= {"subspace": ["random"], "sigma": None, "select": "all", "precision": "float32"}
