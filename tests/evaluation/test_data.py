@@ -11,6 +11,7 @@ from smd_evo import BatchFitness, Evaluator, Lineage, ModuleFitness, RandomSubsp
 from smd_evo.core.parameters import Child
 from smd_evo.errors import InvalidType, InvalidValue
 from smd_evo.evaluation.data import make_batches, minibatch
+from smd_evo.evaluation.stream import Stream
 
 KEYS = st.integers(0, 2**64 - 1)
 CPU = torch.device("cpu")
@@ -94,6 +95,26 @@ def agree(evaluator, numbers, other):
     expected = other.evaluate(children()).fitness
     assert torch.allclose(part.evaluate(children()).fitness, expected, rtol=1e-5)
     return part
+
+
+class TestAutomaticSize:
+    @pytest.mark.parametrize(("shape", "size"), [((3, 32, 32), 85), ((1, 8, 8), 512), ((3, 96, 96), 32)])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
+    def test_pixels_count_as_the_float32_that_they_become(self, dtype, shape, size):
+        data = torch.zeros(600, *shape, dtype=dtype), torch.zeros(600, dtype=torch.int64)
+        for form in (data, TensorDataset(*data), Stream(*data)):
+            batches = make_batches(form, "auto", CPU)
+            assert batches.samples == 600
+            assert len(batches) == -(-600 // size)
+        assert {batch.count for batch in batches} <= {size, 600 % size}
+
+    def test_inputs_in_half_precision_count_as_they_are(self):
+        data = torch.zeros(600, 3, 32, 32, dtype=torch.float16), torch.zeros(600)
+        assert len(make_batches(data, "auto", CPU)) == 4
+
+    def test_elsewhere_it_is_512_and_no_sample_is_looked_at(self):
+        batches = make_batches(Stream(range(600), torch.zeros(600)), "auto", torch.device("meta"))
+        assert len(batches) == 2
 
 
 class TestSamples:
