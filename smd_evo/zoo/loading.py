@@ -5,7 +5,9 @@ The data's classes tell how many outputs the parent has, the parent tells how it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +16,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from smd_evo.errors import InvalidValue, check_number
+from smd_evo.errors import InvalidValue, check_choice, check_count, check_number
+from smd_evo.evaluation.guard import reseed
 from smd_evo.evaluation.stream import Stream
 from smd_evo.zoo.data import Data, Samples
 from smd_evo.zoo.demo import shifted_digits, trained_cnn
-from smd_evo.zoo.models import build_model
-from smd_evo.zoo.pixels import Pixels, Preprocessing, decoded, normalizing, workers
+from smd_evo.zoo.models import build_model, check_name
+from smd_evo.zoo.pixels import Pixels, decoded, workers
+from smd_evo.zoo.preprocessing import Normalize, Preprocessing
 from smd_evo.zoo.sources import Source, open_source
 from smd_evo.zoo.splits import split
 
 __all__ = ["MEMORY", "load"]
+
+_SPLITS = ("fitness", "validation", "test")
 
 MEMORY = 4.0
 """GiB of decoded images that are held; more are decoded again whenever they are needed."""
@@ -48,7 +54,8 @@ def load(
         data: see :func:`smd_evo.zoo.sources.open_source`, or "digits".
         checkpoint: file with the parent's weights.
         data_dir, download: for data sets that torchvision knows.
-        sizes: samples of "fitness", "validation" (default: 5,000, at most a third) and "test" (default: all).
+        sizes: samples of "fitness" and "validation" (None: 5,000, at most a third of the training data) and of
+            "test" (None: all).
         memory: see :data:`MEMORY`.
         seed: of the splits, and of the training of the demo's parent.
         progress: called after each decoded image.
@@ -64,30 +71,48 @@ def load(
         >>> len(data.fitness[1]), len(data.validation[1]), len(data.test[1])
         (300, 300, 500)
     """
-    given = {name: size for name, size in (sizes or {}).items() if size is not None}
+    given = {
+        check_choice("sizes", name, _SPLITS): check_count(f"sizes[{name!r}]", size)
+        for name, size in (sizes or {}).items()
+        if size is not None
+    }
     check_number("memory", memory, low=0, mend="give GiB such as 4")
-    if data == "digits":
-        return _on_digits(model, checkpoint, given, seed)
-    source = open_source(data, data_dir, download)
-    if model == "demo-cnn":
-        raise InvalidValue(f"model: expected another one than demo-cnn for {data}; it knows the digits alone")
-    network, preprocessing = build_model(model, len(source.classes), checkpoint)
-    found = _decode(source, preprocessing, given, int(memory * 2**30), seed, progress)
-    normalizing(network, preprocessing)
-    _check_fit(model, network, found)
-    return network, found
+    check_name(model)  # before a big folder is looked through
+    with _random_numbers_apart():
+        if data == "digits":
+            return _digits(model, checkpoint, given, seed)
+        source = open_source(data, data_dir, download)
+        if model == "demo-cnn":
+            raise InvalidValue(f"model: expected another one than demo-cnn for {data}; it knows the digits alone")
+        network, preprocessing = build_model(model, len(source.classes), checkpoint)
+        found = _decode(source, preprocessing, given, int(memory * 2**30), seed, progress)
+        network.register_forward_pre_hook(Normalize(preprocessing))
+        _check_fit(model, network, found)
+        return network, found
 
 
-def _on_digits(
-    model: str, checkpoint: str | Path | None, sizes: Mapping[str, int], seed: int
-) -> tuple[nn.Module, Data]:
+@contextmanager
+def _random_numbers_apart() -> Iterator[None]:
+    """Networks are built of random numbers: always the same ones, and the user's own are left where they were."""
+    cuda = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=cuda):
+            reseed()
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+
+
+def _digits(model: str, checkpoint: str | Path | None, sizes: Mapping[str, int], seed: int) -> tuple[nn.Module, Data]:
     if sizes:
         raise InvalidValue(f"data: expected the splits of digits as they are, got sizes of {', '.join(sizes)}")
+    digits = shifted_digits(seed)
     if model == "demo-cnn":
         if checkpoint is not None:
             raise InvalidValue(f"checkpoint: expected none for demo-cnn, which is trained here, got {checkpoint}")
-        return trained_cnn(seed), shifted_digits(seed)
-    digits = shifted_digits(seed)
+        return trained_cnn(seed), digits
     network, _ = build_model(model, len(digits.classes), checkpoint)
     _check_fit(model, network, digits)
     return network, digits
@@ -102,24 +127,13 @@ def _decode(
     progress: Callable[[], object] | None,
 ) -> Data:
     """Draw the splits, and decode their images, the fitness split's first."""
-    wanted = {name: sizes.get(name) for name in ("fitness", "validation")}
-    if source.test is None:
-        rest = None if "test" in sizes else "test"
-        numbers = split(source.train_targets, wanted | ({} if rest else {"test": sizes["test"]}), rest, seed=seed)
-        sets = dict.fromkeys(numbers, (source.train, source.train_targets))
-    else:
-        assert source.test_targets is not None
-        numbers = split(source.train_targets, wanted, seed=seed)
-        everything = np.arange(len(source.test_targets))
-        of_test = {"test": sizes.get("test", len(everything))}
-        numbers |= split(source.test_targets, of_test, seed=seed) if "test" in sizes else {"test": everything}
-        train, test = (source.train, source.train_targets), (source.test, source.test_targets)
-        sets = {"fitness": train, "validation": train, "test": test}
+    train, test = (source.train, source.train_targets), (source.test, source.test_targets)
+    indices = _drawn(source, sizes, seed)
     samples: dict[str, Samples] = {}
     unreadable: list[str] = []
-    for name in ("fitness", "validation", "test"):
-        images, targets = sets[name]
-        found, numbers[name], bad = _load(images, targets, numbers[name], preprocessing, memory, progress)
+    for name in _SPLITS:
+        images, targets = train if name != "test" or source.test is None else test
+        found, indices[name], bad = _load(images, targets, indices[name], preprocessing, memory, progress)
         if isinstance(found, tuple):
             memory -= found[0].nbytes
         samples[name] = found
@@ -129,25 +143,34 @@ def _decode(
         name=source.name,
         description=source.description + lost,
         classes=source.classes,
-        fitness=samples["fitness"],
-        validation=samples["validation"],
-        test=samples["test"],
-        indices=numbers,
+        **samples,
+        indices=indices,
         unreadable=unreadable,
     )
 
 
+def _drawn(source: Source, sizes: Mapping[str, int], seed: int) -> dict[str, NDArray[np.int64]]:
+    """Which samples each split has; "test" of the test set if there is one, else what is left."""
+    wanted = {name: sizes.get(name) for name in ("fitness", "validation")}
+    if source.test_targets is not None:
+        every = len(source.test_targets)
+        tested = {"test": sizes.get("test", every)}
+        return split(source.train_targets, wanted, seed=seed) | split(source.test_targets, tested, seed=seed)
+    if "test" in sizes:
+        return split(source.train_targets, wanted | {"test": sizes["test"]}, seed=seed)
+    return split(source.train_targets, wanted, "test", seed=seed)
+
+
 def _load(
     images: Any,
-    targets: NDArray[np.int64],
+    targets: Any,
     numbers: NDArray[np.int64],
     preprocessing: Preprocessing,
     memory: int,
     progress: Callable[[], object] | None,
 ) -> tuple[Samples, NDArray[np.int64], list[str]]:
     """One split, in memory if it fits; its readable samples; the names of the others."""
-    pixels = Pixels(images, numbers, preprocessing)
-    held, good, bad = decoded(pixels, memory, progress)
+    held, good, bad = decoded(Pixels(images, numbers, preprocessing), memory, progress)
     numbers = numbers[good]
     classes = torch.from_numpy(targets[numbers])
     if held is not None:
@@ -168,7 +191,7 @@ def _check_fit(model: str, network: nn.Module, data: Data) -> None:
         reason = " ".join(str(error).split())[:120]
         raise InvalidValue(
             f"model: expected a network that takes {kind}, got an error from {model}: {reason}"
-        ) from None
+        ) from error
     classes = len(data.classes)
     if not isinstance(outputs, Tensor) or outputs.shape != (1, classes):
         got = list(outputs.shape[1:]) if isinstance(outputs, Tensor) else type(outputs).__name__

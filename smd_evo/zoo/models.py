@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-import difflib
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from smd_evo.errors import InvalidType, InvalidValue
 from smd_evo.zoo.checkpoint import load_weights, read_checkpoint
-from smd_evo.zoo.pixels import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from smd_evo.zoo.sources import user_object
+from smd_evo.zoo.names import unknown, user_object
+from smd_evo.zoo.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 __all__ = ["MODELS", "build_model", "check_name"]
 
-_DEPTHS = (20, 32, 44, 56, 110)
-MODELS = ("demo-cnn", "timm:NAME", "torchvision:NAME", *(f"cifar-resnet{depth}" for depth in _DEPTHS))
+_CIFAR_RESNETS = {f"cifar-resnet{depth}": depth for depth in (20, 32, 44, 56, 110)}
+MODELS = ("demo-cnn", "timm:NAME", "torchvision:NAME", *_CIFAR_RESNETS)
 """Names of parents, beside ``module.path:factory``."""
+
+_TORCHVISION_OPTIONS: dict[str, dict[str, Any]] = {
+    # What torchvision sets with the published weights alone: these expect inputs that are scaled once more.
+    name: {"transform_input": True, "init_weights": False}
+    for name in ("googlenet", "inception_v3")
+}
 
 
 def build_model(name: str, classes: int, checkpoint: str | Path | None = None) -> tuple[nn.Module, Preprocessing]:
@@ -35,18 +42,14 @@ def build_model(name: str, classes: int, checkpoint: str | Path | None = None) -
         InvalidValue, InvalidType: an unknown name, weights that cannot be had, another number of classes.
     """
     kind, rest = check_name(name)
-    weights = None if checkpoint is None else read_checkpoint(checkpoint)
     if kind == "timm":
-        network, preprocessing = _timm(rest, classes, pretrained=weights is None)
+        network, preprocessing = _timm(rest, classes, checkpoint)
     elif kind == "torchvision":
-        network, preprocessing = _torchvision(rest, classes, pretrained=weights is None)
-    elif kind.startswith("cifar-resnet"):
-        network, preprocessing = _cifar_resnet(name, classes, trained=weights is not None)
+        network, preprocessing = _torchvision(rest, classes, checkpoint)
+    elif name in _CIFAR_RESNETS:
+        network, preprocessing = _cifar_resnet(name, classes, checkpoint)
     else:
-        network, preprocessing = _from_factory(name, classes)
-    if weights is not None:
-        assert checkpoint is not None
-        load_weights(network, weights, checkpoint)
+        network, preprocessing = _from_factory(name, classes, checkpoint)
     return network.eval(), preprocessing
 
 
@@ -57,47 +60,71 @@ def check_name(name: str) -> tuple[str, str]:
         InvalidValue: neither timm nor torchvision nor this package knows it, and it is no ``module.path:factory``.
     """
     kind, _, rest = name.partition(":")
-    if kind == "timm" and rest:
-        import timm
-
-        if not timm.is_model(rest.partition(".")[0]):
-            raise _nearest("timm", rest, timm.list_models())
-    elif kind == "torchvision" and rest:
-        from torchvision import models
-
-        if rest not in (known := models.list_models(module=models)):
-            raise _nearest("torchvision", rest, known)
+    if kind in ("timm", "torchvision") and rest:
+        known = _timm_names() if kind == "timm" else _torchvision_names()
+        if rest not in known:
+            prefixed = [f"{kind}:{each}" for each in known]
+            raise unknown("model", name, f"one of {len(known)} names of {kind}", prefixed)
     elif name not in MODELS and not rest:
-        raise _unknown(name)
+        # The name of a network without its library's prefix is the likeliest mistake.
+        known = [*MODELS, *(f"timm:{each}" for each in _timm_names())]
+        raise unknown("model", name, f"one of {', '.join(MODELS)} or module.path:factory", known)
     return kind, rest
 
 
-def _unknown(name: str) -> InvalidValue:
+def _timm_names() -> list[str]:
+    """Networks, and these with the tags of their published weights."""
     import timm
 
-    # The name of a network without its library's prefix is the likeliest mistake.
-    known = [*MODELS, *(f"timm:{known}" for known in timm.list_models())]
-    near = difflib.get_close_matches(name, known, 1) or difflib.get_close_matches(f"timm:{name}", known, 1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return InvalidValue(f"model: expected one of {', '.join(MODELS)}, module.path:factory, got {name!r}{hint}")
+    return [*timm.list_models(), *timm.list_models(include_tags=True)]
 
 
-def _nearest(library: str, name: str, known: Sequence[str]) -> InvalidValue:
-    near = difflib.get_close_matches(name, known, 1)
-    hint = f"; did you mean '{library}:{near[0]}'?" if near else ""
-    return InvalidValue(f"model: expected one of {len(known)} names of {library}, got {name!r}{hint}")
+def _torchvision_names() -> list[str]:
+    from torchvision import models
+
+    return list(models.list_models(module=models))
 
 
-def _timm(name: str, classes: int, pretrained: bool) -> tuple[nn.Module, Preprocessing]:
+def _timm(name: str, classes: int, checkpoint: str | Path | None) -> tuple[nn.Module, Preprocessing]:
     import timm
 
-    if pretrained:
-        own = getattr(timm.get_pretrained_cfg(name, allow_unregistered=False), "num_classes", classes)
-        _check_head(f"timm:{name}", own, classes)
-        network = _fetched(f"timm:{name}", lambda: timm.create_model(name, pretrained=True, num_classes=classes))
+    if checkpoint is None:
+        published = timm.get_pretrained_cfg(name)
+        assert published is not None
+        _check_head(f"timm:{name}", published.num_classes, classes)
+        with _fetching(f"timm:{name}"):
+            _ask_hub(published.hf_hub_id)
+            network = timm.create_model(name, pretrained=True)
     else:
-        network = timm.create_model(name, num_classes=classes)
+        network = _timm_from_file(name, classes, checkpoint)
     return network, _preprocessing_of_timm(network)
+
+
+def _timm_from_file(name: str, classes: int, checkpoint: str | Path) -> nn.Module:
+    import timm
+
+    weights = read_checkpoint(checkpoint)
+    network = timm.create_model(name, num_classes=classes)
+    try:
+        load_weights(network, weights, checkpoint)
+    except InvalidValue:
+        # Published files often have the names of their authors' own code, which timm knows how to translate.
+        given = {"state_dict": weights, "num_classes": classes}
+        with contextlib.suppress(Exception):
+            return timm.create_model(name, pretrained=True, num_classes=classes, pretrained_cfg_overlay=given)
+        raise
+    return network
+
+
+def _ask_hub(repository: str | None) -> None:
+    """One request for weights that are not in the cache; timm finds out only after 45 s that there is no network."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError
+
+    files = "model.safetensors", "pytorch_model.bin"
+    if repository and not any(try_to_load_from_cache(repository, file) for file in files):
+        with contextlib.suppress(HfHubHTTPError):  # an answer, too
+            get_hf_file_metadata(hf_hub_url(repository, files[0]))
 
 
 def _preprocessing_of_timm(network: nn.Module) -> Preprocessing:
@@ -106,19 +133,21 @@ def _preprocessing_of_timm(network: nn.Module) -> Preprocessing:
 
     config = resolve_model_data_config(network)
     transform = create_transform(**config, normalize=False)
-    return Preprocessing(transform, config["mean"], config["std"], config["input_size"][0])
+    return Preprocessing(transform, config["mean"], config["std"], config["input_size"][0], channels_last=True)
 
 
-def _torchvision(name: str, classes: int, pretrained: bool) -> tuple[nn.Module, Preprocessing]:
+def _torchvision(name: str, classes: int, checkpoint: str | Path | None) -> tuple[nn.Module, Preprocessing]:
     from torchvision import models
     from torchvision.transforms import v2
 
     weights = models.get_model_weights(name).DEFAULT
-    if pretrained:
+    if checkpoint is None:
         _check_head(f"torchvision:{name}", len(weights.meta["categories"]), classes)
-        network = _fetched(f"torchvision:{name}", lambda: models.get_model(name, weights=weights))
+        with _fetching(f"torchvision:{name}"):
+            network = models.get_model(name, weights=weights)
     else:
-        network = models.get_model(name, weights=None, num_classes=classes)
+        network = models.get_model(name, num_classes=classes, **_TORCHVISION_OPTIONS.get(name, {}))
+        load_weights(network, read_checkpoint(checkpoint), checkpoint)
     preset = weights.transforms()
     transform = v2.Compose(
         [
@@ -127,29 +156,32 @@ def _torchvision(name: str, classes: int, pretrained: bool) -> tuple[nn.Module, 
             v2.PILToTensor(),
         ]
     )
-    return network, Preprocessing(transform, tuple(preset.mean), tuple(preset.std), 3)
+    return network, Preprocessing(transform, tuple(preset.mean), tuple(preset.std), 3, channels_last=True)
 
 
-def _cifar_resnet(name: str, classes: int, trained: bool) -> tuple[nn.Module, Preprocessing]:
+def _cifar_resnet(name: str, classes: int, checkpoint: str | Path | None) -> tuple[nn.Module, Preprocessing]:
     from torchvision.transforms import v2
 
     from smd_evo.zoo.cifar_resnet import CifarResNet
 
-    if not trained:
+    if checkpoint is None:
         raise InvalidValue(
             f"checkpoint: expected a file with the weights of {name}, got none; none are published here"
         )
-    network = CifarResNet(int(name.removeprefix("cifar-resnet")), classes)
+    network = CifarResNet(_CIFAR_RESNETS[name], classes)
+    load_weights(network, read_checkpoint(checkpoint), checkpoint)
     transform = v2.Compose([v2.Resize((32, 32)), v2.PILToTensor()])
-    return network, Preprocessing(transform, IMAGENET_MEAN, IMAGENET_STD, 3)
+    return network, Preprocessing(transform, IMAGENET_MEAN, IMAGENET_STD, 3, channels_last=True)
 
 
-def _from_factory(name: str, classes: int) -> tuple[nn.Module, Preprocessing]:
+def _from_factory(name: str, classes: int, checkpoint: str | Path | None) -> tuple[nn.Module, Preprocessing]:
     from torchvision.transforms import v2
 
-    network = user_object("model", name)(classes)
+    network = user_object("model", name, MODELS)(classes)
     if not isinstance(network, nn.Module):
         raise InvalidType(f"model: expected a torch.nn.Module from {name}, got {type(network).__name__}")
+    if checkpoint is not None:
+        load_weights(network, read_checkpoint(checkpoint), checkpoint)
     if getattr(network, "pretrained_cfg", None):
         return network, _preprocessing_of_timm(network)
     return network, Preprocessing(v2.PILToTensor())
@@ -163,18 +195,19 @@ def _check_head(name: str, outputs: int, classes: int) -> None:
         )
 
 
-def _fetched(name: str, build: Callable[[], nn.Module]) -> nn.Module:
-    """What ``build`` returns; libraries that fetch weights say in many words that there is no network."""
+@contextlib.contextmanager
+def _fetching(name: str) -> Iterator[None]:
+    """A block that fetches weights; libraries say in many words and exceptions that there is no network."""
     hub = logging.getLogger("huggingface_hub")
     level = hub.level
     hub.setLevel(logging.ERROR)
     try:
-        return build()
-    except (OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:100]
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split())[:100] or type(error).__name__
         raise InvalidValue(
             f"model: expected the weights of {name} in the cache or from the network, got neither ({reason}); "
             "give a checkpoint: a file of its weights, safetensors or torch"
-        ) from None
+        ) from error
     finally:
         hub.setLevel(level)

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
-import sys
-from collections.abc import Callable
+import operator
+import warnings
+from collections.abc import Callable, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from smd_evo.errors import InvalidType, InvalidValue
+from smd_evo.zoo.names import unknown, user_object
 
-__all__ = ["SOURCES", "Source", "open_source", "user_object"]
+__all__ = ["SOURCES", "Source", "open_source"]
 
 _TEST_FOLDERS = ("test", "val", "validation")
+_TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "fashion-mnist": "FashionMNIST"}
+
+SOURCES = ("digits", "imagenet:PATH", "imagefolder:PATH", *_TORCHVISION)
+"""Names of data sets; digits is the demo's own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,110 +52,106 @@ def open_source(name: str, data_dir: str | Path = "data", download: bool = False
     """A data set by its name.
 
     Args:
-        name: a key of :data:`SOURCES` with its path after a colon where it needs one, or ``module.path:factory``: a
-            function without arguments that returns ``(train, test)``, map-style data sets of (PIL image or tensor,
-            class); ``classes`` of the first names the classes, and ``test`` may be None.
+        name: one of :data:`SOURCES` but the demo's, or ``module.path:factory``: a function without arguments that
+            returns ``(train, test)``, map-style data sets of (PIL image or tensor, class); ``classes`` of the first
+            names the classes, ``targets`` of each spares decoding its images, and ``test`` may be None.
         data_dir: folder of the data sets that torchvision knows.
         download: whether these may be downloaded to there.
 
     Raises:
         InvalidValue, InvalidType: an unknown name, or a folder or file that is not there.
     """
-    kind, _, place = name.partition(":")
+    kind, colon, place = name.partition(":")
     if kind in _FOLDERS:
         if not place:
             raise InvalidValue(f"data: expected {kind}:PATH, got {name!r}; add the folder of the images")
         return _FOLDERS[kind](name, Path(place).expanduser())
     if kind in _TORCHVISION:
-        if place:
+        if colon:
             raise InvalidValue(f"data: expected {kind} alone, got {name!r}; give the folder as data_dir")
         return _torchvision(kind, Path(data_dir).expanduser(), download)
-    if place and not difflib.get_close_matches(kind, _FOLDERS):
+    if place:
         return _from_factory(name)
-    raise _unknown(name)
-
-
-def _unknown(name: str) -> InvalidValue:
-    near = difflib.get_close_matches(name, SOURCES, 1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return InvalidValue(f"data: expected one of {', '.join(SOURCES)}, module.path:factory, got {name!r}{hint}")
-
-
-def _folder(path: Path) -> Any:
-    """torchvision's ImageFolder, which names no error that a user would understand."""
-    from torchvision.datasets import ImageFolder
-
-    if not path.is_dir():
-        raise InvalidValue(f"data: expected a folder, got {path}, which is not there")
-    try:
-        return ImageFolder(str(path))
-    except FileNotFoundError as error:
-        raise InvalidValue(
-            f"data: expected a folder of images for each class in {path}, got {str(error).splitlines()[0]}"
-        ) from None
+    raise unknown("data", name, f"one of {', '.join(SOURCES)} or module.path:factory", SOURCES)
 
 
 def _image_folder(name: str, path: Path) -> Source:
-    """``path/train`` and ``path/test`` (or val), or ``path`` with a folder for each class."""
+    """``path/train`` and ``path/test`` (or val), one of these alone, or ``path`` with a folder for each class."""
     if not path.is_dir():
         raise InvalidValue(f"data: expected a folder, got {path}, which is not there")
-    tests = [path / folder for folder in _TEST_FOLDERS if (path / folder).is_dir()]
-    parts = [path / "train", tests[0]] if (path / "train").is_dir() and tests else tests[:1] or [path]
-    train, *test = [_folder(part) for part in parts]
-    if test and test[0].classes != train.classes:
-        differ = sorted(set(train.classes) ^ set(test[0].classes))[:3]
+    train_part = [path / "train"] if (path / "train").is_dir() else []
+    test_part = [path / folder for folder in _TEST_FOLDERS if (path / folder).is_dir()][:1]
+    parts = [*train_part, *test_part] or [path]
+    train, *rest = [_folder(part) for part in parts]
+    test = rest[0] if rest else None
+    if test and test.classes != train.classes:
+        differ = ", ".join(sorted(set(train.classes) ^ set(test.classes))[:3])
         raise InvalidValue(
-            f"data: expected the same classes in {parts[0]} and {parts[1]}, got differences ({', '.join(differ)})"
+            f"data: expected the same classes in {parts[0]} and {parts[1]}, got differences ({differ})"
         )
     where = " and ".join(part.name for part in parts) if test else f"{parts[0].name} alone"
-    classes, numbers = _outputs(train.classes)
     return Source(
         name=name,
         description=f"images of {len(train.classes)} classes in {path} ({where})",
-        classes=classes,
+        classes=tuple(train.classes),
         train=train,
-        train_targets=numbers[np.array(train.targets)],
-        test=test[0] if test else None,
-        test_targets=numbers[np.array(test[0].targets)] if test else None,
+        train_targets=np.array(train.targets),
+        test=test,
+        test_targets=np.array(test.targets) if test else None,
     )
 
 
-def _imagenet(name: str, path: Path) -> Source:
-    """Folders named by WordNet ids, in any subset; a flat ``val`` folder has no labels."""
-    source = _image_folder(name, path)
-    if len(source.classes) != 1000:
+def _folder(path: Path) -> Any:
+    """torchvision's ImageFolder, whose errors do not say what to do."""
+    from torchvision.datasets import ImageFolder
+
+    try:
+        return ImageFolder(str(path))
+    except OSError as error:
         raise InvalidValue(
-            f"data: expected class folders named by the WordNet ids of ImageNet-1k in {path}, got "
-            f"{source.classes[0]!r} and others; for other classes give imagefolder:{path}"
-        )
-    return source
+            f"data: expected a folder of images for each class in {path}, got: {str(error).splitlines()[0]}; "
+            "images that lie there side by side have no labels, sort them into folders"
+        ) from None
 
 
-def _outputs(folders: list[str]) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-    """Names of the network's outputs, and which each folder is: ImageNet's 1,000 where all are WordNet ids."""
+def _imagenet(name: str, path: Path) -> Source:
+    """Folders named by WordNet ids, in any subset; the outputs are always the 1,000 of ImageNet-1k."""
     from timm.data.imagenet_info import ImageNetInfo
 
     info = ImageNetInfo()
-    order = {wordnet: number for number, wordnet in enumerate(info.label_names())}
-    if all(folder in order for folder in folders):
-        names = tuple(info.index_to_description(number) for number in range(len(order)))
-        return names, np.array([order[folder] for folder in folders])
-    return tuple(folders), np.arange(len(folders))
+    numbers = {wordnet: number for number, wordnet in enumerate(info.label_names())}
+    folders = _image_folder(name, path)
+    alien = [folder for folder in folders.classes if folder not in numbers]
+    if alien:
+        raise InvalidValue(
+            f"data: expected class folders named by the WordNet ids of ImageNet-1k such as n01440764 in {path}, got "
+            f"{', '.join(alien[:3])}; for other classes give imagefolder:{path}"
+        )
+    outputs = np.array([numbers[folder] for folder in folders.classes])
+    return Source(
+        name=name,
+        description=folders.description,
+        classes=tuple(info.index_to_description(number) for number in range(len(numbers))),
+        train=folders.train,
+        train_targets=outputs[folders.train_targets],
+        test=folders.test,
+        test_targets=None if folders.test_targets is None else outputs[folders.test_targets],
+    )
 
 
 def _torchvision(kind: str, folder: Path, download: bool) -> Source:
     from torchvision import datasets
 
-    build = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100, "fashion-mnist": datasets.FashionMNIST}[kind]
+    build = getattr(datasets, _TORCHVISION[kind])
     try:
-        train, test = (build(str(folder), train=part, download=download) for part in (True, False))
-    except RuntimeError as error:  # not found, or corrupted
-        reason = " ".join(str(error).split())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # numpy's, about files that are older than it
+            train, test = (build(str(folder), train=part, download=download) for part in (True, False))
+    except Exception as error:  # not found, no network, or whatever damaged files lead to
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise InvalidValue(
             f"data: expected {kind} in {folder}, got: {reason}; set data_dir, or download where there is a network"
-        ) from None
-    except OSError as error:
-        raise InvalidValue(f"data: expected {kind} from the network, got: {error}; fetch it to {folder}") from None
+        ) from error
     return Source(
         name=kind,
         description=f"{build.__name__}, {len(train):,} training and {len(test):,} test images",
@@ -163,52 +164,53 @@ def _torchvision(kind: str, folder: Path, download: bool) -> Source:
 
 
 def _from_factory(name: str) -> Source:
-    pair = user_object("data", name)()
-    if not isinstance(pair, tuple | list) or len(pair) != 2 or not hasattr(pair[0], "__getitem__"):
+    pair = user_object("data", name, SOURCES)()
+    if not isinstance(pair, tuple | list) or len(pair) != 2 or not _is_set(pair[0]):
         raise InvalidType(
-            f"data: expected (train, test) of map-style data sets from {name}, got {type(pair).__name__}; "
-            "test may be None"
+            f"data: expected (train, test) of map-style data sets from {name}, got {_kind(pair)}; test may be None"
         )
     train, test = pair
-    targets = [None if part is None else _targets(part) for part in pair]
-    assert targets[0] is not None
-    count = 1 + max(int(numbers.max()) for numbers in targets if numbers is not None)
+    train_targets = _targets(train)
+    test_targets = None if test is None else _targets(test)
+    count = 1 + max(int(numbers.max()) for numbers in (train_targets, test_targets) if numbers is not None)
     classes = tuple(map(str, getattr(train, "classes", range(count))))
-    return Source(name, f"{name}, {len(classes)} classes", classes, train, targets[0], test, targets[1])
+    if count > len(classes):
+        raise InvalidValue(f"data: expected numbers below the {len(classes)} classes of {name}, got {count - 1}")
+    return Source(name, f"{name}, {len(classes)} classes", classes, train, train_targets, test, test_targets)
+
+
+def _is_set(dataset: Any) -> bool:
+    return hasattr(dataset, "__getitem__") and isinstance(dataset, Sized) and not isinstance(dataset, Tensor)
 
 
 def _targets(dataset: Any) -> NDArray[np.int64]:
-    """Classes of a data set's samples; ``targets`` spares decoding its images."""
+    """Classes of a data set's samples."""
+    if not _is_set(dataset):
+        raise InvalidType(f"data: expected map-style data sets, got {_kind(dataset)}")
     found = getattr(dataset, "targets", None)
-    numbers = np.array([sample[1] for sample in dataset] if found is None else found, dtype=np.int64)
-    if numbers.ndim != 1 or not len(numbers) or numbers.min() < 0:
-        raise InvalidValue(f"data: expected class numbers from 0, [n], got shape {list(numbers.shape)}")
+    if found is None:
+        found = [_class_of(dataset[number]) for number in range(len(dataset))]  # iteration may have no end
+    try:
+        numbers = np.array([operator.index(number) for number in found], dtype=np.int64)
+    except TypeError as error:
+        raise InvalidType(f"data: expected a class number for each sample, got: {error}") from None
+    if not len(dataset) or len(numbers) != len(dataset) or numbers.min() < 0:
+        raise InvalidValue(
+            f"data: expected at least one sample, and for each a class number from 0, got {len(dataset)} samples and "
+            f"{len(numbers)} numbers from {min(numbers, default=0)}"
+        )
     return numbers
 
 
-def user_object(what: str, name: str) -> Callable[..., Any]:
-    """The function behind ``module.path:factory``, looked for in the current folder, too.
+def _class_of(sample: Any) -> Any:
+    if not isinstance(sample, tuple | list) or len(sample) < 2:
+        raise InvalidType(f"data: expected samples (image, class), got {_kind(sample)}")
+    return sample[1]
 
-    Raises:
-        InvalidValue: there is no such module, or nothing to call of that name in it.
-    """
-    module_name, _, attribute = name.partition(":")
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    try:
-        found = importlib.import_module(module_name)
-    except ImportError as error:
-        raise InvalidValue(
-            f"{what}: expected a name of the documentation or module.path:factory, got {name!r} ({error})"
-        ) from None
-    factory = getattr(found, attribute, None)
-    if not callable(factory):
-        raise InvalidValue(f"{what}: expected a function {attribute!r} in {module_name}, got {factory!r}")
-    return cast("Callable[..., Any]", factory)
+
+def _kind(thing: Any) -> str:
+    inside = f" of {len(thing)}" if isinstance(thing, tuple | list) else ""
+    return f"{type(thing).__name__}{inside}"
 
 
 _FOLDERS: dict[str, Callable[[str, Path], Source]] = {"imagenet": _imagenet, "imagefolder": _image_folder}
-_TORCHVISION = ("cifar10", "cifar100", "fashion-mnist")
-
-SOURCES = ("digits", "imagenet:PATH", "imagefolder:PATH", *_TORCHVISION)
-"""Names of data sets; digits is the demo's own."""

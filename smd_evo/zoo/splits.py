@@ -13,7 +13,7 @@ from smd_evo.errors import InvalidValue
 __all__ = ["DEFAULT_SAMPLES", "split"]
 
 DEFAULT_SAMPLES = 5000
-"""Samples of a split if there are enough: at most a third of the set."""
+"""Samples of a split if there are enough: at most a third of what is left by splits whose sizes are given."""
 
 
 def split(
@@ -26,7 +26,7 @@ def split(
 
     Args:
         targets: class numbers of the whole set, int64 [n].
-        sizes: samples of each split; None: :data:`DEFAULT_SAMPLES`, at most a third of the set.
+        sizes: samples of each split; None: see :data:`DEFAULT_SAMPLES`.
         rest: a split that gets what no other has.
         seed: of the draw.
 
@@ -35,13 +35,14 @@ def split(
 
     Example:
         >>> parts = split(np.array([0, 1] * 6), {"fitness": 4, "validation": 4}, "test")
-        >>> [sorted(set(numbers % 2)) for numbers in parts.values()], [len(numbers) for numbers in parts.values()]
-        ([[0, 1], [0, 1], [0, 1]], [4, 4, 4])
+        >>> {name: np.bincount(numbers % 2).tolist() for name, numbers in parts.items()}
+        {'fitness': [2, 2], 'validation': [2, 2], 'test': [2, 2]}
     """
-    default = min(DEFAULT_SAMPLES, len(targets) // 3)
+    unclaimed = max(0, len(targets) - sum(size or 0 for size in sizes.values()))
+    default = min(DEFAULT_SAMPLES, unclaimed // 3)
     wanted = {name: default if size is None else size for name, size in sizes.items()}
     least = sum(wanted.values()) + (rest is not None)
-    if least > len(targets) or not all(wanted.values()):
+    if least > len(targets) or min(wanted.values()) < 1:
         asked = ", ".join(f"{size} for {name}" for name, size in wanted.items())
         also = f" and at least 1 for {rest}" if rest else ""
         raise InvalidValue(f"data: expected enough of its {len(targets)} samples for all splits, got {asked}{also}")

@@ -1,0 +1,58 @@
+"""Names of models and data: what is meant by an unknown one, and functions of the user's own."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any, cast
+
+from smd_evo.errors import InvalidValue
+
+__all__ = ["unknown", "user_object"]
+
+
+def unknown(what: str, name: str, named: str, known: Iterable[str]) -> InvalidValue:
+    """The error for a name that nobody knows.
+
+    Args:
+        what: "model" or "data".
+        name: as the user gave it.
+        named: the known ones in words.
+        known: all that may have been meant.
+    """
+    near = difflib.get_close_matches(name, list(known), 1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return InvalidValue(f"{what}: expected {named}, got {name!r}{hint}")
+
+
+def user_object(what: str, name: str, known: Iterable[str]) -> Callable[..., Any]:
+    """The function behind ``module.path:factory``, looked for in the current folder, too.
+
+    Args:
+        what: "model" or "data".
+        name: as the user gave it.
+        known: other names that may have been meant.
+
+    Raises:
+        InvalidValue: there is no such module, or nothing to call of that name in it. Errors of the module itself
+            come through as they are.
+    """
+    module_name, _, attribute = name.partition(":")
+    known = tuple(known)
+    error = unknown(what, name, f"one of {', '.join(known)} or module.path:factory", known)
+    if not all(part.isidentifier() for part in (*module_name.split("."), attribute)):
+        raise error
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as missing:
+        if f"{module_name}.".startswith(f"{missing.name}."):
+            raise InvalidValue(f"{error}; there is no module {missing.name!r}") from None
+        raise
+    factory = getattr(module, attribute, None)
+    if not callable(factory):
+        raise InvalidValue(f"{what}: expected a function {attribute!r} in {module_name}, got {factory!r}")
+    return cast("Callable[..., Any]", factory)

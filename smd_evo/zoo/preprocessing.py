@@ -1,0 +1,81 @@
+"""From a picture to uint8 pixels, and from these to what a network was trained on.
+
+Pixels stay uint8, a quarter of float32; the network itself normalises a batch, in a hook that runs before its
+forward pass and that has no place in its state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from smd_evo.errors import InvalidType
+
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Normalize", "Preprocessing"]
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What a network wants done to a picture.
+
+    Attributes:
+        pixels: from a PIL image to uint8 [channels, height, width]; must be picklable.
+        mean, std: of each channel on a scale from 0 to 1.
+        channels: 1 or 3; None: as the picture has them.
+        channels_last: memory layout of the batches: most convolutions compute faster on it, while the ``view`` of
+            a network that was never given it may fail.
+    """
+
+    pixels: Callable[[Any], Tensor]
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    channels: int | None = None
+    channels_last: bool = False
+
+    def __call__(self, image: Any) -> Tensor:
+        """The pixels of a picture, or a tensor as it is.
+
+        Raises:
+            InvalidType: neither of them.
+        """
+        if isinstance(image, Tensor):
+            return image
+        if not isinstance(image, Image.Image):
+            raise InvalidType(f"data: expected PIL images or tensors, got {type(image).__name__}; convert them")
+        mode = {1: "L", 3: "RGB", None: "L" if image.mode == "L" else "RGB"}[self.channels]
+        return self.pixels(image if image.mode == mode else image.convert(mode))
+
+
+class Normalize:
+    """A forward pre-hook: batches of uint8 images are normalised; other inputs pass as they are.
+
+    Args:
+        preprocessing: its mean, std and layout; one-channel images become as many channels as the mean has.
+
+    Example:
+        >>> network = nn.Identity()
+        >>> _ = network.register_forward_pre_hook(Normalize(Preprocessing(torch.as_tensor, (0.5,), (0.5,))))
+        >>> network(torch.tensor([[[[0, 255]]]], dtype=torch.uint8)).tolist()
+        [[[[-1.0, 1.0]]]]
+    """
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        self.mean = 255 * torch.tensor(preprocessing.mean)[:, None, None]
+        self.std = 255 * torch.tensor(preprocessing.std)[:, None, None]
+        self.channels_last = preprocessing.channels_last
+
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The inputs of the network's forward."""
+        images = inputs[0] if inputs else None
+        if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.dim() != 4:
+            return inputs
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        floats = images.float().contiguous(memory_format=layout)
+        return (floats - self.mean.to(images.device)) / self.std.to(images.device), *inputs[1:]
