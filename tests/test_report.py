@@ -261,6 +261,16 @@ class TestFinetune:
             assert sentence.endswith(f": {word}.")
             assert f"accuracy {shown(gain, gain - spread, gain + spread)} points" in sentence
 
+    def test_speaks_of_the_sparse_best_child_and_ensemble_and_of_each_control(self):
+        sentences = [each.partition(":")[0] for each in Page(render_page([finetune()])).texts("li")]
+        assert sentences == [
+            "Sparse best child against the parent",
+            "Sparse ensemble against the parent",
+            "Sparse ensemble against that of dense, matched sigma",
+            "Sparse ensemble against that of dense, matched norm",
+            "All of this speaks of these very children",
+        ]
+
     def test_names_images_that_were_left_out(self):
         record = finetune()
         assert "left out" not in render_page([record])
@@ -396,6 +406,14 @@ def test_damaged_files_give_a_page_or_one_line(place, new):
     except InvalidValue as error:
         message = str(error)
     assert re.fullmatch(r"run: expected results as smd-evo \S+ writes them, got \S+ \(.*\); run it again", message)
+
+
+@pytest.mark.parametrize("name", ["rows", "arms", "data", "environment", "evaluations", "sparse_ensemble_against"])
+def test_numbers_that_are_missing_are_named(name):
+    record = finetune()
+    del record.results[name]
+    with pytest.raises(InvalidValue, match=f"got run .*{name}"):
+        render_page([record])
 
 
 def test_no_runs():

@@ -107,6 +107,13 @@ def test_a_size_that_was_asked_for_is_asked_for_again():
     assert "size" not in parsed(lines[2])[1]
 
 
+def test_a_tie_on_the_way_is_no_size_that_was_asked_for():
+    part = ensemble(20, 3)
+    for chosen in part.results["selections"].values():
+        chosen["curve"] = [0.29] * 20
+    assert "size" not in parsed(repeat(record(CONFIG, parts=[part]))[1])[1]
+
+
 def protocol(configs):
     return record({}, "protocol", "all", [record(CONFIG | config) for config in configs])
 

@@ -119,7 +119,8 @@ def _result(record: RunRecord) -> found.WindowResult:
 
 def _profile(profile: Mapping[str, Any]) -> found.Profile:
     cells, windows = tuple(map(_cell, profile["cells"])), tuple(map(_window, profile["windows"]))
-    return found.Profile(**{**profile, "cells": cells, "windows": windows})
+    # The terminal's tables take texts alone.
+    return found.Profile(**{**profile, "rule": str(profile["rule"]), "cells": cells, "windows": windows})
 
 
 def _cell(cell: Mapping[str, Any]) -> found.Cell:
