@@ -99,6 +99,11 @@ def test_certain_cells_have_few_children_and_those_beside_an_edge_all(result):
             assert [len(cell.accuracies) for cell in profile.cells[below : below + 2]] == [12, 12]
 
 
+def test_an_edge_between_certain_cells_gets_all_children_on_both_sides():
+    far_apart = measure(sigma=(0.0001, 0.001, 10.0, 100.0), density=(1.0,)).profiles[0]
+    assert [len(cell.accuracies) for cell in far_apart.cells] == [6, 12, 12, 6]
+
+
 def test_evaluations_are_counted_and_shown(result, counter):
     spent = sum(len(cell.accuracies) for cell in cells(result))
     strengths = {cell.sigma for cell in cells(result)}
