@@ -168,8 +168,9 @@ class Evaluator:
             nonlocal outputs
             found = batch.outputs(module)
             if outputs is None:
+                shape = len(children), self.samples, *found.shape[1:]
                 with torch.inference_mode(False):
-                    outputs = torch.empty(len(children), self.samples, *found.shape[1:], dtype=torch.float32)
+                    outputs = torch.empty(shape, dtype=torch.float32, device="cpu")
             place = outputs[number, batch.start : batch.start + batch.count]
             if found.shape != place.shape:
                 raise InvalidValue(f"outputs: expected {list(place.shape)} for a batch, got {list(found.shape)}")

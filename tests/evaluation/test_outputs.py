@@ -5,8 +5,9 @@ import random
 import pytest
 import torch
 from helpers import same_bits, state_bits
+from torch import nn
 
-from smd_evo import Evaluator, Lineage, ModuleFitness, RandomSubspace, sample_mutations
+from smd_evo import Evaluator, Lineage, ModuleFitness, ParameterSpace, RandomSubspace, sample_mutations
 from smd_evo.errors import InvalidValue
 
 
@@ -99,3 +100,29 @@ def test_samples_are_needed(network):
     evaluator = Evaluator(network, None, ModuleFitness("norm", "min", lambda module: 0.0))
     with pytest.raises(InvalidValue, match=r"data: expected samples to predict, got none; use evaluator\.on"):
         next(evaluator.outputs([Lineage()]))
+
+
+def test_they_stay_when_the_child_is_gone():
+    """Also those of a network that returns its own weights, from each batch."""
+
+    class Itself(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.arange(3.0))
+
+        def forward(self, x):
+            return self.weight.expand(len(x), 3)
+
+    network = Itself()
+    some = sample_mutations(3, 4, subspace=RandomSubspace(1.0), sigma=0.3)
+    outputs = Evaluator(network, (torch.zeros(5, 1), torch.zeros(5)), batch_size=2).predict(some)
+    for own, child in zip(outputs, some, strict=True):
+        expected = ParameterSpace(network).make_child(child).weight.detach()
+        assert torch.equal(own, expected.expand(5, 3))
+
+
+def test_a_row_a_sample_is_needed():
+    network = nn.Sequential(nn.Linear(1, 3), nn.Flatten(0))
+    evaluator = Evaluator(network, (torch.zeros(5, 1), torch.zeros(5)), batch_size=2)
+    with pytest.raises(InvalidValue, match=r"outputs: expected \[2\] for a batch, got \[6\]"):
+        evaluator.predict([Lineage()])

@@ -458,11 +458,14 @@ class TestWorkers:
 
             def work(results=results):
                 results.put(evaluator.evaluate(children()).fitness.tolist())
+                with pytest.raises(InvalidType):  # which ends the workers of the reading process
+                    evaluator.evaluate(["no child"])
 
             process = context.Process(target=work, daemon=daemon)
             process.start()
             process.join()
-            assert (process.exitcode, results.get()) == (0, expected)
+            assert process.exitcode == 0
+            assert results.get() == expected
             assert evaluator.evaluate(children()).fitness.tolist() == expected
             assert workers() == {worker}
 
