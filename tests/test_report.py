@@ -278,6 +278,11 @@ class TestFinetune:
         page = Page(render_page([record]))
         assert {"n01/broken.JPEG", "n02/empty.JPEG"} <= set(page.texts("li"))
 
+    def test_names_of_files_need_not_be_text(self):
+        record = finetune()
+        record.results["data"]["unreadable"] = ["n01/\udcff.JPEG"]
+        assert "n01/?.JPEG" in render_page([record]).encode().decode()
+
     def test_counts_children_that_gave_nothing(self):
         record = finetune()
         record.results["arms"]["sparse"]["groups"][0] |= {"nonfinite": 3, "best_fitness": None, "validation": None}

@@ -54,7 +54,8 @@ def render_page(runs: Sequence[RunRecord]) -> str:
             compared.append(_checked(compare, same, f"{len(same)} runs"))
     several = len(sections) > 1
     title = f"{len(sections)} runs of smd-evo" if several else sections[0].title
-    return _template().render(title=title, several=several, sections=sections, compared=compared, version=__version__)
+    page = _template().render(title=title, several=several, sections=sections, compared=compared, version=__version__)
+    return page.encode(errors="replace").decode()  # names of files need not be text
 
 
 def _checked(build: Callable[[_From], _To], what: _From, name: str) -> _To:
@@ -81,7 +82,12 @@ def _minus(text: object) -> str:
 def _template() -> Template:
     loader = PackageLoader("smd_evo", "report")
     environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=loader,
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     environment.filters["minus"] = _minus
     return environment.get_template("page.html.j2")
