@@ -63,7 +63,7 @@ def test_its_commands_write_the_same_again(runs):
     done("report", "run", "--out", "page.html", cwd=runs)
     page = (runs / "page.html").read_text()
     (commands,) = re.findall(r"<pre><code>(.*?)</code>", page, re.DOTALL)
-    for command in commands.splitlines():
+    for command in re.sub("<.*?>", "", commands).splitlines():
         program, *arguments = shlex.split(html.unescape(command))
         assert program == "smd-evo"
         done(*arguments, cwd=runs)

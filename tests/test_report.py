@@ -23,11 +23,12 @@ from report_helpers import (
 )
 
 from smd_evo.errors import InvalidValue
+from smd_evo.report.commands import repeat
 from smd_evo.report.page import render_page
 from smd_evo.report.record import RunRecord
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
-HOSTILE = "<script>alert(1)</script>\"'&amp;</td><img src=x onerror=y>"
+HOSTILE = "<script>alert(1)</script>\"'&amp;</td><img/src=x/onerror=y>"
 
 
 class Page(HTMLParser):
@@ -277,6 +278,11 @@ class TestFinetune:
         record.results["data"]["unreadable"] = ["n01/broken.JPEG", "n02/empty.JPEG"]
         page = Page(render_page([record]))
         assert {"n01/broken.JPEG", "n02/empty.JPEG"} <= set(page.texts("li"))
+
+    def test_its_commands_can_be_copied(self):
+        record = finetune(name="a  'b'", parts=[ensemble(method="top_k")])
+        (code,) = (each["text"] for each in Page(render_page([record])).all("code"))
+        assert code.splitlines() == repeat(record)
 
     def test_names_of_files_need_not_be_text(self):
         record = finetune()

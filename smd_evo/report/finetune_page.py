@@ -77,6 +77,7 @@ def compare_finetunes(numbered: Sequence[tuple[int, RunRecord]]) -> Table:
 
 
 _ROLES = {"fitness": "ranks children", "validation": "chooses", "test": "is reported"}
+_CHOSEN = "\N{NO-BREAK SPACE}\N{BLACK STAR}"
 _MATCHED = ("dense, matched sigma", "dense, matched norm")
 
 
@@ -162,4 +163,4 @@ def _groups(results: Mapping[str, Any], fitness: str) -> Table:
 def _group(group: Mapping[str, Any], chosen: bool) -> list[Cell]:
     numbers = [f"{group['density']:.3g}", f"{group['sigma']:.3g}", decimal(group["best_fitness"])]
     numbers += [decimal(group["validation"]), str(group["ensemble_size"])]
-    return [Cell(f"{group['subspace']}{' ★' if chosen else ''}"), *map(Cell, numbers)]
+    return [Cell(f"{group['subspace']}{_CHOSEN if chosen else ''}"), *map(Cell, numbers)]
