@@ -198,12 +198,11 @@ NAMES = [
 NAMES += ["timm:vgg16", "dense, own sigma", "the parent", "digits through a camera", "weights/vgg16.pth"]
 
 
-@pytest.mark.parametrize("harmless", NAMES)
-def test_no_name_becomes_markup(harmless):
+@pytest.mark.parametrize("name", NAMES)
+def test_no_name_becomes_markup(name):
     """Whatever a name holds, the elements are the same and the name is to be read as it is."""
     runs = [*RUNS["several"], *RUNS["with ensembles"]]
-    hostile = replaced(runs, harmless, HOSTILE)
-    before, after = Page(render_page(runs)), Page(render_page(hostile))
+    before, after = (Page(render_page(replaced(runs, name, other))) for other in ("other/name", HOSTILE))
 
     def shape(page):
         return [(element["tag"], sorted(element)) for element in page.elements]
