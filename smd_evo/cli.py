@@ -6,25 +6,21 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import fields
-from inspect import Parameter, signature
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 
 from smd_evo import __version__
 from smd_evo.errors import SmdEvoError
-from smd_evo.experiments.config import ExperimentConfig, FinetuneConfig, WindowConfig, load_settings, whole_number
-
-if TYPE_CHECKING:
-    from rich.progress import TaskID
+from smd_evo.experiments.config import FinetuneConfig, WindowConfig, load_settings
+from smd_evo.experiments.readers import whole_number
+from smd_evo.terminal import Bar, option, show, takes
 
 # What typer raises for unusable arguments: click's exception, of whichever copy of click typer uses.
 _UsageError: type[Any] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 _INTERRUPTED = 130
-_Command = TypeVar("_Command", bound=Callable[..., None])
 
 
 class _Interrupted(Exception):
@@ -59,59 +55,27 @@ def _main(
         typer.echo(context.get_help())
 
 
-def _option(metavar: str, text: str) -> object:
-    return typer.Option(metavar=metavar, help=text, show_default=False)
-
-
-def _takes(config: type[ExperimentConfig]) -> Callable[[_Command], _Command]:
-    """A command whose ``given`` holds the settings that its user has given, an option for each of them."""
-
-    def decorated(command: _Command) -> _Command:
-        options = []
-        for setting in fields(config):
-            about, flag = setting.metadata, setting.type in (bool, "bool")
-            names = [f"--{setting.name.replace('_', '-')}"]
-            kind = bool if flag else (str | None)
-            option = typer.Option(*names, metavar=about["metavar"] or None, help=about["help"], show_default=False)
-            options.append(
-                Parameter(
-                    setting.name,
-                    Parameter.KEYWORD_ONLY,
-                    default=False if flag else None,
-                    annotation=Annotated[kind, option],
-                )
-            )
-        own = signature(command, eval_str=True)
-        kept = [parameter for parameter in own.parameters.values() if parameter.kind is not Parameter.VAR_KEYWORD]
-        made = own.replace(parameters=[*options, *kept])
-        vars(command)["__signature__"] = made
-        command.__annotations__ = {name: parameter.annotation for name, parameter in made.parameters.items()}
-        return command
-
-    return decorated
-
-
 def _settings(given: Mapping[str, Any], file: str | None) -> dict[str, Any]:
     """Settings of the file and of the command line, which win."""
     settings = load_settings(file) if file is not None else {}
     return settings | {name: value for name, value in given.items() if value not in (None, False)}
 
 
-_CONFIG = _option("FILE", "YAML file of these settings; options given beside it win.")
+_CONFIG = option("FILE", "YAML file of these settings; options given beside it win.")
 
 
 @app.command()
-@_takes(FinetuneConfig)
+@takes(FinetuneConfig)
 def finetune(
     *,
     models: Annotated[
-        str | None, _option("NAME[,NAME...]", "Several parents, one after the other; names of timm need no prefix.")
+        str | None, option("NAME[,NAME...]", "Several parents, one after the other; names of timm need no prefix.")
     ] = None,
     protocol: Annotated[
-        str | None, _option("NAME", "imagenet: a dozen parents of timm, if no models are given.")
+        str | None, option("NAME", "imagenet: a dozen parents of timm, if no models are given.")
     ] = None,
     config: Annotated[str | None, _CONFIG] = None,
-    out: Annotated[str | None, _option("DIR", "New folder for the results [runs/finetune-TIME].")] = None,
+    out: Annotated[str | None, option("DIR", "New folder for the results [runs/finetune-TIME].")] = None,
     **given: Any,
 ) -> None:
     """Fine-tune and ensemble a network by one generation of sparse mutations, beside dense controls.
@@ -128,8 +92,6 @@ def finetune(
 
 
 def _finetune(config: FinetuneConfig, target: Path) -> None:
-    from rich.console import Console
-
     os.environ.setdefault("EVOTORCH_VERBOSE_LEVEL", "0")  # its notes on devices and dtypes
     from smd_evo.experiments.finetune import finetune
     from smd_evo.report.table import finetune_table, finetune_verdict
@@ -141,17 +103,11 @@ def _finetune(config: FinetuneConfig, target: Path) -> None:
         with Bar() as bar:
             result = finetune(config, bar)
         write_finetune(folder, result, time.perf_counter() - start)
-    console = Console()
-    console.print(finetune_table(result))
-    for line in finetune_verdict(result):
-        console.print(line, highlight=False)
-    console.print(f"Written to {target}", highlight=False, soft_wrap=True)
+    show([finetune_table(result)], finetune_verdict(result), target)
 
 
 def _finetune_all(settings: dict[str, Any], models: str | None, protocol: str | None, target: Path) -> None:
     """Each model in a folder of its own; what is there already is kept if it was made with these settings."""
-    from rich.console import Console
-
     from smd_evo.experiments.protocol import model_settings
     from smd_evo.report.protocol_table import protocol_table, protocol_verdict
     from smd_evo.runs.finetune import is_finished
@@ -167,26 +123,20 @@ def _finetune_all(settings: dict[str, Any], models: str | None, protocol: str | 
     except KeyboardInterrupt:
         raise _Interrupted(f"{len(done)} of {len(configs)} models are finished; the same command goes on") from None
     summary = write_summary(target, list(configs))
-    console = Console()
-    console.print(protocol_table(summary))
-    for line in protocol_verdict(summary):
-        console.print(line, highlight=False)
-    console.print(f"Written to {target}", highlight=False, soft_wrap=True)
+    show([protocol_table(summary)], protocol_verdict(summary), target)
 
 
 @app.command()
-@_takes(WindowConfig)
+@takes(WindowConfig)
 def window(
     *,
     config: Annotated[str | None, _CONFIG] = None,
-    out: Annotated[str | None, _option("DIR", "New folder for the results [runs/window-TIME].")] = None,
+    out: Annotated[str | None, option("DIR", "New folder for the results [runs/window-TIME].")] = None,
     **given: Any,
 ) -> None:
     """Measure how strong mutations may be at each density before the network breaks."""
     resolved = WindowConfig.read(_settings(given, config))
     target = Path(out or time.strftime("runs/window-%Y%m%d-%H%M%S"))
-
-    from rich.console import Console
 
     from smd_evo.experiments.window import window
     from smd_evo.report.window_table import window_tables, window_verdict
@@ -198,19 +148,13 @@ def window(
         with Bar() as bar:
             result, data = window(resolved, bar)
         write_window(folder, result, data, time.perf_counter() - start)
-    console = Console()
-    for table in window_tables(result):
-        console.print(table)
-        console.print()
-    for line in window_verdict(result):
-        console.print(line, highlight=False)
-    console.print(f"Written to {target}", highlight=False, soft_wrap=True)
+    show(window_tables(result), window_verdict(result), target)
 
 
 @app.command()
 def report(
     folders: Annotated[list[str], typer.Argument(metavar="RUN...", help="Folders that finetune or window wrote.")],
-    out: Annotated[str | None, _option("FILE", "Where to write [report.html in the first RUN].")] = None,
+    out: Annotated[str | None, option("FILE", "Where to write [report.html in the first RUN].")] = None,
 ) -> None:
     """Write one self-contained page: what was run, tables, plots, how to reproduce."""
     from smd_evo.runs.report import write_report
@@ -236,9 +180,9 @@ def _choices(size: str | None) -> int | None:
     return None if size is None else whole_number("size", size, mend="leave it out for the best number on validation")
 
 
-_METHOD = _option("NAME", "top_k, greedy, diverse or all [greedy].")
-_SIZE = _option("N", "Choices to make [the best number on validation].")
-_COMBINE = _option("NAME", "probabilities, logits or majority [probabilities].")
+_METHOD = option("NAME", "top_k, greedy, diverse or all [greedy].")
+_SIZE = option("N", "Choices to make [the best number on validation].")
+_COMBINE = option("NAME", "probabilities, logits or majority [probabilities].")
 
 
 @app.command()
@@ -247,11 +191,9 @@ def ensemble(
     method: Annotated[str, _METHOD] = "greedy",
     size: Annotated[str | None, _SIZE] = None,
     combine: Annotated[str, _COMBINE] = "probabilities",
-    out: Annotated[str | None, _option("DIR", "New folder for the results [RUN/ensemble-METHOD-...].")] = None,
+    out: Annotated[str | None, option("DIR", "New folder for the results [RUN/ensemble-METHOD-...].")] = None,
 ) -> None:
     """Choose an ensemble of a run's children on validation and score it on test, beside its rivals."""
-    from rich.console import Console
-
     from smd_evo.experiments.ensembles import score_ensembles
     from smd_evo.report.ensemble_table import ensemble_tables, ensemble_verdict
     from smd_evo.runs.ensemble import ensemble_name, write_ensemble
@@ -266,21 +208,15 @@ def ensemble(
     with new_run(target) as folder:
         result = score_ensembles(config, shortlists, method=method, size=choices, combine=combine)
         write_ensemble(folder, result, time.perf_counter() - start)
-    console = Console()
-    for table in ensemble_tables(result):
-        console.print(table)
-        console.print()
-    for line in ensemble_verdict(result):
-        console.print(line, highlight=False)
-    console.print(f"Written to {target}", highlight=False, soft_wrap=True)
+    show(ensemble_tables(result), ensemble_verdict(result), target)
 
 
 @app.command()
 def export(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Folder that finetune wrote.")],
-    out: Annotated[str, _option("FILE", "New file for the weights.")],
-    child: Annotated[str, _option("NAME", "best, the K of the K-th best, soup or ensemble [best].")] = "best",
-    format: Annotated[str, _option("NAME", "safetensors or torch [safetensors].")] = "safetensors",
+    out: Annotated[str, option("FILE", "New file for the weights.")],
+    child: Annotated[str, option("NAME", "best, the K of the K-th best, soup or ensemble [best].")] = "best",
+    format: Annotated[str, option("NAME", "safetensors or torch [safetensors].")] = "safetensors",
     method: Annotated[str, _METHOD] = "greedy",
     size: Annotated[str | None, _SIZE] = None,
     combine: Annotated[str, _COMBINE] = "probabilities",
@@ -291,54 +227,6 @@ def export(
     choices = _choices(size)
     how = export_weights(run, Path(out), child, format, method=method, size=choices, combine=combine)
     typer.echo(f"Written to {out}: {how}")
-
-
-class Bar:
-    """Progress of an experiment on the terminal: steps done, steps a second, time left."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            SpinnerColumn,
-            TextColumn,
-            TimeRemainingColumn,
-        )
-
-        console = Console(stderr=True)
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._task: TaskID | None = None
-
-    def __enter__(self) -> Bar:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def start(self, description: str, total: int | None) -> None:
-        """Show a new phase."""
-        if self._task is not None:
-            self._progress.remove_task(self._task)
-        self._task = self._progress.add_task(description, total=total, rate="")
-
-    def advance(self) -> None:
-        """Count one step."""
-        assert self._task is not None
-        speed = self._progress.tasks[0].speed
-        self._progress.update(self._task, advance=1, rate=f"{speed:.0f}/s" if speed else "")
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ LAYERS = [
     "experiments",
     "report",
     "runs",
+    "terminal",
     "cli",
 ]
 CORE = [

@@ -1,0 +1,143 @@
+"""Settings as users write them, in a file or on the command line: read and checked, one reader for each kind.
+
+A reader takes the setting's name and its value, and returns the value or raises InvalidValue or InvalidType.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from smd_evo.errors import InvalidType, InvalidValue, check_choice, check_count, check_number
+
+__all__ = [
+    "Reader",
+    "batch_size",
+    "device",
+    "flag",
+    "numbers",
+    "one_of",
+    "path",
+    "samples",
+    "seed",
+    "several_of",
+    "sigma",
+    "text",
+    "whole",
+    "whole_number",
+]
+
+Reader = Callable[[str, Any], Any]
+
+
+def whole_number(name: str, value: object, *, low: int = 1, mend: str = "give such a number") -> int:
+    """A whole number as a user writes it.
+
+    Raises:
+        InvalidValue, InvalidType: it is none, or below ``low``.
+    """
+    try:
+        number = int(value) if isinstance(value, str) else value
+    except ValueError:
+        number = value
+    return check_count(name, number, low=low, mend=mend)
+
+
+def whole(mend: str, low: int = 1) -> Reader:
+    """A whole number of at least ``low``."""
+    return lambda name, value: whole_number(name, value, low=low, mend=mend)
+
+
+def samples(name: str, value: Any) -> int | None:
+    """How many samples, or None."""
+    return None if value is None else whole_number(name, value, mend="leave it out for the default")
+
+
+def seed(name: str, value: Any) -> int:
+    """A key."""
+    number = whole_number(name, value, low=0, mend="try 0")
+    if number >= 2**64:
+        raise InvalidValue(f"{name}: expected a whole number below 2**64, got {number}")
+    return number
+
+
+def numbers(mend: str, high: float) -> Reader:
+    """Different numbers in (0, high], with commas between them."""
+
+    def read(name: str, value: Any) -> tuple[float, ...]:
+        items = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
+        numbers = tuple(check_number(name, item, low=0, high=high, mend=mend) for item in items)
+        if not numbers or len(set(numbers)) < len(numbers):
+            interval = "> 0" if high == float("inf") else f"in (0, {high:g}]"
+            raise InvalidValue(f"{name}: expected one or more different numbers {interval}, got {value!r}")
+        return numbers
+
+    return read
+
+
+def sigma(name: str, value: Any) -> float | None:
+    """A strength; None: to be calibrated."""
+    if value in (None, "auto"):
+        return None
+    return check_number(name, value, low=0, mend="leave it out to have it calibrated")
+
+
+def batch_size(name: str, value: Any) -> int | str:
+    """A whole number, or "auto"."""
+    return "auto" if value == "auto" else whole_number(name, value, mend="try auto")
+
+
+def device(name: str, value: Any) -> str:
+    """A device that is there; "auto" becomes the best of them."""
+    import torch
+
+    if value == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(value)
+    except (RuntimeError, TypeError):
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise InvalidValue(f"{name}: expected auto, cpu, cuda or cuda:N, got {value!r}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InvalidValue(
+            f"{name}: expected one of {torch.cuda.device_count()} CUDA devices, got {value!r}; try cpu"
+        )
+    return str(device)
+
+
+def text(name: str, value: Any) -> str:
+    """A word."""
+    if not isinstance(value, str) or not value:
+        raise InvalidType(f"{name}: expected a word, got {value!r}")
+    return value
+
+
+def path(name: str, value: Any) -> str | None:
+    """A path as text, or None."""
+    return None if value is None else text(name, str(value) if isinstance(value, Path) else value)
+
+
+def flag(name: str, value: Any) -> bool:
+    """True or false."""
+    if not isinstance(value, bool):
+        raise InvalidType(f"{name}: expected true or false, got {value!r}")
+    return value
+
+
+def one_of(choices: tuple[str, ...]) -> Reader:
+    """One of the choices."""
+    return lambda name, value: check_choice(name, value, choices)
+
+
+def several_of(choices: tuple[str, ...]) -> Reader:
+    """Different ones of the choices, with commas between them."""
+
+    def read(name: str, value: Any) -> tuple[str, ...]:
+        items = tuple(value.split(",") if isinstance(value, str) else value)
+        if not items or len(set(items)) < len(items):
+            raise InvalidValue(f"{name}: expected one or more different ones of {', '.join(choices)}, got {value!r}")
+        return tuple(check_choice(name, item, choices) for item in items)
+
+    return read
