@@ -50,7 +50,7 @@ def build_model(name: str, classes: int, checkpoint: str | Path | None = None) -
         network, preprocessing = _cifar_resnet(name, classes, checkpoint)
     else:
         network, preprocessing = _from_factory(name, classes, checkpoint)
-    return network.eval(), preprocessing
+    return network.eval().cpu(), preprocessing
 
 
 def check_name(name: str) -> tuple[str, str]:
@@ -91,6 +91,8 @@ def _timm(name: str, classes: int, checkpoint: str | Path | None) -> tuple[nn.Mo
     if checkpoint is None:
         published = timm.get_pretrained_cfg(name)
         assert published is not None
+        if not published.has_weights:
+            raise _unpublished(f"timm:{name}")
         _check_head(f"timm:{name}", published.num_classes, classes)
         with _fetching(f"timm:{name}"):
             _ask_hub(published.hf_hub_id)
@@ -165,9 +167,7 @@ def _cifar_resnet(name: str, classes: int, checkpoint: str | Path | None) -> tup
     from smd_evo.zoo.cifar_resnet import CifarResNet
 
     if checkpoint is None:
-        raise InvalidValue(
-            f"checkpoint: expected a file with the weights of {name}, got none; none are published here"
-        )
+        raise _unpublished(name)
     network = CifarResNet(_CIFAR_RESNETS[name], classes)
     load_weights(network, read_checkpoint(checkpoint), checkpoint)
     transform = v2.Compose([v2.Resize((32, 32)), v2.PILToTensor()])
@@ -185,6 +185,10 @@ def _from_factory(name: str, classes: int, checkpoint: str | Path | None) -> tup
     if getattr(network, "pretrained_cfg", None):
         return network, _preprocessing_of_timm(network)
     return network, Preprocessing(v2.PILToTensor())
+
+
+def _unpublished(name: str) -> InvalidValue:
+    return InvalidValue(f"checkpoint: expected a file with the weights of {name}, got none; none are published")
 
 
 def _check_head(name: str, outputs: int, classes: int) -> None:

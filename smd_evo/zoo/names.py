@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from smd_evo.errors import InvalidValue
@@ -13,21 +13,23 @@ from smd_evo.errors import InvalidValue
 __all__ = ["unknown", "user_object"]
 
 
-def unknown(what: str, name: str, named: str, known: Iterable[str]) -> InvalidValue:
+def unknown(what: str, name: str, named: str, known: Sequence[str]) -> InvalidValue:
     """The error for a name that nobody knows.
 
     Args:
         what: "model" or "data".
         name: as the user gave it.
         named: the known ones in words.
-        known: all that may have been meant.
+        known: all that may have been meant; what follows a colon there may be another word than in ``name``.
     """
-    near = difflib.get_close_matches(name, list(known), 1)
+    kinds = {each.partition(":")[0]: each for each in known}
+    near = difflib.get_close_matches(name, known, 1)
+    near += [kinds[kind] for kind in difflib.get_close_matches(name.partition(":")[0], kinds, 1)]
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return InvalidValue(f"{what}: expected {named}, got {name!r}{hint}")
 
 
-def user_object(what: str, name: str, known: Iterable[str]) -> Callable[..., Any]:
+def user_object(what: str, name: str, known: Sequence[str]) -> Callable[..., Any]:
     """The function behind ``module.path:factory``, looked for in the current folder, too.
 
     Args:
@@ -40,7 +42,6 @@ def user_object(what: str, name: str, known: Iterable[str]) -> Callable[..., Any
             come through as they are.
     """
     module_name, _, attribute = name.partition(":")
-    known = tuple(known)
     error = unknown(what, name, f"one of {', '.join(known)} or module.path:factory", known)
     if not all(part.isidentifier() for part in (*module_name.split("."), attribute)):
         raise error

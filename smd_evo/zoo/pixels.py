@@ -91,7 +91,7 @@ def decoded(
     held: Tensor | None = None
     good: list[int] = []
     bad: list[str] = []
-    with closing(_attempts(pixels)) as attempts:  # after an error, its processes are not left to the garbage
+    with closing(_attempts(pixels)) as attempts:
         for number, image in enumerate(attempts):
             if progress:
                 progress()
@@ -147,10 +147,14 @@ def _attempts(pixels: Pixels) -> Generator[Tensor | str, None, None]:
         num_workers=0 if sample is None else workers(sample),
         generator=torch.Generator(),  # else it draws from the global one
     )
-    for reasons, images in loader:
-        readable = iter(images)
-        for reason in reasons:
-            yield next(readable) if reason is None else reason
+    batches = iter(loader)
+    try:
+        for reasons, images in batches:
+            readable = iter(images)
+            for reason in reasons:
+                yield next(readable) if reason is None else reason
+    finally:  # after an error, too: processes end now, and not when the last traceback that knows them is forgotten
+        getattr(batches, "_shutdown_workers", lambda: None)()
 
 
 def _collate(attempts: list[Tensor | str]) -> tuple[list[str | None], Tensor | list[Tensor]]:

@@ -95,9 +95,9 @@ def _image_folder(name: str, path: Path) -> Source:
         description=f"images of {len(train.classes)} classes in {path} ({where})",
         classes=tuple(train.classes),
         train=train,
-        train_targets=np.array(train.targets),
+        train_targets=_targets(train),
         test=test,
-        test_targets=np.array(test.targets) if test else None,
+        test_targets=_targets(test) if test else None,
     )
 
 
@@ -157,9 +157,9 @@ def _torchvision(kind: str, folder: Path, download: bool) -> Source:
         description=f"{build.__name__}, {len(train):,} training and {len(test):,} test images",
         classes=tuple(train.classes),
         train=train,
-        train_targets=np.array(train.targets),
+        train_targets=_targets(train),
         test=test,
-        test_targets=np.array(test.targets),
+        test_targets=_targets(test),
     )
 
 

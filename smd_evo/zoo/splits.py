@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
 
+from smd_evo.core.keys import derive
 from smd_evo.errors import InvalidValue
 
 __all__ = ["DEFAULT_SAMPLES", "split"]
@@ -47,8 +48,8 @@ def split(
         also = f" and at least 1 for {rest}" if rest else ""
         raise InvalidValue(f"data: expected enough of its {len(targets)} samples for all splits, got {asked}{also}")
     left, found = np.arange(len(targets)), {}
-    for number, (name, size) in enumerate(wanted.items()):
-        found[name], left = _drawn(left, targets, size, (seed + number) % 2**32)
+    for name, size in wanted.items():
+        found[name], left = _drawn(left, targets, size, derive(seed, "split", name) % 2**32)
     return found | ({rest: left} if rest else {})
 
 

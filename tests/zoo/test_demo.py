@@ -1,0 +1,109 @@
+"""The embedded data and parent: disjoint splits, a shift that costs something, exact repetition."""
+
+import copy
+import itertools
+
+import pytest
+import torch
+from helpers import same_bits, state_bits
+from safetensors.torch import save
+from sklearn.datasets import load_digits
+from zoo_helpers import write_folder
+
+from smd_evo.zoo import demo, load
+from smd_evo.zoo.demo import shifted_digits, trained_cnn
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load(seed=0)[1]
+
+
+@pytest.fixture(scope="module")
+def parent():
+    return load(seed=0)[0]
+
+
+def accuracy(network, samples):
+    with torch.inference_mode():
+        return float((network(samples[0]).argmax(1) == samples[1]).double().mean())
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**63])
+def test_splits_never_meet_and_hold_everything(seed):
+    indices = shifted_digits(seed).indices
+    for one, other in itertools.combinations(indices.values(), 2):
+        assert not set(one) & set(other)
+    assert set().union(*indices.values()) == set(range(1797))
+    assert {name: len(chosen) for name, chosen in indices.items()} == {
+        "source": 697,
+        "test": 500,
+        "validation": 300,
+        "fitness": 300,
+    }
+
+
+def test_splits_are_stratified_and_differ_by_seed(data):
+    for name in ("fitness", "validation", "test"):
+        counts = torch.bincount(getattr(data, name)[1], minlength=10)
+        assert int(counts.max() - counts.min()) <= 0.02 * 500
+    assert set(shifted_digits(1).indices["test"]) != set(data.indices["test"])
+
+
+def test_the_parent_handles_the_shift_worse_than_its_source(data, parent):
+    digits = load_digits()
+    chosen = data.indices["test"]
+    clean = (
+        torch.tensor(digits.images[chosen] / 16, dtype=torch.float32)[:, None],
+        torch.tensor(digits.target[chosen]),
+    )
+    assert accuracy(parent, clean) > 0.97
+    assert 0.4 < accuracy(parent, data.test) < accuracy(parent, clean) - 0.05
+
+
+def test_the_parent_is_the_same_trained_anew_with_any_threads_or_from_the_cache(parent, tmp_path):
+    state, generator, threads = state_bits(parent), torch.get_rng_state(), torch.get_num_threads()
+    try:
+        torch.set_num_threads(3 - min(threads, 2))  # another number than the fixture's
+        first = trained_cnn(0, tmp_path)
+        assert torch.get_num_threads() != threads
+    finally:
+        torch.set_num_threads(threads)
+    assert len(list(tmp_path.iterdir())) == 1
+    cached = trained_cnn(0, tmp_path)
+    assert same_bits(state, state_bits(first))
+    assert same_bits(state, state_bits(cached))
+    assert torch.equal(generator, torch.get_rng_state())
+    assert not cached.training
+
+
+def test_a_damaged_or_unwritable_cache_only_costs_time(parent, tmp_path, monkeypatch):
+    trainings = []
+    monkeypatch.setattr(demo, "_train", lambda seed: trainings.append(seed) or copy.deepcopy(parent))
+    trained_cnn(0, tmp_path)
+    file = next(tmp_path.iterdir())
+    whole = file.read_bytes()
+    for damaged in (whole[:100], b"", b"no weights", save({"conv1.weight": torch.zeros(1)})):
+        file.write_bytes(damaged)
+        assert same_bits(state_bits(parent), state_bits(trained_cnn(0, tmp_path)))
+        assert file.read_bytes() == whole
+    blocked = tmp_path / "a file"
+    blocked.touch()
+    assert same_bits(state_bits(parent), state_bits(trained_cnn(0, blocked / "folder")))
+    assert trainings == [0] * 6
+
+
+def test_unknown_names():
+    with pytest.raises(ValueError, match="did you mean 'digits'"):
+        load(data="digit")
+    with pytest.raises(ValueError, match="did you mean 'demo-cnn'"):
+        load("demo_cnn")
+
+
+def test_what_does_not_go_with_digits(tmp_path):
+    with pytest.raises(ValueError, match=r"^checkpoint: expected none for demo-cnn"):
+        load(checkpoint=tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match=r"^data: expected the splits of digits as they are, got sizes of fitness$"):
+        load(sizes={"fitness": 100, "test": None})
+    with pytest.raises(ValueError, match=r"^model: expected another one than demo-cnn for imagefolder:"):
+        load(data=f"imagefolder:{write_folder(tmp_path / 'images', {'a': 1})}")

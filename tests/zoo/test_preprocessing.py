@@ -1,0 +1,200 @@
+"""Pictures become uint8 pixels, and these what timm and torchvision themselves make of the pictures."""
+
+import copy
+import pickle
+
+import pytest
+import timm
+import torch
+from helpers import SmallNet
+from PIL import Image
+from torch import nn
+from torchvision import models
+from torchvision.transforms import v2
+from zoo_helpers import lively, picture, saved, untrained
+
+from smd_evo import ParameterSpace, RandomSubspace, sample_mutations
+from smd_evo.errors import InvalidType
+from smd_evo.zoo.models import build_model
+from smd_evo.zoo.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Normalize, Preprocessing
+
+MODES = ["RGB", "L", "1", "P", "RGBA", "LA", "CMYK", "YCbCr", "HSV", "I", "F"]
+
+
+def small(channels=1, classes=3):
+    """A network that takes images [n, channels, 4, 4] of uint8, the hook with it."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(channels, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(64, classes))
+    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.4,), (0.3,))
+    network.register_forward_pre_hook(Normalize(Preprocessing(v2.PILToTensor(), mean, std)))
+    return network.eval()
+
+
+def pixels(channels=1, count=5):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(256, (count, channels, 4, 4), generator=generator, dtype=torch.uint8)
+
+
+class TestPictures:
+    @pytest.mark.parametrize("mode", MODES)
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_of_any_mode_have_the_channels_that_the_network_wants(self, mode, channels):
+        image = picture(mode=mode)
+        found = Preprocessing(v2.PILToTensor(), channels=channels)(image)
+        assert found.dtype == torch.uint8
+        assert torch.equal(found, v2.functional.pil_to_tensor(image.convert("L" if channels == 1 else "RGB")))
+        assert found.shape == (channels, 30, 40)
+
+    @pytest.mark.parametrize(("mode", "channels"), [("RGB", 3), ("L", 1), ("CMYK", 3), ("P", 3)])
+    def test_are_gray_or_coloured_as_they_are_where_the_network_does_not_say(self, mode, channels):
+        assert Preprocessing(v2.PILToTensor())(picture(mode=mode)).shape == (channels, 30, 40)
+
+    def test_are_not_turned_by_their_metadata_as_in_timm_and_torchvision(self, tmp_path):
+        exif = Image.Exif()
+        exif[0x0112] = 6  # to be turned by a quarter
+        picture().save(tmp_path / "turned.png", exif=exif)
+        with Image.open(tmp_path / "turned.png") as image:
+            assert image.getexif()[0x0112] == 6
+            assert torch.equal(Preprocessing(v2.PILToTensor())(image), v2.functional.pil_to_tensor(picture()))
+
+    def test_tensors_stay_as_they_are(self):
+        for tensor in (torch.rand(2, 3), torch.zeros(1, 4, 4, dtype=torch.uint8)):
+            assert Preprocessing(v2.PILToTensor(), channels=3)(tensor) is tensor
+
+    def test_other_things_are_refused(self):
+        with pytest.raises(InvalidType, match=r"^data: expected PIL images or tensors, got ndarray; convert them$"):
+            Preprocessing(v2.PILToTensor())(pixels()[0].numpy())
+
+
+@pytest.mark.parametrize("mode", ["RGB", "CMYK"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "timm:test_resnet",
+        "timm:test_vit",
+        "timm:test_byobnet",
+        "torchvision:squeezenet1_0",
+        "torchvision:mobilenet_v3_small",
+    ],
+)
+class TestPublishedNetworks:
+    """Pixels and hook together against the library's own transform, also with the mean and std of each."""
+
+    @staticmethod
+    def pair(name, tmp_path):
+        library, rest = name.split(":")
+        own = untrained(rest) if library == "timm" else lively(models.get_model(rest))
+        network, preprocessing = build_model(name, 1000, saved(own, tmp_path / "weights.safetensors"))
+        network.register_forward_pre_hook(Normalize(preprocessing))
+        if library == "timm":
+            transform = timm.data.create_transform(**timm.data.resolve_model_data_config(own))
+        else:
+            transform = models.get_model_weights(rest).DEFAULT.transforms()
+        return own, transform, network, preprocessing
+
+    def test_compute_what_they_would_of_the_librarys_own_transform(self, name, mode, tmp_path):
+        own, transform, network, preprocessing = self.pair(name, tmp_path)
+        image = picture(mode=mode, size=(300, 260))
+        found = preprocessing(image)
+        with torch.inference_mode():
+            expected = transform(image.convert("RGB"))[None]
+            logits = network(found[None])
+            assert (logits - own(expected)).norm() < 1e-4 * logits.norm()
+            assert (logits - own(1.05 * expected)).norm() > 1e-3 * logits.norm()
+        assert found.dtype == torch.uint8
+        normalised = Normalize(preprocessing)(network, (found[None],))[0]
+        torch.testing.assert_close(normalised, expected, rtol=1e-5, atol=2e-6)
+        pickle.loads(pickle.dumps(preprocessing))  # it travels to the processes that decode
+
+
+class TestNormalize:
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_is_torchvisions(self, channels):
+        mean, std = ((0.4,), (0.3,)) if channels == 1 else (IMAGENET_MEAN, IMAGENET_STD)
+        expected = v2.functional.normalize(v2.functional.to_dtype(pixels(channels), scale=True), mean, std)
+        found = Normalize(Preprocessing(v2.PILToTensor(), mean, std))(nn.Identity(), (pixels(channels), "more"))
+        torch.testing.assert_close(found[0], expected, rtol=1e-5, atol=1e-6)
+        assert found[1:] == ("more",)
+
+    def test_gray_images_become_as_many_channels_as_the_mean_has(self):
+        hook = Normalize(Preprocessing(v2.PILToTensor(), IMAGENET_MEAN, IMAGENET_STD))
+        gray = pixels(1)
+        assert torch.equal(hook(nn.Identity(), (gray,))[0], hook(nn.Identity(), (gray.expand(-1, 3, -1, -1),))[0])
+
+    @pytest.mark.parametrize(
+        "inputs",
+        [
+            (torch.rand(2, 3, 4, 4),),
+            (torch.randint(9, (2, 3, 4, 4)),),
+            (torch.randint(9, (2, 7), dtype=torch.uint8),),
+            (torch.ones(2, dtype=torch.uint8),),
+            ("text", 1),
+            (),
+        ],
+        ids=str,
+    )
+    def test_what_are_no_pixels_pass_as_they_are(self, inputs):
+        found = Normalize(Preprocessing(v2.PILToTensor(), IMAGENET_MEAN, IMAGENET_STD))(nn.Identity(), inputs)
+        assert len(found) == len(inputs)
+        assert all(one is other for one, other in zip(found, inputs, strict=True))
+
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_the_layout_is_the_same_however_the_pixels_lie_in_memory(self, channels):
+        for channels_last in (False, True):
+            hook = Normalize(Preprocessing(v2.PILToTensor(), (0.4,), (0.3,), channels_last=channels_last))
+            one = hook(nn.Identity(), (pixels(3),))[0]
+            other = hook(nn.Identity(), (pixels(3).to(memory_format=torch.channels_last),))[0]
+            assert one.stride() == other.stride()
+            layout = torch.channels_last if channels_last else torch.contiguous_format
+            assert one.is_contiguous(memory_format=layout)
+
+    def test_a_network_of_the_users_may_view_its_inputs(self):
+        class Views(nn.Module):
+            def forward(self, images):
+                return images.view(len(images), -1)
+
+        network = Views()
+        network.register_forward_pre_hook(Normalize(Preprocessing(v2.PILToTensor())))
+        assert torch.equal(network(pixels(3)), pixels(3).flatten(1) / 255)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+class TestTheNetworkWithItsHook:
+    def test_copies_have_it_too(self, channels):
+        network = small(channels)
+        expected = network(pixels(channels))
+        assert torch.equal(copy.deepcopy(network)(pixels(channels)), expected)
+        assert torch.equal(pickle.loads(pickle.dumps(network))(pixels(channels)), expected)
+
+    def test_its_state_does_not(self, channels):
+        plain = nn.Sequential(nn.Conv2d(channels, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
+        assert small(channels).state_dict().keys() == plain.state_dict().keys()
+        assert len(list(small(channels).buffers())) == 0
+
+    def test_children_have_it_too(self, channels):
+        network = small(channels)
+        space = ParameterSpace(network)
+        mutation = sample_mutations(1, 1, subspace=RandomSubspace(0.5), sigma=0.3)[0]
+        child = space.make_child(mutation)
+        with space.applied(mutation) as patched:
+            expected = patched(pixels(channels))
+        assert torch.equal(child(pixels(channels)), expected)
+        assert not torch.equal(expected, network(pixels(channels)))
+
+    def test_an_exported_program_does_it_too(self, channels):
+        network = small(channels)
+        program = torch.export.export(network, (pixels(channels),))
+        torch.testing.assert_close(program.module()(pixels(channels)), network(pixels(channels)))
+
+    def test_it_works_where_many_networks_compute_at_once(self, channels):
+        network = small(channels)
+        parameters = {name: torch.stack([p, 2 * p]) for name, p in network.named_parameters()}
+        images = pixels(channels)
+        batched = torch.func.vmap(lambda own: torch.func.functional_call(network, own, (images,)))(parameters)
+        torch.testing.assert_close(batched[0], network(pixels(channels)))
+
+
+def test_a_network_without_the_hook_refuses_pixels():
+    """What all of the above is for."""
+    with pytest.raises(RuntimeError, match=r"Byte|uint8|unsigned char"):
+        SmallNet().eval()(pixels())
