@@ -80,7 +80,17 @@ def main(data, out, wanted):
         files = weights(data, out / "weights")
     if "window" in wanted:
         network = ("--model", "cifar-resnet20", "--checkpoint", files / "cifar-resnet20.safetensors")
-        smd_evo(out / "window", "window", *network, "--data", images, "--fitness-samples", 2000)
+        smd_evo(
+            out / "window",
+            "window",
+            *network,
+            "--data",
+            images,
+            "--fitness-samples",
+            1000,
+            "--validation-samples",
+            2500,
+        )
     if "cifar" in wanted:
         sizes = ("--children", 64, "--density", 0.1, "--fitness-samples", 2000, "--validation-samples", 2500)
         networks = ("--models", CIFAR, "--checkpoint", files)
