@@ -347,6 +347,12 @@ class TestProtocol:
         for model in ("resnet18", "vgg16"):
             assert f"Fine-tuning timm:{model} on digits" in headings
 
+    @pytest.mark.parametrize(("models", "title"), [(["a"], "1 network"), (["a", "b"], "2 networks")])
+    def test_counts_its_networks(self, models, title):
+        record = protocol(models)
+        record = replace(record, results=summary_results(models))
+        assert Page(render_page([record])).texts("h1") == [f"Fine-tuning {title} on digits"]
+
 
 class TestSeveral:
     def test_are_listed_and_compared_on_top(self):

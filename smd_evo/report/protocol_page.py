@@ -22,7 +22,7 @@ def protocol_section(record: RunRecord) -> Section:
     summary = Summary(rows, record.results["overall"])
     names = list(rows[0].against) if rows else []
     return Section(
-        title=f"Fine-tuning {len(rows)} networks on {_data(record)}",
+        title=f"Fine-tuning {len(rows)} network{'s' if len(rows) != 1 else ''} on {_data(record)}",
         folder=record.name,
         verdict=protocol_verdict(summary),
         facts={
