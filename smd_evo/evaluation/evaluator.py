@@ -17,8 +17,9 @@ from smd_evo.errors import InvalidType, InvalidValue
 from smd_evo.evaluation.batches import Batch, Batches, MemoryBatches
 from smd_evo.evaluation.data import make_batches
 from smd_evo.evaluation.fitness import WORST, BatchFitness, Fitness, get_fitness
-from smd_evo.evaluation.guard import Buffers, evaluating, reseed
+from smd_evo.evaluation.guard import evaluating
 from smd_evo.evaluation.stream import StreamBatches
+from smd_evo.evaluation.turns import Turns
 
 __all__ = ["Evaluation", "Evaluator"]
 
@@ -53,10 +54,11 @@ class Evaluator:
     """Evaluates children of a parent on fixed batches, in eval and inference mode.
 
     The children are made in place, one after the other. Afterwards the parent's weights, buffers and modes
-    and all random states are as they were, bit for bit, also after an exception or Ctrl-C. Each batch finds the
-    buffers as they were, and a network that draws random numbers in its forward pass draws the same ones for each
-    child and batch. So their order makes no difference: data in memory meet one child after the other, each batch
-    of a stream meets all of them before the next is read.
+    and all random states are as they were, bit for bit, also after an exception or Ctrl-C. A network that
+    draws random numbers in its forward pass draws the same ones for each child.
+
+    Of data in memory each child sees all batches in turn. Each batch of a stream is seen by all children before the
+    next is read, to the same bits, also where a network draws random numbers or writes to its buffers.
 
     Args:
         parent: the network, or a :class:`ParameterSpace` of it.
@@ -217,19 +219,19 @@ class Evaluator:
             if not children:
                 return
         depth = self.space.depth
-        buffers = Buffers(self.space.module)
+        turns = Turns(self.space.module, several=not isinstance(batches, MemoryBatches))
         try:
             with evaluating(self.space.module):
                 for chunk in batches.chunks():
                     for number, deltas in enumerate(self.space.replayed(children)):
                         with self.space.applied(deltas) as module:
+                            turns.begin(number)
                             for batch in chunk:
-                                reseed()
                                 function(number, module, batch)
-                                buffers.restore()
+                            turns.end(number)
         finally:
             self.space.restore(depth)
-            buffers.restore()
+            turns.restore()
 
 
 def _on_device(module: nn.Module, device: torch.device | str) -> nn.Module:

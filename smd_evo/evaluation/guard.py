@@ -11,7 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Buffers", "evaluating", "reseed"]
+__all__ = ["BufferChange", "Buffers", "evaluating", "reseed"]
+
+BufferChange = tuple[int, bool, Tensor | None]
+"""Number of a buffer, whether it is another object now, and its value."""
 
 
 @contextmanager
@@ -37,12 +40,9 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             numpy.random.set_state(numpy_state)
 
 
-_PYTHON_STATE = random.Random(0).getstate()
-
-
 def reseed() -> None:
-    """The same random numbers for each child and batch, so that their order makes no difference to one that draws."""
-    random.setstate(_PYTHON_STATE)  # random.seed(0) takes more than twice as long
+    """The same random numbers for each child, so that one that draws some does not depend on the order."""
+    random.seed(0)
     torch.default_generator.manual_seed(0)
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(0)
@@ -65,15 +65,38 @@ class Buffers:
 
     def restore(self) -> None:
         """Put back values and objects, at no cost where nothing changed."""
+        with torch.inference_mode():  # where a buffer that was made in that mode may be written to
+            self._restore()
+
+    def changes(self) -> list[BufferChange]:
+        """Copies of what is not as it was."""
+        found: list[BufferChange] = []
+        for number, (part, name, buffer, saved) in enumerate(self._saved):
+            now = part._buffers.get(name)
+            if now is not buffer or _touched(buffer, saved):
+                found.append((number, now is not buffer, None if now is None else now.clone()))
+        return found
+
+    def change(self, changes: list[BufferChange]) -> None:
+        """Make such changes again."""
+        for number, replaced, value in changes:
+            part, name, buffer, _ = self._saved[number]
+            if replaced or buffer is None or value is None:
+                part._buffers[name] = value
+            else:
+                buffer.copy_(value)
+
+    def _restore(self) -> None:
         for number, (part, name, buffer, saved) in enumerate(self._saved):
             part._buffers[name] = buffer
-            if buffer is None or saved is None:
-                continue
-            value, version = saved
-            if version is None or _version(buffer) != version:
-                with torch.inference_mode():  # where a buffer that was made in that mode may be written to
-                    buffer.copy_(value)
-                self._saved[number] = (part, name, buffer, (value, _version(buffer)))
+            if buffer is not None and saved is not None and _touched(buffer, saved):
+                buffer.copy_(saved[0])
+                self._saved[number] = (part, name, buffer, (saved[0], _version(buffer)))
+
+
+def _touched(buffer: Tensor | None, saved: tuple[Tensor, int | None] | None) -> bool:
+    """Whether a buffer may have been written to since it was saved."""
+    return buffer is not None and saved is not None and (saved[1] is None or _version(buffer) != saved[1])
 
 
 def _version(tensor: Tensor) -> int | None:
