@@ -156,7 +156,12 @@ class WindowConfig(ExperimentConfig):
         ('random', 'neuron')
     """
 
-    children: int = _setting(24, "N", "Children of a cell, at most [24].", readers.whole("try 24"))
+    children: int = _setting(
+        24,
+        "N",
+        "Children of a cell, at most; 6 or more [24].",
+        readers.whole("fewer give no 95 % interval, try 24", low=6),
+    )
     subspace: tuple[str, ...] = _setting(
         ("random",),
         "NAME[,NAME...]",
