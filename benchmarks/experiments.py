@@ -97,7 +97,7 @@ def main(data, out, wanted):
         smd_evo(out / "cifar", "finetune", *networks, "--data", images, *sizes)
     if "imagenet" in wanted:
         photos = f"imagenet:{unpacked(data / 'imagenet1k-sample.tar', out / 'imagenet')}"
-        sizes = ("--children", 16, "--density", 0.1, "--fitness-samples", 200, "--validation-samples", 300)
+        sizes = ("--children", 12, "--density", 0.1, "--fitness-samples", 150, "--validation-samples", 200)
         networks = ("--protocol", "imagenet", "--models", LITE, "--checkpoint", lite_weights(out / "weights"))
         smd_evo(out / "imagenet-runs", "finetune", *networks, "--data", photos, *sizes)
 
