@@ -13,10 +13,11 @@ __all__ = ["protocol_table", "protocol_verdict"]
 
 def protocol_table(summary: Summary) -> Table:
     """Accuracy of each parent, and gains of its best child and of its ensemble."""
+    count = len(summary.rows)
     tests = sum(len(row.gains) for row in summary.rows)
     table = Table(
-        title=f"{len(summary.rows)} networks, each on its test split, read once",
-        caption="parent: accuracy in %; gains in points with 95 % paired bootstrap intervals;\n"
+        title=f"{count} network{'s' if count != 1 else ''}, each on its test split, read once",
+        caption="acc.: the parent's accuracy in %; gains in points with 95 % paired bootstrap intervals;\n"
         f"p: exact McNemar test, adjusted by Holm for the {tests} gains of this table;\n"
         "d: parameters, in millions.",
         title_justify="left",
@@ -26,8 +27,8 @@ def protocol_table(summary: Summary) -> Table:
         collapse_padding=True,
     )
     table.add_column("network", overflow="fold")
-    for name in ("d", "parent", *(name for candidate in CANDIDATES for name in (candidate, "p"))):
-        table.add_column(name, justify="right")
+    for name in ("d", "acc.", *(name for candidate in CANDIDATES for name in (candidate, "p"))):
+        table.add_column(name, justify="right", no_wrap=True)
     for row in summary.rows:
         gains = [text for name in CANDIDATES for text in _cells(row.gains[name])]
         size = f"{row.parameters / 1e6:.{1 if row.parameters >= 1e6 else 2}f}"

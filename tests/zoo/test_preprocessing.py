@@ -124,14 +124,14 @@ class TestNormalize:
     @pytest.mark.parametrize(
         "inputs",
         [
-            (torch.rand(2, 3, 4, 4),),
-            (torch.randint(9, (2, 3, 4, 4)),),
-            (torch.randint(9, (2, 7), dtype=torch.uint8),),
+            (torch.full((2, 3, 4, 4), 0.5),),
+            (torch.arange(96).view(2, 3, 4, 4),),
+            (torch.arange(14, dtype=torch.uint8).view(2, 7),),
             (torch.ones(2, dtype=torch.uint8),),
             ("text", 1),
             (),
         ],
-        ids=str,
+        ids=["floats", "int64", "a table", "a vector", "a text", "nothing"],
     )
     def test_what_are_no_pixels_pass_as_they_are(self, inputs):
         found = Normalize(Preprocessing(v2.PILToTensor(), IMAGENET_MEAN, IMAGENET_STD))(nn.Identity(), inputs)
