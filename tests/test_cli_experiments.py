@@ -233,7 +233,8 @@ class TestWindow:
         results = json.loads((folder / "results.json").read_text())
         assert results["kind"] == "window"
         assert [profile["density"] for profile in results["profiles"]] == [1, pytest.approx(0.1, abs=0.01)]
-        assert Image.open(folder / "plot.png").width > 1000
+        with Image.open(folder / "plot.png") as plot:
+            assert plot.width > 1000
 
     def test_its_settings_repeat_it(self, window, place):
         _, output = window
