@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -201,10 +200,7 @@ def _check_head(name: str, outputs: int, classes: int) -> None:
 
 @contextlib.contextmanager
 def _fetching(name: str) -> Iterator[None]:
-    """A block that fetches weights; libraries say in many words and exceptions that there is no network."""
-    hub = logging.getLogger("huggingface_hub")
-    level = hub.level
-    hub.setLevel(logging.ERROR)
+    """A block that fetches weights; libraries have many exceptions to say that there is no network."""
     try:
         yield
     except Exception as error:
@@ -213,5 +209,3 @@ def _fetching(name: str) -> Iterator[None]:
             f"model: expected the weights of {name} in the cache or from the network, got neither ({reason}); "
             "give a checkpoint: a file of its weights, safetensors or torch"
         ) from error
-    finally:
-        hub.setLevel(level)

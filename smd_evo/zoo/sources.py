@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import warnings
 from collections.abc import Callable, Sized
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,9 +143,7 @@ def _torchvision(kind: str, folder: Path, download: bool) -> Source:
 
     build = getattr(datasets, _TORCHVISION[kind])
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # numpy's, about files that are older than it
-            train, test = (build(str(folder), train=part, download=download) for part in (True, False))
+        train, test = (build(str(folder), train=part, download=download) for part in (True, False))
     except Exception as error:  # not found, no network, or whatever damaged files lead to
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InvalidValue(

@@ -35,7 +35,7 @@ class TestFromACheckpoint:
         assert same(network, own)
         assert not any(part.training for part in network.modules())
         assert preprocessing.mean == own.pretrained_cfg["mean"]
-        assert preprocessing.channels == 3
+        assert (preprocessing.channels, preprocessing.channels_last) == (3, True)
 
     @pytest.mark.parametrize("classes", [1000, 7])
     @pytest.mark.parametrize("name", ["squeezenet1_0", "mobilenet_v3_small"])
@@ -45,6 +45,7 @@ class TestFromACheckpoint:
         assert same(network, own)
         assert not network.training
         assert preprocessing.mean == IMAGENET_MEAN
+        assert (preprocessing.channels, preprocessing.channels_last) == (3, True)
 
     @pytest.mark.parametrize("classes", [10, 3])
     def test_cifar_resnet(self, tmp_path, classes):
@@ -53,6 +54,7 @@ class TestFromACheckpoint:
         assert same(network, own)
         assert not network.training
         assert preprocessing.mean == IMAGENET_MEAN
+        assert (preprocessing.channels, preprocessing.channels_last) == (3, True)
 
     def test_each_cifar_resnet_has_its_depth(self, tmp_path):
         for depth in (32, 44, 56, 110):
@@ -228,7 +230,8 @@ class TestFactories:
         network, preprocessing = build_model("my_nets:linear", 5)
         assert network[1].out_features == 5
         assert not network.training
-        assert (preprocessing.mean, preprocessing.std, preprocessing.channels) == ((0.0,), (1.0,), None)
+        assert (preprocessing.mean, preprocessing.std) == ((0.0,), (1.0,))
+        assert (preprocessing.channels, preprocessing.channels_last) == (None, False)
 
     def test_one_of_timm_gets_what_timm_says(self):
         network, preprocessing = build_model("my_nets:of_timm", 5)

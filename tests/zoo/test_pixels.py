@@ -223,6 +223,13 @@ class TestOddFiles:
         assert found.count(torch.Tensor) > 50
         assert found.count(str) > 50
 
+    def test_a_png_with_a_chunk_of_no_name(self, tmp_path):
+        """PIL calls it a syntax error."""
+        write_folder(tmp_path, {"a": 3})
+        file = files(tmp_path)[1]
+        file.write_bytes(file.read_bytes().replace(b"IDAT", b"\x10\xdf\x01w"))
+        assert decoded(of_folder(tmp_path), ENOUGH)[2] == [str(file)]
+
     def test_a_picture_of_absurd_size_is_unreadable(self, tmp_path, monkeypatch):
         write_folder(tmp_path, {"a": 3})
         picture(size=(300, 300)).save(files(tmp_path)[1])

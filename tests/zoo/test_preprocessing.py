@@ -74,7 +74,7 @@ class TestPictures:
         "timm:test_vit",
         "timm:test_byobnet",
         "torchvision:squeezenet1_0",
-        "torchvision:mobilenet_v3_small",
+        "torchvision:efficientnet_b0",
     ],
 )
 class TestPublishedNetworks:

@@ -146,13 +146,6 @@ class TestImageNet:
             open_source(f"imagenet:{tmp_path}")
 
 
-class OldType:
-    """Pickles as numpy's types did when CIFAR was made, which numpy warns of today."""
-
-    def __reduce__(self):
-        return np.dtype, ("u1", 0, 1)
-
-
 def write_cifar(root, kind):
     """CIFAR as torchvision finds it: image n is all n, of class n % classes."""
     ten = kind == "cifar10"
@@ -162,7 +155,7 @@ def write_cifar(root, kind):
     for place, name in enumerate(files):
         images = np.repeat(np.arange(4, dtype=np.uint8)[:, None] + 4 * place, 3072, axis=1)
         labels = (images[:, 0] % 10).tolist()
-        content = {"data": images, "labels" if ten else "fine_labels": labels, "type": OldType()}
+        content = {"data": images, "labels" if ten else "fine_labels": labels}
         (folder / name).write_bytes(pickle.dumps(content))
     names = [f"kind {n}" for n in range(10 if ten else 100)]
     (folder / ("batches.meta" if ten else "meta")).write_bytes(
