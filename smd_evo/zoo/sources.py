@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import warnings
 from collections.abc import Callable, Sized
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,7 +144,9 @@ def _torchvision(kind: str, folder: Path, download: bool) -> Source:
 
     build = getattr(datasets, _TORCHVISION[kind])
     try:
-        train, test = (build(str(folder), train=part, download=download) for part in (True, False))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # numpy's, about files that are older than it
+            train, test = (build(str(folder), train=part, download=download) for part in (True, False))
     except Exception as error:  # not found, no network, or whatever damaged files lead to
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InvalidValue(
