@@ -97,9 +97,9 @@ def main(data, out, wanted):
         smd_evo(out / "cifar", "finetune", *networks, "--data", images, *sizes)
     if "imagenet" in wanted:
         photos = f"imagenet:{unpacked(data / 'imagenet1k-sample.tar', out / 'imagenet')}"
-        sizes = ("--children", 12, "--density", 0.1, "--fitness-samples", 150, "--validation-samples", 200)
+        sizes = ("--children", 6, "--density", 0.1, "--fitness-samples", 24, "--validation-samples", 60)
         networks = ("--protocol", "imagenet", "--models", LITE, "--checkpoint", lite_weights(out / "weights"))
-        smd_evo(out / "imagenet-runs", "finetune", *networks, "--data", photos, *sizes)
+        smd_evo(out / "imagenet-runs", "finetune", *networks, "--data", photos, *sizes, "--test-samples", 150)
 
 
 if __name__ == "__main__":
