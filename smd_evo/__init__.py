@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from smd_evo.core.keys import derive as derive
     from smd_evo.core.layout import Layout as Layout
     from smd_evo.core.layout import Slot as Slot
+    from smd_evo.core.lowrank import LowRank as LowRank
     from smd_evo.core.mutation import Lineage as Lineage
     from smd_evo.core.mutation import Mutation as Mutation
     from smd_evo.core.mutation import decompose as decompose
@@ -58,6 +59,7 @@ _HOMES = {
     "derive": "smd_evo.core.keys",
     "Layout": "smd_evo.core.layout",
     "Slot": "smd_evo.core.layout",
+    "LowRank": "smd_evo.core.lowrank",
     "Lineage": "smd_evo.core.mutation",
     "Mutation": "smd_evo.core.mutation",
     "decode_rows": "smd_evo.core.rows",

@@ -14,7 +14,7 @@ import typer
 
 from smd_evo import __version__
 from smd_evo.errors import SmdEvoError
-from smd_evo.experiments.config import FinetuneConfig, WindowConfig, load_settings
+from smd_evo.experiments.config import CompareConfig, FinetuneConfig, WindowConfig, load_settings
 from smd_evo.experiments.readers import whole_number
 from smd_evo.terminal import Bar, option, show, takes
 
@@ -149,6 +149,35 @@ def window(
             result, data = window(resolved, bar)
         write_window(folder, result, data, time.perf_counter() - start)
     show(window_tables(result), window_verdict(result), target)
+
+
+@app.command()
+@takes(CompareConfig)
+def compare(
+    *,
+    jobs: Annotated[str, option("N", "Runs to make side by side, in processes [1].")] = "1",
+    config: Annotated[str | None, _CONFIG] = None,
+    out: Annotated[str | None, option("DIR", "Folder for the results [runs/compare-TIME].")] = None,
+    **given: Any,
+) -> None:
+    """Compare methods with OpenAI-ES: the same budget, trials, minibatches and seeds for each.
+
+    What is finished in DIR is not done again: the same command goes on, also with more methods or seeds.
+    """
+    os.environ.setdefault("EVOTORCH_VERBOSE_LEVEL", "0")
+    resolved = CompareConfig.read(_settings(given, config))
+    workers = whole_number("jobs", jobs, mend="try 1")
+    target = Path(out or time.strftime("runs/compare-%Y%m%d-%H%M%S"))
+
+    from smd_evo.report.compare_table import compare_tables, compare_verdict
+    from smd_evo.runs.compare import compare, finished
+
+    try:
+        with Bar() as bar:
+            result = compare(resolved, target, workers, bar)
+    except KeyboardInterrupt:
+        raise _Interrupted(f"{finished(target)} runs are finished; the same command goes on") from None
+    show(compare_tables(result), compare_verdict(result), target)
 
 
 @app.command()

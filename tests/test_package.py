@@ -31,6 +31,7 @@ CORE = [
     "noise",
     "subspace",
     "structured",
+    "lowrank",
     "specs",
     "delta",
     "mutation",

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from smd_evo.core.layout import Layout
 from smd_evo.core.mutation import Mutation
-from smd_evo.core.noise import gaussian
 from smd_evo.core.subspace import Subspace
 from smd_evo.errors import InvalidValue, check_choice
 
@@ -80,6 +79,7 @@ def es_gradient(
         >>> one = Mutation(key=1, sigma=0.5, subspace=Dense(), draw=0)
         >>> es_gradient([one, one.antithetic], torch.tensor([0.5, -0.5]), Layout.flat(3))
         tensor([-0.4139,  0.2473, -0.8812])
+        >>> from smd_evo import gaussian
         >>> gaussian(1, torch.arange(3))  # the same, as (0.5 + 0.5) / (2 * sigma) is 1
         tensor([-0.4139,  0.2473, -0.8812])
 
@@ -103,7 +103,7 @@ def es_gradient(
                 raise InvalidValue(
                     f"coordinates: expected those of every mutation, got others by draw {mutation.draw}"
                 )
-        noise = gaussian(mutation.key, indices).mul_(share)
+        noise = mutation.subspace.noise(mutation.key, indices, layout).mul_(share)
         if coordinates is None:
             gradient.index_add_(0, indices, noise)
         else:

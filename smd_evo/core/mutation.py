@@ -92,7 +92,7 @@ class Mutation:
     def delta(self, layout: Layout, device: torch.device | str = "cpu") -> SparseDelta:
         """Replay the recipe: O(k) time and memory."""
         indices = self.subspace.coordinates(self.draw, layout, device)
-        values = gaussian(self.key, indices, torch.float64).mul_(self.strength)
+        values = self.subspace.noise(self.key, indices, layout, torch.float64).mul_(self.strength)
         if self.scale == "relative":
             values.mul_(layout.scales(indices))
         return SparseDelta(indices, values.float())
@@ -209,7 +209,8 @@ def replay(mutations: Sequence[Mutation], layout: Layout, device: torch.device |
     For mutations of few coordinates, which cost their operations and not their numbers. Those of several rules are
     replayed one by one.
     """
-    if len({(mutation.subspace, mutation.scale) for mutation in mutations}) != 1 or len(mutations) == 1:
+    rules = {(mutation.subspace, mutation.scale) for mutation in mutations}
+    if len(rules) != 1 or len(mutations) == 1 or not mutations[0].subspace.plain:
         return [mutation.delta(layout, device) for mutation in mutations]
     subspace, scale = mutations[0].subspace, mutations[0].scale
     words = [(key_to_int64(mutation.key), key_to_int64(mutation.draw)) for mutation in mutations]

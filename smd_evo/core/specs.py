@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from smd_evo.core.lowrank import LowRank
 from smd_evo.core.structured import NeuronSubspace, TensorSubspace
 from smd_evo.core.subspace import Dense, PartitionSubspace, RandomSubspace, Subspace
 from smd_evo.errors import InvalidValue, check_choice
@@ -24,10 +25,12 @@ def parse_subspace(spec: str) -> Subspace:
     kind, *values = spec.split(":")
     static = values[-1:] == ["static"]
     values = values[:-1] if static else values
-    check_choice("subspace", kind, ("random", "partition", "tensor", "neuron", "dense"))
+    check_choice("subspace", kind, ("random", "partition", "tensor", "neuron", "dense", "lowrank"))
     try:
         if kind == "dense" and not values and not static:
             return Dense()
+        if kind == "lowrank" and len(values) == 1 and not static:
+            return LowRank(int(values[0]))
         if kind == "partition" and len(values) == 1:
             return PartitionSubspace(int(values[0]), static)
         if kind == "tensor" and len(values) == 2:
@@ -40,5 +43,5 @@ def parse_subspace(spec: str) -> Subspace:
         pass
     raise InvalidValue(
         f"subspace: expected random:DENSITY, neuron:DENSITY, partition:PARTS, tensor:COUNT:tensor|layer "
-        f"(each may end in :static) or dense, got {spec!r}"
+        f"(each may end in :static), lowrank:RANK or dense, got {spec!r}"
     )

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from smd_evo.core.keys import Key, derive, derive_tensor, key_from_int64, key_to_int64
 from smd_evo.core.layout import Layout
-from smd_evo.core.noise import permutation
+from smd_evo.core.noise import gaussian, permutation
 from smd_evo.errors import InvalidValue, check_count, check_number
 
 __all__ = [
@@ -33,6 +33,8 @@ class Subspace(ABC):
     """Protocol of all subspaces: ``draw`` a number for a child, turn it into ``coordinates``."""
 
     name: ClassVar[str]
+    plain: ClassVar[bool] = True
+    """Whether the noise is the Gaussian field of the key, which is had at any coordinates of many keys at once."""
     static: bool
 
     @property
@@ -89,6 +91,10 @@ class Subspace(ABC):
         lengths = torch.tensor([len(coordinates) for coordinates in each], dtype=torch.int64, device=device)
         numbers = torch.arange(len(each), device=device).repeat_interleave(lengths)
         return numbers, torch.cat(each) if each else numbers
+
+    def noise(self, key: Key, coordinates: Tensor, layout: Layout, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The noise eps of a key at a draw's coordinates, [k], of mean 0 and variance 1 each."""
+        return gaussian(key, coordinates, dtype)
 
     @abstractmethod
     def _chosen(self, draw: int, layout: Layout, device: torch.device) -> Tensor:

@@ -12,7 +12,7 @@ import yaml
 from smd_evo.errors import InvalidValue, check_choice, check_keep, check_number
 from smd_evo.experiments import readers
 
-__all__ = ["ExperimentConfig", "FinetuneConfig", "WindowConfig", "load_settings"]
+__all__ = ["CompareConfig", "ExperimentConfig", "FinetuneConfig", "WindowConfig", "load_settings"]
 
 SUBSPACES = ("random", "partition", "neuron", "tensor")
 _FITNESSES = ("cross_entropy", "accuracy")
@@ -177,6 +177,63 @@ class WindowConfig(ExperimentConfig):
         "Mutation strengths > 0 [found: from what nothing survives down to what changes nothing].",
         lambda name, value: None if value is None else readers.numbers("try 0.01", float("inf"))(name, value),
     )
+
+
+@dataclass(frozen=True)
+class CompareConfig(ExperimentConfig):
+    """Settings of ``smd-evo compare``.
+
+    Example:
+        >>> CompareConfig.read({"methods": "smd,openai-es", "budget": "20000"}).methods
+        ('smd', 'openai-es')
+    """
+
+    methods: tuple[str, ...] = _setting(
+        ("openai-es", "sparse-es", "smd", "smd-ensemble"),
+        "NAME[,NAME...]",
+        "Methods, or module.path:Class of your own; openai-es is always there "
+        "[openai-es,sparse-es,smd,smd-ensemble].",
+        readers.names,
+    )
+    budget: int = _setting(
+        96_000, "N", "Image evaluations of a run: children times images [96000].", readers.whole("try 96000")
+    )
+    tuning_budget: int | None = _setting(
+        None, "N", "Image evaluations of a trial, where it is to be fewer [the budget].", readers.samples
+    )
+    seeds: int = _setting(5, "N", "Reported runs of each method; 2 or more [5].", readers.whole("try 5", low=2))
+    trials: int = _setting(4, "N", "Settings that each method may try [4].", readers.whole("try 4"))
+    children: int = _setting(32, "N", "Children a generation, even [32].", readers.whole("try 32", low=8))
+    images: int = _setting(
+        300, "N", "Images that rank a child, others each generation [300].", readers.whole("try 300")
+    )
+    checkpoints: int = _setting(
+        10, "N", "Points of a learning curve, in even steps of the budget [10].", readers.whole("try 10")
+    )
+    metric: str = _setting(
+        "cross_entropy",
+        "NAME",
+        "What settings are chosen by on validation: cross_entropy or accuracy [cross_entropy].",
+        readers.one_of(_FITNESSES),
+    )
+    fitness: str = _setting(
+        "cross_entropy",
+        "NAME",
+        "What ranks children: cross_entropy or accuracy [cross_entropy].",
+        readers.one_of(_FITNESSES),
+    )
+
+    def check(self, given: Mapping[str, Any]) -> None:
+        """See the base class."""
+        if self.children % 2:
+            raise InvalidValue(f"children: expected an even number for antithetic pairs, got {self.children}")
+        lowest = self.children * self.images
+        for name in ("budget", "tuning_budget"):
+            if (budget := getattr(self, name)) is not None and budget < lowest:
+                raise InvalidValue(
+                    f"{name}: expected at least one generation, {self.children} children x {self.images} images = "
+                    f"{lowest}, got {budget}; give more, or fewer children or images"
+                )
 
 
 def load_settings(path: Path | str) -> dict[str, Any]:

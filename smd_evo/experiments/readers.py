@@ -16,6 +16,7 @@ __all__ = [
     "batch_size",
     "device",
     "flag",
+    "names",
     "numbers",
     "one_of",
     "path",
@@ -129,6 +130,14 @@ def flag(name: str, value: Any) -> bool:
 def one_of(choices: tuple[str, ...]) -> Reader:
     """One of the choices."""
     return lambda name, value: check_choice(name, value, choices)
+
+
+def names(name: str, value: Any) -> tuple[str, ...]:
+    """Different names, with commas between them."""
+    items = tuple(text(name, item).strip() for item in (value.split(",") if isinstance(value, str) else value))
+    if not items or len(set(items)) < len(items):
+        raise InvalidValue(f"{name}: expected one or more different names, got {value!r}")
+    return items
 
 
 def several_of(choices: tuple[str, ...]) -> Reader:

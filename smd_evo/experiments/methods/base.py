@@ -1,0 +1,177 @@
+"""What a method gets, and what it has to do: :class:`Task` and :class:`Method`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from smd_evo.core.keys import Key, derive
+from smd_evo.core.mutation import Lineage
+from smd_evo.core.parameters import Child, ParameterSpace
+from smd_evo.core.subspace import Subspace
+from smd_evo.ensemble.combine import combined
+from smd_evo.evaluation.calibration import calibrate_sigma
+from smd_evo.evaluation.data import minibatch
+from smd_evo.evaluation.evaluator import Evaluator
+from smd_evo.evaluation.fitness import Fitness
+from smd_evo.experiments.rules import mean_density
+from smd_evo.zoo.data import Samples
+
+__all__ = ["Method", "Settings", "Strength", "Task", "alone", "voted"]
+
+Settings = Mapping[str, Any]
+
+_KEEP, _CHILDREN, _BISECTIONS = 0.9, 8, 4
+"""Calibration: share of the parent's score that the median child keeps, of so many."""
+
+
+@dataclass(frozen=True)
+class Strength:
+    """How strong one kind of mutation may be.
+
+    Attributes:
+        sigma: the strength at which the median child keeps 0.9 of the parent's score.
+        density: mean share of the coordinates that one mutation touches.
+        evaluations: images that were evaluated to find it, outside of all budgets.
+    """
+
+    sigma: float
+    density: float
+    evaluations: int
+
+    @property
+    def norm(self) -> float:
+        """Strength of the dense mutation of the same expected norm: the unit of step sizes."""
+        return float(self.sigma * self.density**0.5)
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """The problem that all methods get alike.
+
+    Attributes:
+        space: the parent's parameters that may be mutated; methods leave its network as it is.
+        data: the fitness split.
+        fitness: what children are good by.
+        children: children a generation, even.
+        images: images that a child is evaluated on.
+        budget: image evaluations in all.
+        seed: of the run.
+        base_seed: of what is common to all runs: the calibration.
+        batch_size: samples a forward pass, or "auto".
+        strengths: calibrations that were made before, and those of this run besides.
+    """
+
+    space: ParameterSpace
+    data: Samples
+    fitness: str | Fitness
+    children: int
+    images: int
+    budget: int
+    seed: int
+    base_seed: int = 0
+    batch_size: int | str = "auto"
+    strengths: dict[Any, Strength] = field(default_factory=dict)
+    _used: dict[Any, Strength] = field(default_factory=dict, init=False)
+
+    @cached_property
+    def parent(self) -> Evaluator:
+        """The parent on the whole fitness split."""
+        return Evaluator(self.space, self.data, self.fitness, batch_size=self.batch_size)
+
+    @property
+    def key(self) -> Key:
+        """The run's key, from which minibatches follow, the same for all methods and EvoTorch's problems."""
+        return derive(self.seed, "problem")
+
+    @property
+    def minibatch_size(self) -> int:
+        """Images that a child is evaluated on: no more than there are."""
+        return min(self.images, self.parent.samples)
+
+    def minibatch(self, number: int, images: int | None = None) -> Evaluator:
+        """The parent on one minibatch; those of one size and number are the same for all methods."""
+        size = min(images or self.images, self.parent.samples)
+        return self.parent.on_samples(minibatch(self.key, number, size, self.parent.samples))
+
+    def vectors(self) -> ParameterSpace:
+        """Of those parameters the ones of one dimension: scales and shifts of normalisations, and biases."""
+        mutable = set(self.space.names)
+        return ParameterSpace(self.space.module, lambda name, tensor: name in mutable and tensor.dim() <= 1)
+
+    def strength(self, subspace: Subspace, space: ParameterSpace | None = None, scale: str = "absolute") -> Strength:
+        """How strong such mutations may be: calibrated once, the same way for all methods, outside of budgets."""
+        space = space or self.space
+        known = (subspace.spec, space.names, scale)
+        if known not in self.strengths:
+            total = self.parent.samples
+            numbers = minibatch(derive(self.base_seed, "strength"), 0, self.minibatch_size, total)
+            evaluator = Evaluator(space, self.data, self.fitness, batch_size=self.batch_size).on_samples(numbers)
+            found = calibrate_sigma(
+                evaluator,
+                subspace,
+                _KEEP,
+                key=self.base_seed,
+                children=_CHILDREN,
+                bisections=_BISECTIONS,
+                scale=scale,
+            )
+            density = mean_density(subspace, space.layout, self.base_seed)
+            self.strengths[known] = Strength(found.sigma, density, found.evaluations * len(numbers))
+        self._used[known] = self.strengths[known]
+        return self.strengths[known]
+
+    @property
+    def calibration(self) -> int:
+        """Images that the calibrations of this run took."""
+        return sum(strength.evaluations for strength in self._used.values())
+
+
+class Method(ABC):
+    """One way to spend a budget of image evaluations on a parent.
+
+    Made for each run as ``Method(task, **settings)``; then :meth:`step` is called as long as the budget has room
+    for another :attr:`cost`, and :meth:`predict` at any time between.
+
+    Attributes:
+        about: one line for reports.
+        grid: settings to be tried, the most promising first; all methods get the same number of trials.
+    """
+
+    about: ClassVar[str]
+    grid: ClassVar[Sequence[Settings]]
+
+    @abstractmethod
+    def __init__(self, task: Task, **settings: Any) -> None:
+        """A run that is about to begin."""
+
+    @property
+    @abstractmethod
+    def cost(self) -> int:
+        """Image evaluations that the next step will take: children times images."""
+
+    @abstractmethod
+    def step(self) -> None:
+        """One generation."""
+
+    @abstractmethod
+    def predict(self, data: Samples) -> Tensor:
+        """What the method would hand over now: logits or log-probabilities for all samples, [n, classes]."""
+
+
+def voted(parent: Evaluator, members: Sequence[Child], combine: str = "probabilities") -> Tensor:
+    """The prediction of one or several children of a parent."""
+    if len(members) == 1:
+        return parent.predict(members)[0]
+    return combined(parent.outputs(members), combine=combine)
+
+
+def alone(evaluator: Evaluator, data: Samples) -> Tensor:
+    """The prediction of an evaluator's parent itself."""
+    return torch.as_tensor(evaluator.on(data).predict([Lineage()])[0])

@@ -1,0 +1,45 @@
+"""Methods by their names."""
+
+from __future__ import annotations
+
+from smd_evo.errors import InvalidType, InvalidValue
+from smd_evo.experiments.methods.base import Method
+from smd_evo.zoo.names import user_object
+
+__all__ = ["METHODS", "REFERENCE", "find_method"]
+
+_HERE = "smd_evo.experiments.methods"
+METHODS = {
+    "smd": f"{_HERE}.oneshot:Smd",
+    "smd-ensemble": f"{_HERE}.oneshot:SmdEnsemble",
+    "sparse-es": f"{_HERE}.strategies:SparseES",
+    "static-sparse-es": f"{_HERE}.strategies:StaticSparseES",
+    "norm-bias-es": f"{_HERE}.strategies:NormBiasES",
+    "openai-es": f"{_HERE}.strategies:OpenAIESMethod",
+    "pgpe": f"{_HERE}.numeric:Pgpe",
+    "snes": f"{_HERE}.numeric:Snes",
+    "deep-ga": f"{_HERE}.genetic:DeepGA",
+    "randopt": f"{_HERE}.oneshot:RandOpt",
+    "eggroll": f"{_HERE}.strategies:Eggroll",
+    "subspace-cmaes": f"{_HERE}.numeric:SubspaceCmaes",
+    "deap-mu-plus-lambda": f"{_HERE}.genetic:DeapMuPlusLambda",
+    "sgd": f"{_HERE}.gradient:Sgd",
+}
+"""Where each is; they are imported on use, as EvoTorch takes seconds."""
+
+REFERENCE = "openai-es"
+"""The method that the others are compared with."""
+
+
+def find_method(name: str) -> type[Method]:
+    """The class of a method of these, or of a user's own, ``module.path:Class``.
+
+    Raises:
+        InvalidValue, InvalidType: there is no such method, or the class is none.
+    """
+    found = user_object("methods", METHODS.get(name, name), [*METHODS])
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise InvalidType(f"methods: expected a subclass of {Method.__module__}.Method, got {found!r}")
+    if not found.grid:
+        raise InvalidValue(f"methods: expected settings to try as {name}.grid, got none; one empty dict will do")
+    return found

@@ -1,0 +1,177 @@
+"""The tables of a comparison, and what they say in words."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.table import Table
+
+from smd_evo.experiments.compare_results import CompareResult, Difference, MethodResult, ToTarget
+from smd_evo.experiments.methods.registry import REFERENCE
+from smd_evo.experiments.statistics import Estimate
+from smd_evo.report.table import p_text, points
+
+__all__ = ["compare_tables", "compare_verdict"]
+
+_ALPHA = 0.05
+
+
+def compare_tables(result: CompareResult) -> list[Table]:
+    """Scores on the test split; differences to the reference; what the methods took."""
+    return [_scores(result), _differences(result), _costs(result)]
+
+
+def compare_verdict(result: CompareResult) -> list[str]:
+    """What the tables show, in sentences that claim no more than their tests."""
+    config, lines = result.config, []
+    for method in result.methods:
+        if method.method == REFERENCE:
+            continue
+        accuracy, loss = method.against["accuracy"], method.against["loss"]
+        lines.append(
+            f"{method.method} against {REFERENCE}: accuracy {points(accuracy.value)} points, "
+            f"p = {p_text(accuracy.adjusted)}: {_word(accuracy, 1)}; loss {_signed(loss.value)}, "
+            f"p = {p_text(loss.adjusted)}: {_word(loss, -1)}."
+        )
+    fast = [method for method in result.methods if method.method != REFERENCE and _reaches(method, config.budget)]
+    for method in fast:
+        reached = [
+            f"{name} after {_share(method.to_target[name], config.budget)}"
+            for name in method.to_target
+            if _sooner(method.to_target[name], config.budget)
+        ]
+        lines.append(
+            f"{method.method} reaches the final {' and the final '.join(reached)} of the budget of {REFERENCE}."
+        )
+    if not fast:
+        lines.append(f"No method was shown to reach the final score of {REFERENCE} with fewer image evaluations.")
+    return lines
+
+
+def _reaches(method: MethodResult, budget: int) -> bool:
+    return any(_sooner(found, budget) for found in method.to_target.values())
+
+
+def _sooner(found: ToTarget, budget: int) -> bool:
+    """Whether the whole interval is below the full budget."""
+    return found.evaluations is not None and found.high is not None and found.high < budget
+
+
+def _share(found: ToTarget, budget: int) -> str:
+    value, low, high = (100 * (number or 0) / budget for number in (found.evaluations, found.low, found.high))
+    return f"{value:.0f} [{low:.0f}, {high:.0f}] %"
+
+
+def _word(difference: Difference, sign: int) -> str:
+    """A claim needs both its p value and its interval."""
+    if difference.adjusted < _ALPHA and (difference.value.low > 0 or difference.value.high < 0):
+        return "better" if sign * difference.value.value > 0 else "worse"
+    return "no difference shown"
+
+
+def _table(title: str, caption: str, *columns: str) -> Table:
+    table = Table(
+        title=title,
+        caption=caption,
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    table.add_column("method", overflow="fold")
+    for name in columns:
+        table.add_column(name, justify="right")
+    return table
+
+
+def _scores(result: CompareResult) -> Table:
+    config = result.config
+    table = _table(
+        f"{config.model} on {config.data}: {config.budget:,} image evaluations, {config.seeds} seeds",
+        "Test accuracy in % and cross-entropy: means with 95 % t intervals over seeds. To target: share of the\n"
+        f"budget, in %, until the mean validation score is what {REFERENCE} ends with; bootstrap over seeds.",
+        "acc.",
+        "loss",
+        "to target acc.",
+        "to target loss",
+    )
+    test = result.parent["test"]
+    table.add_row("parent", f"{100 * test.accuracy:.1f}", f"{test.loss:.3f}", "", "")
+    for method in result.methods:
+        table.add_row(
+            method.method,
+            _around(method.accuracy, 1, 100),
+            _around(method.loss, 3, 1),
+            *(_target(method.to_target[measure], config.budget) for measure in ("accuracy", "loss")),
+        )
+    return table
+
+
+def _differences(result: CompareResult) -> Table:
+    least = 2 / 2**result.config.seeds
+    table = _table(
+        f"Differences to {REFERENCE} on the test split",
+        "acc. in points, loss as it is: paired over seeds, with 95 % t intervals. p: paired t test after Holm's\n"
+        f"correction for the methods of a column; W: signed-rank test, uncorrected, at least {least:.2g} with so\n"
+        f"many seeds; +: seeds that are better, of {result.config.seeds}. Seeds differ in children and minibatches,\n"
+        "not in splits.",
+        "acc.",
+        "p",
+        "W",
+        "+",
+        "loss",
+        "p",
+        "W",
+        "+",
+    )
+    for method in result.methods:
+        if method.against:
+            accuracy, loss = method.against["accuracy"], method.against["loss"]
+            table.add_row(
+                method.method, points(accuracy.value), *_tests(accuracy), _signed(loss.value), *_tests(loss)
+            )
+    return table
+
+
+def _costs(result: CompareResult) -> Table:
+    table = _table(
+        "Settings, and what a run took",
+        "Settings: the best of as many trials for each method, on validation. Strengths are in units of the\n"
+        "calibrated one, whose images are counted apart; seconds: without the scores; MiB: the peak\nbeyond parent and data.",
+        "settings",
+        "images",
+        "calibration",
+        "seconds",
+        "MiB",
+    )
+    for method in result.methods:
+        table.add_row(
+            method.method,
+            " ".join(f"{name} {value:g}" for name, value in method.settings.items()),
+            f"{method.evaluations:,}",
+            f"{method.calibration:,}",
+            f"{method.seconds:.1f}",
+            "?" if method.memory is None else f"{method.memory / 2**20:,.0f}",
+        )
+    return table
+
+
+def _tests(difference: Difference) -> tuple[str, str, str]:
+    return p_text(difference.adjusted), p_text(difference.wilcoxon), str(difference.better)
+
+
+def _signed(found: Estimate) -> str:
+    return f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+
+
+def _around(found: Estimate, digits: int, scale: float) -> str:
+    value, low, high = (f"{scale * number:.{digits}f}" for number in (found.value, found.low, found.high))
+    return f"{value} [{low}, {high}]"
+
+
+def _target(found: ToTarget, budget: int) -> str:
+    texts = [
+        "never" if number is None else f"{100 * number / budget:.0f}"
+        for number in (found.evaluations, found.low, found.high)
+    ]
+    return f"{texts[0]} [{texts[1]}, {texts[2]}]"
