@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich import box
 from rich.table import Table
 
-from smd_evo.experiments.compare_results import CompareResult, Difference, MethodResult, ToTarget
+from smd_evo.experiments.compare_results import MEASURES, CompareResult, Difference, MethodResult, ToTarget
 from smd_evo.experiments.methods.registry import REFERENCE
 from smd_evo.experiments.statistics import Estimate
 from smd_evo.report.table import p_text, points
@@ -16,8 +16,9 @@ _ALPHA = 0.05
 
 
 def compare_tables(result: CompareResult) -> list[Table]:
-    """Scores on the test split; differences to the reference; what the methods took."""
-    return [_scores(result), _differences(result), _costs(result)]
+    """Scores on the test split; differences to the reference; how soon its score is reached; what it took."""
+    differences = [_differences(result, measure) for measure in MEASURES]
+    return [_scores(result), *differences, _targets(result), _costs(result)]
 
 
 def compare_verdict(result: CompareResult) -> list[str]:
@@ -88,56 +89,61 @@ def _scores(result: CompareResult) -> Table:
     config = result.config
     table = _table(
         f"{config.model} on {config.data}: {config.budget:,} image evaluations, {config.seeds} seeds",
-        "Test accuracy in % and cross-entropy: means with 95 % t intervals over seeds. To target: share of the\n"
-        f"budget, in %, until the mean validation score is what {REFERENCE} ends with; bootstrap over seeds.",
-        "acc.",
+        "Test accuracy in % and cross-entropy: means with 95 % t intervals over seeds,\n"
+        "which differ in children and minibatches, not in splits.",
+        "accuracy",
         "loss",
-        "to target acc.",
-        "to target loss",
     )
     test = result.parent["test"]
-    table.add_row("parent", f"{100 * test.accuracy:.1f}", f"{test.loss:.3f}", "", "")
+    table.add_row("parent", f"{100 * test.accuracy:.1f}", f"{test.loss:.3f}")
     for method in result.methods:
-        table.add_row(
-            method.method,
-            _around(method.accuracy, 1, 100),
-            _around(method.loss, 3, 1),
-            *(_target(method.to_target[measure], config.budget) for measure in ("accuracy", "loss")),
-        )
+        table.add_row(method.method, _around(method.accuracy, 1, 100), _around(method.loss, 3, 1))
     return table
 
 
-def _differences(result: CompareResult) -> Table:
-    least = 2 / 2**result.config.seeds
+def _differences(result: CompareResult, measure: str) -> Table:
+    seeds = result.config.seeds
+    in_points = " in points" if measure == "accuracy" else ""
     table = _table(
-        f"Differences to {REFERENCE} on the test split",
-        "acc. in points, loss as it is: paired over seeds, with 95 % t intervals. p: paired t test after Holm's\n"
-        f"correction for the methods of a column; W: signed-rank test, uncorrected, at least {least:.2g} with so\n"
-        f"many seeds; +: seeds that are better, of {result.config.seeds}. Seeds differ in children and minibatches,\n"
-        "not in splits.",
-        "acc.",
+        f"Test {measure}: difference to {REFERENCE}",
+        f"Difference{in_points}: paired over seeds, with its 95 % t interval; p: paired\n"
+        "t test after Holm's correction for the lines of this table; W: signed-rank\n"
+        f"test, not corrected, which {seeds} seeds cannot bring below {2 / 2**seeds:.2g}; better: seeds.",
+        "difference",
         "p",
         "W",
-        "+",
-        "loss",
-        "p",
-        "W",
-        "+",
+        "better",
     )
     for method in result.methods:
-        if method.against:
-            accuracy, loss = method.against["accuracy"], method.against["loss"]
-            table.add_row(
-                method.method, points(accuracy.value), *_tests(accuracy), _signed(loss.value), *_tests(loss)
-            )
+        if measure in method.against:
+            found = method.against[measure]
+            value = points(found.value) if measure == "accuracy" else _signed(found.value)
+            tests = p_text(found.adjusted), p_text(found.wilcoxon)
+            table.add_row(method.method, value, *tests, f"{found.better} of {seeds}")
+    return table
+
+
+def _targets(result: CompareResult) -> Table:
+    table = _table(
+        f"Image evaluations until the validation score that {REFERENCE} ends with",
+        "In % of the budget, by the mean curve of all seeds; 95 % bootstrap intervals\n"
+        "over seeds, paired with the reference's; never: not within the budget.",
+        *MEASURES,
+    )
+    for method in result.methods:
+        table.add_row(
+            method.method, *(_target(method.to_target[measure], result.config.budget) for measure in MEASURES)
+        )
     return table
 
 
 def _costs(result: CompareResult) -> Table:
     table = _table(
         "Settings, and what a run took",
-        "Settings: the best of as many trials for each method, on validation. Strengths are in units of the\n"
-        "calibrated one, whose images are counted apart; seconds: without the scores; MiB: the peak\nbeyond parent and data.",
+        f"Settings: the best of {result.config.trials} trials of each method on validation. Strengths are in\n"
+        "units of the calibrated one, for which so many images were evaluated once,\n"
+        "outside of the budget; seconds: without the scores; MiB: at the peak, beyond\n"
+        "parent and data.",
         "settings",
         "images",
         "calibration",
@@ -147,17 +153,13 @@ def _costs(result: CompareResult) -> Table:
     for method in result.methods:
         table.add_row(
             method.method,
-            " ".join(f"{name} {value:g}" for name, value in method.settings.items()),
+            ", ".join(f"{name} {value}" for name, value in method.settings.items()),
             f"{method.evaluations:,}",
             f"{method.calibration:,}",
             f"{method.seconds:.1f}",
             "?" if method.memory is None else f"{method.memory / 2**20:,.0f}",
         )
     return table
-
-
-def _tests(difference: Difference) -> tuple[str, str, str]:
-    return p_text(difference.adjusted), p_text(difference.wilcoxon), str(difference.better)
 
 
 def _signed(found: Estimate) -> str:
@@ -170,8 +172,8 @@ def _around(found: Estimate, digits: int, scale: float) -> str:
 
 
 def _target(found: ToTarget, budget: int) -> str:
-    texts = [
+    value, low, high = (
         "never" if number is None else f"{100 * number / budget:.0f}"
         for number in (found.evaluations, found.low, found.high)
-    ]
-    return f"{texts[0]} [{texts[1]}, {texts[2]}]"
+    )
+    return value if value == low == high else f"{value} [{low}, {high}]"
