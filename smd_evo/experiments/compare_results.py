@@ -15,7 +15,17 @@ from smd_evo.experiments.config import CompareConfig
 from smd_evo.experiments.methods.registry import REFERENCE, find_method
 from smd_evo.experiments.statistics import Estimate, holm, paired_t, t_interval, wilcoxon
 
-__all__ = ["MEASURES", "CompareResult", "Curve", "Difference", "MethodResult", "ToTarget", "best_trial", "summarise"]
+__all__ = [
+    "MEASURES",
+    "CompareResult",
+    "Curve",
+    "Difference",
+    "MethodResult",
+    "ToTarget",
+    "Trial",
+    "best_trial",
+    "summarise",
+]
 
 MEASURES = {"accuracy": "max", "loss": "min"}
 """What runs are measured by, and whether it is to be high or low."""
@@ -100,6 +110,14 @@ class MethodResult:
 
 
 @dataclass(frozen=True)
+class Trial:
+    """Settings that a method tried, and the validation score that they ended with."""
+
+    settings: dict[str, Any]
+    score: Score
+
+
+@dataclass(frozen=True)
 class CompareResult:
     """A finished comparison.
 
@@ -108,14 +126,14 @@ class CompareResult:
         parameters: of the parent that may be mutated.
         parent: its scores on validation and test.
         methods: in the order asked for.
-        trials: for each method, the validation scores of its settings, in the grid's order.
+        trials: for each method, what it tried, in the grid's order.
     """
 
     config: CompareConfig
     parameters: int
     parent: dict[str, Score]
     methods: tuple[MethodResult, ...]
-    trials: dict[str, tuple[Score, ...]]
+    trials: dict[str, tuple[Trial, ...]]
 
     @property
     def reference(self) -> MethodResult:
@@ -172,7 +190,9 @@ def summarise(
         parameters=parameters,
         parent={"validation": parent.points[0].score, "test": parent.test},
         methods=tuple(methods),
-        trials={name: tuple(run.points[-1].score for run in own) for name, own in tuning.items()},
+        trials={
+            name: tuple(Trial(run.settings, run.points[-1].score) for run in own) for name, own in tuning.items()
+        },
     )
 
 
