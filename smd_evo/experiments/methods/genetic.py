@@ -27,7 +27,8 @@ _STEPS = 8
 class DeepGA(Method):
     """Deep GA: truncation selection of dense mutations without crossover, and one elite.
 
-    The parents are evaluated again on each minibatch, so a generation is ``children`` evaluations with them.
+    The parents are evaluated again on each minibatch, so a generation is ``children`` evaluations with them; where
+    there are fewer parents, as in the first one, some evaluations are paid for and not made.
 
     Args:
         task: the task.

@@ -41,7 +41,7 @@ class Sgd(Method):
         fitness = self._evaluator.fitness
         if not isinstance(fitness, BatchFitness) or fitness.sense != "min":
             raise InvalidValue(
-                f"fitness: expected a loss with a gradient for sgd, got {fitness.name}; cross_entropy is one"
+                f"fitness: expected a loss for sgd, got {fitness.name}; cross_entropy is one"
             )
         self._fitness, self._task, self._steps = fitness, task, 0
         self._batches = make_batches(task.data, task.batch_size, space.device)

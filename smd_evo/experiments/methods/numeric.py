@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
@@ -82,7 +83,6 @@ class Pgpe(NumericSearch):
             stdev_init=self._sigma * strength.sigma,
             optimizer="adam",
             ranking_method="centered",
-            center_init=[0.0] * self.problem.solution_length,
         )
 
 
@@ -108,7 +108,6 @@ class Snes(NumericSearch):
             popsize=self._task.children,
             stdev_init=self._sigma * strength.sigma,
             center_learning_rate=self._rate,
-            center_init=[0.0] * self.problem.solution_length,
         )
 
 
@@ -129,9 +128,8 @@ class SubspaceCmaes(NumericSearch):
 
     def start(self, strength: Strength) -> SearchAlgorithm:
         """See the base class."""
-        return CMAES(
-            self.problem,
-            popsize=self._task.children,
-            stdev_init=self._sigma * strength.sigma,
-            center_init=[0.0] * self.problem.solution_length,
-        )
+        with warnings.catch_warnings():
+            # Of torch and numpy to EvoTorch 0.6, in its constructor.
+            warnings.filterwarnings("ignore", message="To copy construct from a tensor", category=UserWarning)
+            warnings.filterwarnings("ignore", message="__array_wrap__ must accept", category=DeprecationWarning)
+            return CMAES(self.problem, popsize=self._task.children, stdev_init=self._sigma * strength.sigma)

@@ -1,0 +1,270 @@
+"""The contract that all methods of a comparison keep, and what is particular to some."""
+
+import copy
+import re
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import nn
+
+from smd_evo.core.mutation import Lineage
+from smd_evo.core.parameters import ParameterSpace
+from smd_evo.errors import InvalidType, InvalidValue
+from smd_evo.evaluation.evaluator import Evaluator
+from smd_evo.evaluation.fitness import ACCURACY
+from smd_evo.experiments.methods.base import Method, Task
+from smd_evo.experiments.methods.registry import METHODS, REFERENCE, find_method
+
+SAMPLES, CHILDREN, IMAGES = 96, 12, 24
+
+
+class Counting(nn.Module):
+    """A small network that notes the samples it has seen, in a list that all its copies share."""
+
+    seen: ClassVar[list] = []
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(6, 12), nn.LayerNorm(12), nn.ReLU(), nn.Linear(12, 3))
+
+    def forward(self, inputs):
+        Counting.seen.append(inputs.detach().clone())
+        return self.layers(inputs)
+
+
+def trained():
+    """A parent and data on which it is middling."""
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(3, 6, generator=generator)
+    targets = torch.arange(SAMPLES) % 3
+    inputs = centres[targets] + 0.7 * torch.randn(SAMPLES, 6, generator=generator)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = Counting()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    for _ in range(10):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(network(inputs - 0.3), targets).backward()
+        optimizer.step()
+    for parameter in network.parameters():
+        parameter.grad = None
+    return network.eval(), (inputs, targets)
+
+
+PARENT, DATA = trained()
+STRENGTHS = {}  # calibrated once for all tests
+
+
+def task(seed=1, **changes):
+    Counting.seen.clear()
+    settings = {"children": CHILDREN, "images": IMAGES, "budget": 40 * CHILDREN * IMAGES, "seed": seed} | changes
+    return Task(ParameterSpace(copy.deepcopy(PARENT)), DATA, "cross_entropy", **({"strengths": STRENGTHS} | settings))
+
+
+def made(name, own, trial=0):
+    kind = find_method(name)
+    method = kind(own, **kind.grid[trial])
+    Counting.seen.clear()
+    return method
+
+
+def loss(outputs):
+    return float(nn.functional.cross_entropy(outputs, DATA[1]))
+
+
+every_method = pytest.mark.parametrize("name", METHODS)
+
+
+@every_method
+def test_it_starts_at_the_parent(name):
+    own = task()
+    expected = own.parent.predict([Lineage()])[0].log_softmax(1)
+    assert torch.allclose(made(name, own).predict(DATA).log_softmax(1), expected, atol=1e-5)
+
+
+@every_method
+def test_a_step_evaluates_as_many_images_as_it_costs(name):
+    """EvoTorch's problems also look at the parent on each minibatch, which nobody needs and nobody is charged for."""
+    method = made(name, task())
+    for _ in range(3):
+        cost = method.cost
+        Counting.seen.clear()
+        method.step()
+        seen = sum(map(len, Counting.seen))
+        forwards = 3 if name == "sgd" else 1
+        unused = 3 * IMAGES if name == "deep-ga" else 0  # it has one parent at first, and pays for four
+        assert -unused <= forwards * seen - cost <= IMAGES
+        assert cost <= CHILDREN * IMAGES
+
+
+@every_method
+def test_it_learns(name):
+    own = task()
+    method = made(name, own)
+    spent = 0
+    while spent + method.cost <= own.budget:
+        spent += method.cost
+        method.step()
+    before = loss(own.parent.predict([Lineage()])[0])
+    assert loss(method.predict(DATA)) < before
+    assert own.budget - spent < CHILDREN * IMAGES
+
+
+@every_method
+def test_its_seed_is_all_that_it_draws_from(name):
+    def predicted(seed):
+        method = made(name, task(seed))
+        method.step()
+        method.step()
+        return method.predict(DATA)
+
+    first = predicted(1)
+    torch.manual_seed(3)
+    assert torch.equal(predicted(1), first)
+    assert not torch.equal(predicted(2), first)
+
+
+@every_method
+def test_it_leaves_the_parent_as_it_is(name):
+    own = task()
+    network = own.space.module
+    before = copy.deepcopy(network.state_dict())
+    wanted = [parameter.requires_grad for parameter in network.parameters()]
+    method = made(name, own)
+    method.step()
+    method.predict(DATA)
+    assert all(torch.equal(before[key], tensor) for key, tensor in network.state_dict().items())
+    assert [parameter.requires_grad for parameter in network.parameters()] == wanted
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in ("smd", "sgd")])
+def test_all_see_the_same_minibatch(name):
+    own = task()
+    made(name, own).step()
+    batch = torch.cat([batch for _, batch in zip(range(1), Counting.seen, strict=False)])
+    assert torch.equal(batch, _inputs(own.minibatch(0)))
+
+
+def _inputs(evaluator):
+    evaluator.predict([Lineage()])
+    return Counting.seen[-1].clone()
+
+
+@every_method
+def test_every_setting_of_its_grid_can_be_tried(name):
+    kind = find_method(name)
+    assert len(kind.grid) == 4
+    assert len({tuple(sorted(settings.items())) for settings in kind.grid}) == 4
+    for trial in range(4):
+        made(name, task(), trial).step()
+
+
+@every_method
+def test_it_says_what_it_is(name):
+    assert re.fullmatch(r".{10,110}", find_method(name).about)
+
+
+def test_sgd_takes_the_steps_of_torchs_own():
+    own = task()
+    method = made("sgd", own)
+    network = copy.deepcopy(PARENT)
+    optimizer = torch.optim.SGD(network.parameters(), lr=find_method("sgd").grid[0]["rate"], momentum=0.9)
+    for number in range(3):
+        method.step()
+        batch = own.minibatch(number, IMAGES // 3)
+        inputs, targets = _inputs(batch), batch.targets()
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(network(inputs), targets).backward()
+        optimizer.step()
+    expected = Evaluator(network, DATA).predict([Lineage()])[0]
+    assert torch.allclose(method.predict(DATA), expected, atol=1e-6)
+
+
+def test_sgd_follows_its_steps_under_autocast():
+    """Autocast keeps copies of the weights in low precision, which must not outlive a step."""
+    own = task()
+    with torch.autocast("cpu", torch.bfloat16):
+        method = made("sgd", own)
+        before = method.predict(DATA)
+        for _ in range(30):
+            method.step()
+        assert not torch.equal(method.predict(DATA), before)
+        assert loss(method.predict(DATA).float()) < loss(before.float())
+
+
+def test_sgd_wants_a_loss():
+    own = task()
+    with pytest.raises(InvalidValue, match="fitness: expected a loss for sgd, got accuracy"):
+        find_method("sgd")(Task(own.space, DATA, ACCURACY, CHILDREN, IMAGES, 10_000, 0), rate=0.1)
+
+
+def test_norm_bias_es_moves_nothing_else():
+    method = made("norm-bias-es", task())
+    method.step()
+    moved = dict(method.problem.make_net().named_parameters())
+    for name, parameter in PARENT.named_parameters():
+        assert torch.equal(parameter, moved[name]) == (parameter.dim() > 1), name
+
+
+def test_static_sparse_es_moves_one_subspace_and_sparse_es_more():
+    def moved(name):
+        method = made(name, task())
+        for _ in range(5):
+            method.step()
+        after = torch.cat([tensor.flatten() for tensor in method.problem.make_net().parameters()])
+        return int((after != torch.cat([tensor.flatten() for tensor in PARENT.parameters()])).sum())
+
+    total = sum(tensor.numel() for tensor in PARENT.parameters())
+    assert moved("static-sparse-es") == round(0.1 * total)
+    assert moved("sparse-es") > 0.5 * total
+
+
+def test_ensembles_keep_the_best_children_of_all_steps():
+    own = task()
+    method = made("smd-ensemble", own)
+    for _ in range(3):
+        method.step()
+    everyone = [child for child, _ in method._best]
+    fitness = own.minibatch(0).evaluate(everyone).fitness
+    assert len(everyone) == 10
+    assert fitness.tolist() == sorted(fitness.tolist())
+
+
+def test_strengths_are_calibrated_once_and_counted():
+    own = task(strengths={})
+    own.strength(find_method("sparse-es")(own, **find_method("sparse-es").grid[0]).subspace())
+    assert len(own.strengths) == 1
+    assert own.calibration == next(iter(own.strengths.values())).evaluations > 0
+    other = task(strengths=own.strengths)
+    assert other.calibration == 0
+    made("sparse-es", other)
+    assert other.calibration == own.calibration
+    assert len(own.strengths) == 1
+
+
+def test_a_users_own_method_is_found(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_method.py").write_text(
+        "from smd_evo.experiments.methods.oneshot import Smd\n"
+        "class Mine(Smd):\n    about = 'mine'\n"
+        "class Empty(Smd):\n    grid = ()\n"
+        "def function(): ...\n"
+    )
+    assert issubclass(find_method("own_method:Mine"), Method)
+    with pytest.raises(InvalidValue, match=r"methods: expected settings to try as own_method:Empty\.grid"):
+        find_method("own_method:Empty")
+    with pytest.raises(InvalidType, match="methods: expected a subclass of"):
+        find_method("own_method:function")
+
+
+@pytest.mark.parametrize("name", ["opnai-es", "no_such_module:Class", "a b", ""])
+def test_an_unknown_method_is_refused(name):
+    with pytest.raises(InvalidValue, match=r"^methods: expected"):
+        find_method(name)
+
+
+def test_a_slip_is_understood():
+    with pytest.raises(InvalidValue, match=f"did you mean '{REFERENCE}'"):
+        find_method("opnai-es")
