@@ -8,12 +8,16 @@ from dataclasses import fields
 from pathlib import PurePath
 from typing import Any
 
-from smd_evo.experiments.config import ExperimentConfig, FinetuneConfig, WindowConfig
+from smd_evo.experiments.config import CompareConfig, ExperimentConfig, FinetuneConfig, WindowConfig
 from smd_evo.report.record import RunRecord
 
 __all__ = ["repeat"]
 
-_CONFIGS: dict[str, type[ExperimentConfig]] = {"finetune": FinetuneConfig, "window": WindowConfig}
+_CONFIGS: dict[str, type[ExperimentConfig]] = {
+    "finetune": FinetuneConfig,
+    "window": WindowConfig,
+    "compare": CompareConfig,
+}
 _ENSEMBLE = {"method": "greedy", "combine": "probabilities"}
 
 

@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from smd_evo import __version__
 from smd_evo.errors import InvalidValue
+from smd_evo.report.compare_page import compare_section
 from smd_evo.report.finetune_page import compare_finetunes, finetune_section
 from smd_evo.report.page_parts import Section, Table
 from smd_evo.report.protocol_page import protocol_section
@@ -26,6 +27,7 @@ _SECTIONS: dict[str, Callable[[RunRecord], Section]] = {
     "finetune": finetune_section,
     "window": window_section,
     "protocol": protocol_section,
+    "compare": compare_section,
 }
 _COMPARED: dict[str, Callable[[_Compared], Table]] = {"finetune": compare_finetunes, "window": compare_windows}
 

@@ -15,7 +15,7 @@ class RunRecord:
 
     Attributes:
         name: of the folder.
-        kind: "finetune", "window", "protocol" or, within a run, "ensemble".
+        kind: "finetune", "window", "compare", "protocol" or, within a run, "ensemble".
         config: settings of the run; an ensemble and a protocol have none of their own.
         results: its numbers.
         plot: a PNG file's content, if there is one.

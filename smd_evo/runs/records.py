@@ -19,13 +19,13 @@ def read_record(folder: Path | str) -> RunRecord:
     """A run with the ensembles in its directory, or a protocol with its runs.
 
     Args:
-        folder: what ``smd-evo finetune`` or ``smd-evo window`` wrote.
+        folder: what ``smd-evo finetune``, ``smd-evo window`` or ``smd-evo compare`` wrote.
 
     Raises:
         InvalidValue: it holds no run, or something in it is unreadable.
     """
     run = Path(folder)
-    return _protocol(run) if (run / SUMMARY).is_file() else _run(run, "finetune", "window")
+    return _protocol(run) if (run / SUMMARY).is_file() else _run(run, "finetune", "window", "compare")
 
 
 def _run(run: Path, *kinds: str) -> RunRecord:
