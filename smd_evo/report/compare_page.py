@@ -59,8 +59,8 @@ def _facts(record: RunRecord, result: found.CompareResult) -> dict[str, str]:
         "Generations": f"{config.children:,} children on {min(config.images, samples):,} of the {samples:,} fitness "
         "images; methods of a single generation, or of none, spend the same budget in their own way",
         "Runs": f"{config.seeds} of each method; a seed draws the same minibatches for all methods",
-        "Tuning": f"{config.trials} trials of each method, of {tuning:,} image evaluations each, on a seed of their own; "
-        f"the settings that are best by {_MEASURES[config.metric]} on validation make the reported runs",
+        "Tuning": f"{config.trials} trials of each method, of {tuning:,} image evaluations each, on a seed of their "
+        f"own; the settings that are best by {_MEASURES[config.metric]} on validation make the reported runs",
         "Fitness": _MEASURES[config.fitness],
         "Seed": str(config.seed),
         "Computed on": f"{config.device}, {config.precision}",
