@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -75,7 +76,7 @@ class LowRank(Subspace):
             product = torch.zeros(rows, slot.size // rows, dtype=torch.float64, device=device)
             for one, other in zip(a, b, strict=True):  # one after the other: the same sum on every device
                 product += one[:, None] * other
-            yield product.mul_(self.rank**-0.5)
+            yield product.mul_(1 / math.sqrt(self.rank))  # which IEEE 754 fixes; a library's power it does not
 
     def _factor(self, key: Key, start: int, length: int, device: torch.device) -> Tensor:
         """A's or B's columns, [rank, length]; no tensor is longer than its own coordinates, so none share noise."""

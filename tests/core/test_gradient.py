@@ -10,6 +10,7 @@ from scipy import stats
 from smd_evo import (
     Dense,
     Layout,
+    LowRank,
     Mutation,
     NeuronSubspace,
     PartitionSubspace,
@@ -19,7 +20,7 @@ from smd_evo import (
     gaussian,
     sample_mutations,
 )
-from smd_evo.core import gradient as module
+from smd_evo.core import subspace as module
 from smd_evo.core.gradient import centered_ranks, es_gradient
 from smd_evo.errors import InvalidValue
 
@@ -31,6 +32,7 @@ SUBSPACES = [
     NeuronSubspace(0.3),
     TensorSubspace(1),
     Dense(),
+    LowRank(2),
 ]
 SENSES = st.sampled_from(["min", "max"])
 FITNESS = st.lists(st.floats(-1e18, 1e18), min_size=1, max_size=30)
@@ -116,7 +118,9 @@ def test_recipes_of_all_kinds_at_once():
     assert close(es_gradient(mutations, weights, LAYOUT), slow_gradient(mutations, weights, LAYOUT))
 
 
-@pytest.mark.parametrize("subspace", [RandomSubspace(0.2, static=True), Dense()], ids=lambda rule: rule.spec)
+@pytest.mark.parametrize(
+    "subspace", [RandomSubspace(0.2, static=True), Dense(), LowRank(2)], ids=lambda rule: rule.spec
+)
 def test_coordinates_of_a_static_subspace_are_the_gradients_own(subspace, devices):
     mutations = sample_mutations(5, 8, subspace=subspace, sigma=0.3, antithetic=True)
     for device in devices:
@@ -136,9 +140,9 @@ def test_equal_partners_cancel(key, subspace):
 def test_partners_draw_their_noise_once(monkeypatch):
     calls = []
 
-    def counted(key, coordinates):
+    def counted(key, coordinates, dtype):
         calls.append(key)
-        return gaussian(key, coordinates)
+        return gaussian(key, coordinates, dtype)
 
     monkeypatch.setattr(module, "gaussian", counted)
     mutations = sample_mutations(3, 12, subspace=RandomSubspace(0.2), sigma=0.3, antithetic=True)

@@ -14,6 +14,7 @@ from smd_evo import (
     Dense,
     Layout,
     Lineage,
+    LowRank,
     Mutation,
     NeuronSubspace,
     PartitionSubspace,
@@ -30,19 +31,24 @@ from smd_evo.core.mutation import replay
 
 KEYS = st.integers(0, 2**64 - 1)
 SIGMAS = st.floats(1e-30, 1e30)
-SUBSPACES = st.one_of(
+FIELDS = st.one_of(
     st.builds(RandomSubspace, st.floats(1e-3, 1), st.booleans()),
     st.builds(PartitionSubspace, st.integers(1, 30), st.booleans()),
     st.builds(NeuronSubspace, st.floats(1e-3, 1), st.booleans()),
     st.builds(TensorSubspace, st.integers(1, 2), st.sampled_from(["tensor", "layer"]), st.booleans()),
     st.just(Dense()),
 )
+"""Subspaces whose noise is the dense field itself."""
+SUBSPACES = st.one_of(FIELDS, st.builds(LowRank, st.integers(1, 6)))
 SCALES = st.sampled_from(["absolute", "relative"])
-MUTATIONS = st.builds(Mutation, KEYS, SIGMAS, SUBSPACES, KEYS, st.sampled_from([-1, 1]), SCALES)
+MUTATIONS, OF_FIELDS = (
+    st.builds(Mutation, KEYS, SIGMAS, subspaces, KEYS, st.sampled_from([-1, 1]), SCALES)
+    for subspaces in (SUBSPACES, FIELDS)
+)
 LAYOUT = Layout((Slot("a.weight", (5, 8), 0.25), Slot("a.bias", (5,), 3.0), Slot("b", (10,), 0.1)))
 
 
-@given(MUTATIONS)
+@given(OF_FIELDS)
 def test_a_child_is_the_dense_field_restricted_to_its_subspace(mutation):
     delta = mutation.delta(LAYOUT)
     field = gaussian(mutation.key, torch.arange(LAYOUT.size), torch.float64)[delta.indices]

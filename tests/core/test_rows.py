@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from smd_evo import (
     Dense,
     Lineage,
+    LowRank,
     Mutation,
     NeuronSubspace,
     PartitionSubspace,
@@ -28,6 +29,7 @@ SUBSPACES = st.one_of(
     st.builds(NeuronSubspace, st.floats(1e-3, 1), st.booleans()),
     st.builds(TensorSubspace, st.integers(1, 2), st.sampled_from(["tensor", "layer"]), st.booleans()),
     st.just(Dense()),
+    st.builds(LowRank, st.integers(1, 9)),
 )
 SCALES = st.sampled_from(["absolute", "relative"])
 

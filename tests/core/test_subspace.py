@@ -9,6 +9,7 @@ from scipy import stats
 from smd_evo import (
     Dense,
     Layout,
+    LowRank,
     NeuronSubspace,
     PartitionSubspace,
     RandomSubspace,
@@ -42,6 +43,8 @@ ALL = [
     NeuronSubspace(0.2),
     NeuronSubspace(0.2, static=True),
     Dense(),
+    LowRank(1),
+    LowRank(3),
 ]
 every_subspace = pytest.mark.parametrize("subspace", ALL, ids=lambda subspace: subspace.spec)
 KEYS = st.integers(0, 2**64 - 1)
