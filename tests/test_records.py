@@ -4,7 +4,17 @@ import json
 import os
 
 import pytest
-from report_helpers import CONFIG, ensemble_results, finetune_results, png, write_protocol, write_run
+from compare_helpers import compare_result, compare_results
+from report_helpers import (
+    CONFIG,
+    WINDOW,
+    ensemble_results,
+    finetune_results,
+    png,
+    window_results,
+    write_protocol,
+    write_run,
+)
 
 from smd_evo.errors import InvalidValue
 from smd_evo.runs.records import read_record
@@ -21,6 +31,19 @@ def test_a_run_is_its_settings_its_numbers_and_its_plot(run):
     assert record.config == CONFIG
     assert record.results == finetune_results()
     assert record.plot == png(shade=7)
+
+
+@pytest.mark.parametrize("kind", ["window", "compare"])
+def test_other_experiments_have_no_parts(tmp_path, kind):
+    compared = compare_result()
+    config, results = {
+        "window": (WINDOW, window_results()),
+        "compare": (compared.config.as_dict(), compare_results(compared)),
+    }[kind]
+    run = write_run(tmp_path / "run", results, config)
+    write_run(run / "ensemble-a", ensemble_results(), config=None)
+    record = read_record(run)
+    assert (record.kind, record.config, record.results, record.parts) == (kind, config, results, ())
 
 
 def test_it_holds_the_ensembles_in_its_directory_and_nothing_else(run):
@@ -69,7 +92,9 @@ def test_no_run(tmp_path, run):
 
 
 def test_an_ensemble_alone(run):
-    refused(write_run(run / "ensemble-a", ensemble_results(), config=None), "finetune or window", "'ensemble'")
+    refused(
+        write_run(run / "ensemble-a", ensemble_results(), config=None), "finetune or window or compare", "'ensemble'"
+    )
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", "{}", '{"kind": "other"}', '"text"', "\xff"])

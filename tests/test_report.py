@@ -5,11 +5,12 @@ import copy
 import json
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import pytest
+from compare_helpers import compare_result, compare_results
 from hypothesis import given
 from hypothesis import strategies as st
+from page_helpers import Page
 from report_helpers import (
     CONFIG,
     METHODS,
@@ -27,52 +28,7 @@ from smd_evo.report.commands import repeat
 from smd_evo.report.page import render_page
 from smd_evo.report.record import RunRecord
 
-VOID = {"meta", "img", "br", "link", "input", "hr"}
 HOSTILE = "<script>alert(1)</script>\"'&amp;</td><img/src=x/onerror=y>"
-
-
-class Page(HTMLParser):
-    """The elements of a page, each with its attributes and its text, and the text in between."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.elements, self.open = [], []
-        self.feed(text)
-        self.close()
-        assert not self.open, f"never closed: {self.open}"
-
-    def handle_starttag(self, tag, attributes):
-        element = {"tag": tag, "text": "", "inside": [other["tag"] for other in self.open], **dict(attributes)}
-        self.elements.append(element)
-        if tag not in VOID:
-            self.open.append(element)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop()["tag"] == tag
-
-    def handle_data(self, data):
-        for element in self.open:
-            element["text"] += data
-
-    def all(self, *tags):
-        return [element for element in self.elements if element["tag"] in tags]
-
-    def texts(self, *tags):
-        """Texts, in the hyphens of files instead of minus signs."""
-        return [" ".join(each["text"].replace("\N{MINUS SIGN}", "-").split()) for each in self.all(*tags)]
-
-    def table(self, title):
-        """Rows of the table of that title as lists of texts."""
-        start = next(n for n, each in enumerate(self.elements) if each["tag"] == "caption" and title in each["text"])
-        rows = []
-        for element in self.elements[start:]:
-            if element["tag"] == "table":
-                break
-            if element["tag"] == "tr":
-                rows.append([])
-            elif element["tag"] in ("th", "td"):
-                rows[-1].append(" ".join(element["text"].replace("\N{MINUS SIGN}", "-").split()))
-        return rows
 
 
 def ensemble(name="ensemble-greedy-probabilities", **options):
@@ -87,6 +43,11 @@ def window(name="window"):
     return RunRecord(name, "window", WINDOW, window_results(), png(8, 8))
 
 
+def compare(name="comparison", **settings):
+    result = compare_result(**settings)
+    return RunRecord(name, "compare", result.config.as_dict(), compare_results(result), png(7, 4))
+
+
 def protocol(models=("resnet18", "vgg16")):
     own = [finetune(name, model=f"timm:{name}", checkpoint=f"weights/{name}.pth") for name in models]
     return RunRecord("all", "protocol", {}, summary_results(models), None, tuple(own))
@@ -97,6 +58,8 @@ RUNS = {
     "with ensembles": [finetune(parts=[ensemble(), ensemble("another", method="diverse")])],
     "window": [window()],
     "protocol": [protocol()],
+    "comparison": [compare()],
+    "comparisons": [compare(), compare("another", budget=16000)],
     "several": [finetune(parts=[ensemble()]), window(), finetune("again", seed=1), protocol(), window("again")],
 }
 
@@ -196,12 +159,13 @@ NAMES = [
     "resnet18",
 ]
 NAMES += ["timm:vgg16", "dense, own sigma", "the parent", "digits through a camera", "weights/vgg16.pth"]
+NAMES += ["smd", "mine:Method", "what smd is", "rate"]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_name_becomes_markup(name):
     """Whatever a name holds, the elements are the same and the name is to be read as it is."""
-    runs = [*RUNS["several"], *RUNS["with ensembles"]]
+    runs = [*RUNS["several"], *RUNS["with ensembles"], *RUNS["comparison"]]
     before, after = (Page(render_page(replaced(runs, name, other))) for other in ("other/name", HOSTILE))
 
     def shape(page):
@@ -402,7 +366,7 @@ def put(value, path, new):
         value[last] = new
 
 
-DAMAGED = [*RUNS["with ensembles"], *RUNS["window"], *RUNS["protocol"]]
+DAMAGED = [*RUNS["with ensembles"], *RUNS["window"], *RUNS["protocol"], *RUNS["comparison"]]
 PLACES = [
     (run, inside, path)
     for run, record in enumerate(DAMAGED)

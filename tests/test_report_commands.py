@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from report_helpers import CONFIG, ensemble_results
 
 from smd_evo.cli import app
-from smd_evo.experiments.config import FinetuneConfig, WindowConfig
+from smd_evo.experiments.config import CompareConfig, FinetuneConfig, WindowConfig
 from smd_evo.report.commands import repeat
 from smd_evo.report.record import RunRecord
 
@@ -38,6 +38,14 @@ FINETUNE = SETTINGS | {
 WINDOW = SETTINGS | {
     "subspace": st.just(["random", "neuron"]),
     "sigma": st.none() | st.lists(SHARES, min_size=1, unique=True),
+}
+COMPARE = {name: SETTINGS[name] for name in SETTINGS if name not in ("children", "density")} | {
+    "methods": st.sampled_from([["smd"], ["sgd", "openai-es"], ["my.module:Method", "pgpe"]]),
+    "budget": st.integers(10**6, 10**9),
+    "tuning_budget": st.none() | st.integers(10**6, 10**9),
+    "seeds": st.integers(2, 99),
+    "children": st.integers(4, 99).map(lambda pairs: 2 * pairs),
+    "metric": st.sampled_from(["cross_entropy", "accuracy"]),
 }
 
 
@@ -69,6 +77,15 @@ def test_a_window(settings):
     name, options = parsed(line)
     assert (name, options.pop("out")) == ("window", "run-again")
     assert WindowConfig.read(options) == config
+
+
+@given(st.fixed_dictionaries({}, optional=COMPARE))
+def test_a_comparison(settings):
+    config = CompareConfig.read(settings | {"device": "cpu"})
+    (line,) = repeat(record(config.as_dict(), "compare"))
+    name, options = parsed(line)
+    assert (name, options.pop("out"), options.pop("jobs")) == ("compare", "run-again", "1")
+    assert CompareConfig.read(options) == config
 
 
 def test_defaults_go_without_saying_but_the_device_was_found():
