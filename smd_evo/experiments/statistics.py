@@ -69,7 +69,8 @@ def paired_t(values: ArrayLike, reference: ArrayLike, *, level: float = 0.95) ->
         level: confidence level of the interval, in (0, 1).
 
     Returns:
-        The estimate and the p value; where all differences are equal, that is 1 if they are 0, else 0.
+        The estimate and the p value; where all differences are equal, that is 1 if they are 0, else 0. Differences
+        by rounding alone (1e-12 of the numbers) are 0.
 
     Raises:
         InvalidValue: fewer than two pairs, lengths differ, or a number is not finite.
@@ -85,11 +86,12 @@ def paired_t(values: ArrayLike, reference: ArrayLike, *, level: float = 0.95) ->
 
     Reference: Student, Biometrika 6, 1908; R's paired ``t.test`` of its data set ``sleep``.
     """
-    a, b = pairs(values, reference, least=2)
-    estimate = t_interval(a - b, level=level)
+    difference, rounding = _differences(*pairs(values, reference, least=2))
+    difference[np.abs(difference) <= rounding] = 0
+    estimate = t_interval(difference, level=level)
     if estimate.low == estimate.high:
         return estimate, float(estimate.value == 0)
-    return estimate, float(stats.ttest_rel(a, b).pvalue)
+    return estimate, float(stats.ttest_1samp(scaled(difference)[0], 0).pvalue)
 
 
 def mcnemar_exact(correct: ArrayLike, reference: ArrayLike) -> float:
@@ -193,16 +195,21 @@ def holm(p_values: ArrayLike) -> list[float]:
 
 def _signed_steps(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
     """The differences a - b that are not 0, each as the place of its size among them, 1, 2, ..., with its sign."""
+    difference, rounding = _differences(a, b)
+    order = np.argsort(np.abs(difference))
+    # In floating point 0.8 - 0.7 and 0.4 - 0.3 differ.
+    places = np.cumsum(np.diff(np.abs(difference)[order], prepend=0) > rounding[order], dtype=np.float64)
+    return (places * np.sign(difference[order]))[places > 0]
+
+
+def _differences(a: NDArray[np.float64], b: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The differences a - b, and up to where each is rounding alone; or raise if one is not finite."""
     with np.errstate(invalid="ignore", over="ignore"):
         difference = a - b
     if not np.isfinite(difference).all():
         wrong = difference[~np.isfinite(difference)][0]
         raise InvalidValue(f"values: expected finite differences, got {wrong}; give those pairs other numbers")
-    order = np.argsort(np.abs(difference))
-    size, rounding = np.abs(difference)[order], _ROUNDING * np.maximum(np.abs(a), np.abs(b))[order]
-    # In floating point 0.8 - 0.7 and 0.4 - 0.3 differ.
-    places = np.cumsum(np.diff(size, prepend=0) > rounding, dtype=np.float64)
-    return (places * np.sign(difference[order]))[places > 0]
+    return difference, _ROUNDING * np.maximum(np.abs(a), np.abs(b))
 
 
 def check_level(level: float) -> float:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from smd_evo.experiments import statistics
-from smd_evo.experiments.statistics import Estimate, holm, mcnemar_exact, t_interval, wilcoxon
+from smd_evo.experiments.statistics import Estimate, holm, mcnemar_exact, paired_t, t_interval, wilcoxon
 
 PROBABILITIES = st.floats(0, 1)
 THOUSANDTHS = st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), min_size=1, max_size=9)
@@ -236,3 +236,70 @@ class TestHolm:
     def test_no_list(self):
         with pytest.raises(ValueError, match=r"p_values: expected a list of numbers, \[m\], got shape \(\)"):
             holm(0.1)
+
+
+def run_pairs(seed, count):
+    """Numbers of runs in pairs that have something in common, one of which is a little higher."""
+    rng = np.random.default_rng(seed)
+    common = rng.normal(0, 5, count)
+    return common + rng.normal(0.5, 1, count), common + rng.normal(0, 1, count)
+
+
+class TestPairedT:
+    @given(st.integers(0, 1000), st.integers(2, 12), st.floats(0.01, 0.999))
+    def test_it_is_scipys_test_and_the_interval_of_the_differences(self, seed, count, level):
+        a, b = run_pairs(seed, count)
+        estimate, p = paired_t(a, b, level=level)
+        assert p == pytest.approx(stats.ttest_rel(a, b).pvalue, rel=1e-9)
+        assert estimate == t_interval(a - b, level=level)
+        low, high = stats.ttest_rel(a, b).confidence_interval(level)
+        assert (estimate.low, estimate.high) == (pytest.approx(low), pytest.approx(high))
+
+    @given(st.integers(0, 1000), st.integers(2, 12))
+    def test_p_is_below_alpha_where_the_interval_leaves_0_out(self, seed, count):
+        a, b = run_pairs(seed, count)
+        estimate, p = paired_t(a, b, level=0.8)
+        assert (p < 0.2) == (not estimate.low <= 0 <= estimate.high)
+
+    @given(st.integers(0, 1000), st.integers(2, 12))
+    def test_exchanged_it_is_the_negative_with_the_same_p(self, seed, count):
+        a, b = run_pairs(seed, count)
+        (one, p), (other, q) = paired_t(a, b), paired_t(b, a)
+        assert p == q
+        assert (other.value, other.low, other.high) == (-one.value, -one.high, -one.low)
+
+    @given(st.integers(-700, 700))
+    def test_it_scales_with_the_numbers(self, exponent):
+        """Also where their squares are 0 or infinite."""
+        a, b = np.array([1.0, 3, 2, 5]), np.array([0.5, 3, 1, 1])
+        (ordinary, p), (other, q) = paired_t(a, b), paired_t(np.ldexp(a, exponent), np.ldexp(b, exponent))
+        assert q == p
+        assert other.value == math.ldexp(ordinary.value, exponent)
+
+    def test_equal_differences(self):
+        """0.8 - 0.7, 0.9 - 0.8 and 0.4 - 0.3 differ in floating point."""
+        estimate, p = paired_t([0.8, 0.9, 0.4], [0.7, 0.8, 0.3])
+        assert estimate.low == estimate.value == estimate.high == pytest.approx(0.1)
+        assert p == 0
+
+    @pytest.mark.parametrize("values", [[0.3, 0.3], [0.1 + 0.2, 0.1 + 0.2], [0.1 + 0.2, 0.3]])
+    def test_no_difference_but_rounding(self, values):
+        assert paired_t(values, [0.3, 0.3]) == (Estimate(0, 0, 0), 1)
+
+    def test_a_small_difference_is_no_rounding(self):
+        assert paired_t([1 + 1e-9, 1 + 1.1e-9, 1 + 0.9e-9], [1, 1, 1])[1] == pytest.approx(0.0033, rel=0.02)
+
+    def test_bad_input(self):
+        with pytest.raises(ValueError, match=r"2 or more, \[n\], in pairs, got shapes \(1,\) and \(1,\)"):
+            paired_t([1], [2])
+        with pytest.raises(ValueError, match=r"in pairs, got shapes \(2,\) and \(3,\)"):
+            paired_t([1, 2], [1, 2, 3])
+        for wrong in ([1, math.nan], [1, math.inf]):
+            with pytest.raises(ValueError, match=f"expected finite differences, got {wrong[1]}"):
+                paired_t(wrong, [1, 2])
+        with pytest.raises(ValueError, match="expected finite differences, got nan"):
+            paired_t([1, math.inf], [1, math.inf])
+        with pytest.raises(ValueError, match="expected finite differences, got inf"):
+            paired_t([1, 1.7e308], [1, -1.7e308])
+        with pytest.raises(ValueError, match="level: expected"):
+            paired_t([1, 2], [2, 1], level=1)
