@@ -89,7 +89,7 @@ def _tried(trials: tuple[found.Trial, ...], method: found.MethodResult) -> list[
 
 
 def _words(settings: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in settings.items()) or "none"
+    return ", ".join(f"{name}\N{NO-BREAK SPACE}{value}" for name, value in settings.items()) or "none"
 
 
 def _methods(result: found.CompareResult) -> Table:
