@@ -182,7 +182,9 @@ def compare(
 
 @app.command()
 def report(
-    folders: Annotated[list[str], typer.Argument(metavar="RUN...", help="Folders that finetune or window wrote.")],
+    folders: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Folders that finetune, window or compare wrote.")
+    ],
     out: Annotated[str | None, option("FILE", "Where to write [report.html in the first RUN].")] = None,
 ) -> None:
     """Write one self-contained page: what was run, tables, plots, how to reproduce."""

@@ -89,7 +89,7 @@ def _scores(result: CompareResult) -> Table:
     config = result.config
     table = _table(
         f"{config.model} on {config.data}: {config.budget:,} image evaluations, {config.seeds} seeds",
-        "Test accuracy in % and cross-entropy: means with 95 % t intervals over seeds,\n"
+        "Test accuracy in % and cross-entropy: means with 95 % t intervals over seeds, "
         "which differ in children and minibatches, not in splits.",
         "accuracy",
         "loss",
@@ -106,8 +106,8 @@ def _differences(result: CompareResult, measure: str) -> Table:
     in_points = " in points" if measure == "accuracy" else ""
     table = _table(
         f"Test {measure}: difference to {REFERENCE}",
-        f"Difference{in_points}: paired over seeds, with its 95 % t interval; p: paired\n"
-        "t test after Holm's correction for the lines of this table; W: signed-rank\n"
+        f"Difference{in_points}: paired over seeds, with its 95 % t interval; p: paired "
+        "t test after Holm's correction for the lines of this table; W: signed-rank "
         f"test, not corrected, which {seeds} seeds cannot bring below {2 / 2**seeds:.2g}; better: seeds.",
         "difference",
         "p",
@@ -126,7 +126,7 @@ def _differences(result: CompareResult, measure: str) -> Table:
 def _targets(result: CompareResult) -> Table:
     table = _table(
         f"Image evaluations until the validation score that {REFERENCE} ends with",
-        "In % of the budget, by the mean curve of all seeds; 95 % bootstrap intervals\n"
+        "In % of the budget, by the mean curve of all seeds; 95 % bootstrap intervals "
         "over seeds, paired with the reference's; never: not within the budget.",
         *MEASURES,
     )
@@ -140,9 +140,9 @@ def _targets(result: CompareResult) -> Table:
 def _costs(result: CompareResult) -> Table:
     table = _table(
         "Settings, and what a run took",
-        f"Settings: the best of {result.config.trials} trials of each method on validation. Strengths are in\n"
-        "units of the calibrated one, for which so many images were evaluated once,\n"
-        "outside of the budget; seconds: without the scores; MiB: at the peak, beyond\n"
+        f"Settings: the best of {result.config.trials} trials of each method on validation. Strengths are in "
+        "units of the calibrated one, for which so many images were evaluated once, "
+        "outside of the budget; seconds: without the scores; MiB: at the peak, beyond "
         "parent and data.",
         "settings",
         "images",

@@ -234,7 +234,7 @@ def test_ensembles_keep_the_best_children_of_all_steps():
 
 def test_strengths_are_calibrated_once_and_counted():
     own = task(strengths={})
-    own.strength(find_method("sparse-es")(own, **find_method("sparse-es").grid[0]).subspace())
+    made("sparse-es", own)
     assert len(own.strengths) == 1
     assert own.calibration == next(iter(own.strengths.values())).evaluations > 0
     other = task(strengths=own.strengths)

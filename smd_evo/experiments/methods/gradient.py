@@ -40,9 +40,7 @@ class Sgd(Method):
         self._evaluator = Evaluator(space, task.data, task.fitness, batch_size=task.batch_size)
         fitness = self._evaluator.fitness
         if not isinstance(fitness, BatchFitness) or fitness.sense != "min":
-            raise InvalidValue(
-                f"fitness: expected a loss for sgd, got {fitness.name}; cross_entropy is one"
-            )
+            raise InvalidValue(f"fitness: expected a loss for sgd, got {fitness.name}; cross_entropy is one")
         self._fitness, self._task, self._steps = fitness, task, 0
         self._batches = make_batches(task.data, task.batch_size, space.device)
         self._size = max(1, task.minibatch_size // _FORWARDS)

@@ -28,7 +28,8 @@ class GradientES(Method):
     """
 
     def __init__(self, task: Task, sigma: float, rate: float) -> None:
-        space, subspace = self.space(task), self.subspace()
+        space = self.space(task)
+        subspace = self.subspace(space)
         strength = task.strength(subspace, space, self.scale)
         self.problem = FinetuneProblem(
             space,
@@ -54,7 +55,7 @@ class GradientES(Method):
         """What may be mutated."""
         return task.space
 
-    def subspace(self) -> Subspace:
+    def subspace(self, space: ParameterSpace) -> Subspace:
         """Which of it a child touches."""
         return Dense()
 
@@ -90,7 +91,7 @@ class OpenAIESMethod(GradientES):
 class SparseES(GradientES):
     """SubspaceES in a random subspace for each pair of children."""
 
-    about = "the same with a random subspace for each pair of children"
+    about = "OpenAI-ES with a random subspace for each pair of children (SubspaceES)"
     grid: ClassVar[Sequence[Settings]] = tuple({"density": 0.1, **each} for each in _GRID)
     static: ClassVar[bool] = False
 
@@ -98,7 +99,7 @@ class SparseES(GradientES):
         self.density = density
         super().__init__(task, sigma, rate)
 
-    def subspace(self) -> Subspace:
+    def subspace(self, space: ParameterSpace) -> Subspace:
         """See the base class."""
         return RandomSubspace(self.density, self.static)
 
@@ -106,7 +107,7 @@ class SparseES(GradientES):
 class StaticSparseES(SparseES):
     """SubspaceES in one random subspace for the whole run."""
 
-    about = "the same with one random subspace for the whole run"
+    about = "OpenAI-ES in one random subspace for the whole run (SubspaceES, static)"
     static = True
 
 
@@ -131,6 +132,6 @@ class Eggroll(GradientES):
         self.rank = rank
         super().__init__(task, sigma, rate)
 
-    def subspace(self) -> Subspace:
+    def subspace(self, space: ParameterSpace) -> Subspace:
         """See the base class."""
         return LowRank(self.rank)

@@ -1,0 +1,212 @@
+"""The command line: a comparison of methods, also one that is stopped and goes on."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+from cli_helpers import here, refused, smd_evo
+
+TINY = ["--children", "8", "--images", "20", "--budget", "480", "--checkpoints", "3", "--trials", "2", "--seeds", "2"]
+METHODS = ["openai-es", "smd", "sgd"]
+
+
+def compare(out, *arguments, methods=METHODS, run=here, **options):
+    return run("compare", *TINY, "--methods", ",".join(methods), "--out", str(out), *arguments, **options)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A finished comparison."""
+    folder = tmp_path_factory.mktemp("comparison") / "run"
+    result = compare(folder)
+    assert result.returncode == 0, result.stderr
+    return folder, result.stdout
+
+
+def runs(folder):
+    """All stored runs but for what differs from one time to the next."""
+    found = {}
+    for file in sorted((folder / "runs").glob("*/*.json")):
+        content = json.loads(file.read_text())
+        found[str(file.relative_to(folder))] = {k: v for k, v in content.items() if k not in ("seconds", "memory")}
+    return found
+
+
+class TestAFinishedOne:
+    def test_tells_scores_differences_targets_and_costs(self, done):
+        _, output = done
+        for text in ("480 image evaluations, 2 seeds", "difference to openai-es", "ends with", "what a run took"):
+            assert text in output
+        assert "smd against openai-es: accuracy" in " ".join(output.split())
+        assert max(map(len, output.splitlines())) <= 80
+
+    def test_holds_a_file_for_each_run(self, done):
+        folder, _ = done
+        expected = {
+            f"runs/{name}/{what}.json" for name in METHODS for what in ("trial-1", "trial-2", "seed-1", "seed-2")
+        }
+        assert set(runs(folder)) == expected | {"runs/parent/parent.json"}
+
+    def test_no_trial_has_seen_the_test_split_and_every_reported_run_has(self, done):
+        for name, run in runs(done[0]).items():
+            assert (run["test"] is None) == ("trial" in name)
+            assert run["job"]["reported"] == ("trial" not in name)
+
+    def test_tunes_on_another_seed_than_it_reports(self, done):
+        seeds = {part: set() for part in ("trial", "seed")}
+        for name, run in runs(done[0]).items():
+            if run["job"]["method"] != "parent":
+                seeds["trial" if "trial" in name else "seed"].add(run["job"]["seed"])
+        assert not seeds["trial"] & seeds["seed"]
+
+    def test_spends_the_same_budget_on_all(self, done):
+        for run in runs(done[0]).values():
+            if run["job"]["method"] != "parent":
+                assert 320 < run["evaluations"] <= 480
+                marks = [point["evaluations"] for point in run["points"]]
+                assert marks == ([0, 160, 320, 480] if run["job"]["reported"] else [0, 480])
+
+    def test_reports_the_settings_that_were_best_on_validation(self, done):
+        found = runs(done[0])
+        for name in METHODS:
+            trials = [found[f"runs/{name}/trial-{number}.json"] for number in (1, 2)]
+            best = min(trials, key=lambda run: run["points"][-1]["score"]["loss"])
+            assert found[f"runs/{name}/seed-1.json"]["settings"] == best["settings"]
+
+    def test_holds_every_point_as_csv(self, done):
+        with (done[0] / "points.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        stored = runs(done[0]).values()
+        assert len(rows) == sum(len(run["points"]) + (run["test"] is not None) for run in stored)
+        of_test = [row for row in rows if row["split"] == "test"]
+        assert len(of_test) == 1 + 2 * len(METHODS)
+        assert {row["evaluations"] for row in of_test if row["method"] == "smd"} == {"480"}
+
+    def test_has_a_plot(self, done):
+        assert (done[0] / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+    def test_is_the_same_in_worker_processes(self, done, tmp_path):
+        result = compare(tmp_path / "run", "--jobs", "2", run=smd_evo)
+        assert result.returncode == 0, result.stderr
+        assert result.stderr == ""
+        assert runs(tmp_path / "run") == runs(done[0])
+
+    def test_shows_itself_again_without_a_run(self, done, monkeypatch):
+        monkeypatch.setattr("smd_evo.runs.compare_runner.Comparison", None)
+        result = compare(done[0])
+        assert result.stdout == done[1]
+
+    def test_takes_more_methods_and_seeds(self, done, tmp_path):
+        first = tmp_path / "run"
+        assert compare(first, methods=["smd"]).returncode == 0
+        stamp = {file: file.stat().st_mtime_ns for file in first.glob("runs/*/*.json")}
+        result = compare(first, "--seeds", "3", methods=["smd", "sgd"])
+        assert result.returncode == 0, result.stderr
+        assert all(file.stat().st_mtime_ns == before for file, before in stamp.items())
+        more, before = runs(first), runs(done[0])
+        assert {"runs/sgd/seed-3.json", "runs/smd/seed-3.json", "runs/openai-es/seed-3.json"} <= set(more)
+        assert all(more[name] == before[name] for name in set(more) & set(before))
+        assert yaml.safe_load((first / "config.yaml").read_text())["methods"] == ["smd", "sgd"]
+
+
+def wait_for_runs(folder, process, count):
+    while len(list(folder.glob("runs/*/*.json"))) < count:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_killed_it_goes_on(done, tmp_path, jobs):
+    command = ["compare", *TINY, "--methods", ",".join(METHODS), "--out", str(tmp_path / "run"), "--jobs", jobs]
+    process = subprocess.Popen([sys.executable, "-m", "smd_evo.cli", *command], start_new_session=True)
+    wait_for_runs(tmp_path / "run", process, 4)
+    process.kill()
+    process.wait()
+    before = runs(tmp_path / "run")
+    result = here(*command[:-2])
+    assert result.returncode == 0, result.stderr
+    after = runs(tmp_path / "run")
+    assert 4 <= len(before) < len(after)
+    assert after == runs(done[0])
+    deadline = time.monotonic() + 10
+    while subprocess.run(["pgrep", "-g", str(process.pid)], check=False, capture_output=True).stdout:
+        assert time.monotonic() < deadline, "workers outlived the process that wanted their work"
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize(("number", "jobs"), [(signal.SIGINT, "1"), (signal.SIGINT, "2"), (signal.SIGTERM, "2")])
+def test_interrupted_it_says_how_to_go_on(tmp_path, number, jobs):
+    command = ["compare", *TINY, "--methods", ",".join(METHODS), "--out", str(tmp_path / "run"), "--jobs", jobs]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "smd_evo.cli", *command], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    wait_for_runs(tmp_path / "run", process, 2)
+    (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.strip().splitlines()[-1].endswith("runs are finished; the same command goes on")
+    assert len(errors.strip().splitlines()) == 1, errors
+
+
+class TestRefuses:
+    def test_an_unknown_method(self, tmp_path):
+        refused(compare(tmp_path / "run", methods=["opnai-es"]), "methods: expected", "did you mean 'openai-es'")
+        assert not (tmp_path / "run").exists()
+
+    def test_a_budget_below_one_generation(self, tmp_path):
+        refused(
+            compare(tmp_path / "run", "--budget", "159"),
+            "budget: expected at least one generation, 8 children x 20 images = 160, got 159",
+        )
+        refused(
+            compare(tmp_path / "run", "--tuning-budget", "159"), "tuning_budget: expected at least one generation"
+        )
+
+    def test_targets_that_are_no_classes(self, tmp_path):
+        (tmp_path / "regression.py").write_text(
+            "import torch\nfrom torch import nn\n"
+            "from smd_evo.zoo.demo import shifted_digits\n"
+            "from dataclasses import replace\n"
+            "def data(): return replace(shifted_digits(0), validation=(torch.rand(9, 1, 8, 8), torch.rand(9)))\n"
+        )
+        result = compare(tmp_path / "run", "--data", "regression:data", cwd=tmp_path)
+        refused(result, "metric: expected class numbers as targets")
+        assert not (tmp_path / "run").exists()
+
+    def test_more_trials_than_a_method_has_settings(self, tmp_path):
+        result = compare(tmp_path / "run", "--trials", "5")
+        refused(result, "trials: expected at most the 4 settings that openai-es has to try, got 5")
+
+    @pytest.mark.parametrize(
+        ("option", "value", "text"),
+        [
+            ("--children", "9", "children: expected an even number"),
+            ("--seeds", "1", "seeds: expected"),
+            ("--metric", "f1", "metric: expected"),
+            ("--jobs", "0", "jobs: expected"),
+            ("--methods", "smd,smd", "methods: expected one or more different names"),
+            ("--model", "no-such", "model: expected"),
+        ],
+    )
+    def test_an_unusable_option(self, tmp_path, option, value, text):
+        refused(compare(tmp_path / "run", option, value), text)
+        assert not (tmp_path / "run").exists()
+
+    def test_to_go_on_with_other_settings(self, done):
+        refused(compare(done[0], "--images", "10"), "but for methods and seeds", "images 20 instead of 10")
+
+    def test_a_folder_that_holds_something_else(self, tmp_path):
+        (tmp_path / "mine.txt").write_text("mine")
+        refused(compare(tmp_path), "out: expected a new or empty folder, or a comparison to go on with")
+        assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
+
+    def test_a_damaged_run(self, done, tmp_path):
+        assert compare(tmp_path / "run", methods=["smd"]).returncode == 0
+        (tmp_path / "run" / "runs" / "smd" / "seed-1.json").write_text("{")
+        refused(compare(tmp_path / "run", methods=["smd"]), "seed-1.json is damaged")
