@@ -46,7 +46,7 @@ class PeakMemory:
 
 def _fresh_peak() -> int | None:
     """Resident bytes now, from where Linux counts the peak anew."""
-    with suppress(OSError, AttributeError):
+    with suppress(OSError, AttributeError, TypeError):  # not every system has it; Windows says so by a TypeError
         ctypes.CDLL(None).malloc_trim(0)  # what earlier work has freed would hide what this work takes
     try:
         (_PROCESS / "clear_refs").write_text("5")
