@@ -17,6 +17,7 @@ BUDGETS = {
     "openai_es_baseline.py": ["1"],
     "deap_ga.py": ["2"],
     "deap_cma_subspace.py": ["2"],
+    "compare_with_openai_es.py": ["1"],
 }
 
 # Warnings are errors, but for those that EvoTorch makes: one when it is imported, two in its CMAES.
