@@ -14,7 +14,7 @@ CONFIG = CompareConfig(
     methods=("smd", "sparse-es", "mine:Method"), budget=8000, seeds=3, trials=2, children=20, images=100, seed=4
 )
 MARKS = (0, 4000, 8000)
-NEVER = ToTarget(None, None, None)
+NEVER = ToTarget(None, None, None, 1.0, 1.0)
 
 
 def around(value, spread=0.01):
@@ -48,10 +48,10 @@ def compare_result(**settings):
     rates = [{"rate": 0.2, "sigma": 1.0}, {"rate": 0.4, "sigma": 1.0}]
     none: dict = {}
     methods = (
-        method("openai-es", 0.9, 0.3, rates[1], ToTarget(8000.0, 8000.0, 8000.0)),
+        method("openai-es", 0.9, 0.3, rates[1], ToTarget(8000.0, 8000.0, 8000.0, 1.0, 1.0)),
         method("smd", 0.85, 0.46, {"density": 0.01}, NEVER),
-        method("sparse-es", 0.95, 0.2, rates[0], ToTarget(2000.0, 1600.0, 2400.0)),
-        method("mine:Method", 0.905, 0.29, none, ToTarget(7600.0, 6000.0, None), p_value=0.5),
+        method("sparse-es", 0.95, 0.2, rates[0], ToTarget(2000.0, 1600.0, 2400.0, 0.001, 0.002)),
+        method("mine:Method", 0.905, 0.29, none, ToTarget(7600.0, 6000.0, None, 0.8, 0.8), p_value=0.5),
     )
     tried = {"smd": [{"density": 0.1}, {"density": 0.01}], "mine:Method": [none, {"rate": 3}]}
     return CompareResult(

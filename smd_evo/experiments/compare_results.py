@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -70,11 +70,15 @@ class ToTarget:
     Attributes:
         evaluations: of all seeds' mean curve, between checkpoints by a straight line.
         low, high: percentile bootstrap over seeds, drawn in pairs with the reference's.
+        p_value: of the same bootstrap, two-sided, that it takes the whole budget or more; 1 for the reference itself.
+        adjusted: the same after Holm's correction for all methods of this measure.
     """
 
     evaluations: float | None
     low: float | None
     high: float | None
+    p_value: float
+    adjusted: float
 
 
 @dataclass(frozen=True)
@@ -166,6 +170,7 @@ def summarise(
     """
     assert parent.test is not None
     differences = {measure: _differences(runs, measure) for measure in MEASURES}
+    targets = {measure: _targets(runs, measure, config.seed) for measure in MEASURES}
     methods = []
     for name, own in runs.items():
         memory = [run.memory for run in own]
@@ -177,7 +182,7 @@ def summarise(
                 accuracy=t_interval(_tests(own, "accuracy")),
                 loss=t_interval(_tests(own, "loss")),
                 against={measure: found[name] for measure, found in differences.items() if name in found},
-                to_target={measure: _to_target(own, runs[REFERENCE], measure, config.seed) for measure in MEASURES},
+                to_target={measure: found[name] for measure, found in targets.items()},
                 curve=_curve(own),
                 evaluations=max(run.evaluations for run in own),
                 calibration=max(run.calibration for run in own),
@@ -231,6 +236,15 @@ def _curves(runs: Sequence[Run], measure: str) -> _Numbers:
     return np.array([[getattr(point.score, measure) for point in run.points] for run in runs])
 
 
+def _targets(runs: Mapping[str, Sequence[Run]], measure: str, seed: int) -> dict[str, ToTarget]:
+    """Of all methods, adjusted together; the reference's own is no test."""
+    found = {name: _to_target(own, runs[REFERENCE], measure, seed) for name, own in runs.items()}
+    names = [name for name in runs if name != REFERENCE]
+    adjusted = dict(zip(names, holm([found[name].p_value for name in names]), strict=True))
+    found[REFERENCE] = replace(found[REFERENCE], p_value=1.0)
+    return {name: replace(own, adjusted=adjusted.get(name, 1.0)) for name, own in found.items()}
+
+
 def _to_target(runs: Sequence[Run], reference: Sequence[Run], measure: str, seed: int) -> ToTarget:
     sign = 1 if MEASURES[measure] == "max" else -1
     own, theirs = sign * _curves(runs, measure), sign * _curves(reference, measure)
@@ -244,7 +258,9 @@ def _to_target(runs: Sequence[Run], reference: Sequence[Run], measure: str, seed
     found = np.sort([reached(chosen) for chosen in draws])
     low, high = found[int(0.025 * _RESAMPLES)], found[int(0.975 * _RESAMPLES)]
     value = reached(np.arange(len(runs)))
-    return ToTarget(*(float(number) if np.isfinite(number) else None for number in (value, low, high)))
+    p_value = min(1.0, 2 * float(1 + (found >= marks[-1]).sum()) / (1 + _RESAMPLES))
+    places = [float(place) if np.isfinite(place) else None for place in (value, low, high)]
+    return ToTarget(places[0], places[1], places[2], p_value, p_value)
 
 
 def crossing(marks: _Numbers, curve: _Numbers, target: float) -> float:

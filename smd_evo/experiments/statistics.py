@@ -69,8 +69,8 @@ def paired_t(values: ArrayLike, reference: ArrayLike, *, level: float = 0.95) ->
         level: confidence level of the interval, in (0, 1).
 
     Returns:
-        The estimate and the p value; where all differences are equal, that is 1 if they are 0, else 0. Differences
-        by rounding alone (1e-12 of the numbers) are 0.
+        The estimate and the p value. Differences by rounding alone (1e-12 of the numbers) are 0. Where all
+        differences are equal, Student's test has no spread: p is 1 if they are 0, else the sign test's, 2 / 2**n.
 
     Raises:
         InvalidValue: fewer than two pairs, lengths differ, or a number is not finite.
@@ -90,7 +90,7 @@ def paired_t(values: ArrayLike, reference: ArrayLike, *, level: float = 0.95) ->
     difference[np.abs(difference) <= rounding] = 0
     estimate = t_interval(difference, level=level)
     if estimate.low == estimate.high:
-        return estimate, float(estimate.value == 0)
+        return estimate, 1.0 if estimate.value == 0 else 2.0 ** (1 - len(difference))
     return estimate, float(stats.ttest_1samp(scaled(difference)[0], 0).pvalue)
 
 

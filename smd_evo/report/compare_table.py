@@ -36,13 +36,11 @@ def compare_verdict(result: CompareResult) -> list[str]:
     fast = [method for method in result.methods if method.method != REFERENCE and _reaches(method, config.budget)]
     for method in fast:
         reached = [
-            f"{name} after {_share(method.to_target[name], config.budget)}"
+            f"{name} that {REFERENCE} ends with after {_share(method.to_target[name], config.budget)}"
             for name in method.to_target
             if _sooner(method.to_target[name], config.budget)
         ]
-        lines.append(
-            f"{method.method} reaches the final {' and the final '.join(reached)} of the budget of {REFERENCE}."
-        )
+        lines.append(f"{method.method} reaches the {' and the '.join(reached)}.")
     if not fast:
         lines.append(f"No method was shown to reach the final score of {REFERENCE} with fewer image evaluations.")
     return lines
@@ -53,13 +51,13 @@ def _reaches(method: MethodResult, budget: int) -> bool:
 
 
 def _sooner(found: ToTarget, budget: int) -> bool:
-    """Whether the whole interval is below the full budget."""
-    return found.evaluations is not None and found.high is not None and found.high < budget
+    """Whether that is shown: by the p value, and by the whole interval."""
+    return found.adjusted < _ALPHA and found.high is not None and found.high < budget
 
 
 def _share(found: ToTarget, budget: int) -> str:
     value, low, high = (100 * (number or 0) / budget for number in (found.evaluations, found.low, found.high))
-    return f"{value:.0f} [{low:.0f}, {high:.0f}] %"
+    return f"{value:.0f} [{low:.0f}, {high:.0f}] % of its budget (p = {p_text(found.adjusted)})"
 
 
 def _word(difference: Difference, sign: int) -> str:
@@ -127,13 +125,13 @@ def _targets(result: CompareResult) -> Table:
     table = _table(
         f"Image evaluations until the validation score that {REFERENCE} ends with",
         "In % of the budget, by the mean curve of all seeds; 95 % bootstrap intervals "
-        "over seeds, paired with the reference's; never: not within the budget.",
-        *MEASURES,
+        "over seeds, paired with the reference's, and the p value of taking all of it, after Holm's correction; "
+        "never: not within the budget.",
+        *(name for measure in MEASURES for name in (measure, "p")),
     )
     for method in result.methods:
-        table.add_row(
-            method.method, *(_target(method.to_target[measure], result.config.budget) for measure in MEASURES)
-        )
+        cells = [_target(method.to_target[measure], result.config.budget) for measure in MEASURES]
+        table.add_row(method.method, *(text for cell in cells for text in cell))
     return table
 
 
@@ -171,9 +169,10 @@ def _around(found: Estimate, digits: int, scale: float) -> str:
     return f"{value} [{low}, {high}]"
 
 
-def _target(found: ToTarget, budget: int) -> str:
+def _target(found: ToTarget, budget: int) -> tuple[str, str]:
     value, low, high = (
         "never" if number is None else f"{100 * number / budget:.0f}"
         for number in (found.evaluations, found.low, found.high)
     )
-    return value if value == low == high else f"{value} [{low}, {high}]"
+    p_value = "" if found.p_value == 1 else p_text(found.adjusted)
+    return value if value == low == high else f"{value} [{low}, {high}]", p_value

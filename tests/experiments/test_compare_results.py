@@ -93,11 +93,14 @@ class TestToTarget:
         assert 4000 < fast.low <= fast.evaluations <= fast.high < 6000
         assert fast.low < fast.high
         assert own.low <= own.evaluations <= own.high <= 10000
+        assert fast.p_value == fast.adjusted < 0.002
+        assert own.p_value == own.adjusted == 1
 
     @pytest.mark.parametrize("measure", ["accuracy", "loss"])
     def test_half_as_fast_is_never(self, measure):
         found = summarised(learned(REFERENCE, 2, 3), learned("smd", 1, 3))["smd"].to_target[measure]
         assert (found.evaluations, found.low, found.high) == (None, None, None)
+        assert found.p_value == found.adjusted == 1
 
     def test_some_seeds_alone_reach_it(self):
         """The mean does not; of the seeds drawn again, some do."""
@@ -113,6 +116,12 @@ class TestToTarget:
         offsets = np.random.default_rng(seeds).normal(size=seeds)
         for found in summarised(learned(REFERENCE, 2, seeds, offsets))[REFERENCE].to_target.values():
             assert (found.low, found.evaluations, found.high) == (10000, 10000, 10000)
+
+    def test_several_methods_share_the_error(self):
+        found = summarised(
+            *(learned(method, speed, 5, noise=0.005) for method, speed in ((REFERENCE, 2), ("smd", 4), ("sgd", 1)))
+        )
+        assert found["smd"].to_target["loss"].adjusted == 2 * found["smd"].to_target["loss"].p_value
 
     def test_seeds_are_drawn_in_pairs(self):
         """What a seed does to both methods makes no difference; drawn apart it would be all there is."""
