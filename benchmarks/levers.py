@@ -94,7 +94,7 @@ class Sensitive(Lever):
     def __init__(self, task, sigma, rate):
         super().__init__(task, sigma, rate)
         self.before, self.done, self.until = everything(self.problem.space), 0, task.budget // 4
-        self.task, self.sigma, self.rate, self.popsize = task, sigma, rate, task.children
+        self.sigma, self.rate, self.popsize = sigma, rate, task.children
 
     def step(self):
         if self.done >= self.until and self.before is not None:

@@ -29,7 +29,7 @@ class HillClimber(Method):
 
     @property
     def cost(self):
-        return self.task.children * self.task.minibatch_size
+        return self.task.generation
 
     def step(self):
         evaluator = self.task.minibatch(self.generation)  # all methods see the same ones

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from rich import box
 from rich.table import Table
 
 from smd_evo.experiments.compare_results import MEASURES, CompareResult, Difference, MethodResult, ToTarget
 from smd_evo.experiments.methods.registry import REFERENCE
 from smd_evo.experiments.statistics import Estimate
-from smd_evo.report.table import p_text, points
+from smd_evo.report.table import new_table, p_text, points
 
 __all__ = ["compare_tables", "compare_verdict"]
 
@@ -65,22 +64,6 @@ def _word(difference: Difference, sign: int) -> str:
     if difference.adjusted < _ALPHA and (difference.value.low > 0 or difference.value.high < 0):
         return "better" if sign * difference.value.value > 0 else "worse"
     return "no difference shown"
-
-
-def _table(title: str, caption: str, *columns: str) -> Table:
-    table = Table(
-        title=title,
-        caption=caption,
-        title_justify="left",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
-    )
-    table.add_column("method", overflow="fold")
-    for name in columns:
-        table.add_column(name, justify="right")
-    return table
 
 
 def _scores(result: CompareResult) -> Table:
@@ -176,3 +159,7 @@ def _target(found: ToTarget, budget: int) -> tuple[str, str]:
     )
     p_value = "" if found.p_value == 1 else p_text(found.adjusted)
     return value if value == low == high else f"{value} [{low}, {high}]", p_value
+
+
+def _table(title: str, caption: str, *numbers: str) -> Table:
+    return new_table(title, caption, ["method"], numbers)

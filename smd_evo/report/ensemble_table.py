@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from itertools import groupby
 
-from rich import box
 from rich.table import Table
 
 from smd_evo.experiments.ensembles import EnsembleResult
 from smd_evo.experiments.statistics import Estimate
-from smd_evo.report.table import claim, p_text, points
+from smd_evo.report.table import claim, new_table, p_text, points
 
 __all__ = ["ensemble_tables", "ensemble_verdict"]
 
@@ -71,23 +70,10 @@ _QUALITY = {"nll": (1, 3, 2), "calibration_error": (100, 1, 1), "brier": (1, 3, 
 _DIVERSITY = {"disagreement": (100, 1, 1), "kl": (1, 3, 2), "q": (1, 2, 2), "oracle": (100, 1, 1)}
 
 
-def _table(title: str, caption: str, *numbers: str) -> Table:
-    table = Table(
-        title=title or None,
-        caption=caption,
-        title_justify="left",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        show_edge=False,
-        collapse_padding=True,
-    )
-    table.add_column("")
-    for name in numbers:
-        table.add_column(name, justify="right")
-    return table
-
-
 def _interval(estimate: Estimate, scale: float, digits: int, around: int, between: str = " ") -> str:
     low, high = (f"{scale * number:.{around}f}" for number in (estimate.low, estimate.high))
     return f"{scale * estimate.value:.{digits}f}{between}[{low}, {high}]"
+
+
+def _table(title: str, caption: str, *numbers: str) -> Table:
+    return new_table(title, caption, [""], numbers)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from rich import box
 from rich.table import Table
 
 from smd_evo.experiments.protocol import CANDIDATES, Gain, Summary
-from smd_evo.report.table import p_text, points
+from smd_evo.report.table import new_table, p_text, points
 
 __all__ = ["protocol_table", "protocol_verdict"]
 
@@ -15,20 +14,15 @@ def protocol_table(summary: Summary) -> Table:
     """Accuracy of each parent, and gains of its best child and of its ensemble."""
     count = len(summary.rows)
     tests = sum(len(row.gains) for row in summary.rows)
-    table = Table(
+    table = new_table(
         title=f"{count} network{'s' if count != 1 else ''}, each on its test split, read once",
         caption="acc.: the parent's accuracy in %; gains in points with 95 % paired bootstrap intervals;\n"
         f"p: exact McNemar test, adjusted by Holm for the {tests} gains of this table;\n"
         "d: parameters, in millions.",
-        title_justify="left",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
+        names=["network"],
+        numbers=["d", "acc.", *(name for candidate in CANDIDATES for name in (candidate, "p"))],
+        edge=True,
     )
-    table.add_column("network", overflow="fold")
-    for name in ("d", "acc.", *(name for candidate in CANDIDATES for name in (candidate, "p"))):
-        table.add_column(name, justify="right", no_wrap=True)
     for row in summary.rows:
         gains = [text for name in CANDIDATES for text in _cells(row.gains[name])]
         size = f"{row.parameters / 1e6:.{1 if row.parameters >= 1e6 else 2}f}"

@@ -2,34 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich import box
 from rich.table import Table
 
 from smd_evo.experiments.results import SPARSE, FinetuneResult, Row
 from smd_evo.experiments.statistics import Estimate
 
-__all__ = ["claim", "finetune_table", "finetune_verdict", "p_text", "points"]
+__all__ = ["claim", "finetune_table", "finetune_verdict", "new_table", "p_text", "points"]
+
+
+def new_table(title: str, caption: str, names: Sequence[str], numbers: Sequence[str], *, edge: bool = False) -> Table:
+    """An empty table as all of them look: columns of names, then columns of numbers."""
+    table = Table(
+        title=title or None,
+        caption=caption,
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        show_edge=edge,
+        collapse_padding=True,
+    )
+    for name in names:
+        table.add_column(name, overflow="fold")
+    for name in numbers:
+        table.add_column(name, justify="right")
+    return table
 
 
 def finetune_table(result: FinetuneResult) -> Table:
     """Parent, median child, best child and ensemble of each arm on the test split."""
-    table = Table(
+    table = new_table(
         title=f"{result.config.model} on {result.config.data}, {result.data.sizes['test']:,} test images, read once",
         caption="acc.: accuracy in %; difference: to the parent, in points, with its 95 %\n"
         "paired bootstrap interval; p: exact McNemar test, not corrected for the\n"
         f"{len(result.rows) - 1} lines; loss: negative log-likelihood. All of it speaks of these very\n"
         "children: another seed draws others. Controls match the sparse groups one by\n"
         "one; each method chooses its own group on validation.",
-        title_justify="left",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
+        names=["method", "candidate"],
+        numbers=["acc.", "difference", "p", "loss"],
+        edge=True,
     )
-    for name in ("method", "candidate"):
-        table.add_column(name)
-    for name in ("acc.", "difference", "p", "loss"):
-        table.add_column(name, justify="right")
     for number, row in enumerate(result.rows):
         # A method has three rows: the first one names it, the others say how it mutates.
         place = (number - 1) % 3 if number else 0

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rich import box
 from rich.table import Table
 
 from smd_evo.experiments.statistics import holm
 from smd_evo.experiments.window_numbers import PartialEstimate
 from smd_evo.experiments.window_results import Profile, Window, WindowResult
-from smd_evo.report.table import claim, p_text, points
+from smd_evo.report.table import claim, new_table, p_text, points
 
 __all__ = ["window_tables", "window_verdict"]
 
@@ -124,17 +123,4 @@ def _best(window: Window) -> tuple[str, ...]:
 
 
 def _table(title: str, caption: str, *numbers: str) -> Table:
-    table = Table(
-        title=title,
-        caption=caption,
-        title_justify="left",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        show_edge=False,
-        collapse_padding=True,
-    )
-    table.add_column("")
-    for name in numbers:
-        table.add_column(name, justify="right")
-    return table
+    return new_table(title, caption, [""], numbers)

@@ -23,7 +23,7 @@ from smd_evo.evaluation.fitness import Fitness
 from smd_evo.experiments.rules import mean_density
 from smd_evo.zoo.data import Samples
 
-__all__ = ["Method", "Settings", "Strength", "Task", "alone", "voted"]
+__all__ = ["Method", "SearcherMethod", "Settings", "Strength", "Task", "alone", "voted"]
 
 Settings = Mapping[str, Any]
 
@@ -95,6 +95,16 @@ class Task:
         """Images that a child is evaluated on: no more than there are."""
         return min(self.images, self.parent.samples)
 
+    @property
+    def generation(self) -> int:
+        """Image evaluations of a generation."""
+        return self.children * self.minibatch_size
+
+    @property
+    def host(self) -> dict[str, Any]:
+        """What every problem of EvoTorch's gets alike."""
+        return {"minibatch_size": self.minibatch_size, "batch_size": self.batch_size, "seed": self.seed}
+
     def minibatch(self, number: int, images: int | None = None) -> Evaluator:
         """The parent on one minibatch; those of one size and number are the same for all methods."""
         size = min(images or self.images, self.parent.samples)
@@ -163,6 +173,29 @@ class Method(ABC):
     @abstractmethod
     def predict(self, data: Samples) -> Tensor:
         """What the method would hand over now: logits or log-probabilities for all samples, [n, classes]."""
+
+
+class SearcherMethod(Method):
+    """A method that is a searcher of EvoTorch's: a step is one of its generations.
+
+    Attributes:
+        task: the task.
+        searcher: made by the subclass.
+    """
+
+    searcher: Any
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+
+    @property
+    def cost(self) -> int:
+        """See the base class."""
+        return self.task.generation
+
+    def step(self) -> None:
+        """See the base class."""
+        self.searcher.step()
 
 
 def voted(parent: Evaluator, members: Sequence[Child], combine: str = "probabilities") -> Tensor:

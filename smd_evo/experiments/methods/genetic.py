@@ -11,7 +11,7 @@ from torch import Tensor
 
 from smd_evo.core.mutation import Lineage
 from smd_evo.core.subspace import Dense, RandomSubspace
-from smd_evo.experiments.methods.base import Method, Settings, Task, voted
+from smd_evo.experiments.methods.base import Method, SearcherMethod, Settings, Task, voted
 from smd_evo.integrations.deap.evaluator import ToolboxEvaluator
 from smd_evo.integrations.deap.variation import mutSparseGaussian
 from smd_evo.integrations.evotorch.evolution import SubspaceEvolution
@@ -24,7 +24,7 @@ _STEPS = 8
 """Longest lineage beyond what all parents share, which is folded."""
 
 
-class DeepGA(Method):
+class DeepGA(SearcherMethod):
     """Deep GA: truncation selection of dense mutations without crossover, and one elite.
 
     The parents are evaluated again on each minibatch, so a generation is ``children`` evaluations with them; where
@@ -45,15 +45,8 @@ class DeepGA(Method):
     )
 
     def __init__(self, task: Task, sigma: float, parents: int) -> None:
-        self.problem = FinetuneProblem(
-            task.space,
-            task.data,
-            task.fitness,
-            steps=_STEPS,
-            minibatch_size=task.minibatch_size,
-            batch_size=task.batch_size,
-            seed=task.seed,
-        )
+        super().__init__(task)
+        self.problem = FinetuneProblem(task.space, task.data, task.fitness, steps=_STEPS, **task.host)
         self.searcher = SubspaceEvolution(
             self.problem,
             popsize=task.children - parents,
@@ -62,16 +55,6 @@ class DeepGA(Method):
             num_parents=parents,
             num_elites=1,
         )
-        self._task = task
-
-    @property
-    def cost(self) -> int:
-        """See the base class."""
-        return self._task.children * self._task.minibatch_size
-
-    def step(self) -> None:
-        """See the base class."""
-        self.searcher.step()
 
     def predict(self, data: Samples) -> Tensor:
         """See the base class."""
@@ -115,7 +98,7 @@ class DeapMuPlusLambda(Method):
     @property
     def cost(self) -> int:
         """See the base class."""
-        return self._task.children * self._task.minibatch_size
+        return self._task.generation
 
     def step(self) -> None:
         """See the base class."""

@@ -14,47 +14,30 @@ from torch import Tensor
 from smd_evo.core.mutation import Lineage
 from smd_evo.core.subspace import Dense, RandomSubspace, Subspace
 from smd_evo.evaluation.evaluator import Evaluator
-from smd_evo.experiments.methods.base import Method, Settings, Strength, Task
+from smd_evo.experiments.methods.base import SearcherMethod, Settings, Strength, Task
 from smd_evo.integrations.evotorch.subspace import SubspaceProblem
 from smd_evo.zoo.data import Samples
 
 __all__ = ["Pgpe", "Snes", "SubspaceCmaes"]
 
 
-class NumericSearch(Method):
+class NumericSearch(SearcherMethod):
     """A searcher of EvoTorch's on a SubspaceProblem, whose centre starts at the parent."""
 
     def __init__(self, task: Task, subspace: Subspace) -> None:
-        self.problem = SubspaceProblem(
-            task.space,
-            task.data,
-            task.fitness,
-            subspace=subspace,
-            minibatch_size=task.minibatch_size,
-            batch_size=task.batch_size,
-            seed=task.seed,
-        )
-        self._task = task
+        super().__init__(task)
+        self.problem = SubspaceProblem(task.space, task.data, task.fitness, subspace=subspace, **task.host)
         self.searcher = self.start(task.strength(subspace))
 
     @abstractmethod
     def start(self, strength: Strength) -> SearchAlgorithm:
         """The searcher."""
 
-    @property
-    def cost(self) -> int:
-        """See the base class."""
-        return self._task.children * self._task.minibatch_size
-
-    def step(self) -> None:
-        """See the base class."""
-        self.searcher.step()
-
     def predict(self, data: Samples) -> Tensor:
         """See the base class."""
         centre = self.searcher.status["center"] if self.searcher.step_count else None
         network = self.problem.make_net(centre)
-        evaluator = Evaluator(network, data, self._task.fitness, batch_size=self._task.batch_size)
+        evaluator = Evaluator(network, data, self.task.fitness, batch_size=self.task.batch_size)
         return torch.as_tensor(evaluator.predict([Lineage()])[0])
 
 
@@ -77,7 +60,7 @@ class Pgpe(NumericSearch):
         """See the base class."""
         return PGPE(
             self.problem,
-            popsize=self._task.children,
+            popsize=self.task.children,
             center_learning_rate=self._rate * strength.norm,
             stdev_learning_rate=0.1,
             stdev_init=self._sigma * strength.sigma,
@@ -105,7 +88,7 @@ class Snes(NumericSearch):
         """See the base class."""
         return SNES(
             self.problem,
-            popsize=self._task.children,
+            popsize=self.task.children,
             stdev_init=self._sigma * strength.sigma,
             center_learning_rate=self._rate,
         )
@@ -132,4 +115,4 @@ class SubspaceCmaes(NumericSearch):
             # Of torch and numpy to EvoTorch 0.6, in its constructor.
             warnings.filterwarnings("ignore", message="To copy construct from a tensor", category=UserWarning)
             warnings.filterwarnings("ignore", message="__array_wrap__ must accept", category=DeprecationWarning)
-            return CMAES(self.problem, popsize=self._task.children, stdev_init=self._sigma * strength.sigma)
+            return CMAES(self.problem, popsize=self.task.children, stdev_init=self._sigma * strength.sigma)

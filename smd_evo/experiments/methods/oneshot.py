@@ -33,7 +33,7 @@ class OneGeneration(Method):
     def __init__(self, task: Task, subspace: Subspace, sigma: float, images: float, members: int) -> None:
         self._evaluator = task.minibatch(0, max(1, round(images * task.images)))
         self._task, self._members = task, members
-        self._children = max(1, task.children * task.minibatch_size // self._evaluator.samples)
+        self._children = max(1, task.generation // self._evaluator.samples)
         self._subspace, self._sigma = subspace, sigma * task.strength(subspace).sigma
         self._steps = 0
         self._best: list[tuple[Mutation, float]] = []

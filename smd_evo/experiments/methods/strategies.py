@@ -10,7 +10,7 @@ from torch import Tensor
 from smd_evo.core.lowrank import LowRank
 from smd_evo.core.parameters import ParameterSpace
 from smd_evo.core.subspace import Dense, RandomSubspace, Subspace
-from smd_evo.experiments.methods.base import Method, Settings, Task, alone
+from smd_evo.experiments.methods.base import SearcherMethod, Settings, Task, alone
 from smd_evo.integrations.evotorch.finetune import FinetuneProblem
 from smd_evo.integrations.evotorch.strategies import SubspaceES
 from smd_evo.zoo.data import Samples
@@ -18,7 +18,7 @@ from smd_evo.zoo.data import Samples
 __all__ = ["Eggroll", "GradientES", "NormBiasES", "OpenAIESMethod", "SparseES", "StaticSparseES"]
 
 
-class GradientES(Method):
+class GradientES(SearcherMethod):
     """Antithetic pairs, centred ranks, Adam: Salimans et al. 2017 on any subspace.
 
     Args:
@@ -28,17 +28,11 @@ class GradientES(Method):
     """
 
     def __init__(self, task: Task, sigma: float, rate: float) -> None:
+        super().__init__(task)
         space = self.space(task)
         subspace = self.subspace(space)
         strength = task.strength(subspace, space, self.scale)
-        self.problem = FinetuneProblem(
-            space,
-            task.data,
-            task.fitness,
-            minibatch_size=task.minibatch_size,
-            batch_size=task.batch_size,
-            seed=task.seed,
-        )
+        self.problem = FinetuneProblem(space, task.data, task.fitness, **task.host)
         self.searcher = SubspaceES(
             self.problem,
             popsize=task.children,
@@ -47,7 +41,6 @@ class GradientES(Method):
             center_learning_rate=rate * strength.norm,
             scale=self.scale,
         )
-        self._cost = task.children * task.minibatch_size
 
     scale: ClassVar[str] = "absolute"
 
@@ -58,15 +51,6 @@ class GradientES(Method):
     def subspace(self, space: ParameterSpace) -> Subspace:
         """Which of it a child touches."""
         return Dense()
-
-    @property
-    def cost(self) -> int:
-        """See the base class."""
-        return self._cost
-
-    def step(self) -> None:
-        """See the base class."""
-        self.searcher.step()
 
     def predict(self, data: Samples) -> Tensor:
         """See the base class."""
