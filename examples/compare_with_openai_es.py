@@ -50,7 +50,7 @@ if __name__ == "__main__":
         {
             "methods": f"sparse-es,{Path(__file__).stem}:HillClimber",
             "budget": generations * 16 * 100,
-            **{"children": 16, "images": 100, "trials": 2},
+            **{"children": 16, "images": 100, "trials": 2, "seeds": 3},
         }
     )
     folder = Path(f"runs/compare-{generations}")  # if it is stopped, the same command goes on there
