@@ -218,3 +218,10 @@ class Racing(Method):
 
     def predict(self, data):
         return voted(self.parent.on(data), self.best)
+
+
+LEVERS = [
+    f"{__name__}:{name}"
+    for name, kind in list(globals().items())
+    if isinstance(kind, type) and issubclass(kind, Method) and kind.__module__ == __name__ and kind is not Lever
+]
