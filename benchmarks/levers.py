@@ -13,6 +13,7 @@ from smd_evo.core.delta import SparseValues
 from smd_evo.core.mutation import Lineage, sample_mutations
 from smd_evo.core.structured import NeuronSubspace
 from smd_evo.core.subspace import Dense, PartitionSubspace, RandomSubspace, Subspace
+from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.evaluation.fitness import rank
 from smd_evo.experiments.methods.base import Method, voted
 from smd_evo.experiments.methods.strategies import GradientES, NormBiasES, OpenAIESMethod
@@ -179,6 +180,28 @@ class Reused(Lever):
 
 class NormBiasReused(Reused, NormBiasES):
     about = "norm-bias-es, each minibatch for three generations"
+
+
+class NormBiasVoted(NormBiasES):
+    about = "norm-bias-es, around whose result the noise of the last generation's ten best children votes"
+
+    def predict(self, data):
+        population = self.searcher.population
+        if population is None:
+            return super().predict(data)
+        order = rank(population.access_evals(0).tolist(), self.problem.objective_sense)[:10]
+        everyone = self.problem.lineages(population)
+        return voted(self.problem.evaluator.on(data), [everyone[number] for number in order])
+
+
+class NormBiasSurrounded(NormBiasES):
+    about = "norm-bias-es, around whose result ten sparse mutations of all parameters vote, chosen by nobody"
+
+    def predict(self, data):
+        rule = RandomSubspace(0.1)
+        sigma = 2 * self.task.strength(rule).sigma
+        children = sample_mutations(self.task.key, 10, subspace=rule, sigma=sigma, antithetic=True)
+        return voted(Evaluator(self.problem.make_net(), data), children)
 
 
 class Racing(Method):
