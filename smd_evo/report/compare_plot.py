@@ -8,7 +8,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from smd_evo.experiments.compare_results import CompareResult
+from smd_evo.experiments.compare_results import MEASURES, CompareResult
 from smd_evo.experiments.methods.registry import REFERENCE
 
 __all__ = ["plot_compare"]
@@ -50,10 +50,11 @@ def _curves(axes: Axes, result: CompareResult, measure: str, scale: float) -> No
         ends += curve
     parent = scale * getattr(result.parent["validation"], measure)
     axes.axhline(parent, color="0.3", linestyle="--", linewidth=1, label="parent")
-    # Of the means: one method's wide band, or one that diverges, would flatten all others.
-    span = sorted(ends)[len(ends) // 20 : len(ends) - len(ends) // 20] or ends
-    margin = 0.15 * (max(span) - min(span) or 1)
-    axes.set_ylim(min(*span, parent) - margin, max(*span, parent) + margin)
+    # By the means, and without the worst twentieth: a wide band, or a method that diverges, would flatten all others.
+    ordered, worst = sorted([*ends, parent]), len(ends) // 20
+    low, high = (worst, len(ordered) - 1) if MEASURES[measure] == "max" else (0, len(ordered) - 1 - worst)
+    margin = 0.1 * (ordered[high] - ordered[low] or 1)
+    axes.set_ylim(ordered[low] - margin, ordered[high] + margin)
     axes.set_xlabel("image evaluations")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value else "0")
     axes.spines[["top", "right"]].set_visible(False)
