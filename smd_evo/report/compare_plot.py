@@ -52,9 +52,9 @@ def _curves(axes: Axes, result: CompareResult, measure: str, scale: float) -> No
     axes.axhline(parent, color="0.3", linestyle="--", linewidth=1, label="parent")
     # By the means, and without the worst twentieth: a wide band, or a method that diverges, would flatten all others.
     ordered, worst = sorted([*ends, parent]), len(ends) // 20
-    low, high = (worst, len(ordered) - 1) if MEASURES[measure] == "max" else (0, len(ordered) - 1 - worst)
-    margin = 0.1 * (ordered[high] - ordered[low] or 1)
-    axes.set_ylim(ordered[low] - margin, ordered[high] + margin)
+    kept = ordered[worst:] if MEASURES[measure] == "max" else ordered[: len(ordered) - worst]
+    margin = 0.1 * (kept[-1] - kept[0] or 1)
+    axes.set_ylim(kept[0] - margin, kept[-1] + margin)
     axes.set_xlabel("image evaluations")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value else "0")
     axes.spines[["top", "right"]].set_visible(False)
