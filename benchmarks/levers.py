@@ -182,8 +182,8 @@ class NormBiasReused(Reused, NormBiasES):
     about = "norm-bias-es, each minibatch for three generations"
 
 
-class NormBiasVoted(NormBiasES):
-    about = "norm-bias-es, around whose result the noise of the last generation's ten best children votes"
+class Voted(Lever):
+    about = "OpenAI-ES, around whose result the noise of the last generation's ten best children votes"
 
     def predict(self, data):
         population = self.searcher.population
@@ -192,6 +192,10 @@ class NormBiasVoted(NormBiasES):
         order = rank(population.access_evals(0).tolist(), self.problem.objective_sense)[:10]
         everyone = self.problem.lineages(population)
         return voted(self.problem.evaluator.on(data), [everyone[number] for number in order])
+
+
+class NormBiasVoted(Voted, NormBiasES):
+    about = "norm-bias-es, around whose result the noise of the last generation's ten best children votes"
 
 
 class NormBiasSurrounded(NormBiasES):
