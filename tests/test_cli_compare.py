@@ -167,15 +167,15 @@ class TestRefuses:
             compare(tmp_path / "run", "--tuning-budget", "159"), "tuning_budget: expected at least one generation"
         )
 
-    def test_targets_that_are_no_classes(self, tmp_path):
+    def test_targets_that_no_metric_can_score(self, tmp_path):
+        """Both metrics are of classes."""
         (tmp_path / "regression.py").write_text(
-            "import torch\nfrom torch import nn\n"
-            "from smd_evo.zoo.demo import shifted_digits\n"
-            "from dataclasses import replace\n"
-            "def data(): return replace(shifted_digits(0), validation=(torch.rand(9, 1, 8, 8), torch.rand(9)))\n"
+            "import torch\n"
+            "def data(): return [(torch.rand(3, 8, 8), number / 60) for number in range(60)], None\n"
+            "def net(outputs): return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(outputs))\n"
         )
-        result = compare(tmp_path / "run", "--data", "regression:data", cwd=tmp_path)
-        refused(result, "metric: expected class numbers as targets")
+        parent = ["--model", "regression:net", "--data", "regression:data"]
+        refused(compare(tmp_path / "run", *parent, cwd=tmp_path), "data: expected a class number for each sample")
         assert not (tmp_path / "run").exists()
 
     def test_more_trials_than_a_method_has_settings(self, tmp_path):

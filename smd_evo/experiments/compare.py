@@ -24,7 +24,7 @@ from smd_evo.experiments.methods.base import Method, Strength, Task, alone
 from smd_evo.experiments.methods.registry import find_method
 from smd_evo.experiments.parent import in_precision, load_parent
 from smd_evo.experiments.progress import Progress, Silent
-from smd_evo.zoo.data import Data, Samples
+from smd_evo.zoo.data import Samples
 
 __all__ = ["PARENT", "Comparison", "Job", "Point", "Run", "Score"]
 
@@ -107,8 +107,7 @@ class Comparison:
         parent, self.data = load_parent(config, self._progress)
         self._space = ParameterSpace(parent, config.select)
         self._strengths: dict[Any, Strength] = {}
-        judge = Evaluator(self._space, self.data.validation, batch_size=config.batch_size)
-        self._targets = {"validation": _classes(judge.targets(), self.data)}
+        self._targets: dict[str, Tensor] = {}
 
     @property
     def parameters(self) -> int:
@@ -208,13 +207,3 @@ class Parent(Method):
     def predict(self, data: Samples) -> Tensor:
         """See the base class."""
         return alone(self._evaluator, data)
-
-
-def _classes(targets: Tensor, data: Data) -> Tensor:
-    """The targets, if they are class numbers."""
-    if targets.dtype.is_floating_point or targets.dim() != 1:
-        raise InvalidValue(
-            f"metric: expected class numbers as targets, for accuracy and cross_entropy, got {targets.dtype} "
-            f"{list(targets.shape)} in {data.name}"
-        )
-    return targets
