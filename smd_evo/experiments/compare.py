@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from smd_evo.core.keys import derive
@@ -151,6 +152,8 @@ class Comparison:
             while spent + (cost := method.cost) <= mark:
                 start = time.perf_counter()
                 method.step()
+                if self.config.device != "cpu":
+                    torch.cuda.synchronize()
                 seconds += time.perf_counter() - start
                 spent, moved = spent + cost, True
                 self._progress.advance()
