@@ -208,6 +208,12 @@ def test_norm_bias_es_moves_nothing_else():
         assert torch.equal(parameter, moved[name]) == (parameter.dim() > 1), name
 
 
+def test_norm_bias_es_wants_norms_or_biases():
+    bare = Task(ParameterSpace(nn.Linear(6, 3, bias=False)), DATA, "cross_entropy", CHILDREN, IMAGES, 10_000, 0)
+    with pytest.raises(InvalidValue, match="methods: expected norms or biases among the 1 tensors"):
+        made("norm-bias-es", bare)
+
+
 def test_static_sparse_es_moves_one_subspace_and_sparse_es_more():
     def moved(name):
         method = made(name, task())

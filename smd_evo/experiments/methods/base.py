@@ -16,6 +16,7 @@ from smd_evo.core.mutation import Lineage
 from smd_evo.core.parameters import Child, ParameterSpace
 from smd_evo.core.subspace import Subspace
 from smd_evo.ensemble.combine import combined
+from smd_evo.errors import InvalidValue
 from smd_evo.evaluation.calibration import calibrate_sigma
 from smd_evo.evaluation.data import minibatch
 from smd_evo.evaluation.evaluator import Evaluator
@@ -112,8 +113,14 @@ class Task:
 
     def vectors(self) -> ParameterSpace:
         """Of those parameters the ones of one dimension: scales and shifts of normalisations, and biases."""
-        mutable = set(self.space.names)
-        return ParameterSpace(self.space.module, lambda name, tensor: name in mutable and tensor.dim() <= 1)
+        found = dict(self.space.module.named_parameters())
+        chosen = {name for name in self.space.names if found[name].dim() <= 1}
+        if not chosen:
+            raise InvalidValue(
+                f"methods: expected norms or biases among the {len(self.space.names)} tensors that may be mutated, "
+                "got none of one dimension; leave norm-bias-es out"
+            )
+        return ParameterSpace(self.space.module, lambda name, _: name in chosen)
 
     def strength(self, subspace: Subspace, space: ParameterSpace | None = None, scale: str = "absolute") -> Strength:
         """How strong such mutations may be: calibrated once, the same way for all methods, outside of budgets."""
