@@ -27,7 +27,7 @@ from smd_evo.experiments.parent import in_precision, load_parent
 from smd_evo.experiments.progress import Progress, Silent
 from smd_evo.zoo.data import Samples
 
-__all__ = ["PARENT", "Comparison", "Job", "Point", "Run", "Score"]
+__all__ = ["PARENT", "Comparison", "Job", "Point", "Run", "Score", "settings_of"]
 
 PARENT = "parent"
 """The name of the run that does nothing."""
@@ -91,6 +91,16 @@ class Run:
     test: Score | None
 
 
+def method_of(job: Job) -> type[Method]:
+    """The class that makes a run."""
+    return Parent if job.method == PARENT else find_method(job.method)
+
+
+def settings_of(job: Job) -> dict[str, Any]:
+    """What a run's method is made with."""
+    return dict(method_of(job).grid[job.trial])
+
+
 class Comparison:
     """The parent and the data, on which runs are made one after the other.
 
@@ -130,10 +140,9 @@ class Comparison:
             return self._run(job)
 
     def _run(self, job: Job) -> Run:
-        settings = {} if job.method == PARENT else dict(find_method(job.method).grid[job.trial])
-        task = self._task(job)
+        kind, settings, task = method_of(job), settings_of(job), self._task(job)
         with PeakMemory(self.config.device) as memory:
-            method = Parent(task) if job.method == PARENT else find_method(job.method)(task, **settings)
+            method = kind(task, **settings)
             points, evaluations, seconds = self._spend(method, job)
         test = self._score(method, "test") if job.reported else None
         return Run(job, settings, points, evaluations, task.calibration, seconds, memory.peak, test)

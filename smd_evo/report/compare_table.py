@@ -7,7 +7,7 @@ from rich.table import Table
 from smd_evo.experiments.compare_results import MEASURES, CompareResult, Difference, MethodResult, ToTarget
 from smd_evo.experiments.methods.registry import REFERENCE
 from smd_evo.experiments.statistics import Estimate
-from smd_evo.report.table import new_table, p_text, points
+from smd_evo.report.table import interval, new_table, p_text, points
 
 __all__ = ["compare_tables", "compare_verdict"]
 
@@ -78,7 +78,7 @@ def _scores(result: CompareResult) -> Table:
     test = result.parent["test"]
     table.add_row("parent", f"{100 * test.accuracy:.1f}", f"{test.loss:.3f}")
     for method in result.methods:
-        table.add_row(method.method, _around(method.accuracy, 1, 100), _around(method.loss, 3, 1))
+        table.add_row(method.method, interval(method.accuracy, 100, 1, 1), interval(method.loss, 1, 3, 3))
     return table
 
 
@@ -145,11 +145,6 @@ def _costs(result: CompareResult) -> Table:
 
 def _signed(found: Estimate) -> str:
     return f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
-
-
-def _around(found: Estimate, digits: int, scale: float) -> str:
-    value, low, high = (f"{scale * number:.{digits}f}" for number in (found.value, found.low, found.high))
-    return f"{value} [{low}, {high}]"
 
 
 def _target(found: ToTarget, budget: int) -> tuple[str, str]:

@@ -7,8 +7,7 @@ from itertools import groupby
 from rich.table import Table
 
 from smd_evo.experiments.ensembles import EnsembleResult
-from smd_evo.experiments.statistics import Estimate
-from smd_evo.report.table import claim, new_table, p_text, points
+from smd_evo.report.table import claim, interval, new_table, p_text, points
 
 __all__ = ["ensemble_tables", "ensemble_verdict"]
 
@@ -36,8 +35,8 @@ def ensemble_tables(result: EnsembleResult) -> list[Table]:
             name = f"  {row.candidate}" if row.passes == 1 else f"  {row.candidate} ({row.passes})"
             difference = points(row.over["parent"]) if row.over else ""
             p_values = [p_text(row.p_values[other]) if other in row.p_values else "" for other in _COMPARED]
-            gains.add_row(name, _interval(row.metrics["accuracy"], 100, 1, 1), difference, *p_values)
-            quality.add_row(name, *(_interval(row.metrics[key], *style) for key, style in _QUALITY.items()))
+            gains.add_row(name, interval(row.metrics["accuracy"], 100, 1, 1), difference, *p_values)
+            quality.add_row(name, *(interval(row.metrics[key], *style) for key, style in _QUALITY.items()))
         for table in (gains, quality):
             table.add_section()
     differ = _table(
@@ -51,7 +50,7 @@ def ensemble_tables(result: EnsembleResult) -> list[Table]:
         "any",
     )
     for found in result.diversity:
-        cells = (_interval(found.measures[key], *style, between="\n") for key, style in _DIVERSITY.items())
+        cells = (interval(found.measures[key], *style, between="\n") for key, style in _DIVERSITY.items())
         differ.add_row(f"{found.method}\n  {found.members} members", *cells, end_section=True)
     return [gains, quality, differ] if result.diversity else [gains, quality]
 
@@ -68,11 +67,6 @@ _COMPARED = ("parent", "best child")
 # Name, factor, digits of the value, digits of its interval.
 _QUALITY = {"nll": (1, 3, 2), "calibration_error": (100, 1, 1), "brier": (1, 3, 2)}
 _DIVERSITY = {"disagreement": (100, 1, 1), "kl": (1, 3, 2), "q": (1, 2, 2), "oracle": (100, 1, 1)}
-
-
-def _interval(estimate: Estimate, scale: float, digits: int, around: int, between: str = " ") -> str:
-    low, high = (f"{scale * number:.{around}f}" for number in (estimate.low, estimate.high))
-    return f"{scale * estimate.value:.{digits}f}{between}[{low}, {high}]"
 
 
 def _table(title: str, caption: str, *numbers: str) -> Table:

@@ -23,6 +23,8 @@ def protocol_table(summary: Summary) -> Table:
         numbers=["d", "acc.", *(name for candidate in CANDIDATES for name in (candidate, "p"))],
         edge=True,
     )
+    for column in table.columns[1:]:
+        column.no_wrap = True
     for row in summary.rows:
         gains = [text for name in CANDIDATES for text in _cells(row.gains[name])]
         size = f"{row.parameters / 1e6:.{1 if row.parameters >= 1e6 else 2}f}"

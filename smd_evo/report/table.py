@@ -10,7 +10,7 @@ from rich.table import Table
 from smd_evo.experiments.results import SPARSE, FinetuneResult, Row
 from smd_evo.experiments.statistics import Estimate
 
-__all__ = ["claim", "finetune_table", "finetune_verdict", "new_table", "p_text", "points"]
+__all__ = ["claim", "finetune_table", "finetune_verdict", "interval", "new_table", "p_text", "points"]
 
 
 def new_table(title: str, caption: str, names: Sequence[str], numbers: Sequence[str], *, edge: bool = False) -> Table:
@@ -93,6 +93,12 @@ def _cells(row: Row) -> list[str]:
 def points(difference: Estimate) -> str:
     """A difference in points with its interval."""
     return f"{100 * difference.value:+.1f} [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
+
+
+def interval(estimate: Estimate, scale: float, digits: int, around: int, between: str = " ") -> str:
+    """A number and its interval times ``scale``, of so many digits each."""
+    low, high = (f"{scale * number:.{around}f}" for number in (estimate.low, estimate.high))
+    return f"{scale * estimate.value:.{digits}f}{between}[{low}, {high}]"
 
 
 def p_text(value: float) -> str:

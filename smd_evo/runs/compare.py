@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from smd_evo.atomic import write_whole
 from smd_evo.errors import InvalidValue, OutputExists
 from smd_evo.experiments.compare import PARENT, Job, Run
@@ -19,7 +17,7 @@ from smd_evo.experiments.progress import Progress
 from smd_evo.report.compare_plot import plot_compare
 from smd_evo.runs.compare_runner import Runner
 from smd_evo.runs.compare_runs import RUNS, points_table
-from smd_evo.runs.folder import CONFIG, PLOT, RESULTS, described, read_results, write_results
+from smd_evo.runs.folder import CONFIG, PLOT, RESULTS, described, differing, read_results, write_config, write_results
 
 __all__ = ["POINTS", "compare", "finished"]
 
@@ -54,10 +52,12 @@ def compare(config: CompareConfig, folder: Path, workers: int, progress: Progres
             )
     _check(folder, config)
     with Runner(config, folder, workers, progress) as runner:
-        if not (folder / _DATA).is_file():
-            here = runner.here()  # settings that cannot be are found before anything is written
-            _begin(folder, config, {"data": described(here.data), "parameters": here.parameters})
-        write_whole(folder / CONFIG, _as_yaml(config))  # there may be more methods and seeds now
+        # Settings that cannot be are found before anything is written.
+        new = None if (folder / _DATA).is_file() else runner.here()
+        _make(folder)
+        write_config(folder, config)  # there may be more methods and seeds now
+        if new is not None:
+            write_results(folder / _DATA, "compare-data", {"data": described(new.data), "parameters": new.parameters})
         tuning = {name: [Job(name, _TUNING, trial, False) for trial in range(config.trials)] for name in names}
         runner.make([Job(PARENT, _TUNING, 0, True), *(job for own in tuning.values() for job in own)])
         trials = {name: [runner.done[job] for job in own] for name, own in tuning.items()}
@@ -87,30 +87,19 @@ def _check(folder: Path, config: CompareConfig) -> None:
                 f"out: expected a new or empty folder, or a comparison to go on with, got {folder}; choose another"
             )
         return
-    there = load_settings(folder / CONFIG)
-    differ = [
-        f"{name} {there.get(name)!r} instead of {value!r}"
-        for name, value in config.as_dict().items()
-        if there.get(name) != value and name not in _MAY_CHANGE
-    ]
-    if differ:
+    wanted = {name: value for name, value in config.as_dict().items() if name not in _MAY_CHANGE}
+    if differ := differing(load_settings(folder / CONFIG), wanted):
         raise InvalidValue(
             f"out: expected a comparison of the same settings but for {' and '.join(_MAY_CHANGE)}, got {folder} "
-            f"with {', '.join(differ)}; choose another"
+            f"with {differ}; choose another"
         )
 
 
-def _begin(folder: Path, config: CompareConfig, facts: Mapping[str, Any]) -> None:
+def _make(folder: Path) -> None:
     try:
         (folder / RUNS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InvalidValue(f"out: expected a place that can be written to, got {folder} ({error.strerror})") from None
-    write_whole(folder / CONFIG, _as_yaml(config))
-    write_results(folder / _DATA, "compare-data", facts)
-
-
-def _as_yaml(config: CompareConfig) -> bytes:
-    return yaml.safe_dump(config.as_dict(), sort_keys=False).encode()
 
 
 def _write(folder: Path, result: CompareResult, runs: Sequence[Run], data: Mapping[str, Any]) -> None:

@@ -10,8 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from smd_evo.experiments.compare import PARENT, Job, Point, Run, Score
-from smd_evo.experiments.methods.registry import find_method
+from smd_evo.experiments.compare import PARENT, Job, Point, Run, Score, settings_of
 from smd_evo.runs.folder import read_results, write_results
 
 __all__ = ["RUNS", "file_of", "points_table", "store_run", "stored_run", "what"]
@@ -44,7 +43,7 @@ def stored_run(folder: Path, job: Job) -> Run | None:
     if not file.is_file():
         return None
     run = _decoded(read_results(file, "compare-run"))
-    settings = {} if job.method == PARENT else json.loads(json.dumps(dict(find_method(job.method).grid[job.trial])))
+    settings = json.loads(json.dumps(settings_of(job)))
     return run if run.job == job and run.settings == settings else None
 
 

@@ -11,7 +11,17 @@ from smd_evo.experiments.config import FinetuneConfig, load_settings
 from smd_evo.experiments.results import FinetuneResult
 from smd_evo.experiments.shortlists import Shortlist, load_shortlists, save_shortlists
 from smd_evo.report.plot import plot_finetune
-from smd_evo.runs.folder import CONFIG, PLOT, RESULTS, described, gains, read_results, write_config, write_results
+from smd_evo.runs.folder import (
+    CONFIG,
+    PLOT,
+    RESULTS,
+    described,
+    differing,
+    gains,
+    read_results,
+    write_config,
+    write_results,
+)
 
 __all__ = ["CHILDREN", "SHORTLISTS", "is_finished", "read_config", "read_shortlists", "write_finetune"]
 
@@ -89,14 +99,6 @@ def is_finished(run: Path, config: FinetuneConfig) -> bool:
     """
     if not (run / RESULTS).is_file():
         return False
-    there, wanted = read_config(run).as_dict(), config.as_dict()
-    differ = [
-        f"{name} {there.get(name)!r} instead of {value!r}"
-        for name, value in wanted.items()
-        if there.get(name) != value
-    ]
-    if differ:
-        raise InvalidValue(
-            f"out: expected runs of the same settings, got {run} with {', '.join(differ)}; choose another"
-        )
+    if differ := differing(read_config(run).as_dict(), config.as_dict()):
+        raise InvalidValue(f"out: expected runs of the same settings, got {run} with {differ}; choose another")
     return True

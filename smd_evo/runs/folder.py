@@ -27,6 +27,7 @@ __all__ = [
     "PLOT",
     "RESULTS",
     "described",
+    "differing",
     "gains",
     "new_run",
     "read_results",
@@ -67,7 +68,7 @@ def new_run(out: Path | str) -> Iterator[Path]:
 
 def write_config(folder: Path, config: ExperimentConfig) -> None:
     """The settings, as ``--config`` takes them."""
-    (folder / CONFIG).write_text(yaml.safe_dump(config.as_dict(), sort_keys=False), encoding="utf-8")
+    write_whole(folder / CONFIG, yaml.safe_dump(config.as_dict(), sort_keys=False).encode())
 
 
 def write_results(file: Path, kind: str, results: Mapping[str, Any], seconds: float | None = None) -> None:
@@ -83,6 +84,15 @@ def write_results(file: Path, kind: str, results: Mapping[str, Any], seconds: fl
     if seconds is not None:
         content["environment"] = _environment(seconds)
     write_whole(file, (json.dumps(_finite(content), indent=1, allow_nan=False) + "\n").encode())
+
+
+def differing(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """The settings of a run that is there which are not those that are wanted, in words; empty if all are."""
+    return ", ".join(
+        f"{name} {there.get(name)!r} instead of {value!r}"
+        for name, value in wanted.items()
+        if there.get(name) != value
+    )
 
 
 def read_results(file: Path, *kinds: str) -> dict[str, Any]:
