@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression
 
 from smd_evo.experiments.compare import Run, Score
 from smd_evo.experiments.config import CompareConfig
@@ -65,7 +66,10 @@ class Difference:
 
 @dataclass(frozen=True)
 class ToTarget:
-    """Image evaluations until the mean curve reaches what the reference reaches at full budget; None: not reached.
+    """Image evaluations until the mean curve is where the reference's ends, and stays there; None: not reached.
+
+    Both curves are made monotone first (isotonic regression): or one lucky checkpoint would count as having arrived,
+    and the reference itself, once it makes no more progress, at any time.
 
     Attributes:
         evaluations: of all seeds' mean curve, between checkpoints by a straight line.
@@ -252,7 +256,7 @@ def _to_target(runs: Sequence[Run], reference: Sequence[Run], measure: str, seed
 
     def reached(chosen: NDArray[np.int64]) -> float:
         # Both means are made alike: the reference reaches its own to the last bit.
-        return crossing(marks, own[chosen].mean(0), float(theirs[chosen].mean(0)[-1]))
+        return crossing(marks, rising(own[chosen].mean(0)), float(rising(theirs[chosen].mean(0))[-1]))
 
     draws = np.random.default_rng(seed).integers(len(runs), size=(_RESAMPLES, len(runs)))
     found = np.sort([reached(chosen) for chosen in draws])
@@ -263,8 +267,18 @@ def _to_target(runs: Sequence[Run], reference: Sequence[Run], measure: str, seed
     return ToTarget(places[0], places[1], places[2], p_value, p_value)
 
 
+def rising(curve: _Numbers) -> _Numbers:
+    """The nearest curve that never falls (isotonic regression): where it levels off, the mean of its plateau.
+
+    >>> rising(np.array([1.0, 4.0, 2.0, 3.0])).tolist()
+    [1.0, 3.0, 3.0, 3.0]
+    """
+    fitted: _Numbers = isotonic_regression(curve).x
+    return fitted
+
+
 def crossing(marks: _Numbers, curve: _Numbers, target: float) -> float:
-    """Where a curve first reaches a target from below, between its points by a straight line; inf if nowhere.
+    """Where a rising curve reaches a target, between its points by a straight line; inf if nowhere.
 
     >>> crossing(np.array([0.0, 10.0, 20.0]), np.array([1.0, 2.0, 4.0]), 3.0)
     15.0

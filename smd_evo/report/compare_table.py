@@ -107,7 +107,7 @@ def _differences(result: CompareResult, measure: str) -> Table:
 def _targets(result: CompareResult) -> Table:
     table = _table(
         f"Image evaluations until the validation score that {REFERENCE} ends with",
-        "In % of the budget, by the mean curve of all seeds; 95 % bootstrap intervals "
+        "In % of the budget, by the mean curve of all seeds, made monotone; 95 % bootstrap intervals "
         "over seeds, paired with the reference's, and the p value of taking all of it, after Holm's correction; "
         "never: not within the budget.",
         *(name for measure in MEASURES for name in (measure, "p")),

@@ -1,6 +1,7 @@
 """What runs say together, from runs that are made by hand."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smd_evo.experiments.compare import PARENT, Job, Point, Run, Score
-from smd_evo.experiments.compare_results import Trial, best_trial, crossing, summarise
+from smd_evo.experiments.compare_results import Trial, best_trial, crossing, rising, summarise
 from smd_evo.experiments.config import CompareConfig
 from smd_evo.experiments.methods.registry import REFERENCE, find_method
 from smd_evo.experiments.statistics import holm, paired_t, t_interval, wilcoxon
@@ -43,6 +44,12 @@ def learned(method, speed, seeds, offsets=None, noise=0.0):
     offsets = np.zeros(seeds) if offsets is None else offsets
     losses = offsets[:, None] + np.exp(-speed * MARKS / 10000) + noise * rng.normal(size=(seeds, len(MARKS)))
     return [run_of(method, seed, 1 - loss, loss) for seed, loss in enumerate(losses)]
+
+
+def replace_point(run, place, accuracy):
+    points = list(run.points)
+    points[place] = replace(points[place], score=Score(accuracy, 1 - accuracy))
+    return replace(run, points=tuple(points))
 
 
 def summarised(*runs, tuning=None):
@@ -82,7 +89,32 @@ class TestCrossing:
         assert crossing(marks, curve, curve[0]) == 0
 
 
+class TestRising:
+    @given(CURVES)
+    def test_it_never_falls_and_keeps_the_mean(self, curve):
+        found = rising(curve)
+        assert bool((np.diff(found) >= 0).all())
+        assert found.mean() == pytest.approx(curve.mean())
+
+    @given(CURVES)
+    def test_no_other_rising_curve_is_nearer(self, curve):
+        """By the min-max formula of isotonic regression (Barlow et al. 1972)."""
+        count = range(len(curve))
+        slow = [max(min(curve[i : j + 1].mean() for j in count if j >= k) for i in count if i <= k) for k in count]
+        assert rising(curve).tolist() == pytest.approx(slow)
+
+    @given(CURVES)
+    def test_a_curve_that_rises_stays_as_it_is(self, curve):
+        assert rising(np.sort(curve)).tolist() == np.sort(curve).tolist()
+
+
 class TestToTarget:
+    @pytest.mark.parametrize("measure", ["accuracy", "loss"])
+    def test_one_lucky_checkpoint_is_no_arrival(self, measure):
+        slow = [replace_point(run, 3, 0.9) for run in learned("smd", 2, 3)]
+        found = summarised(learned(REFERENCE, 2, 3), slow)["smd"].to_target[measure]
+        assert found.evaluations > 0.9 * MARKS[-1]
+
     @pytest.mark.parametrize("measure", ["accuracy", "loss"])
     def test_twice_as_fast_is_half_of_the_evaluations(self, measure):
         found = summarised(
