@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import pickle
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import reduce
 from itertools import islice
@@ -196,6 +196,29 @@ class ParameterSpace:
         except BaseException:
             self.restore()
             raise
+
+    def copied(self) -> dict[str, Tensor]:
+        """The selected parameters by their names, as copies on the CPU."""
+        return {name: parameter.detach().to("cpu", copy=True) for name, parameter in self._named()}
+
+    def load(self, values: Mapping[str, Tensor]) -> None:
+        """Make what :meth:`copied` gave the parent, to the bit; scales of relative mutations stay.
+
+        Raises:
+            WrongParent: other names, shapes or types; nothing has changed then.
+        """
+        here = {name: (parameter.shape, parameter.dtype) for name, parameter in self._named()}
+        if self.depth or here != {name: (tensor.shape, tensor.dtype) for name, tensor in values.items()}:
+            raise WrongParent(
+                f"values: expected the {len(here)} selected parameters in their shapes and types, got {len(values)} "
+                "others; take them from the same network and selection"
+            )
+        _ = self.layout  # read from the first parent, not from this one
+        for name, parameter in self._named():
+            parameter.data.copy_(values[name])
+
+    def _named(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return zip(self.names, self._parameters, strict=True)
 
     def values_at(self, indices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """The parameters at sorted distinct coordinates, ``dtype`` [k] on :attr:`device`."""

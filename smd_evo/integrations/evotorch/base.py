@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -100,6 +100,7 @@ class NetworkProblem(Problem):  # type: ignore[misc]
         self.key = key_of(host.get("seed")) if key is None else key
         self._replica = Replica(space, evaluator)
         self._log: list[Change] = []
+        self._logged_from = 0
         self._unsent = 0
         self._number = 0
         self._seen: dict[bytes, float] | None = None
@@ -122,6 +123,11 @@ class NetworkProblem(Problem):  # type: ignore[misc]
         return self._on_samples(self._replica.evaluator)
 
     @property
+    def replica(self) -> Replica:
+        """The present parent as this process holds it, with its optimizer."""
+        return self._replica
+
+    @property
     def changes(self) -> int:
         """How many times the parent was changed: 0 while it is the pre-trained one."""
         return self._replica.changes
@@ -134,6 +140,40 @@ class NetworkProblem(Problem):  # type: ignore[misc]
     def count(self, evaluations: int) -> None:
         """Take note of networks that were evaluated beside the populations, by a calibration."""
         self._evaluations += evaluations
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the problem has become since it was made: dicts and lists of tensors, numbers and texts.
+
+        The size is that of the parent's selected parameters, however many changes it has gone through.
+        """
+        return {
+            "parent": self.space.copied(),
+            "changes": self.changes,
+            "minibatches": self._number,
+            "minibatch_size": self.minibatch_size,
+            "evaluations": self._evaluations,
+            "checked": self._checked,
+            "seen": {label.hex(): value for label, value in self._seen_now().items()},
+            "generator": None if self.generator is None else self.generator.get_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Become what :meth:`state_dict` told of a problem of the same parent, data and settings.
+
+        Raises:
+            WrongParent: the parent has other parameters.
+        """
+        self.space.load(state["parent"])
+        if self.actors:
+            self.kill_actors()  # they hold another parent
+        self._replica.changes = self._logged_from = state["changes"]
+        self._replica.optimizer = None
+        self._log = []
+        self._number, self.minibatch_size = state["minibatches"], state["minibatch_size"]
+        self._evaluations, self._checked = state["evaluations"], state["checked"]
+        self._remember({bytes.fromhex(label): value for label, value in state["seen"].items()})
+        if self.generator is not None:
+            self.generator.set_state(state["generator"])
 
     def seed(self, seed: int | None = None) -> None:
         """The name under which EvoTorch's actors look for ``manual_seed``."""
@@ -275,7 +315,7 @@ class NetworkProblem(Problem):  # type: ignore[misc]
             ray.get([actor.call.remote("put_ray_object", [], sent) for actor in self.actors])
 
     def _make_sync_data_for_actors(self) -> Any:
-        return self._number, self._unsent, self._log[self._unsent :]
+        return self._number, self._unsent, self._log[self._unsent - self._logged_from :]
 
     def _use_sync_data_from_main(self, received: Any) -> None:
         self._message = received

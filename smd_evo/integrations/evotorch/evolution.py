@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from evotorch import SolutionBatch
@@ -12,6 +14,7 @@ from smd_evo.core.subspace import Subspace
 from smd_evo.errors import InvalidValue, check_count
 from smd_evo.integrations.evotorch.finetune import FinetuneProblem
 from smd_evo.integrations.evotorch.searcher import NetworkSearcher
+from smd_evo.integrations.evotorch.solutions import solutions_from, solutions_state
 from smd_evo.integrations.rules import subspace_of
 
 __all__ = ["SubspaceEvolution"]
@@ -95,6 +98,15 @@ class SubspaceEvolution(NetworkSearcher):
         self._parents = problem.generate_batch(1)
         self._dropped = 0
         self.add_status_getters({"dropped_parents": self._get_dropped})
+
+    def state_dict(self) -> dict[str, Any]:
+        """See :meth:`NetworkSearcher.state_dict`."""
+        return {**super().state_dict(), "parents": solutions_state(self._parents), "dropped": self._dropped}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See :meth:`NetworkSearcher.load_state_dict`."""
+        super().load_state_dict(state)
+        self._parents, self._dropped = solutions_from(self.problem, state["parents"]), state["dropped"]
 
     def _get_dropped(self) -> int:
         return self._dropped

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -192,8 +191,23 @@ class FinetuneProblem(NetworkProblem):
     def change(self, change: Change) -> None:
         """See :meth:`NetworkProblem.change`; the pre-trained parent is kept for :meth:`make_net`."""
         if self._first is None:
-            self._first = Replica(copy.deepcopy(self.space))
+            self._first = self._replica.copied()
         super().change(change)
+
+    def state_dict(self) -> dict[str, Any]:
+        """See :meth:`NetworkProblem.state_dict`."""
+        rules = [[subspace.spec, scale] for subspace, scale in self._rules]
+        return {**super().state_dict(), "rules": rules}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See :meth:`NetworkProblem.load_state_dict`; solutions of parents before this one make no networks then."""
+        rules = [[subspace.spec, scale] for subspace, scale in self._rules]
+        if state["rules"] != rules:
+            raise InvalidValue(
+                f"state: expected one of rules {rules}, got {state['rules']}; make the same searchers before"
+            )
+        super().load_state_dict(state)
+        self._first = None
 
     def fold_common(self, solutions: SolutionBatch) -> int:
         """Fold the steps that all lineages begin with into the parent, and take them out of the solutions.
@@ -228,10 +242,13 @@ class FinetuneProblem(NetworkProblem):
         """The parent as it was after so many changes: the same bits."""
         if changes == self.changes:
             return self.space
-        if self._first is None or not 0 <= changes < self.changes:
-            raise WrongParent(f"solution: expected one of parents 0 to {self.changes}, got one of parent {changes}")
-        replica = copy.deepcopy(self._first)
-        for change in self._log[:changes]:
+        oldest = self._first.changes if self._first else self.changes
+        if self._first is None or not oldest <= changes < self.changes:
+            raise WrongParent(
+                f"solution: expected one of parents {oldest} to {self.changes}, got one of parent {changes}"
+            )
+        replica = self._first.copied()
+        for change in self._log[: changes - oldest]:
             replica.apply(change)
         return replica.space
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -37,6 +38,12 @@ class Replica:
         self.evaluator = evaluator
         self.changes = 0
         self.optimizer: Any = None
+
+    def copied(self) -> Replica:
+        """The same parent on its own, with nothing to evaluate it on."""
+        other = Replica(copy.deepcopy(self.space))
+        other.changes, other.optimizer = self.changes, copy.deepcopy(self.optimizer)
+        return other
 
     def apply(self, change: Change) -> None:
         """Move the parent."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from evotorch import SolutionBatch
 from evotorch.algorithms import SearchAlgorithm
 from evotorch.algorithms.searchalgorithm import SinglePopulationAlgorithmMixin
@@ -11,6 +14,7 @@ from smd_evo.errors import InvalidType, check_count, check_keep, check_number
 from smd_evo.evaluation.calibration import calibrate_sigma
 from smd_evo.integrations.evotorch.finetune import FinetuneProblem
 from smd_evo.integrations.evotorch.keys import draw_key
+from smd_evo.integrations.evotorch.solutions import solutions_from, solutions_state
 
 __all__ = ["NetworkSearcher"]
 
@@ -58,6 +62,30 @@ class NetworkSearcher(SearchAlgorithm, SinglePopulationAlgorithmMixin):  # type:
             self._sigma = found.sigma
             self.problem.count(found.evaluations)
         return self._sigma
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the searcher and its problem have become: dicts and lists of tensors, numbers and texts.
+
+        With :meth:`load_state_dict` a search goes on elsewhere as if it had never stopped, to the bit.
+        """
+        return {
+            "problem": self.problem.state_dict(),
+            "generation": self.step_count,
+            "key": self._key,
+            "sigma": self._sigma,
+            "population": solutions_state(self._population),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Become what :meth:`state_dict` told of a searcher of the same settings on a problem of the same settings.
+
+        Raises:
+            WrongParent, InvalidValue: it is of another parent, subspace or scale.
+        """
+        self.problem.load_state_dict(state["problem"])
+        self._steps_count = state["generation"]
+        self._key, self._sigma = state["key"], state["sigma"]
+        self._population = solutions_from(self.problem, state["population"])
 
     def _get_sigma(self) -> float:
         return self.sigma

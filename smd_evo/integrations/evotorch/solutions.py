@@ -6,13 +6,24 @@ the rule (subspace and scale) that the problem knows the steps by.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
-from evotorch import Solution, SolutionBatch
+from evotorch import Problem, Solution, SolutionBatch
 from torch import Tensor
 
 from smd_evo.core.rows import row_lengths
 
-__all__ = ["changes_of", "head", "labels_of", "rows_of", "rule_of", "without_steps"]
+__all__ = [
+    "changes_of",
+    "head",
+    "labels_of",
+    "rows_of",
+    "rule_of",
+    "solutions_from",
+    "solutions_state",
+    "without_steps",
+]
 
 
 def rows_of(solutions: SolutionBatch | Solution) -> Tensor:
@@ -48,3 +59,21 @@ def without_steps(label: bytes, size: int) -> bytes:
     """A label whose first steps, so many bytes, became part of the parent."""
     steps = label[8 + size :] + bytes(size)
     return label[:8] + steps if any(steps) else b""
+
+
+def solutions_state(batch: SolutionBatch | None) -> dict[str, Tensor] | None:
+    """Solutions and their evaluations as tensors, on the CPU."""
+    if batch is None:
+        return None
+    tensors = {"values": batch.access_values(keep_evals=True), "evals": batch.evals}
+    return {name: tensor.as_subclass(Tensor).to("cpu", copy=True) for name, tensor in tensors.items()}
+
+
+def solutions_from(problem: Problem, state: Mapping[str, Tensor] | None) -> SolutionBatch | None:
+    """The solutions of :func:`solutions_state` again."""
+    if state is None:
+        return None
+    batch = SolutionBatch(problem, popsize=len(state["values"]), empty=True)
+    batch.set_values(state["values"].to(batch.device))
+    batch.set_evals(state["evals"].to(batch.device))
+    return batch

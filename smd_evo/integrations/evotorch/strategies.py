@@ -56,6 +56,29 @@ class OptimizerSpec:
             solution_length=size, dtype=torch.float32, device=device, stepsize=self.learning_rate, **self.config
         )
 
+    def state_of(self, optimizer: Any) -> dict[str, Any]:
+        """What an optimizer of this kind has gathered: its size, and tensors by their names."""
+        if self.name == "clipup":
+            gathered = {"velocity": optimizer._velocity}
+        else:
+            gathered = optimizer.contained_optimizer.state_dict()["state"].get(0, {})
+        size = len(optimizer._velocity if self.name == "clipup" else optimizer._data)
+        return {"size": size, "gathered": _copies(gathered)}
+
+    def restored(self, state: Mapping[str, Any], device: torch.device) -> Any:
+        """The optimizer of :meth:`state_of` again."""
+        optimizer, gathered = self.make(state["size"], device), state["gathered"]
+        if self.name == "clipup":
+            optimizer._velocity = gathered["velocity"].to(device)
+        elif gathered:
+            inner = optimizer.contained_optimizer
+            inner.load_state_dict({**inner.state_dict(), "state": {0: gathered}})
+        return optimizer
+
+
+def _copies(gathered: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
+    return {name: tensor.to("cpu", copy=True) for name, tensor in gathered.items() if tensor is not None}
+
 
 @dataclass(frozen=True, eq=False)
 class GradientStep:
@@ -172,6 +195,19 @@ class SubspaceES(NetworkSearcher):
         if weight_decay != 0:
             check_number("weight_decay", weight_decay, low=0, high=1, mend="0 is none, OpenAI's is 0.005")
         self._weight_decay = weight_decay
+
+    def state_dict(self) -> dict[str, Any]:
+        """See :meth:`NetworkSearcher.state_dict`."""
+        key, optimizer = self.problem.replica.optimizer or (None, None)
+        own = self._optimizer.state_of(optimizer) if key == self._key else None
+        return {**super().state_dict(), "optimizer": own}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See :meth:`NetworkSearcher.load_state_dict`."""
+        super().load_state_dict(state)
+        if state["optimizer"] is not None:
+            optimizer = self._optimizer.restored(state["optimizer"], self.problem.space.device)
+            self.problem.replica.optimizer = self._key, optimizer
 
     def _step(self) -> None:
         problem = self.problem
