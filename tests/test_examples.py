@@ -18,6 +18,7 @@ BUDGETS = {
     "deap_ga.py": ["2"],
     "deap_cma_subspace.py": ["2"],
     "compare_with_openai_es.py": ["1"],
+    "evolve_a_policy.py": ["1"],
 }
 
 # Warnings are errors, but for those that EvoTorch makes: one when it is imported, two in its CMAES.
