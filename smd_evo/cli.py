@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +15,7 @@ import typer
 from smd_evo import __version__
 from smd_evo.errors import SmdEvoError
 from smd_evo.experiments.config import CompareConfig, FinetuneConfig, WindowConfig, load_settings
+from smd_evo.experiments.evolution_config import EvolutionConfig, check_single_generation
 from smd_evo.experiments.readers import whole_number
 from smd_evo.terminal import Bar, option, show, takes
 
@@ -65,7 +66,7 @@ _CONFIG = option("FILE", "YAML file of these settings; options given beside it w
 
 
 @app.command()
-@takes(FinetuneConfig)
+@takes(FinetuneConfig, EvolutionConfig)
 def finetune(
     *,
     models: Annotated[
@@ -78,17 +79,62 @@ def finetune(
     out: Annotated[str | None, option("DIR", "New folder for the results [runs/finetune-TIME].")] = None,
     **given: Any,
 ) -> None:
-    """Fine-tune and ensemble a network by one generation of sparse mutations, beside dense controls.
+    """Fine-tune and ensemble a network by sparse mutations: one generation beside dense controls, or many.
+
+    With --generations, one run over so many, which `smd-evo resume` goes on with after whatever ended it.
 
     With --models or --protocol, each network in turn: a folder for each in DIR, and one table of all. What is
     finished there already is not done again. There, --checkpoint is a folder of NAME.safetensors or NAME.pth.
     """
     settings = _settings(given, config)
     target = Path(out or time.strftime("runs/finetune-%Y%m%d-%H%M%S"))
-    if models is None and protocol is None:
+    if models is not None or protocol is not None:
+        _finetune_all(settings, models, protocol, target)
+    elif "generations" in settings:
+        config_of_many = EvolutionConfig.read(settings)
+        _evolve(lambda bar: _runs().evolve(config_of_many, target, bar), target)
+    else:
+        check_single_generation(settings)
         _finetune(FinetuneConfig.read(settings), target)
-        return
-    _finetune_all(settings, models, protocol, target)
+
+
+@app.command()
+@takes(EvolutionConfig)
+def resume(
+    *,
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Folder that finetune --generations wrote.")],
+    **given: Any,
+) -> None:
+    """Go on with a run over generations, to the same bits as if it had never stopped.
+
+    Options that change what comes out are refused. More --generations, another --patience or --log, other --actors,
+    another --device, and new places of the same parent and data are not.
+    """
+    settings, notes = _settings(given, None), list[str]()
+    try:
+        _evolve(lambda bar: _runs().resume(Path(run), settings, bar, notes), Path(run))
+    finally:
+        for note in notes:
+            print(f"smd-evo: note: {note}", file=sys.stderr)
+
+
+def _runs() -> Any:
+    os.environ.setdefault("EVOTORCH_VERBOSE_LEVEL", "0")
+    from smd_evo.runs import evolution
+
+    return evolution
+
+
+def _evolve(work: Callable[[Bar], Any], target: Path) -> None:
+    try:
+        with Bar() as bar:
+            result = work(bar)
+    except KeyboardInterrupt as stop:
+        raise _Interrupted(f"{stop or 'the last checkpoint is kept'}; smd-evo resume {target} goes on") from None
+
+    from smd_evo.report.evolution_table import evolution_table, evolution_verdict
+
+    show([evolution_table(result.rows)], evolution_verdict(result.rows), target)
 
 
 def _finetune(config: FinetuneConfig, target: Path) -> None:

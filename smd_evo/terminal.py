@@ -26,12 +26,17 @@ def option(metavar: str, text: str) -> object:
     return typer.Option(metavar=metavar, help=text, show_default=False)
 
 
-def takes(config: type[ExperimentConfig]) -> Callable[[_Command], _Command]:
-    """A command whose ``given`` holds the settings that its user has given, an option for each of them."""
+def takes(*configs: type[ExperimentConfig]) -> Callable[[_Command], _Command]:
+    """A command whose ``given`` holds the settings that its user has given, an option for each of them.
+
+    Where settings of several kinds share a name, the first one's help is shown.
+    """
+    settings = {setting.name: setting for config in reversed(configs) for setting in fields(config)}
+    ordered = [settings[name] for name in dict.fromkeys(each.name for config in configs for each in fields(config))]
 
     def decorated(command: _Command) -> _Command:
         options = []
-        for setting in fields(config):
+        for setting in ordered:
             about, flag = setting.metadata, setting.type in (bool, "bool")
             names = [f"--{setting.name.replace('_', '-')}"]
             kind = bool if flag else (str | None)
@@ -107,6 +112,11 @@ class Bar:
         if self._task is not None:
             self._progress.remove_task(self._task)
         self._task = self._progress.add_task(description, total=total, rate="")
+
+    def reached(self, done: int, text: str) -> None:
+        """So many steps of this phase are done, and how things stand."""
+        assert self._task is not None
+        self._progress.update(self._task, completed=done, description=text)
 
     def advance(self) -> None:
         """Count one step."""

@@ -12,15 +12,24 @@ import yaml
 from smd_evo.errors import InvalidValue, check_choice, check_keep, check_number
 from smd_evo.experiments import readers
 
-__all__ = ["CompareConfig", "ExperimentConfig", "FinetuneConfig", "WindowConfig", "load_settings"]
+__all__ = [
+    "FITNESSES",
+    "SUBSPACES",
+    "CompareConfig",
+    "ExperimentConfig",
+    "FinetuneConfig",
+    "WindowConfig",
+    "load_settings",
+    "setting",
+]
 
 SUBSPACES = ("random", "partition", "neuron", "tensor")
-_FITNESSES = ("cross_entropy", "accuracy")
+FITNESSES = ("cross_entropy", "accuracy")
 _PRECISIONS = ("float32", "bfloat16")
 _Config = TypeVar("_Config", bound="ExperimentConfig")
 
 
-def _setting(default: Any, metavar: str, text: str, read: readers.Reader) -> Any:
+def setting(default: Any, metavar: str, text: str, read: readers.Reader) -> Any:
     """A field that the command line offers as an option with this placeholder and help."""
     return field(default=default, metadata={"metavar": metavar, "help": text, "read": read})
 
@@ -29,48 +38,48 @@ def _setting(default: Any, metavar: str, text: str, read: readers.Reader) -> Any
 class ExperimentConfig:
     """Settings that all experiments have: the parent, the data, where and how they run."""
 
-    model: str = _setting(
+    model: str = setting(
         "demo-cnn",
         "NAME",
         "Parent: demo-cnn, timm:NAME, torchvision:NAME, cifar-resnetN or module.path:factory [demo-cnn].",
         readers.text,
     )
-    checkpoint: str | None = _setting(
+    checkpoint: str | None = setting(
         None, "FILE", "Its weights, safetensors or torch [the published ones].", readers.path
     )
-    data: str = _setting(
+    data: str = setting(
         "digits",
         "NAME",
         "digits, imagenet:PATH, imagefolder:PATH, cifar10, cifar100, fashion-mnist or module.path:factory [digits].",
         readers.text,
     )
-    data_dir: str = _setting("data", "DIR", "Folder of cifar10, cifar100 and fashion-mnist [data].", readers.text)
-    download: bool = _setting(False, "", "Fetch these if they are not there.", readers.flag)
-    fitness_samples: int | None = _setting(
+    data_dir: str = setting("data", "DIR", "Folder of cifar10, cifar100 and fashion-mnist [data].", readers.text)
+    download: bool = setting(False, "", "Fetch these if they are not there.", readers.flag)
+    fitness_samples: int | None = setting(
         None, "N", "Samples that rank children [5000, at most a third of the training data].", readers.samples
     )
-    validation_samples: int | None = _setting(None, "N", "Samples that choose, likewise.", readers.samples)
-    test_samples: int | None = _setting(
+    validation_samples: int | None = setting(None, "N", "Samples that choose, likewise.", readers.samples)
+    test_samples: int | None = setting(
         None, "N", "Samples that are reported [all of the test data].", readers.samples
     )
-    memory: float = _setting(
+    memory: float = setting(
         4.0,
         "GIB",
         "Decoded images to hold in memory; more are decoded again when needed [4].",
         lambda name, value: check_number(name, value, low=0, mend="try 4"),
     )
-    select: str = _setting(
+    select: str = setting(
         "all", "TERMS", "Parameters to mutate: all, weight, bias, norm, head, layers, patterns [all].", readers.text
     )
-    seed: int = _setting(0, "N", "Seed of everything [0].", readers.seed)
-    device: str = _setting("cpu", "NAME", "auto, cpu, cuda or cuda:N [auto].", readers.device)
-    precision: str = _setting(
+    seed: int = setting(0, "N", "Seed of everything [0].", readers.seed)
+    device: str = setting("cpu", "NAME", "auto, cpu, cuda or cuda:N [auto].", readers.device)
+    precision: str = setting(
         "float32",
         "NAME",
         "float32, or bfloat16: autocast, twice as fast on much hardware [float32].",
         readers.one_of(_PRECISIONS),
     )
-    batch_size: int | str = _setting("auto", "N", "Images a forward pass, or auto [auto].", readers.batch_size)
+    batch_size: int | str = setting("auto", "N", "Images a forward pass, or auto [auto].", readers.batch_size)
 
     @classmethod
     def read(cls: type[_Config], values: Mapping[str, Any]) -> _Config:
@@ -114,25 +123,25 @@ class FinetuneConfig(ExperimentConfig):
         (0.1, 0.01)
     """
 
-    children: int = _setting(128, "N", "Children of each density [128].", readers.whole("try 128"))
-    subspace: str = _setting(
+    children: int = setting(128, "N", "Children of each density [128], or generation [32].", readers.whole("try 128"))
+    subspace: str = setting(
         "random", "NAME", f"{', '.join(SUBSPACES[:-1])} or tensor [random].", readers.one_of(SUBSPACES)
     )
-    density: tuple[float, ...] = _setting(
+    density: tuple[float, ...] = setting(
         (0.3, 0.1, 0.03),
         "X[,X...]",
-        "Densities in (0, 1] to choose from on validation [0.3,0.1,0.03].",
+        "Densities in (0, 1] to choose from on validation [0.3,0.1,0.03]; of several generations one [0.1].",
         readers.numbers("try 0.1", 1),
     )
-    sigma: float | None = _setting(None, "X", "Mutation strength > 0 [calibrated].", readers.sigma)
-    keep: float = _setting(
+    sigma: float | None = setting(None, "X", "Mutation strength > 0 [calibrated].", readers.sigma)
+    keep: float = setting(
         0.9,
         "X",
         "Share of the parent's score that calibration leaves the median child [0.9].",
         lambda _, value: check_keep(value),
     )
-    fitness: str = _setting(
-        "cross_entropy", "NAME", "cross_entropy or accuracy [cross_entropy].", readers.one_of(_FITNESSES)
+    fitness: str = setting(
+        "cross_entropy", "NAME", "cross_entropy or accuracy [cross_entropy].", readers.one_of(FITNESSES)
     )
 
     def check(self, given: Mapping[str, Any]) -> None:
@@ -156,22 +165,22 @@ class WindowConfig(ExperimentConfig):
         ('random', 'neuron')
     """
 
-    children: int = _setting(
+    children: int = setting(
         24,
         "N",
         "Children of a cell, at most; 6 or more [24].",
         readers.whole("fewer give no 95 % interval, try 24", low=6),
     )
-    subspace: tuple[str, ...] = _setting(
+    subspace: tuple[str, ...] = setting(
         ("random",),
         "NAME[,NAME...]",
         "Kinds of subspaces: random, partition, neuron [random].",
         readers.several_of(SUBSPACES[:-1]),
     )
-    density: tuple[float, ...] = _setting(
+    density: tuple[float, ...] = setting(
         (1.0, 0.1, 0.01, 0.001), "X[,X...]", "Densities in (0, 1] [1,0.1,0.01,0.001].", readers.numbers("try 0.1", 1)
     )
-    sigma: tuple[float, ...] | None = _setting(
+    sigma: tuple[float, ...] | None = setting(
         None,
         "X[,X...]",
         "Mutation strengths > 0 [found: from what nothing survives down to what changes nothing].",
@@ -188,39 +197,39 @@ class CompareConfig(ExperimentConfig):
         ('smd', 'openai-es')
     """
 
-    methods: tuple[str, ...] = _setting(
+    methods: tuple[str, ...] = setting(
         ("openai-es", "sparse-es", "smd", "smd-ensemble"),
         "NAME[,NAME...]",
         "Methods, or module.path:Class of your own; openai-es is always there "
         "[openai-es,sparse-es,smd,smd-ensemble].",
         readers.names,
     )
-    budget: int = _setting(
+    budget: int = setting(
         96_000, "N", "Image evaluations of a run: children times images [96000].", readers.whole("try 96000")
     )
-    tuning_budget: int | None = _setting(
+    tuning_budget: int | None = setting(
         None, "N", "Image evaluations of a trial, where it is to be fewer [the budget].", readers.samples
     )
-    seeds: int = _setting(5, "N", "Reported runs of each method; 2 or more [5].", readers.whole("try 5", low=2))
-    trials: int = _setting(4, "N", "Settings that each method may try [4].", readers.whole("try 4"))
-    children: int = _setting(32, "N", "Children a generation, even [32].", readers.whole("try 32", low=8))
-    images: int = _setting(
+    seeds: int = setting(5, "N", "Reported runs of each method; 2 or more [5].", readers.whole("try 5", low=2))
+    trials: int = setting(4, "N", "Settings that each method may try [4].", readers.whole("try 4"))
+    children: int = setting(32, "N", "Children a generation, even [32].", readers.whole("try 32", low=8))
+    images: int = setting(
         300, "N", "Images that rank a child, others each generation [300].", readers.whole("try 300")
     )
-    checkpoints: int = _setting(
+    checkpoints: int = setting(
         10, "N", "Points of a learning curve, in even steps of the budget [10].", readers.whole("try 10")
     )
-    metric: str = _setting(
+    metric: str = setting(
         "cross_entropy",
         "NAME",
         "What settings are chosen by on validation: cross_entropy or accuracy [cross_entropy].",
-        readers.one_of(_FITNESSES),
+        readers.one_of(FITNESSES),
     )
-    fitness: str = _setting(
+    fitness: str = setting(
         "cross_entropy",
         "NAME",
         "What ranks children: cross_entropy or accuracy [cross_entropy].",
-        readers.one_of(_FITNESSES),
+        readers.one_of(FITNESSES),
     )
 
     def check(self, given: Mapping[str, Any]) -> None:

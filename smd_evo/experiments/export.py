@@ -19,7 +19,7 @@ from smd_evo.experiments.config import FinetuneConfig
 from smd_evo.experiments.ensembles import choose, parent_on_validation
 from smd_evo.experiments.shortlists import SPARSE, Shortlist
 
-__all__ = ["FORMATS", "encode_weights", "exported"]
+__all__ = ["FORMATS", "encode_weights", "exported", "plain_state"]
 
 FORMATS = ("safetensors", "torch")
 
@@ -61,8 +61,12 @@ def exported(
         shares = ", ".join(str(Fraction(weight).limit_denominator(len(chosen.curve))) for weight in chosen.weights)
         if child == "ensemble":
             networks = nn.ModuleList([space.make_child(recipe) for recipe in recipes])
-            return _plain(networks), f"a torch.nn.ModuleList; weights of its networks' {_POOLED[combine]}: {shares}"
-        return _plain(space.make_child(soup(space, recipes, chosen.weights))), f"a soup of children, weights {shares}"
+            return plain_state(
+                networks
+            ), f"a torch.nn.ModuleList; weights of its networks' {_POOLED[combine]}: {shares}"
+        return plain_state(
+            space.make_child(soup(space, recipes, chosen.weights))
+        ), f"a soup of children, weights {shares}"
     made: Child
     if child == "best":
         made, what = sparse.recipes[sparse.best], "the best child on validation"
@@ -72,10 +76,10 @@ def exported(
         if child not in numbers:
             raise InvalidValue(f"child: expected best, soup, ensemble or 1 to {len(members)}, got {child!r}")
         made, what = members[numbers.index(child)], f"child {child} of {len(members)} by fitness"
-    return _plain(space.make_child(made)), what
+    return plain_state(space.make_child(made)), what
 
 
-def _plain(module: nn.Module) -> dict[str, Tensor]:
+def plain_state(module: nn.Module) -> dict[str, Tensor]:
     """A state of independent tensors."""
     return {name: value.detach().cpu().contiguous().clone() for name, value in module.state_dict().items()}
 

@@ -16,6 +16,9 @@ class Progress(Protocol):
     def advance(self) -> None:
         """One more step is done."""
 
+    def reached(self, done: int, text: str) -> None:
+        """So many steps of this phase are done, and how things stand."""
+
 
 class Silent:
     """A progress that shows nothing."""
@@ -24,4 +27,7 @@ class Silent:
         """Nothing."""
 
     def advance(self) -> None:
+        """Nothing."""
+
+    def reached(self, done: int, text: str) -> None:
         """Nothing."""

@@ -123,6 +123,11 @@ class NetworkProblem(Problem):  # type: ignore[misc]
         return self._on_samples(self._replica.evaluator)
 
     @property
+    def evaluations(self) -> int:
+        """Networks evaluated so far."""
+        return self._evaluations
+
+    @property
     def replica(self) -> Replica:
         """The present parent as this process holds it, with its optimizer."""
         return self._replica

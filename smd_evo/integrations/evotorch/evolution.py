@@ -99,6 +99,11 @@ class SubspaceEvolution(NetworkSearcher):
         self._dropped = 0
         self.add_status_getters({"dropped_parents": self._get_dropped})
 
+    @property
+    def parents(self) -> SolutionBatch:
+        """The parents of the next generation, best first."""
+        return self._parents
+
     def state_dict(self) -> dict[str, Any]:
         """See :meth:`NetworkSearcher.state_dict`."""
         return {**super().state_dict(), "parents": solutions_state(self._parents), "dropped": self._dropped}

@@ -1,0 +1,149 @@
+"""Settings of ``smd-evo finetune --generations``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from smd_evo.errors import InvalidValue, check_choice, check_keep, check_number
+from smd_evo.experiments import readers
+from smd_evo.experiments.config import FITNESSES, SUBSPACES, ExperimentConfig, FinetuneConfig, setting
+
+__all__ = ["MAY_CHANGE", "EvolutionConfig", "check_single_generation", "images_at"]
+
+SEARCHERS = ("gradient", "selection")
+LOGS = ("csv", "tensorboard", "mlflow", "wandb")
+
+MAY_CHANGE = (
+    *("generations", "patience", "checkpoint_every", "keep_checkpoints", "log"),
+    *("actors", "gpus_per_actor", "ray_address", "device", "memory"),
+    *("model", "checkpoint", "data", "data_dir", "download"),
+)
+"""Settings that a run may be resumed with other values of; of the last line only if the same parent and data come."""
+
+
+def _schedule(name: str, value: Any) -> str:
+    text = str(value)
+    images_at(text, 1)
+    return text
+
+
+def images_at(schedule: str, generation: int) -> int:
+    """Images that rank a child in a generation, which counts from 1.
+
+    Args:
+        schedule: "300", or "300,1000@50": from generation 50 on, 1,000.
+        generation: its number.
+
+    Raises:
+        InvalidValue, InvalidType: the schedule is no such text.
+
+    Example:
+        >>> [images_at("300,1000@50", generation) for generation in (1, 49, 50)]
+        [300, 300, 1000]
+    """
+    found, last = 0, 0
+    for number, part in enumerate(schedule.split(",")):
+        size, _, start = part.partition("@")
+        begin = (
+            1 if not number and not start else readers.whole_number("images", start, low=1, mend="try 300,1000@50")
+        )
+        if begin <= last or (not number and begin > 1):
+            raise InvalidValue(f"images: expected later and later generations from 1 on, got {schedule!r}")
+        count = readers.whole_number("images", size, mend="try 300, or 300,1000@50")
+        found, last = count if begin <= generation else found, begin
+    return found
+
+
+def _logs(name: str, value: Any) -> tuple[str, ...]:
+    items = value.split(",") if isinstance(value, str) else value or ()
+    return tuple(dict.fromkeys(check_choice(name, item, LOGS) for item in items))
+
+
+def _density(name: str, value: Any) -> float:
+    return check_number(name, value, low=0, high=1, mend="with --generations there is one, try 0.1")
+
+
+def _rate(name: str, value: Any) -> float | None:
+    return None if value is None else check_number(name, value, low=0, mend="leave it out for the default")
+
+
+@dataclass(frozen=True)
+class EvolutionConfig(ExperimentConfig):
+    """Settings of ``smd-evo finetune --generations``.
+
+    Example:
+        >>> EvolutionConfig.read({"generations": "20", "images": "300,1000@10"}).images
+        '300,1000@10'
+    """
+
+    generations: int = setting(
+        100,
+        "N",
+        "Generations, of one run that can be resumed [a single one, beside controls].",
+        readers.whole("try 100"),
+    )
+    searcher: str = setting(
+        "gradient",
+        "NAME",
+        "gradient: the parent follows what all children tell; selection: the best is the next parent [gradient].",
+        readers.one_of(SEARCHERS),
+    )
+    children: int = setting(32, "N", "", readers.whole("try 32", low=2))
+    images: str = setting(
+        "300",
+        "N[,N@G...]",
+        "Images that rank a child, others each generation; from generation G on, N [300].",
+        _schedule,
+    )
+    subspace: str = setting("random", "NAME", "", readers.one_of(SUBSPACES[:-1]))
+    density: float = setting(0.1, "X", "", _density)
+    sigma: float | None = setting(None, "X", "", readers.sigma)
+    keep: float = setting(0.9, "X", "", lambda _, value: check_keep(value))
+    adapt_sigma: bool = setting(False, "", "With selection: the 1/5 success rule.", readers.flag)
+    learning_rate: float | None = setting(
+        None, "X", "With gradient: step size of Adam [0.2 x sigma x sqrt(density), sigma as calibrated].", _rate
+    )
+    fitness: str = setting("cross_entropy", "NAME", "", readers.one_of(FITNESSES))
+    validate_every: int = setting(5, "N", "Generations between validations [5].", readers.whole("try 5"))
+    patience: int | None = setting(
+        None, "N", "Stop after N validations without a better one [never].", readers.samples
+    )
+    late_parents: int = setting(
+        4,
+        "N",
+        "Validated parents that may vote in the ensemble; each takes a network's memory [4].",
+        readers.whole("try 4", low=0),
+    )
+    checkpoint_every: int = setting(10, "N", "Generations between checkpoints [10].", readers.whole("try 10"))
+    keep_checkpoints: int = setting(3, "N", "Checkpoints to keep [3].", readers.whole("try 3"))
+    log: tuple[str, ...] = setting((), "NAME[,NAME...]", "csv, tensorboard, mlflow, wandb.", _logs)
+    actors: int = setting(
+        0, "N", "Processes that evaluate, by Ray; 2 or more [0: this process].", readers.whole("try 2", low=0)
+    )
+    gpus_per_actor: float | None = setting(None, "X", "GPUs of each, or a share of one [none].", _rate)
+    ray_address: str | None = setting(None, "ADDR", "Ray cluster to use [one of its own].", readers.path)
+
+    def check(self, given: Mapping[str, Any]) -> None:
+        """See the base class."""
+        gradient = self.searcher == "gradient"
+        for name, other in (("adapt_sigma", "selection"), ("learning_rate", "gradient")):
+            if self.searcher != other and given.get(name) not in (None, False):
+                raise InvalidValue(
+                    f"{name}: expected it with searcher {other}, got it with {self.searcher}; leave it out"
+                )
+        if gradient and self.children % 2:
+            raise InvalidValue(f"children: expected an even number for antithetic pairs, got {self.children}")
+        if self.actors == 1:
+            raise InvalidValue("actors: expected 0 or at least 2, got 1, which is this process and another; try 0")
+        for name in ("gpus_per_actor", "ray_address"):
+            if not self.actors and given.get(name) is not None:
+                raise InvalidValue(f"{name}: expected it with actors, got it without; give --actors 2")
+
+
+def check_single_generation(settings: Mapping[str, Any]) -> None:
+    """Raise InvalidValue if one of the settings makes sense over several generations only."""
+    alone = {each.name for each in fields(EvolutionConfig)} - {each.name for each in fields(FinetuneConfig)}
+    if wrong := [name for name in settings if name in alone]:
+        raise InvalidValue(f"{wrong[0]}: expected it with generations, got it without; give --generations 100, say")

@@ -1,0 +1,121 @@
+"""The end of a run over generations: who votes, and the test split, read once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from smd_evo.core.delta import SparseValues
+from smd_evo.core.mutation import Lineage
+from smd_evo.core.parameters import ParameterSpace
+from smd_evo.ensemble.combine import combined
+from smd_evo.ensemble.metrics import accuracy, negative_log_likelihood
+from smd_evo.ensemble.module import SparseEnsemble
+from smd_evo.ensemble.selection import select_members
+from smd_evo.evaluation.evaluator import Evaluator
+from smd_evo.experiments.bootstrap import paired_difference
+from smd_evo.experiments.evolution import Evolution
+from smd_evo.experiments.parent import in_precision
+from smd_evo.experiments.results import Row
+from smd_evo.experiments.statistics import mcnemar_exact
+
+__all__ = ["EvolutionResult", "finish"]
+
+_CHILDREN = 10
+"""The best children of the last generation that may vote."""
+
+
+@dataclass(frozen=True, eq=False)
+class EvolutionResult:
+    """What a finished run hands over.
+
+    Attributes:
+        rows: on the test split: the pre-trained parent, the best network on validation, the ensemble.
+        ensemble: of the best network's relatives; its parent is the best network.
+        candidates: what might have voted, by their names.
+        weights: of the candidates that do.
+    """
+
+    rows: list[Row]
+    ensemble: SparseEnsemble
+    candidates: list[str]
+    weights: dict[str, float]
+
+
+def finish(evolution: Evolution) -> EvolutionResult:
+    """Choose on validation, then read the test split."""
+    with in_precision(evolution.config):
+        return _finish(evolution)
+
+
+def _finish(evolution: Evolution) -> EvolutionResult:
+    config, data = evolution.config, evolution.data
+    kept = ParameterSpace(evolution.problem.make_net(), config.select)
+    voters = _voters(evolution, kept)
+    kept.load(evolution.best)
+    candidates = {name: _differing(kept, values) for name, values in voters.items()}
+    judge = Evaluator(kept, data.validation, config.fitness, batch_size=config.batch_size)
+    names, members = list(candidates), list(candidates.values())
+    chosen = select_members(judge, members, method="greedy", progress=evolution.progress.advance)
+    weights = {names[number]: weight for number, weight in zip(chosen.members, chosen.weights, strict=True)}
+    ensemble = SparseEnsemble(
+        kept,
+        [candidates[name] for name in weights],
+        list(weights.values()),
+        notes={"members": list(weights), "method": chosen.method, "validation": chosen.fitness},
+    )
+    return EvolutionResult(_rows(evolution, judge, ensemble), ensemble, names, weights)
+
+
+def _voters(evolution: Evolution, space: ParameterSpace) -> dict[str, dict[str, Tensor]]:
+    """Parameters of the networks that may vote: the best parent, late ones, the last children."""
+    found = {"best parent": evolution.best}
+    found |= {f"late parent {number}": values for number, values in enumerate(evolution.late, start=1)}
+    for number, child in enumerate(evolution.children(_CHILDREN), start=1):
+        with space.applied(child):
+            found[f"child {number}"] = space.copied()
+    return found
+
+
+def _differing(space: ParameterSpace, values: Mapping[str, Tensor]) -> SparseValues:
+    """A network as what it has other than a parent."""
+    parent = space.copied()
+    wide = torch.promote_types(space.dtype, torch.float32)
+    theirs, own = (torch.cat([each[name].flatten().to(wide) for name in space.names]) for each in (values, parent))
+    places = (theirs != own).nonzero().flatten()
+    return SparseValues(places, theirs[places])
+
+
+def _rows(evolution: Evolution, judge: Evaluator, ensemble: SparseEnsemble) -> list[Row]:
+    """Read the test split: the only place that does."""
+    config, data = evolution.config, evolution.data
+    best = judge.on(data.test)
+    before = Evaluator(evolution.space, data.test, config.fitness, batch_size=config.batch_size)
+    outputs = {
+        "parent": before.predict([Lineage()])[0],
+        "best network": best.predict([Lineage()])[0],
+        "ensemble": combined(best.outputs(ensemble.members), ensemble.weights.tolist()),
+    }
+    targets = best.targets()
+    scores = {name: (accuracy(own, targets), negative_log_likelihood(own, targets)) for name, own in outputs.items()}
+    right, loss = scores.pop("parent")
+    rows = [Row("parent", "parent", 1, None, None, float(right.mean()), float(loss.mean()))]
+    for name, (correct, losses) in scores.items():
+        rows.append(
+            Row(
+                method=config.searcher,
+                candidate=name,
+                members=len(ensemble) if name == "ensemble" else 1,
+                density=None,
+                sigma=None,
+                accuracy=float(correct.mean()),
+                loss=float(losses.mean()),
+                accuracy_gain=paired_difference(correct, right, seed=config.seed),
+                loss_gain=paired_difference(losses, loss, seed=config.seed),
+                p_value=mcnemar_exact(correct, right),
+            )
+        )
+    return rows

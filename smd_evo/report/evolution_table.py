@@ -1,0 +1,42 @@
+"""The table of a run over generations, and what it says in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from smd_evo.experiments.results import Row
+from smd_evo.report.table import claim, interval, new_table, p_text, points
+
+__all__ = ["evolution_table", "evolution_verdict"]
+
+
+def evolution_table(rows: Sequence[Row]) -> Table:
+    """The pre-trained parent, the best network and the ensemble on the test split."""
+    table = new_table(
+        title="On the test split, read once",
+        caption="acc.: accuracy in %; loss: negative log-likelihood; differences: to the parent,\n"
+        "with 95 % paired bootstrap intervals; p: exact McNemar test. They know the\n"
+        "chance of the test images, not that of the run: another seed finds another\n"
+        "network. Network and ensemble were chosen on validation.",
+        names=["network"],
+        numbers=["acc.", "difference", "p", "loss", "difference"],
+        edge=True,
+    )
+    for row in rows:
+        name = row.candidate if row.members == 1 else f"{row.candidate} ({row.members})"
+        cells = ["", "", ""]
+        if row.accuracy_gain and row.loss_gain and row.p_value is not None:
+            cells = [points(row.accuracy_gain), p_text(row.p_value), interval(row.loss_gain, 1, 3, 3)]
+        table.add_row(name, f"{100 * row.accuracy:.1f}", *cells[:2], f"{row.loss:.3f}", cells[2])
+    return table
+
+
+def evolution_verdict(rows: Sequence[Row]) -> list[str]:
+    """What the table shows, in sentences that claim no more than their intervals."""
+    return [
+        f"The {row.candidate} against the parent: {claim(row.accuracy_gain, row.p_value)}"
+        for row in rows
+        if row.accuracy_gain and row.p_value is not None
+    ]

@@ -1,0 +1,114 @@
+"""Checkpoints: nested state as a safetensors file of its tensors and a JSON file of the rest, never pickle.
+
+The JSON file comes last and holds checksums of both, so a checkpoint is whole or it is none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load, save
+from torch import Tensor
+
+from smd_evo.atomic import write_whole
+from smd_evo.errors import InvalidValue
+
+__all__ = ["newest", "write_checkpoint"]
+
+_FOLDER, _MARK = "checkpoints", "$tensor"
+
+
+def write_checkpoint(run: Path, number: int, state: Mapping[str, Any], keep: int) -> None:
+    """Write a checkpoint, and delete all but the newest ones.
+
+    Args:
+        run: the run directory.
+        number: of the generation.
+        state: dicts and lists of tensors, numbers, texts and None.
+        keep: how many to keep.
+    """
+    folder = run / _FOLDER
+    folder.mkdir(exist_ok=True)
+    tensors: dict[str, Tensor] = {}
+    tree = _without_tensors(state, "", tensors, {})
+    content = save(tensors)
+    about = {"generation": number, "tensors": _digest(content), "state": tree}
+    write_whole(_file(folder, number, "safetensors"), content)
+    write_whole(_file(folder, number, "json"), _sealed(about))
+    for old in _numbers(folder)[keep:]:
+        for kind in ("json", "safetensors"):  # what is left of an interrupted deletion is no checkpoint
+            _file(folder, old, kind).unlink(missing_ok=True)
+
+
+def newest(run: Path) -> tuple[int, dict[str, Any], list[str]]:
+    """The newest checkpoint that is whole.
+
+    Returns:
+        Its generation, its state, and for each newer one what is wrong with it.
+
+    Raises:
+        InvalidValue: there is none.
+    """
+    folder, damaged = run / _FOLDER, list[str]()
+    for number in _numbers(folder):
+        try:
+            return number, _read(folder, number), damaged
+        except (OSError, ValueError, KeyError) as error:
+            damaged.append(f"checkpoint {number} is damaged ({' '.join(str(error).split())})")
+    told = f"; {'; '.join(damaged)}" if damaged else ""
+    raise InvalidValue(f"run: expected a checkpoint in {folder} that is whole, got none{told}; start a new run")
+
+
+def _read(folder: Path, number: int) -> dict[str, Any]:
+    about = json.loads(_file(folder, number, "json").read_bytes())
+    if _sealed(about) != _file(folder, number, "json").read_bytes():
+        raise ValueError("its JSON file has another checksum")
+    content = _file(folder, number, "safetensors").read_bytes()
+    if _digest(content) != about["tensors"]:
+        raise ValueError("its tensors have another checksum")
+    state: dict[str, Any] = _with_tensors(about["state"], load(content))
+    return state
+
+
+def _sealed(about: Mapping[str, Any]) -> bytes:
+    """The content of a JSON file, with its checksum."""
+    plain = {name: value for name, value in about.items() if name != "checksum"}
+    return (json.dumps({**plain, "checksum": _digest(json.dumps(plain).encode())}) + "\n").encode()
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _file(folder: Path, number: int, kind: str) -> Path:
+    return folder / f"{number:06d}.{kind}"
+
+
+def _numbers(folder: Path) -> list[int]:
+    """Of the checkpoints that are there, newest first."""
+    return sorted((int(file.stem) for file in folder.glob("*.json") if file.stem.isdigit()), reverse=True)
+
+
+def _without_tensors(part: Any, path: str, tensors: dict[str, Tensor], known: dict[int, str]) -> Any:
+    """The same with tensors' names in their places; one that comes twice is stored once."""
+    if isinstance(part, Tensor):
+        name = known.setdefault(id(part), path)
+        tensors[name] = part.contiguous()
+        return {_MARK: name}
+    if isinstance(part, Mapping):
+        return {name: _without_tensors(item, f"{path}/{name}", tensors, known) for name, item in part.items()}
+    if isinstance(part, list | tuple):
+        return [_without_tensors(item, f"{path}/{place}", tensors, known) for place, item in enumerate(part)]
+    return part
+
+
+def _with_tensors(part: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(part, dict):
+        return (
+            tensors[part[_MARK]] if _MARK in part else {name: _with_tensors(v, tensors) for name, v in part.items()}
+        )
+    return [_with_tensors(item, tensors) for item in part] if isinstance(part, list) else part

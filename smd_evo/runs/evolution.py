@@ -1,0 +1,149 @@
+"""Runs over many generations that survive anything: begun, interrupted, resumed, finished."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from smd_evo.atomic import write_whole
+from smd_evo.errors import InvalidValue
+from smd_evo.experiments.evolution import Evolution, Generation
+from smd_evo.experiments.evolution_config import EvolutionConfig
+from smd_evo.experiments.evolution_results import EvolutionResult, finish
+from smd_evo.experiments.export import encode_weights, plain_state
+from smd_evo.experiments.progress import Progress, Silent
+from smd_evo.runs.checkpoints import newest, write_checkpoint
+from smd_evo.runs.folder import RESULTS, described, new_run, write_config, write_results
+from smd_evo.runs.identity import IDENTITY, check_same, identity_of, read_identity, resumed_config
+from smd_evo.runs.loggers import open_loggers
+from smd_evo.runs.metrics import Metrics
+from smd_evo.runs.survival import disk, locked, signals
+
+__all__ = ["ENSEMBLE", "NETWORK", "Interrupted", "evolve", "resume"]
+
+NETWORK, ENSEMBLE = "network.safetensors", "ensemble.safetensors"
+
+
+class Interrupted(KeyboardInterrupt):
+    """By a signal: the generation was finished and is stored."""
+
+
+def evolve(config: EvolutionConfig, out: Path, progress: Progress | None = None) -> EvolutionResult:
+    """Begin a run, and go through all its generations.
+
+    Args:
+        config: the settings.
+        out: new folder; it appears when the first checkpoint is there.
+        progress: told of children and generations.
+
+    Raises:
+        OutputExists: ``out`` is not empty.
+        InvalidValue, InvalidType, UnsupportedParameter: settings that the network or the data cannot have.
+        Interrupted: by SIGINT or SIGTERM; :func:`resume` goes on.
+        OSError: the disk is full, or nothing can be written there; once it can, :func:`resume` goes on.
+    """
+    progress = progress or Silent()
+    with new_run(out) as folder:
+        evolution = Evolution(config, progress)
+        evolution.begin()
+        write_config(folder, config)
+        write_whole(folder / IDENTITY, (json.dumps(identity_of(evolution), indent=1) + "\n").encode())
+        write_checkpoint(folder, 0, evolution.state_dict(), config.keep_checkpoints)
+    with locked(out):
+        return _go_on(evolution, out, progress)
+
+
+def resume(
+    run: Path, given: Mapping[str, Any], progress: Progress | None = None, notes: list[str] | None = None
+) -> EvolutionResult:
+    """Go on with a run where its newest checkpoint is, to the same bits as if it had never stopped.
+
+    Args:
+        run: its folder.
+        given: settings that are to be others from here on.
+        progress: told of children and generations.
+        notes: gets what the user should know.
+
+    Raises:
+        InvalidValue: ``run`` is no unfinished run, another process has it, or a setting may not change.
+        WrongParent: the parent is another one by now.
+        Interrupted, OSError: see :func:`evolve`.
+    """
+    progress, notes = progress or Silent(), [] if notes is None else notes
+    identity = read_identity(run)
+    with locked(run):
+        config = resumed_config(run, given)
+        number, state, damaged = newest(run)
+        notes += [f"{each}; going on from {number}" for each in damaged]
+        if config.generations < number:
+            raise InvalidValue(f"generations: expected at least the {number} that are done, got {config.generations}")
+        evolution = Evolution(config, progress)
+        check_same(identity, identity_of(evolution), notes)
+        evolution.load_state_dict(state)
+        write_config(run, config)
+        return _go_on(evolution, run, progress)
+
+
+def _go_on(evolution: Evolution, run: Path, progress: Progress) -> EvolutionResult:
+    start = time.perf_counter()
+    with Metrics(run, evolution.generation) as metrics:
+        _generations(evolution, run, progress, metrics)
+    progress.start("ensemble and test", None)
+    result = finish(evolution)
+    with disk(run, evolution.generation):
+        write_whole(
+            run / NETWORK,
+            encode_weights(plain_state(result.ensemble.parent), "the best network on validation", "safetensors"),
+        )
+        result.ensemble.save(run / ENSEMBLE)
+        _write_results(run, evolution, result, time.perf_counter() - start)
+    return result
+
+
+def _generations(evolution: Evolution, run: Path, progress: Progress, metrics: Metrics) -> None:
+    config, stored = evolution.config, evolution.generation
+    progress.start("generations", config.generations * config.children)
+    with open_loggers(config, run, metrics.records) as log, signals() as asked:
+        while not evolution.stopped:
+            record = evolution.step()
+            with disk(run, stored):
+                metrics.append(record.as_dict())
+                if evolution.generation % config.checkpoint_every == 0 or evolution.stopped or asked:
+                    metrics.sync()
+                    write_checkpoint(run, evolution.generation, evolution.state_dict(), config.keep_checkpoints)
+                    stored = evolution.generation
+            log(record)
+            progress.reached(evolution.generation * config.children, _told(record, config))
+            if asked:
+                raise Interrupted(f"{evolution.generation} of {config.generations} generations are done")
+
+
+def _told(record: Generation, config: EvolutionConfig) -> str:
+    """A generation on one line."""
+    found = record.validation
+    validation = f", validation {found.accuracy:.1%} {found.loss:.3f}{' best' if found.best else ''}" if found else ""
+    speed = record.images * config.children / record.seconds
+    return (
+        f"{record.generation}/{config.generations}: fitness {record.fitness:.4g}{validation}, "
+        f"sigma {record.sigma:.3g}, {speed:,.0f} images/s"
+    )
+
+
+def _write_results(run: Path, evolution: Evolution, result: EvolutionResult, seconds: float) -> None:
+    results = {
+        "rows": [asdict(row) for row in result.rows],
+        "stopped": evolution.stopped,
+        "generations": evolution.generation,
+        "candidates": result.candidates,
+        "weights": result.weights,
+        "calibration": evolution.calibration,
+        "parameters": evolution.space.size,
+        "fingerprint": evolution.fingerprint,
+        "data": described(evolution.data),
+        "splits": {name: indices.tolist() for name, indices in evolution.data.indices.items()},
+    }
+    write_results(run / RESULTS, "evolution", results, seconds)

@@ -1,0 +1,122 @@
+"""What a run over generations is of, and whether it may go on like this."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from smd_evo import __version__
+from smd_evo.errors import InvalidValue, WrongParent
+from smd_evo.experiments.config import load_settings
+from smd_evo.experiments.evolution import Evolution
+from smd_evo.experiments.evolution_config import MAY_CHANGE, EvolutionConfig
+from smd_evo.runs.folder import CONFIG, RESULTS, differing
+from smd_evo.zoo.data import Data
+
+__all__ = ["IDENTITY", "check_same", "identity_of", "read_identity", "resumed_config"]
+
+IDENTITY = "run.json"
+_FORMAT = 1
+
+
+def read_identity(run: Path) -> dict[str, Any]:
+    """What a run is of.
+
+    Raises:
+        InvalidValue: the folder holds no run over generations, one of another version, or a finished one.
+    """
+    expected = f"run: expected a folder that finetune --generations wrote, got {run}"
+    try:
+        identity = json.loads((run / IDENTITY).read_bytes())
+    except OSError:
+        raise InvalidValue(f"{expected}, which holds no {IDENTITY}") from None
+    except ValueError as error:
+        raise InvalidValue(f"{expected}, whose {IDENTITY} is damaged ({error})") from None
+    if not isinstance(identity, dict) or identity.get("format") != _FORMAT:
+        wrote = identity.get("smd_evo") if isinstance(identity, dict) else None
+        raise InvalidValue(
+            f"run: expected one of format {_FORMAT}, got {run} of smd_evo {wrote}; install that instead of "
+            f"{__version__}"
+        )
+    if (run / RESULTS).is_file():
+        raise InvalidValue(
+            f"run: expected one that is not finished, got {run}, whose test split has been read; a new run can "
+            f"begin with --checkpoint {run / 'network.safetensors'}"
+        )
+    return identity
+
+
+def identity_of(evolution: Evolution) -> dict[str, Any]:
+    """What must be the same whenever the run goes on."""
+    return {
+        "format": _FORMAT,
+        "smd_evo": __version__,
+        "torch": str(torch.__version__),
+        "device": evolution.config.device,
+        "fingerprint": evolution.fingerprint,
+        "data": _digest(evolution.data),
+    }
+
+
+def _digest(data: Data) -> str:
+    """Of the splits: which samples there are, and their targets; but not those of the test split."""
+    digest = hashlib.blake2b(digest_size=16)
+    for indices in data.indices.values():
+        digest.update(indices.tobytes())
+    for samples in (data.fitness, data.validation):
+        digest.update(
+            samples[1].cpu().numpy().tobytes() if isinstance(samples, tuple) else repr(len(samples)).encode()
+        )
+    return digest.hexdigest()
+
+
+def resumed_config(run: Path, given: Mapping[str, Any]) -> EvolutionConfig:
+    """The settings to go on with.
+
+    Args:
+        run: the run directory.
+        given: settings that are to be others.
+
+    Raises:
+        InvalidValue, InvalidType: these may not change, or not to that.
+    """
+    stored = load_settings(run / CONFIG)
+    try:
+        before = EvolutionConfig.read(stored)
+    except InvalidValue:  # the run may come from a machine with other devices
+        before = EvolutionConfig.read(stored | {"device": "auto"})
+    config = EvolutionConfig.read(before.as_dict() | dict(given))
+    fixed = {name: value for name, value in config.as_dict().items() if name not in MAY_CHANGE}
+    if differ := differing(before.as_dict(), fixed):
+        raise InvalidValue(
+            f"resume: expected the run's own settings, got others: {differ}; only {', '.join(MAY_CHANGE)} may change"
+        )
+    return config
+
+
+def check_same(stored: Mapping[str, Any], now: Mapping[str, Any], notes: list[str]) -> None:
+    """Raise if a run would go on with another parent or other data; note what else is different.
+
+    Raises:
+        WrongParent, InvalidValue: of these.
+    """
+    if stored["fingerprint"] != now["fingerprint"]:
+        raise WrongParent(
+            f"parent: expected the run's own, {stored['fingerprint']}, got {now['fingerprint']}; give its --model "
+            "and --checkpoint"
+        )
+    if stored["data"] != now["data"]:
+        raise InvalidValue(
+            "data: expected the samples that the run began with, got others; give its --data as it was"
+        )
+    notes += [
+        f"begun with {name} {stored[name]}, going on with {now[name]}: the last bits may differ from those of a run "
+        "that was never interrupted"
+        for name in ("smd_evo", "torch", "device")
+        if stored[name] != now[name]
+    ]

@@ -1,0 +1,77 @@
+"""metrics.jsonl: a line for each generation, appended as it is done."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from smd_evo.atomic import write_whole
+from smd_evo.errors import InvalidValue
+
+__all__ = ["METRICS", "Metrics", "read_metrics"]
+
+METRICS = "metrics.jsonl"
+
+
+def read_metrics(run: Path, generations: int | None = None) -> list[dict[str, Any]]:
+    """The lines of a run.
+
+    Args:
+        run: the run directory.
+        generations: how many there must be; what is behind them is left out. None: all whole ones.
+
+    Raises:
+        InvalidValue: some are missing or damaged.
+    """
+    found: list[dict[str, Any]] = []
+    for line in (run / METRICS).read_bytes().splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:  # cut off by a crash, or damaged
+            break
+        if len(found) == generations or not isinstance(record, dict) or record.get("generation") != len(found) + 1:
+            break
+        found.append(record)
+    if generations is not None and len(found) < generations:
+        raise InvalidValue(
+            f"run: expected generations 1 to {generations} in {run / METRICS}, got {len(found)} in order; "
+            "it was changed or damaged, so take it from a backup"
+        )
+    return found
+
+
+class Metrics:
+    """The file of a run that goes on after so many generations; later lines are forgotten."""
+
+    def __init__(self, run: Path, generations: int) -> None:
+        records = read_metrics(run, generations) if generations else []
+        write_whole(run / METRICS, "".join(map(_line, records)).encode())
+        self.records = records
+        self._file = (run / METRICS).open("ab")
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Write a line, whole: what is written survives this process."""
+        self._file.write(_line(record).encode())
+        self._file.flush()
+        self.records.append(record)
+
+    def sync(self) -> None:
+        """Have all lines on the disk: what is written survives this machine."""
+        os.fsync(self._file.fileno())
+
+    def __enter__(self) -> Metrics:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with contextlib.suppress(OSError):  # what a full disk did not take has been told
+            self._file.close()
+
+
+def _line(record: dict[str, Any]) -> str:
+    return json.dumps(record) + "\n"
