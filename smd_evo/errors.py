@@ -20,6 +20,7 @@ __all__ = [
     "ChildrenFileError",
     "InvalidType",
     "InvalidValue",
+    "OutOfMemory",
     "OutputExists",
     "SmdEvoError",
     "UnsupportedParameter",
@@ -49,6 +50,10 @@ class WrongParent(SmdEvoError, ValueError):
 
 class ChildrenFileError(SmdEvoError, ValueError):
     """A file of children is unreadable, truncated or inconsistent."""
+
+
+class OutOfMemory(SmdEvoError, MemoryError):
+    """A device has no memory for a network and a single sample."""
 
 
 class OutputExists(SmdEvoError, FileExistsError):

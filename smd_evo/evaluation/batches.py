@@ -54,6 +54,13 @@ class Batch:
         inputs, targets = (changed(part, lambda t: t.to(device)) for part in (self.inputs, self.targets))
         return Batch(inputs, targets, self.count, self.start)
 
+    def split(self, size: int) -> list[Batch]:
+        """The same samples, at most ``size`` at a time, without a copy."""
+        if self.count <= size:
+            return [self]
+        both = pieces(self.inputs, self.targets, self.count, size)
+        return [Batch(*pair, _length(pair[1]), self.start + number * size) for number, pair in enumerate(both)]
+
 
 class Batches(Protocol):
     """Samples in a fixed order, however often they are read. ``len()`` is the number of batches."""
@@ -117,9 +124,7 @@ class MemoryBatches(list[Batch]):
         except RuntimeError:  # batches of other lengths than each other, of padded text for instance
             return taken
         size = max(batch.count for batch in self)
-        starts = range(0, len(numbers), size)
-        both = pieces(inputs, targets, len(numbers), size)
-        return MemoryBatches(Batch(*pair, _length(pair[1]), start) for pair, start in zip(both, starts, strict=True))
+        return MemoryBatches(Batch(inputs, targets, len(numbers), 0).split(size))
 
     def to(self, device: torch.device | str) -> MemoryBatches:
         """The same samples on a device."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -18,6 +19,7 @@ from smd_evo.evaluation.batches import Batch, Batches, MemoryBatches
 from smd_evo.evaluation.data import make_batches
 from smd_evo.evaluation.fitness import WORST, BatchFitness, Fitness, get_fitness
 from smd_evo.evaluation.guard import evaluating
+from smd_evo.evaluation.limit import BatchLimit
 from smd_evo.evaluation.stream import StreamBatches
 from smd_evo.evaluation.turns import Turns
 
@@ -60,6 +62,9 @@ class Evaluator:
     Of data in memory each child sees all batches in turn. Each batch of a stream is seen by all children before the
     next is read, to the same bits, also where a network draws random numbers or writes to its buffers.
 
+    Where a batch and what the network makes of it do not fit into the device's memory, batches are halved until
+    they do: see :class:`smd_evo.evaluation.limit.BatchLimit`.
+
     Args:
         parent: the network, or a :class:`ParameterSpace` of it.
         data: see :func:`smd_evo.evaluation.data.make_batches`; None if the fitness brings its own.
@@ -68,8 +73,12 @@ class Evaluator:
         batch_size: samples a forward pass, or "auto".
         device: where to evaluate; a parent that is elsewhere is copied there. Default: where it is.
 
+    Attributes:
+        limit: of the samples in a forward pass, shared with the evaluators that are made of this one.
+
     Raises:
         InvalidValue, InvalidType, UnsupportedParameter: unusable parent, data or fitness.
+        OutOfMemory: when evaluating, the device has not even memory for one sample.
 
     Example:
         >>> from torch import nn
@@ -104,13 +113,17 @@ class Evaluator:
             )
         self.space = parent
         self.batch_size = batch_size
+        self.limit = BatchLimit()
         if data is None and isinstance(self.fitness, BatchFitness):
             raise InvalidValue(f"data: expected samples for the fitness {self.fitness.name!r}, got None")
         self._batches: Batches = MemoryBatches() if data is None else make_batches(data, batch_size, parent.device)
 
     def on(self, data: Any, fitness: str | Fitness | None = None) -> Evaluator:
         """An evaluator of the same parent on other data."""
-        return Evaluator(self.space, data, self.fitness if fitness is None else fitness, batch_size=self.batch_size)
+        fitness = self.fitness if fitness is None else fitness
+        other = Evaluator(self.space, data, fitness, batch_size=self.batch_size)
+        other.limit = self.limit
+        return other
 
     def on_samples(self, numbers: Tensor) -> Evaluator:
         """An evaluator of the same parent and fitness on some of the samples, by their numbers: a minibatch."""
@@ -141,18 +154,17 @@ class Evaluator:
         """
         batches, score = self._scoring()
         sums: list[Tensor] = []  # on the device, which is not waited for
-        done = 0
 
-        def add(number: int, module: nn.Module, batch: Batch) -> None:
-            nonlocal done
+        def add(number: int, module: nn.Module, some: Sequence[Batch]) -> None:
+            total = torch.zeros((), dtype=torch.float64, device=self.space.device)
+            for batch in some:
+                total += score(module, batch)
             if number == len(sums):
-                sums.append(torch.zeros((), dtype=torch.float64, device=self.space.device))
-            sums[number] += score(module, batch)
-            done += 1
-            if progress and done % len(batches) == 0:
-                progress()
+                sums.append(total)
+            else:
+                sums[number] += total
 
-        self._visit(add, children, batches)
+        self._visit(add, children, batches, progress)
         fitness = torch.stack(sums).cpu() / batches.samples if sums else torch.zeros(0, dtype=torch.float64)
         finite = fitness.isfinite() & (fitness.abs() < WORST)
         worst = WORST if self.fitness.sense == "min" else -WORST
@@ -166,9 +178,8 @@ class Evaluator:
             raise InvalidValue("children: expected at least one, got none")
         outputs: Tensor | None = None
 
-        def keep(number: int, module: nn.Module, batch: Batch) -> None:
+        def keep(number: int, batch: Batch, found: Tensor) -> None:
             nonlocal outputs
-            found = batch.outputs(module)
             if outputs is None:
                 shape = len(children), self.samples, *found.shape[1:]
                 with torch.inference_mode(False):
@@ -178,7 +189,11 @@ class Evaluator:
                 raise InvalidValue(f"outputs: expected {list(place.shape)} for a batch, got {list(found.shape)}")
             place.copy_(found)
 
-        self._visit(keep, children, self._batches)
+        def predict(number: int, module: nn.Module, some: Sequence[Batch]) -> None:
+            for batch in some:
+                keep(number, batch, batch.outputs(module))
+
+        self._visit(predict, children, self._batches)
         assert outputs is not None
         return outputs
 
@@ -211,24 +226,38 @@ class Evaluator:
         return once, lambda module, batch: torch.tensor(float(whole(module)), dtype=torch.float64)
 
     def _visit(
-        self, function: Callable[[int, nn.Module, Batch], object], children: Iterable[Child], batches: Batches
+        self,
+        function: Callable[[int, nn.Module, Sequence[Batch]], object],
+        children: Iterable[Child],
+        batches: Batches,
+        progress: Callable[[], object] | None = None,
     ) -> None:
-        """``function`` of each child's number, the parent turned into it, and each batch in order; guarded."""
+        """``function`` of each child's number, the parent turned into it, and batches in order; guarded.
+
+        Where memory was short it is called again, with smaller batches: until it returns it must do nothing for good.
+        """
         if not isinstance(batches, MemoryBatches):
             children = list(children)  # each batch meets all of them
             if not children:
                 return
         depth = self.space.depth
         turns = Turns(self.space.module, several=not isinstance(batches, MemoryBatches))
+        done = 0
+
+        def turn(number: int, module: nn.Module, some: Sequence[Batch]) -> None:
+            turns.begin(number)
+            function(number, module, some)
+
         try:
             with evaluating(self.space.module):
                 for chunk in batches.chunks():
                     for number, deltas in enumerate(self.space.replayed(children)):
                         with self.space.applied(deltas) as module:
-                            turns.begin(number)
-                            for batch in chunk:
-                                function(number, module, batch)
+                            self.limit.within(partial(turn, number, module), chunk)
                             turns.end(number)
+                        done += len(chunk)
+                        if progress and done % len(batches) == 0:
+                            progress()
         finally:
             self.space.restore(depth)
             turns.restore()

@@ -78,11 +78,11 @@ class Buffers:
         return found
 
     def change(self, changes: list[BufferChange]) -> None:
-        """Make such changes again."""
+        """Make such changes again, as often as one likes."""
         for number, replaced, value in changes:
             part, name, buffer, _ = self._saved[number]
             if replaced or buffer is None or value is None:
-                part._buffers[name] = value
+                part._buffers[name] = None if value is None else value.clone()
             else:
                 buffer.copy_(value)
 

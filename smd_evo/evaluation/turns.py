@@ -19,6 +19,7 @@ class Turns:
 
     The first turn finds the same random numbers as everybody's, so that a network that draws some does not depend
     on the order, and the network's own buffers. Where children take several turns, each finds both as it left them.
+    A turn that did not end may begin again and finds the same.
 
     Args:
         module: the network.
@@ -33,25 +34,26 @@ class Turns:
 
     def begin(self, child: int) -> None:
         """The turn of a child, by its number, begins."""
+        self.restore()
         reseed()
         if not self._several:
             return
         self._first = self._first or _random_states()
         if child in self._left:
-            states, changes = self._left.pop(child)
+            states, changes = self._left[child]
             _set_random_states(states)
             self._buffers.change(changes)
 
     def end(self, child: int) -> None:
-        """It ends: the buffers are the network's own again."""
+        """It ends."""
         if self._several:
             left = _random_states(), self._buffers.changes()
+            self._left.pop(child, None)
             if left != (self._first, []):  # few networks leave anything
                 self._left[child] = left
-        self.restore()
 
     def restore(self) -> None:
-        """Put back the buffers, also where a turn was cut short."""
+        """Put back the buffers: after the last turn, or where one was cut short."""
         self._buffers.restore()
 
 
