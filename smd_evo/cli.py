@@ -241,7 +241,18 @@ def report(
 
 @app.command()
 def verify(run: Annotated[str, typer.Argument(metavar="RUN", help="Folder that finetune wrote.")]) -> None:
-    """Load a run's children back onto their parent and check that their fitness comes out again."""
+    """Load a run's children back onto their parent and check that their fitness comes out again.
+
+    Of a run over generations: replay its history from the pre-trained parent and check that the newest
+    checkpoint's parent comes out again, to the bit.
+    """
+    if (Path(run) / "run.json").is_file():
+        from smd_evo.runs.verify import verify_history
+
+        with Bar() as bar:
+            generations = verify_history(Path(run), bar)
+        typer.echo(f"{generations} generations replayed; the parent is that of the checkpoint, to the bit")
+        return
     from smd_evo.experiments.finetune import verify_children
     from smd_evo.runs.finetune import CHILDREN, read_config
 

@@ -65,6 +65,7 @@ class Generation:
         evaluations: networks evaluated so far.
         image_evaluations: images that they were evaluated on, in all.
         nonfinite: children without a finite fitness.
+        batch_limit: samples that a forward pass had to be cut down to for want of memory, or None.
         validation: of the new parent, in generations that are validated.
         seconds: it took.
     """
@@ -78,6 +79,7 @@ class Generation:
     evaluations: int
     image_evaluations: int
     nonfinite: int
+    batch_limit: int | None
     validation: Validation | None
     seconds: float
 
@@ -156,6 +158,12 @@ class Evolution:
         everyone = self.problem.lineages(population)
         return [everyone[number] for number in order]
 
+    def history(self, changes: int) -> list[dict[str, Any]]:
+        """How the parent moved after so many changes, as recipes that JSON can hold."""
+        from smd_evo.integrations.evotorch.history import encoded
+
+        return [encoded(change) for change in self.problem.changes_since(changes)]
+
     def state_dict(self) -> dict[str, Any]:
         """All that the run has become."""
         return {
@@ -168,6 +176,7 @@ class Evolution:
             "late": self.late,
             "image_evaluations": self._image_evaluations,
             "calibration": self.calibration,
+            "batch_limit": self.problem.evaluator.limit.samples,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -182,6 +191,7 @@ class Evolution:
         self._image_evaluations = state["image_evaluations"]
         self.best, self.late = dict(state["best"]), list(state["late"])
         self._best_score, self._without = state["best_score"], state["without"]
+        self.problem.evaluator.limit.samples = state["batch_limit"]
 
     def _check_images(self, images: int) -> None:
         if images > self.samples:
@@ -253,6 +263,7 @@ class Evolution:
             evaluations=self.problem.evaluations,
             image_evaluations=self._image_evaluations,
             nonfinite=int(status["nonfinite"]),
+            batch_limit=self.problem.evaluator.limit.samples,
             validation=self._validate() if due else None,
             seconds=time.perf_counter() - start,
         )

@@ -20,7 +20,7 @@ from smd_evo.runs.checkpoints import newest, write_checkpoint
 from smd_evo.runs.folder import RESULTS, described, new_run, write_config, write_results
 from smd_evo.runs.identity import IDENTITY, check_same, identity_of, read_identity, resumed_config
 from smd_evo.runs.loggers import open_loggers
-from smd_evo.runs.metrics import Metrics
+from smd_evo.runs.metrics import HISTORY, Metrics
 from smd_evo.runs.survival import disk, locked, signals
 
 __all__ = ["ENSEMBLE", "NETWORK", "Interrupted", "evolve", "resume"]
@@ -75,6 +75,11 @@ def resume(
     """
     progress, notes = progress or Silent(), [] if notes is None else notes
     identity = read_identity(run)
+    if (run / RESULTS).is_file():
+        raise InvalidValue(
+            f"run: expected one that is not finished, got {run}, whose test split has been read; a new run can "
+            f"begin with --checkpoint {run / NETWORK}"
+        )
     with locked(run):
         config = resumed_config(run, given)
         number, state, damaged = newest(run)
@@ -90,8 +95,8 @@ def resume(
 
 def _go_on(evolution: Evolution, run: Path, progress: Progress) -> EvolutionResult:
     start = time.perf_counter()
-    with Metrics(run, evolution.generation) as metrics:
-        _generations(evolution, run, progress, metrics)
+    with Metrics(run, evolution.generation) as metrics, Metrics(run, evolution.generation, HISTORY) as history:
+        _generations(evolution, run, progress, metrics, history)
     progress.start("ensemble and test", None)
     result = finish(evolution)
     with disk(run, evolution.generation):
@@ -104,16 +109,19 @@ def _go_on(evolution: Evolution, run: Path, progress: Progress) -> EvolutionResu
     return result
 
 
-def _generations(evolution: Evolution, run: Path, progress: Progress, metrics: Metrics) -> None:
+def _generations(evolution: Evolution, run: Path, progress: Progress, metrics: Metrics, history: Metrics) -> None:
     config, stored = evolution.config, evolution.generation
     progress.start("generations", config.generations * config.children)
     with open_loggers(config, run, metrics.records) as log, signals() as asked:
         while not evolution.stopped:
+            changes = evolution.problem.changes
             record = evolution.step()
             with disk(run, stored):
+                history.append({"generation": record.generation, "changes": evolution.history(changes)})
                 metrics.append(record.as_dict())
                 if evolution.generation % config.checkpoint_every == 0 or evolution.stopped or asked:
                     metrics.sync()
+                    history.sync()
                     write_checkpoint(run, evolution.generation, evolution.state_dict(), config.keep_checkpoints)
                     stored = evolution.generation
             log(record)

@@ -15,7 +15,7 @@ from smd_evo.errors import InvalidValue, WrongParent
 from smd_evo.experiments.config import load_settings
 from smd_evo.experiments.evolution import Evolution
 from smd_evo.experiments.evolution_config import MAY_CHANGE, EvolutionConfig
-from smd_evo.runs.folder import CONFIG, RESULTS, differing
+from smd_evo.runs.folder import CONFIG, differing
 from smd_evo.zoo.data import Data
 
 __all__ = ["IDENTITY", "check_same", "identity_of", "read_identity", "resumed_config"]
@@ -28,7 +28,7 @@ def read_identity(run: Path) -> dict[str, Any]:
     """What a run is of.
 
     Raises:
-        InvalidValue: the folder holds no run over generations, one of another version, or a finished one.
+        InvalidValue: the folder holds no run over generations, or one of another version.
     """
     expected = f"run: expected a folder that finetune --generations wrote, got {run}"
     try:
@@ -42,11 +42,6 @@ def read_identity(run: Path) -> dict[str, Any]:
         raise InvalidValue(
             f"run: expected one of format {_FORMAT}, got {run} of smd_evo {wrote}; install that instead of "
             f"{__version__}"
-        )
-    if (run / RESULTS).is_file():
-        raise InvalidValue(
-            f"run: expected one that is not finished, got {run}, whose test split has been read; a new run can "
-            f"begin with --checkpoint {run / 'network.safetensors'}"
         )
     return identity
 

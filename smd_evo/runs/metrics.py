@@ -1,4 +1,4 @@
-"""metrics.jsonl: a line for each generation, appended as it is done."""
+"""metrics.jsonl and history.jsonl: a line for each generation, appended as it is done."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from typing import Any
 from smd_evo.atomic import write_whole
 from smd_evo.errors import InvalidValue
 
-__all__ = ["METRICS", "Metrics", "read_metrics"]
+__all__ = ["HISTORY", "METRICS", "Metrics", "read_metrics"]
 
-METRICS = "metrics.jsonl"
+METRICS, HISTORY = "metrics.jsonl", "history.jsonl"
 
 
-def read_metrics(run: Path, generations: int | None = None) -> list[dict[str, Any]]:
+def read_metrics(run: Path, generations: int | None = None, name: str = METRICS) -> list[dict[str, Any]]:
     """The lines of a run.
 
     Args:
         run: the run directory.
         generations: how many there must be; what is behind them is left out. None: all whole ones.
+        name: of the file.
 
     Raises:
         InvalidValue: some are missing or damaged.
     """
     found: list[dict[str, Any]] = []
-    for line in (run / METRICS).read_bytes().splitlines():
+    for line in (run / name).read_bytes().splitlines():
         try:
             record = json.loads(line)
         except ValueError:  # cut off by a crash, or damaged
@@ -38,7 +39,7 @@ def read_metrics(run: Path, generations: int | None = None) -> list[dict[str, An
         found.append(record)
     if generations is not None and len(found) < generations:
         raise InvalidValue(
-            f"run: expected generations 1 to {generations} in {run / METRICS}, got {len(found)} in order; "
+            f"run: expected generations 1 to {generations} in {run / name}, got {len(found)} in order; "
             "it was changed or damaged, so take it from a backup"
         )
     return found
@@ -47,11 +48,11 @@ def read_metrics(run: Path, generations: int | None = None) -> list[dict[str, An
 class Metrics:
     """The file of a run that goes on after so many generations; later lines are forgotten."""
 
-    def __init__(self, run: Path, generations: int) -> None:
-        records = read_metrics(run, generations) if generations else []
-        write_whole(run / METRICS, "".join(map(_line, records)).encode())
+    def __init__(self, run: Path, generations: int, name: str = METRICS) -> None:
+        records = read_metrics(run, generations, name) if generations else []
+        write_whole(run / name, "".join(map(_line, records)).encode())
         self.records = records
-        self._file = (run / METRICS).open("ab")
+        self._file = (run / name).open("ab")
 
     def append(self, record: dict[str, Any]) -> None:
         """Write a line, whole: what is written survives this process."""

@@ -142,6 +142,10 @@ class NetworkProblem(Problem):  # type: ignore[misc]
         self._replica.apply(change)
         self._log.append(change)
 
+    def changes_since(self, number: int) -> list[Change]:
+        """The changes that the parent has gone through after so many."""
+        return self._log[number - self._logged_from :]
+
     def count(self, evaluations: int) -> None:
         """Take note of networks that were evaluated beside the populations, by a calibration."""
         self._evaluations += evaluations
@@ -320,7 +324,7 @@ class NetworkProblem(Problem):  # type: ignore[misc]
             ray.get([actor.call.remote("put_ray_object", [], sent) for actor in self.actors])
 
     def _make_sync_data_for_actors(self) -> Any:
-        return self._number, self._unsent, self._log[self._unsent - self._logged_from :]
+        return self._number, self._unsent, self.changes_since(self._unsent)
 
     def _use_sync_data_from_main(self, received: Any) -> None:
         self._message = received

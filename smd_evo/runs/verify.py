@@ -1,0 +1,62 @@
+"""Runs over generations checked: the whole history, replayed from the pre-trained parent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from smd_evo.core.parameters import ParameterSpace
+from smd_evo.errors import WrongParent
+from smd_evo.experiments.parent import load_parent
+from smd_evo.experiments.progress import Progress, Silent
+from smd_evo.runs.checkpoints import newest
+from smd_evo.runs.identity import read_identity, resumed_config
+from smd_evo.runs.metrics import HISTORY, read_metrics
+
+__all__ = ["verify_history"]
+
+
+def verify_history(run: Path, progress: Progress | None = None) -> int:
+    """Make the newest checkpoint's parent again, from the pre-trained one and the recipes of all generations.
+
+    Args:
+        run: the run directory, of a finished run or an unfinished one.
+        progress: told of each generation.
+
+    Returns:
+        How many generations there are.
+
+    Raises:
+        WrongParent: the pre-trained parent is another one, or the replayed one differs from the checkpoint's.
+        InvalidValue: ``run`` is no run over generations, or damaged.
+    """
+    progress = progress or Silent()
+    identity = read_identity(run)
+    number, state, _ = newest(run)
+    records = read_metrics(run, number, HISTORY)
+    config = resumed_config(run, {})
+    network, _ = load_parent(config, progress)
+    space = ParameterSpace(network, config.select)
+    if space.fingerprint() != identity["fingerprint"]:
+        raise WrongParent(
+            f"parent: expected the run's own, {identity['fingerprint']}, got another; give its weights back"
+        )
+
+    from smd_evo.integrations.evotorch.history import decoded
+    from smd_evo.integrations.evotorch.replica import Replica
+
+    replica = Replica(space)
+    progress.start("replaying generations", number)
+    for record in records:
+        for change in record["changes"]:
+            replica.apply(decoded(change))
+        progress.advance()
+    parent = state["searcher"]["problem"]["parent"]
+    differing = [name for name, values in replica.space.copied().items() if not torch.equal(values, parent[name])]
+    if differing:
+        raise WrongParent(
+            f"parent: expected that of checkpoint {number} from the run's history, got another {differing[0]}; "
+            f"{run / HISTORY} or the checkpoint was changed, or other versions round differently"
+        )
+    return number
