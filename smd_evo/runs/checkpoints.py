@@ -23,7 +23,9 @@ _FOLDER, _MARK = "checkpoints", "$tensor"
 
 
 def write_checkpoint(run: Path, number: int, state: Mapping[str, Any], keep: int) -> None:
-    """Write a checkpoint, and delete all but the newest ones.
+    """Write a checkpoint, and delete all but the newest ones up to it.
+
+    Later ones are damaged, or the run would have gone on with them.
 
     Args:
         run: the run directory.
@@ -39,9 +41,12 @@ def write_checkpoint(run: Path, number: int, state: Mapping[str, Any], keep: int
     about = {"generation": number, "tensors": _digest(content), "state": tree}
     write_whole(_file(folder, number, "safetensors"), content)
     write_whole(_file(folder, number, "json"), _sealed(about))
-    for old in _numbers(folder)[keep:]:
-        for kind in ("json", "safetensors"):  # what is left of an interrupted deletion is no checkpoint
-            _file(folder, old, kind).unlink(missing_ok=True)
+    kept = [each for each in _numbers(folder, "json") if each <= number][:keep]
+    for kind in ("json", "safetensors"):  # in this order: what is left of an interrupted deletion is no checkpoint
+        for old in set(_numbers(folder, kind)) - set(kept):
+            _file(folder, old, kind).unlink()
+    for left in folder.glob(".*.partial"):  # by a process that was killed while it wrote
+        left.unlink()
 
 
 def newest(run: Path) -> tuple[int, dict[str, Any], list[str]]:
@@ -54,18 +59,19 @@ def newest(run: Path) -> tuple[int, dict[str, Any], list[str]]:
         InvalidValue: there is none.
     """
     folder, damaged = run / _FOLDER, list[str]()
-    for number in _numbers(folder):
+    for number in _numbers(folder, "json"):
         try:
             return number, _read(folder, number), damaged
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, RecursionError) as error:
             damaged.append(f"checkpoint {number} is damaged ({' '.join(str(error).split())})")
     told = f"; {'; '.join(damaged)}" if damaged else ""
     raise InvalidValue(f"run: expected a checkpoint in {folder} that is whole, got none{told}; start a new run")
 
 
 def _read(folder: Path, number: int) -> dict[str, Any]:
-    about = json.loads(_file(folder, number, "json").read_bytes())
-    if _sealed(about) != _file(folder, number, "json").read_bytes():
+    sealed = _file(folder, number, "json").read_bytes()
+    about = json.loads(sealed)
+    if not isinstance(about, dict) or _sealed(about) != sealed:
         raise ValueError("its JSON file has another checksum")
     content = _file(folder, number, "safetensors").read_bytes()
     if _digest(content) != about["tensors"]:
@@ -88,15 +94,16 @@ def _file(folder: Path, number: int, kind: str) -> Path:
     return folder / f"{number:06d}.{kind}"
 
 
-def _numbers(folder: Path) -> list[int]:
-    """Of the checkpoints that are there, newest first."""
-    return sorted((int(file.stem) for file in folder.glob("*.json") if file.stem.isdigit()), reverse=True)
+def _numbers(folder: Path, kind: str) -> list[int]:
+    """Of the checkpoints that have such a file, newest first."""
+    found = {int(file.stem): file for file in folder.glob(f"*.{kind}") if file.stem.isdecimal()}
+    return sorted((number for number, file in found.items() if file == _file(folder, number, kind)), reverse=True)
 
 
 def _without_tensors(part: Any, path: str, tensors: dict[str, Tensor], known: dict[int, str]) -> Any:
     """The same with tensors' names in their places; one that comes twice is stored once."""
     if isinstance(part, Tensor):
-        name = known.setdefault(id(part), path)
+        name = known.setdefault(id(part), f"{len(known)}{path}")  # two paths may read the same
         tensors[name] = part.contiguous()
         return {_MARK: name}
     if isinstance(part, Mapping):

@@ -1,0 +1,43 @@
+"""A tiny parent, its data, and settings: a generation takes a few milliseconds."""
+
+from helpers import blobs, trained
+
+TINY = {
+    "model": "evolution_helpers:network",
+    "data": "evolution_helpers:data",
+    "device": "cpu",
+    "fitness_samples": 60,
+    "validation_samples": 60,
+    "children": 6,
+    "images": "20,40@3",
+    "sigma": 0.1,
+    "density": 0.2,
+    "validate_every": 2,
+    "late_parents": 2,
+    "checkpoint_every": 2,
+    "generations": 7,
+    "seed": 3,
+}
+SEARCHERS = {
+    "gradient": {"searcher": "gradient"},
+    "selection": {"searcher": "selection"},
+    "selection, sigma adapted": {"searcher": "selection", "adapt_sigma": True},
+    "sigma found, partition": {"searcher": "gradient", "sigma": None, "subspace": "partition"},
+    "by accuracy": {"searcher": "gradient", "fitness": "accuracy"},
+}
+
+
+def network(classes):
+    """It knows blobs that are not shifted."""
+    return trained()
+
+
+def data():
+    """Blobs that are: 180 to train on, 60 to test."""
+    return tuple(list(zip(*blobs(count, 2.5, key), strict=True)) for count, key in ((180, 1), (60, 5)))
+
+
+def options(settings):
+    """Settings as the command line takes them."""
+    given = {name.replace("_", "-"): value for name, value in settings.items() if value not in (None, False)}
+    return [part for name, value in given.items() for part in (f"--{name}", *([] if value is True else [str(value)]))]
