@@ -206,6 +206,21 @@ class TestTheSame:
         pair.both(move)
         pair.check_actors()
 
+    def test_a_schedule_of_minibatches(self, pair):
+        """Of sizes, with one's solutions again in the next: nothing that is known of one passes for another."""
+
+        def run(problem):
+            told = []
+            for size in (7, None, None, 30, 20):
+                problem.minibatch_size = size
+                before = problem.status["evaluations"]
+                told.append((evaluated(problem, population(problem, key=3)), problem.status["evaluations"] - before))
+            return told
+
+        told = pair.both(run)
+        assert len({str(found) for found, _ in told}) == 4
+        assert [count for _, count in told] == [7, 7, 0, 7, 7]
+
     def test_one_solution_only(self, pair):
         """There is nothing to do for the second actor."""
         pair.evaluate(count=1)

@@ -52,6 +52,16 @@ def _shared_gpus(host: dict[str, Any]) -> dict[str, Any]:
     return host
 
 
+def _checked_size(size: int | None, samples: int) -> int | None:
+    """A minibatch's size, or an error if it is no whole number of at most the samples."""
+    if size is None:
+        return None
+    size = check_count("minibatch_size", size, mend="or None for all samples")
+    if size > samples:
+        raise InvalidValue(f"minibatch_size: expected at most the {samples} samples, got {size}")
+    return size
+
+
 class NetworkProblem(Problem):  # type: ignore[misc]
     """Base of problems whose solutions are children of one pre-trained parent.
 
@@ -89,24 +99,18 @@ class NetworkProblem(Problem):  # type: ignore[misc]
         if self.num_actors or self.device.type != "cpu":
             space.module.to(self.device)  # what travels to actors is on the CPU, whatever they have
         evaluator = Evaluator(space, data, fitness, batch_size=batch_size)
-        if minibatch_size is not None:
-            check_count("minibatch_size", minibatch_size, mend="or None for all samples")
-            if minibatch_size > evaluator.samples:
-                raise InvalidValue(
-                    f"minibatch_size: expected at most the {evaluator.samples} samples, got {minibatch_size}"
-                )
         self.fitness = fitness
-        self.minibatch_size = minibatch_size
+        self._minibatch_size = _checked_size(minibatch_size, evaluator.samples)
         self.key = key_of(host.get("seed")) if key is None else key
         self._replica = Replica(space, evaluator)
         self._log: list[Change] = []
         self._unsent = 0
         self._number = 0
         self._seen: dict[bytes, float] | None = None
-        self._seen_at: tuple[int, int] | None = None
+        self._seen_at: tuple[int, int | None, int] | None = None
         self._evaluations = 0
         self._checked = False
-        self._message: tuple[int, int, Sequence[Change]] = (0, 0, ())
+        self._message: tuple[int, int | None, int, Sequence[Change]] = (0, None, 0, ())
         self._shipping = False
         self.progress: Callable[[], object] | None = None
 
@@ -120,6 +124,16 @@ class NetworkProblem(Problem):  # type: ignore[misc]
         """The present parent on the samples of the next evaluation."""
         assert self._replica.evaluator is not None
         return self._on_samples(self._replica.evaluator)
+
+    @property
+    def minibatch_size(self) -> int | None:
+        """Samples of each evaluation, None for all; it may be changed between evaluations."""
+        return self._minibatch_size
+
+    @minibatch_size.setter
+    def minibatch_size(self, size: int | None) -> None:
+        assert self._replica.evaluator is not None
+        self._minibatch_size = _checked_size(size, self._replica.evaluator.samples)
 
     @property
     def changes(self) -> int:
@@ -158,7 +172,7 @@ class NetworkProblem(Problem):  # type: ignore[misc]
     @torch.no_grad()
     def _evaluate_batch(self, batch: SolutionBatch) -> None:
         if self.is_remote:
-            self._number, first, changes = self._message
+            self._number, self._minibatch_size, first, changes = self._message
             if self.aux_device.type != self.space.device.type:
                 self._replica.evaluator.to(self.aux_device)  # type: ignore[union-attr]
             self._replica.catch_up(first, changes)
@@ -236,13 +250,13 @@ class NetworkProblem(Problem):  # type: ignore[misc]
     def _remember(self, seen: dict[bytes, float]) -> None:
         self._seen, self._seen_at = seen, self._now()
 
-    def _now(self) -> tuple[int, int]:
-        return self._number if self.minibatch_size else 0, self.changes
+    def _now(self) -> tuple[int, int | None, int]:
+        return self._number if self.minibatch_size else 0, self.minibatch_size, self.changes
 
     def _trimmed(self, values: Tensor) -> Tensor:
         return values
 
-    # Ray: the parent travels once, changes and the minibatch's number with each evaluation.
+    # Ray: the parent travels once, changes and the minibatch's number and size with each evaluation.
 
     def _parallelize(self) -> None:
         if self.num_actors and self.is_main and self.actors is None:
@@ -275,7 +289,7 @@ class NetworkProblem(Problem):  # type: ignore[misc]
             ray.get([actor.call.remote("put_ray_object", [], sent) for actor in self.actors])
 
     def _make_sync_data_for_actors(self) -> Any:
-        return self._number, self._unsent, self._log[self._unsent :]
+        return self._number, self._minibatch_size, self._unsent, self._log[self._unsent :]
 
     def _use_sync_data_from_main(self, received: Any) -> None:
         self._message = received
