@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,17 +11,18 @@ from typing import Any
 
 import ray
 import torch
-from evotorch import Problem, Solution, SolutionBatch
-from ray.util import ActorPool
+from evotorch import Solution, SolutionBatch
 from torch import Tensor, nn
 
 from smd_evo.core.keys import Key, derive
 from smd_evo.core.parameters import Child, ParameterSpace
 from smd_evo.core.selection import Select
-from smd_evo.errors import InvalidType, InvalidValue, check_count
+from smd_evo.errors import ActorsDiverged, InvalidType, InvalidValue, check_count
 from smd_evo.evaluation.data import minibatch
 from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.evaluation.fitness import WORST, Fitness, get_fitness
+from smd_evo.integrations.evotorch.actors import LastingActors
+from smd_evo.integrations.evotorch.cluster import WatchedPool
 from smd_evo.integrations.evotorch.replica import Change, Replica
 
 __all__ = ["NetworkProblem", "key_of", "space_of"]
@@ -62,12 +64,13 @@ def _checked_size(size: int | None, samples: int) -> int | None:
     return size
 
 
-class NetworkProblem(Problem):  # type: ignore[misc]
+class NetworkProblem(LastingActors):
     """Base of problems whose solutions are children of one pre-trained parent.
 
     ``status`` gets, beside EvoTorch's own items, ``parent_eval`` (fitness of the parent on the samples of
     the last evaluation), ``nonfinite`` (how many of its solutions had no finite fitness and got the worst one,
-    +-1e18) and ``evaluations`` (networks evaluated so far). All are numbers.
+    +-1e18) and ``evaluations`` (networks evaluated so far); with actors ``restarts``, how many times new ones
+    took the place of some that had died. All are numbers.
 
     Attributes:
         fitness: what the solutions are evaluated by.
@@ -172,12 +175,16 @@ class NetworkProblem(Problem):  # type: ignore[misc]
     @torch.no_grad()
     def _evaluate_batch(self, batch: SolutionBatch) -> None:
         if self.is_remote:
-            self._number, self._minibatch_size, first, changes = self._message
-            if self.aux_device.type != self.space.device.type:
-                self._replica.evaluator.to(self.aux_device)  # type: ignore[union-attr]
-            self._replica.catch_up(first, changes)
+            self._catch_up()
         children = self._children(batch.access_values(keep_evals=True))
         batch.set_evals(self.evaluator.evaluate(children, self.progress).fitness.to(batch.device))
+
+    def _catch_up(self) -> None:
+        """What the main process has told last: the samples, and the changes of the parent."""
+        self._number, self._minibatch_size, first, changes = self._message
+        if self.aux_device.type != self.space.device.type:
+            self._replica.evaluator.to(self.aux_device)  # type: ignore[union-attr]
+        self._replica.catch_up(first, changes)
 
     def _on_samples(self, evaluator: Evaluator) -> Evaluator:
         if self.minibatch_size is None:
@@ -195,6 +202,8 @@ class NetworkProblem(Problem):  # type: ignore[misc]
             self._after_eval_status.update(
                 parent_eval=self._parent_eval, nonfinite=self._nonfinite, evaluations=self._evaluations
             )
+            if self.num_actors:
+                self._after_eval_status["restarts"] = self.restarts
 
     @torch.no_grad()
     def _evaluate_all(self, batch: SolutionBatch) -> None:
@@ -224,17 +233,26 @@ class NetworkProblem(Problem):  # type: ignore[misc]
 
     def _ask(self, batch: SolutionBatch, values: Tensor) -> list[float]:
         """Fitness of solutions like those of a batch, from this process or the actors."""
-        pieces = SolutionBatch(like=batch, popsize=len(values), empty=True)
-        pieces._data = self._trimmed(values.to(batch.device))
+        values = self._trimmed(values.to(batch.device))
+        found = torch.full((len(values),), math.nan, dtype=torch.float64)
+
+        def evaluate_rest() -> None:
+            rest = found.isnan().nonzero().flatten()
+            pieces = SolutionBatch(like=batch, popsize=len(rest), empty=True)
+            pieces._data = values[rest.to(values.device)]
+            try:
+                super(NetworkProblem, self)._evaluate_all(pieces)
+            finally:
+                found[rest] = pieces.access_evals(0).to("cpu", torch.float64)
+
         try:
-            super()._evaluate_all(pieces)
+            self._persistently(evaluate_rest, lambda: int(found.isnan().sum()))
         except BaseException:
             if self.actors:  # the old pool would raise the errors of this call's other pieces in the next one
-                self._actor_pool = ActorPool(self.actors)
+                self._actor_pool = WatchedPool(self.actors)
             raise
         self._evaluations += len(values)
-        evals: list[float] = pieces.access_evals(0).tolist()
-        return evals
+        return found.tolist()
 
     def _check_parent(self, fitness: float) -> None:
         if abs(fitness) >= WORST:
@@ -268,6 +286,7 @@ class NetworkProblem(Problem):  # type: ignore[misc]
                     super()._parallelize()
                 finally:
                     self._shipping = False
+            self._actor_pool = WatchedPool(self._actors)
 
     @contextmanager
     def _same_random_state(self) -> Iterator[None]:
@@ -293,3 +312,19 @@ class NetworkProblem(Problem):  # type: ignore[misc]
 
     def _use_sync_data_from_main(self, received: Any) -> None:
         self._message = received
+
+    def _make_sync_data_for_main(self) -> tuple[str, int]:
+        """The parent's checksum; an actor that had nothing to evaluate catches up, too: it is told only once."""
+        self._catch_up()
+        return self._replica.checksum()
+
+    def _use_sync_data_from_actors(self, received: list[tuple[str, int]]) -> None:
+        """Every actor's parent must be that of this process, bit for bit; on other devices, of each other."""
+        expected = dict([self._replica.checksum()])
+        for number, (device, found) in enumerate(received):
+            if found != expected.setdefault(device, found):
+                self._seen = None  # which it may have evaluated
+                raise ActorsDiverged(
+                    f"actor {number}: expected the parent after {self.changes} changes with checksum "
+                    f"{expected[device]:08x}, got {found:08x}; kill_actors() has it sent anew"
+                )
