@@ -17,7 +17,10 @@ import math
 from collections.abc import Iterable
 
 __all__ = [
+    "ActorsDiverged",
+    "ActorsLost",
     "ChildrenFileError",
+    "ClusterLost",
     "InvalidType",
     "InvalidValue",
     "OutOfMemory",
@@ -58,6 +61,18 @@ class OutOfMemory(SmdEvoError, MemoryError):
 
 class OutputExists(SmdEvoError, FileExistsError):
     """The place to write to already holds something."""
+
+
+class ActorsDiverged(SmdEvoError, RuntimeError):
+    """The parent in an actor is not the same, bit for bit, as in the main process."""
+
+
+class ActorsLost(SmdEvoError, RuntimeError):
+    """Actors died again and again, or new ones did not start."""
+
+
+class ClusterLost(SmdEvoError, ConnectionError):
+    """The Ray cluster does not answer any more."""
 
 
 def check_number(

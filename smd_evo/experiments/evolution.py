@@ -215,12 +215,16 @@ class Evolution:
 
     def _make_searcher(self, sigma: float) -> None:
         # EvoTorch takes seconds to load: not before all settings have proved right.
+        from smd_evo.integrations.evotorch.cluster import start_ray
         from smd_evo.integrations.evotorch.evolution import SubspaceEvolution
         from smd_evo.integrations.evotorch.finetune import FinetuneProblem
         from smd_evo.integrations.evotorch.strategies import SubspaceES
 
         config, self._sigma = self.config, sigma
-        host: dict[str, Any] = {"num_actors": config.actors, "num_gpus_per_actor": config.gpus_per_actor}
+        host: dict[str, Any] = {}
+        if config.actors:
+            start_ray(config.ray_address)
+            host = {"num_actors": config.actors, "num_gpus_per_actor": config.gpus_per_actor}
         self.problem = FinetuneProblem(
             self.space,
             self.data.fitness,
@@ -228,7 +232,7 @@ class Evolution:
             minibatch_size=images_at(config.images, 1),
             batch_size=config.batch_size,
             seed=config.seed,
-            **(host if config.actors else {}),
+            **host,
         )
         self.problem.progress = self.progress.advance
         common: dict[str, Any] = {"popsize": config.children, "subspace": self._rule, "sigma": sigma}

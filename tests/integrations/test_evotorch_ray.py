@@ -16,15 +16,19 @@ from evotorch.algorithms import SNES, GeneticAlgorithm
 from evotorch_helpers import RULE, Heavy, evals, evaluated, make, pickled, population
 from helpers import same_bits, state_bits
 from ray._private.serialization import SerializationContext
+from ray_helpers import Flip, Slow, deadly
+from torch import nn
 
 from smd_evo import (
     AddMutation,
     FinetuneProblem,
+    ModuleFitness,
     OpenAIES,
     SubspaceES,
     SubspaceEvolution,
     SubspaceProblem,
 )
+from smd_evo.errors import ActorsDiverged, ActorsLost
 
 KB = 1000
 
@@ -97,7 +101,7 @@ class Pair:
         results = [function(problem) for problem in (self.alone, self.parallel)]
         assert results[0] == results[1]
         one, other = (
-            {name: value for name, value in problem.status.items() if name not in ("best", "worst")}
+            {name: value for name, value in problem.status.items() if name not in ("best", "worst", "restarts")}
             for problem in (self.alone, self.parallel)
         )
         assert one == other
@@ -206,6 +210,45 @@ class TestTheSame:
         pair.both(move)
         pair.check_actors()
 
+    def test_a_schedule_of_minibatches(self, pair):
+        """Of sizes, with one's solutions again in the next: nothing that is known of one passes for another."""
+
+        def run(problem):
+            told = []
+            for size in (7, None, None, 30, 20):
+                problem.minibatch_size = size
+                before = problem.status["evaluations"]
+                told.append((evaluated(problem, population(problem, key=3)), problem.status["evaluations"] - before))
+            return told
+
+        told = pair.both(run)
+        assert len({str(found) for found, _ in told}) == 4
+        assert [count for _, count in told] == [7, 7, 0, 7, 7]
+
+    def test_in_low_precision(self, pair):
+        """Autocast is of one thread of one process: actors have to be told."""
+        children = pair.alone.lineages(population(pair.alone))
+        whole = pair.alone.evaluator.evaluate(children).fitness.tolist()  # on the same samples
+        with torch.autocast("cpu", torch.bfloat16):
+            low = pair.evaluate()
+        assert low != whole
+        assert low == pytest.approx(whole, rel=0.1)
+
+    def test_a_search_that_goes_on_from_a_state(self, pair):
+        """The actors' own parent is another one by then."""
+
+        def run(problem):
+            searcher = SEARCHERS["SubspaceES"](problem)
+            searcher.step()
+            state = copy.deepcopy(searcher.state_dict())
+            told = [evals((searcher.step(), searcher.population)[1]) for _ in range(2)]
+            searcher.load_state_dict(state)
+            assert [evals((searcher.step(), searcher.population)[1]) for _ in range(2)] == told
+            return told
+
+        pair.both(run)
+        pair.check_actors()
+
     def test_one_solution_only(self, pair):
         """There is nothing to do for the second actor."""
         pair.evaluate(count=1)
@@ -284,6 +327,90 @@ class TestOtherActors:
             one.search(SEARCHERS["SubspaceES"])
             one.check_actors()
             one.parallel.kill_actors()
+
+
+def check_error(call, kind, builtin, message):
+    with pytest.raises(kind, match=message) as caught:
+        call()
+    assert isinstance(caught.value, builtin)
+    assert "\n" not in str(caught.value)
+
+
+class TestDeaths:
+    def test_in_mid_generation(self, wire, tmp_path):
+        """New actors take over, from the present parent; nothing else changes."""
+        slow = Slow(tmp_path, 0.1)
+        pair = Pair(FinetuneProblem, fitness=ModuleFitness("sum", "min", slow), minibatch_size=None)
+        searchers = [SEARCHERS["SubspaceES"](problem) for problem in (pair.alone, pair.parallel)]
+        seen = []
+        for number in range(3):
+            if number == 1:
+                threading.Thread(target=slow.kill_one, daemon=True).start()
+            for searcher in searchers:
+                searcher.step()
+            one, other = (searcher.population for searcher in searchers)
+            assert torch.equal(one.values, other.values)
+            assert torch.equal(one.evals, other.evals)
+            seen.append(searchers[1].status["restarts"])
+        assert seen == [0, 1, 1]
+        pair.check_actors()
+        pair.parallel.kill_actors()
+
+    def test_again_and_again(self, wire, monkeypatch):
+        monkeypatch.setattr("smd_evo.integrations.evotorch.actors._LOSSES", 2)
+        network = nn.Linear(4, 4)
+        for parameter in network.parameters():
+            parameter.data.zero_()
+        problem = make(FinetuneProblem, network, None, ModuleFitness("deadly", "min", deadly), num_actors=2)
+        check_error(
+            lambda: problem.evaluate(population(problem)), ActorsLost, RuntimeError, "^actors: .* 2 deaths in a row"
+        )
+        assert problem.restarts == 1
+        problem.kill_actors()
+
+    def test_between_generations_and_then_no_processors_for_new_actors(self, pair, monkeypatch):
+        pair.evaluate()
+        monkeypatch.setattr("smd_evo.integrations.evotorch.actors._START", 1)
+        monkeypatch.setattr(pair.parallel, "_actor_config", {"num_cpus": 64})
+        ray.kill(pair.parallel.actors[0])
+        check_error(
+            lambda: pair.parallel.evaluate(population(pair.parallel, key=9)),
+            ActorsLost,
+            RuntimeError,
+            "^actors: expected 2 to start",
+        )
+        monkeypatch.undo()
+        pair.evaluate(key=9)
+        pair.check_actors()
+
+
+class TestFingerprints:
+    def test_a_flipped_bit_in_one_actor_is_told_in_the_same_generation(self, pair, tmp_path):
+        pair.both(lambda problem: problem.change(Flip(tmp_path / "flipped")))
+        check_error(
+            lambda: pair.parallel.evaluate(population(pair.parallel)),
+            ActorsDiverged,
+            RuntimeError,
+            r"^actor \d: expected .* checksum [0-9a-f]{8}, got [0-9a-f]{8}; kill_actors",
+        )
+        pair.parallel.kill_actors()
+        pair.alone.count(7)  # which are to be evaluated once more
+        pair.evaluate()
+        pair.check_actors()
+
+    def test_actors_on_other_devices_must_agree_with_each_other(self, pair):
+        kind, own = pair.parallel._replica.checksum()
+        for good in ([(kind, own), ("cuda", 1), ("cuda", 1)], [("cuda", own)]):
+            pair.parallel._use_sync_data_from_actors(good)
+        for bad in ([(kind, own), (kind, own ^ 1)], [("cuda", 1), ("cuda", 2)]):
+            with pytest.raises(ActorsDiverged, match=f"actor {len(bad) - 1}"):
+                pair.parallel._use_sync_data_from_actors(bad)
+
+    def test_actors_that_had_nothing_to_do_follow_all_the_same(self, subspaces):
+        for _ in range(3):
+            subspaces.both(lambda problem: problem.rebase(population(problem)[0]))
+            subspaces.evaluate(count=1)  # with the parent work for two of four
+        subspaces.check_actors()
 
 
 @pytest.mark.parametrize(

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import copy
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import ray
 import torch
-from evotorch import Problem, Solution, SolutionBatch
-from ray.util import ActorPool
+from evotorch import Solution, SolutionBatch
 from torch import Tensor, nn
 
 from smd_evo.core.keys import Key, derive
 from smd_evo.core.parameters import Child, ParameterSpace
 from smd_evo.core.selection import Select
-from smd_evo.errors import InvalidType, InvalidValue, check_count
+from smd_evo.errors import ActorsDiverged, InvalidType, InvalidValue, check_count
 from smd_evo.evaluation.data import minibatch
 from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.evaluation.fitness import WORST, Fitness, get_fitness
+from smd_evo.integrations.evotorch.actors import LastingActors
+from smd_evo.integrations.evotorch.cluster import WatchedPool
 from smd_evo.integrations.evotorch.replica import Change, Replica
 
 __all__ = ["NetworkProblem", "key_of", "space_of"]
@@ -52,12 +54,23 @@ def _shared_gpus(host: dict[str, Any]) -> dict[str, Any]:
     return host
 
 
-class NetworkProblem(Problem):  # type: ignore[misc]
+def _checked_size(size: int | None, samples: int) -> int | None:
+    """A minibatch's size, or an error if it is no whole number of at most the samples."""
+    if size is None:
+        return None
+    size = check_count("minibatch_size", size, mend="or None for all samples")
+    if size > samples:
+        raise InvalidValue(f"minibatch_size: expected at most the {samples} samples, got {size}")
+    return size
+
+
+class NetworkProblem(LastingActors):
     """Base of problems whose solutions are children of one pre-trained parent.
 
     ``status`` gets, beside EvoTorch's own items, ``parent_eval`` (fitness of the parent on the samples of
     the last evaluation), ``nonfinite`` (how many of its solutions had no finite fitness and got the worst one,
-    +-1e18) and ``evaluations`` (networks evaluated so far). All are numbers.
+    +-1e18) and ``evaluations`` (networks evaluated so far); with actors ``restarts``, how many times new ones
+    took the place of some that had died. All are numbers.
 
     Attributes:
         fitness: what the solutions are evaluated by.
@@ -89,14 +102,8 @@ class NetworkProblem(Problem):  # type: ignore[misc]
         if self.num_actors or self.device.type != "cpu":
             space.module.to(self.device)  # what travels to actors is on the CPU, whatever they have
         evaluator = Evaluator(space, data, fitness, batch_size=batch_size)
-        if minibatch_size is not None:
-            check_count("minibatch_size", minibatch_size, mend="or None for all samples")
-            if minibatch_size > evaluator.samples:
-                raise InvalidValue(
-                    f"minibatch_size: expected at most the {evaluator.samples} samples, got {minibatch_size}"
-                )
         self.fitness = fitness
-        self.minibatch_size = minibatch_size
+        self._minibatch_size = _checked_size(minibatch_size, evaluator.samples)
         self.key = key_of(host.get("seed")) if key is None else key
         self._replica = Replica(space, evaluator)
         self._log: list[Change] = []
@@ -104,10 +111,10 @@ class NetworkProblem(Problem):  # type: ignore[misc]
         self._unsent = 0
         self._number = 0
         self._seen: dict[bytes, float] | None = None
-        self._seen_at: tuple[int, int] | None = None
+        self._seen_at: tuple[int, int | None, int] | None = None
         self._evaluations = 0
         self._checked = False
-        self._message: tuple[int, int, Sequence[Change]] = (0, 0, ())
+        self._message: tuple[int, int | None, torch.dtype | None, int, Sequence[Change]] = (0, None, None, 0, ())
         self._shipping = False
         self.progress: Callable[[], object] | None = None
 
@@ -131,6 +138,16 @@ class NetworkProblem(Problem):  # type: ignore[misc]
     def replica(self) -> Replica:
         """The present parent as this process holds it, with its optimizer."""
         return self._replica
+
+    @property
+    def minibatch_size(self) -> int | None:
+        """Samples of each evaluation, None for all; it may be changed between evaluations."""
+        return self._minibatch_size
+
+    @minibatch_size.setter
+    def minibatch_size(self, size: int | None) -> None:
+        assert self._replica.evaluator is not None
+        self._minibatch_size = _checked_size(size, self._replica.evaluator.samples)
 
     @property
     def changes(self) -> int:
@@ -206,13 +223,21 @@ class NetworkProblem(Problem):  # type: ignore[misc]
 
     @torch.no_grad()
     def _evaluate_batch(self, batch: SolutionBatch) -> None:
+        precision: AbstractContextManager[Any] = nullcontext()
         if self.is_remote:
-            self._number, first, changes = self._message
-            if self.aux_device.type != self.space.device.type:
-                self._replica.evaluator.to(self.aux_device)  # type: ignore[union-attr]
-            self._replica.catch_up(first, changes)
+            self._catch_up()
+            if (dtype := self._message[2]) is not None:
+                precision = torch.autocast(self.space.device.type, dtype)
         children = self._children(batch.access_values(keep_evals=True))
-        batch.set_evals(self.evaluator.evaluate(children, self.progress).fitness.to(batch.device))
+        with precision:
+            batch.set_evals(self.evaluator.evaluate(children, self.progress).fitness.to(batch.device))
+
+    def _catch_up(self) -> None:
+        """What the main process has told last: the samples, and the changes of the parent."""
+        self._number, self._minibatch_size, _, first, changes = self._message
+        if self.aux_device.type != self.space.device.type:
+            self._replica.evaluator.to(self.aux_device)  # type: ignore[union-attr]
+        self._replica.catch_up(first, changes)
 
     def _on_samples(self, evaluator: Evaluator) -> Evaluator:
         if self.minibatch_size is None:
@@ -230,6 +255,8 @@ class NetworkProblem(Problem):  # type: ignore[misc]
             self._after_eval_status.update(
                 parent_eval=self._parent_eval, nonfinite=self._nonfinite, evaluations=self._evaluations
             )
+            if self.num_actors:
+                self._after_eval_status["restarts"] = self.restarts
 
     @torch.no_grad()
     def _evaluate_all(self, batch: SolutionBatch) -> None:
@@ -259,17 +286,26 @@ class NetworkProblem(Problem):  # type: ignore[misc]
 
     def _ask(self, batch: SolutionBatch, values: Tensor) -> list[float]:
         """Fitness of solutions like those of a batch, from this process or the actors."""
-        pieces = SolutionBatch(like=batch, popsize=len(values), empty=True)
-        pieces._data = self._trimmed(values.to(batch.device))
+        values = self._trimmed(values.to(batch.device))
+        found = torch.full((len(values),), math.nan, dtype=torch.float64)
+
+        def evaluate_rest() -> None:
+            rest = found.isnan().nonzero().flatten()
+            pieces = SolutionBatch(like=batch, popsize=len(rest), empty=True)
+            pieces._data = values[rest.to(values.device)]
+            try:
+                super(NetworkProblem, self)._evaluate_all(pieces)
+            finally:
+                found[rest] = pieces.access_evals(0).to("cpu", torch.float64)
+
         try:
-            super()._evaluate_all(pieces)
+            self._persistently(evaluate_rest, lambda: int(found.isnan().sum()))
         except BaseException:
             if self.actors:  # the old pool would raise the errors of this call's other pieces in the next one
-                self._actor_pool = ActorPool(self.actors)
+                self._actor_pool = WatchedPool(self.actors)
             raise
         self._evaluations += len(values)
-        evals: list[float] = pieces.access_evals(0).tolist()
-        return evals
+        return found.tolist()
 
     def _check_parent(self, fitness: float) -> None:
         if abs(fitness) >= WORST:
@@ -285,13 +321,13 @@ class NetworkProblem(Problem):  # type: ignore[misc]
     def _remember(self, seen: dict[bytes, float]) -> None:
         self._seen, self._seen_at = seen, self._now()
 
-    def _now(self) -> tuple[int, int]:
-        return self._number if self.minibatch_size else 0, self.changes
+    def _now(self) -> tuple[int, int | None, int]:
+        return self._number if self.minibatch_size else 0, self.minibatch_size, self.changes
 
     def _trimmed(self, values: Tensor) -> Tensor:
         return values
 
-    # Ray: the parent travels once, changes and the minibatch's number with each evaluation.
+    # Ray: the parent travels once, changes and the minibatch's number and size with each evaluation.
 
     def _parallelize(self) -> None:
         if self.num_actors and self.is_main and self.actors is None:
@@ -303,6 +339,7 @@ class NetworkProblem(Problem):  # type: ignore[misc]
                     super()._parallelize()
                 finally:
                     self._shipping = False
+            self._actor_pool = WatchedPool(self._actors)
 
     @contextmanager
     def _same_random_state(self) -> Iterator[None]:
@@ -324,7 +361,25 @@ class NetworkProblem(Problem):  # type: ignore[misc]
             ray.get([actor.call.remote("put_ray_object", [], sent) for actor in self.actors])
 
     def _make_sync_data_for_actors(self) -> Any:
-        return self._number, self._unsent, self.changes_since(self._unsent)
+        kinds = (kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind))
+        precision = next((torch.get_autocast_dtype(kind) for kind in kinds), None)  # actors know nothing of it
+        return self._number, self._minibatch_size, precision, self._unsent, self.changes_since(self._unsent)
 
     def _use_sync_data_from_main(self, received: Any) -> None:
         self._message = received
+
+    def _make_sync_data_for_main(self) -> tuple[str, int]:
+        """The parent's checksum; an actor that had nothing to evaluate catches up, too: it is told only once."""
+        self._catch_up()
+        return self._replica.checksum()
+
+    def _use_sync_data_from_actors(self, received: list[tuple[str, int]]) -> None:
+        """Every actor's parent must be that of this process, bit for bit; on other devices, of each other."""
+        expected = dict([self._replica.checksum()])
+        for number, (device, found) in enumerate(received):
+            if found != expected.setdefault(device, found):
+                self._seen = None  # which it may have evaluated
+                raise ActorsDiverged(
+                    f"actor {number}: expected the parent after {self.changes} changes with checksum "
+                    f"{expected[device]:08x}, got {found:08x}; kill_actors() has it sent anew"
+                )

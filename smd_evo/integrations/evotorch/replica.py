@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from smd_evo.core.checksum import checksum
 from smd_evo.core.parameters import Child, ParameterSpace
 from smd_evo.evaluation.evaluator import Evaluator
 
@@ -54,6 +55,10 @@ class Replica:
         """Apply those of some consecutive changes, of which the first has number ``first``, that are missing."""
         for change in changes[self.changes - first :]:
             self.apply(change)
+
+    def checksum(self) -> tuple[str, int]:
+        """The kind of device that the parent is on, and its checksum: other kinds may round steps otherwise."""
+        return self.space.device.type, checksum(self.space.module)
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,8 @@ class GradientStep:
         scales = layout.scales(coordinates).float() if self.scale == "relative" else 1.0
         if self.weight_decay:
             gradient -= self.weight_decay / self.sigma * space.values_at(coordinates) / scales
-        ascent = self._optimizer_of(replica, len(coordinates)).ascent(gradient)
+        # The state of an optimizer that came with the parent is where it was made.
+        ascent = self._optimizer_of(replica, len(coordinates)).ascent(gradient).to(device)
         space.fold(SparseDelta(coordinates, ascent * scales))
 
     def mutations(self) -> list[Mutation]:

@@ -1,0 +1,295 @@
+"""Ray's actors: one against two on two cores, what travels, what they cost; and larger clusters on paper.
+
+    python benchmarks/scaling.py [speed|bytes|overhead|costs|paper]...
+
+All five by default. "speed": ResNet-20 with random weights on random images, with one and with two actors of one
+thread, in turns. "bytes": all that Ray's serializer makes in a generation. "overhead": generations without work.
+"costs": what main and every actor do for N children, whatever the number of GPUs. "paper" measures nothing but what
+"costs" does: it computes generations of clusters from that and from the assumptions in ASSUMED.
+"""
+
+import logging
+import math
+import os
+import statistics
+import sys
+import time
+
+import ray
+import torch
+from ray._private.serialization import SerializationContext
+from torch import nn
+
+from smd_evo import (
+    Dense,
+    FinetuneProblem,
+    Layout,
+    ModuleFitness,
+    RandomSubspace,
+    SubspaceES,
+    SubspaceEvolution,
+    sample_mutations,
+)
+from smd_evo.core.checksum import checksum
+from smd_evo.core.gradient import centered_ranks, es_gradient
+from smd_evo.zoo.cifar_resnet import CifarResNet
+
+ASSUMED = {
+    "images/s of a GPU (ResNet-50, bf16)": 3000.0,
+    "images a child": 512,
+    "memory traffic of a GPU, bytes/s": 2e12,
+    "operations that noise takes, one by one": 250,
+    "bytes that each moves, a value": 24,
+    "main's network, bytes/s": 1.25e9,
+    "spread of the actors' times": 0.05,
+}
+"""What was not measured: put your own numbers in."""
+
+D = 25_557_032  # ResNet-50
+
+
+def seconds(function):
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def median_of(function, repeats=5):
+    function()
+    return statistics.median(seconds(function) for _ in range(repeats))
+
+
+def with_actors(network, data, fitness, actors, **options):
+    problem = FinetuneProblem(network, data, fitness, seed=1, num_actors=max(2, actors), **options)
+    problem._num_actors = actors  # EvoTorch takes 1 for 0
+    return problem
+
+
+def shown(values, scale=1.0, digits=0):
+    low, middle, high = (scale * part for part in (min(values), statistics.median(values), max(values)))
+    return f"{middle:,.{digits}f} ({low:,.{digits}f} to {high:,.{digits}f})"
+
+
+def speed(repeats=7, children=32, images=256):
+    torch.manual_seed(0)
+    data = torch.randn(images, 3, 32, 32), torch.randint(10, (images,))
+    problems = {actors: with_actors(CifarResNet(20), data, "cross_entropy", actors) for actors in (1, 2)}
+    # Nothing but children: the parent is known after the first generation of a parent that stays.
+    searchers = {
+        actors: SubspaceEvolution(problem, popsize=children, density=0.01, sigma=1e-3, num_elites=0)
+        for actors, problem in problems.items()
+    }
+
+    def generation(actors):
+        population = searchers[actors]._mutated(problems[actors].generate_batch(children))
+        searchers[actors]._steps_count += 1
+        return seconds(lambda: problems[actors].evaluate(population))
+
+    for actors in problems:
+        generation(actors), generation(actors)
+    times = [[generation(actors) for actors in (1, 2)] for _ in range(repeats)]
+    print(f"{children} children of ResNet-20 a generation, {images} images each, {repeats} pairs in turns\n")
+    print("| actors | s a generation | children/s | images/s |\n| --- | --- | --- | --- |")
+    for number, own in enumerate(zip(*times, strict=True), start=1):
+        rates = [children / one for one in own]
+        print(f"| {number} | {shown(own, digits=2)} | {shown(rates, digits=2)} | {shown(rates, images)} |")
+    print(f"\ntwo actors to one: {shown([one / two for one, two in times], digits=2)}")
+    for problem in problems.values():
+        problem.kill_actors()
+
+
+def nothing(module):
+    return 0.0 if module.training is None else float(module.weight.data_ptr() % 97)  # all children differ a little
+
+
+class Wire:
+    """Counts the bytes that Ray serializes here, and those that come back."""
+
+    def __enter__(self):
+        self.bytes = 0
+        self.own = SerializationContext.serialize, SerializationContext.deserialize_objects
+
+        def sending(context, value):
+            result = self.own[0](context, value)
+            self.bytes += result.total_bytes
+            return result
+
+        def receiving(context, found, *others):
+            self.bytes += sum(len(memoryview(part)) for one in found for part in one[:2] if part)
+            return self.own[1](context, found, *others)
+
+        SerializationContext.serialize, SerializationContext.deserialize_objects = sending, receiving
+        return self
+
+    def __exit__(self, *error):
+        SerializationContext.serialize, SerializationContext.deserialize_objects = self.own
+
+
+def travelled(side, children, make):
+    """Bytes of the first evaluation, when the parent is sent, and of a later generation with a step before it."""
+    problem = with_actors(nn.Linear(side, side), None, ModuleFitness("nothing", "min", nothing), 2)
+    searcher = make(problem, children, RandomSubspace(20 / problem.space.size))
+    with Wire() as wire:
+        problem.evaluate(problem.generate_batch(1))
+        first = wire.bytes
+        searcher.step()
+        wire.bytes = 0
+        searcher.step()
+        later = wire.bytes
+    problem.kill_actors()
+    return first, later
+
+
+def travel():
+    kinds = {
+        "selection": lambda problem, size, rule: SubspaceEvolution(problem, popsize=size, subspace=rule, sigma=1e-3),
+        "gradient": lambda problem, size, rule: SubspaceES(
+            problem, popsize=size, subspace=rule, sigma=1e-3, center_learning_rate=1e-3
+        ),
+    }
+    print("Two actors; messages, rows and fitness in both directions, all framing included.\n")
+    print("| searcher | D | children | bytes a generation | a child | once, for the parent |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for name, make in kinds.items():
+        for children in (32, 1_000, 100_000):
+            for side in (519, 5000):
+                first, later = travelled(side, children, make)
+                size = side * side + side
+                print(f"| {name} | {size:,} | {children:,} | {later:,} | {later / children:.1f} | {first:,} |")
+
+
+def overhead():
+    print("Generations of two children without work, on two cores\n")
+    print("| D | actors | ms a generation |\n| --- | --- | --- |")
+    for side in (519, 5000):
+        for actors in (0, 2, 6):
+            fixed = 1e3 * statistics.median(overheads(side, actors))
+            print(f"| {side * side + side:,} | {actors} | {fixed:.1f} |")
+
+
+def overheads(side, actors, repeats=15):
+    problem = FinetuneProblem(
+        nn.Linear(side, side), None, ModuleFitness("nothing", "min", nothing), seed=1, num_actors=actors
+    )
+    rule = RandomSubspace(20 / problem.space.size)
+
+    def generation(key):
+        batch = problem.mutate(problem.generate_batch(2), key=key, subspace=rule, sigma=1e-3)
+        return seconds(lambda: problem.evaluate(batch))
+
+    times = [generation(key) for key in range(repeats + 2)][2:]
+    if actors:
+        problem.kill_actors()
+    return times
+
+
+def costs():
+    """Seconds that do not become fewer with more GPUs, measured on one thread of this machine's CPU."""
+    layout, children, found = Layout.flat(D), 10_000, {}
+    problem = FinetuneProblem(nn.Linear(8, 8), None, ModuleFitness("nothing", "min", nothing), seed=1)
+    rule = RandomSubspace(0.1)
+    batch = problem.mutate(problem.generate_batch(children), key=1, subspace=rule, sigma=0.1)
+    fitness = torch.rand(children)
+
+    def rows():
+        made = problem.mutate(problem.generate_batch(children), key=1, subspace=rule, sigma=0.1)
+        return dict.fromkeys(problem._labels(made.access_values(keep_evals=True)))
+
+    found["rows and labels, a child"] = median_of(rows) / children
+    found["ranks, a child"] = median_of(lambda: centered_ranks(fitness, "min")) / children
+    context = ray._private.worker.global_worker.get_serialization_context()
+    found["pickling, a child"] = median_of(lambda: context.serialize((0, batch))) / children
+    for name, subspace, pairs in (
+        ("0.001", RandomSubspace(0.001), 20),
+        ("0.01", RandomSubspace(0.01), 10),
+        ("1", Dense(), 1),
+    ):
+        mutations = sample_mutations(1, 2 * pairs, subspace=subspace, sigma=0.1, antithetic=True)
+        weights = torch.linspace(-0.5, 0.5, 2 * pairs)
+        replay = median_of(lambda m=mutations, w=weights: es_gradient(m, w, layout), repeats=3)
+        empty = median_of(lambda: torch.zeros(D), repeats=3)
+        found[f"noise of a pair, density {name}"] = (replay - empty) / pairs
+    network = nn.Linear(5000, 5000)
+    found["checksum of the parent"] = median_of(lambda: checksum(network))
+    few, many = (statistics.median(overheads(519, actors)) for actors in (2, 6))
+    found["messages, a generation"], found["messages, an actor"] = few, max(0.0, (many - few) / 4)
+    print(f"D = {D:,}; one thread\n\n| cost | value |\n| --- | --- |")
+    for name, value in found.items():
+        print(f"| {name} | {1e6 * value:,.1f} us |" if value < 1e-3 else f"| {name} | {1e3 * value:,.1f} ms |")
+    return found
+
+
+def on_gpu(density):
+    """Seconds of a pair's noise on a GPU: PyTorch's operations one by one, each limited by memory."""
+    moved = ASSUMED["operations that noise takes, one by one"] * ASSUMED["bytes that each moves, a value"]
+    launches = ASSUMED["operations that noise takes, one by one"] * 5e-6
+    return max(launches, density * D * moved / ASSUMED["memory traffic of a GPU, bytes/s"])
+
+
+def generation(gpus, children, density, cost):
+    """Seconds of one generation by what they are spent on; ``density`` None: a searcher that selects."""
+    child = ASSUMED["images a child"] / ASSUMED["images/s of a GPU (ResNet-50, bf16)"]
+    largest = math.ceil((children + 1) / gpus)  # the parent is evaluated, too, and pieces are whole
+    # The expected largest of n normal numbers, about.
+    late = ASSUMED["spread of the actors' times"] * math.sqrt(2 * math.log(gpus)) if gpus > 1 else 0.0
+    pairs = 0 if density is None else children / 2
+    on_cpu = 0.0 if density is None else cost[f"noise of a pair, density {density:g}"]
+    message = 0 if density is None else 4 * children * gpus
+    return {
+        "forward passes, shared evenly": children * child / gpus,
+        "parent, and pieces that are not equal": (largest - children / gpus) * child,
+        "waiting for the slowest": largest * child * late,
+        "gradient in main, on its CPU": pairs * on_cpu,
+        "gradient in every actor": pairs * (0.0 if density is None else on_gpu(density)),
+        "rows, ranks, pickling in main": children
+        * (cost["rows and labels, a child"] + cost["ranks, a child"] + cost["pickling, a child"]),
+        "messages": cost["messages, a generation"]
+        + gpus * cost["messages, an actor"]
+        + (message + 50 * children) / ASSUMED["main's network, bytes/s"],
+        "checksums": 2 * cost["checksum of the parent"],
+    }
+
+
+def paper():
+    cost = costs()
+    print("\nAssumed: " + "; ".join(f"{name} {value:,g}" for name, value in ASSUMED.items()))
+    print(f"Computed from that: a pair's noise on a GPU takes {1e3 * on_gpu(1.0):.0f} ms if dense.\n")
+    searchers = {
+        "selection": None,
+        "gradient, density 0.001": 0.001,
+        "gradient, density 0.01": 0.01,
+        "OpenAI-ES": 1.0,
+    }
+    print("Efficiency: time of the forward passes, shared evenly, to that of the whole generation\n")
+    print("| searcher | children | 8 GPUs | 64 | 1,024 | what takes most of the rest at 1,024 |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for name, density in searchers.items():
+        for children in (1_024, 2_047, 16_383, 102_399):
+            cells = []
+            for gpus in (8, 64, 1024):
+                parts = generation(gpus, children, density, cost)
+                ideal = parts.pop("forward passes, shared evenly")
+                cells.append(
+                    f"{100 * ideal / (ideal + sum(parts.values())):.0f} %, {ideal + sum(parts.values()):,.1f} s"
+                )
+            worst = max(parts, key=parts.get)
+            print(f"| {name} | {children:,} | {' | '.join(cells)} | {worst}: {parts[worst]:,.1f} s |")
+
+
+PARTS = {"speed": speed, "bytes": travel, "overhead": overhead, "costs": costs, "paper": paper}
+
+
+def main(wanted):
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # else Ray leaves a token in the user's home
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(1)
+    ray.init(num_cpus=6, include_dashboard=False, log_to_driver=False)
+    print(f"torch {torch.__version__}, ray {ray.__version__}, {os.cpu_count()} cores")
+    for name in wanted:
+        print(f"\n## {name}\n")
+        PARTS[name]()
+    ray.shutdown()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:] or ["speed", "bytes", "overhead", "paper"])

@@ -1,0 +1,77 @@
+"""The whole cluster is gone, or is not there at all: a clear error, and no waiting without end."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import evotorch_helpers
+import pytest
+
+import smd_evo
+
+PROGRAM = """
+import os, sys, threading, time
+from pathlib import Path
+import ray
+from torch import nn
+from ray_helpers import Slow
+from smd_evo import FinetuneProblem, ModuleFitness, SubspaceEvolution
+from smd_evo.errors import ClusterLost, InvalidValue
+from smd_evo.integrations.evotorch import cluster
+
+cluster._PATIENCE = 2
+for address in ("127.0.0.1:1", "nowhere.invalid:6379", "nonsense", "auto"):
+    try:
+        cluster.start_ray(address)
+    except InvalidValue as error:
+        assert "\\n" not in str(error), error
+        print("refused", flush=True)
+cluster.start_ray()
+cluster.start_ray("127.0.0.1:1")  # there is one already
+folder = Path(sys.argv[1])
+slow = Slow(folder, 0.2)
+problem = FinetuneProblem(nn.Linear(2, 2), None, ModuleFitness("sum", "min", slow), num_actors=2, seed=1)
+searcher = SubspaceEvolution(problem, popsize=10, density=0.5, sigma=0.1)
+searcher.step()
+node = ray._private.worker._global_node
+pids = [process.process.pid for found in node.all_processes.values() for process in found]
+print(*pids, *(slow.processes() if sys.argv[2] == "all" else []), flush=True)
+try:
+    searcher.run(1000)
+except ClusterLost as error:
+    assert isinstance(error, ConnectionError) and "\\n" not in str(error), error
+    print("lost", flush=True)
+os._exit(0)  # Ray's own end takes five seconds
+"""
+
+
+@pytest.fixture
+def environment(tmp_path):
+    for name in ("mlflow", "wandb", "cma"):  # as in test_evotorch_ray.py
+        (tmp_path / f"{name}.py").write_text("raise ImportError")
+    places = Path(evotorch_helpers.__file__).parent, Path(smd_evo.__file__).parents[1], tmp_path
+    return {**os.environ, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": os.pathsep.join(map(str, places))}
+
+
+@pytest.mark.parametrize("what", ["all", "the actors live on"])
+def test_a_cluster_that_dies_in_mid_generation(what, environment, tmp_path):
+    """Ray would end the process after a minute."""
+    folder = tmp_path / "processes"
+    folder.mkdir()
+    command = [sys.executable, "-W", "ignore", "-c", PROGRAM, folder, what]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as program:
+        try:
+            lines = [program.stdout.readline().strip() for _ in range(5)]
+            assert lines[:4] == 4 * ["refused"]
+            pids = [int(word) for word in lines[4].split()]
+            time.sleep(0.5)
+            for pid in pids:
+                os.kill(pid, signal.SIGKILL)
+            died = time.monotonic()
+            assert program.stdout.readline() == "lost\n"
+            assert time.monotonic() - died < 20
+        finally:
+            program.kill()
