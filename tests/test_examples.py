@@ -19,6 +19,7 @@ BUDGETS = {
     "deap_cma_subspace.py": ["2"],
     "compare_with_openai_es.py": ["1"],
     "evolve_a_policy.py": ["1"],
+    "finetune_a_text_classifier.py": ["1"],
 }
 
 # Warnings are errors, but for those that EvoTorch makes: one when it is imported, two in its CMAES.
