@@ -29,7 +29,8 @@ def read_metrics(run: Path, generations: int | None = None, name: str = METRICS)
         InvalidValue: some are missing or damaged.
     """
     found: list[dict[str, Any]] = []
-    for line in (run / name).read_bytes().splitlines():
+    content = (run / name).read_bytes() if (run / name).is_file() else b""
+    for line in content.splitlines():
         try:
             record = json.loads(line)
         except ValueError:  # cut off by a crash, or damaged

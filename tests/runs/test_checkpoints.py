@@ -250,7 +250,7 @@ def test_without_a_whole_one_it_says_so_on_one_line(tmp_path):
     for number in (4, 8):
         write_checkpoint(tmp_path, number, {"number": number}, 3)
         (tmp_path / "checkpoints" / f"{number:06d}.json").write_bytes(b"{\n\n")
-    with pytest.raises(InvalidValue, match="checkpoint 8 is damaged .*; checkpoint 4 is damaged") as caught:
+    with pytest.raises(InvalidValue, match=r"checkpoint 8 is damaged .*; checkpoint 4 is damaged") as caught:
         newest(tmp_path)
     assert "\n" not in str(caught.value)
 
