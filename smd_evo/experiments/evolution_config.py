@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -58,7 +59,10 @@ def images_at(schedule: str, generation: int) -> int:
 
 def _logs(name: str, value: Any) -> tuple[str, ...]:
     items = value.split(",") if isinstance(value, str) else value or ()
-    return tuple(dict.fromkeys(check_choice(name, item, LOGS) for item in items))
+    chosen = tuple(dict.fromkeys(check_choice(name, item, LOGS) for item in items))
+    if missing := [item for item in chosen if item != "csv" and importlib.util.find_spec(item) is None]:
+        raise InvalidValue(f"{name}: expected {missing[0]} to be installed, got none; pip install 'smd-evo[log]'")
+    return chosen
 
 
 def _density(name: str, value: Any) -> float:

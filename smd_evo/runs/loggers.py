@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import importlib.util
 import os
 import uuid
 import warnings
@@ -16,18 +15,9 @@ from smd_evo.errors import InvalidValue
 from smd_evo.experiments.evolution import Generation
 from smd_evo.experiments.evolution_config import EvolutionConfig
 
-__all__ = ["check_loggers", "open_loggers"]
-
-_NEEDS = {"tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wandb"}
+__all__ = ["open_loggers"]
 
 Log = Callable[[Mapping[str, float], int], object]
-
-
-def check_loggers(names: Sequence[str]) -> None:
-    """Raise InvalidValue if what a logger needs is not installed."""
-    for name in names:
-        if name in _NEEDS and importlib.util.find_spec(_NEEDS[name]) is None:
-            raise InvalidValue(f"log: expected {name} to be installed, got none; pip install 'smd-evo[log]'")
 
 
 @contextlib.contextmanager
@@ -42,7 +32,14 @@ def open_loggers(
         records: the generations that are told already, if the run goes on.
     """
     with contextlib.ExitStack() as stack:
-        logs = {name: stack.enter_context(_LOGGERS[name](config, run, records)) for name in config.log}
+        logs: dict[str, Log] = {}
+        for name in config.log:
+            try:
+                logs[name] = stack.enter_context(_LOGGERS[name](config, run, records))
+            except Exception as error:
+                raise InvalidValue(
+                    f"log: expected {name} to start, got {error}; mend that, or leave it out"
+                ) from error
 
         def tell(record: Generation) -> None:
             for name, log in list(logs.items()):
@@ -57,9 +54,9 @@ def open_loggers(
 
 def _numbers(record: Mapping[str, Any]) -> dict[str, float]:
     """A record without levels: ``validation_loss``, where it is there."""
-    flat = {name: float(value) for name, value in record.items() if isinstance(value, int | float)}
+    flat = {name: value for name, value in record.items() if isinstance(value, int | float)}
     found = record.get("validation") or {}
-    return flat | {f"validation_{name}": float(value) for name, value in found.items()}
+    return flat | {f"validation_{name}": 1 * value for name, value in found.items()}
 
 
 @contextlib.contextmanager
@@ -96,10 +93,11 @@ def _tensorboard(config: EvolutionConfig, run: Path, records: Sequence[Mapping[s
 
 @contextlib.contextmanager
 def _mlflow(config: EvolutionConfig, run: Path, records: Sequence[Mapping[str, Any]]) -> Iterator[Log]:
-    """A run of the tracking server that MLFLOW_TRACKING_URI names, or of a data base in the run directory."""
+    """A run of the tracking server that MLFLOW_TRACKING_URI names, or files in the run directory."""
+    os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # or it wants a data base, which takes another package
     from mlflow.tracking import MlflowClient
 
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run.absolute() / 'mlflow.db'}"
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or (run.absolute() / "mlruns").as_uri()
     client, name = MlflowClient(uri), "smd-evo"
     experiment = client.get_experiment_by_name(name)
     number = experiment.experiment_id if experiment else client.create_experiment(name)
@@ -131,8 +129,10 @@ def _wandb(config: EvolutionConfig, run: Path, records: Sequence[Mapping[str, An
     session = wandb.init(
         project="smd-evo", name=run.resolve().name, id=identity, resume="allow", dir=str(run), config=config.as_dict()
     )
-    yield lambda numbers, generation: session.log(dict(numbers), step=generation)
-    session.finish()
+    try:
+        yield lambda numbers, generation: session.log(dict(numbers), step=generation)
+    finally:
+        session.finish()
 
 
 _LOGGERS: dict[str, Callable[..., contextlib.AbstractContextManager[Log]]] = {
