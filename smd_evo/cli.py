@@ -229,7 +229,10 @@ def compare(
 @app.command()
 def report(
     folders: Annotated[
-        list[str], typer.Argument(metavar="RUN...", help="Folders that finetune, window or compare wrote.")
+        list[str],
+        typer.Argument(
+            metavar="RUN...", help="Folders that finetune, also with --generations, window or compare wrote."
+        ),
     ],
     out: Annotated[str | None, option("FILE", "Where to write [report.html in the first RUN].")] = None,
 ) -> None:

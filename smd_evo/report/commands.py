@@ -9,15 +9,21 @@ from pathlib import PurePath
 from typing import Any
 
 from smd_evo.experiments.config import CompareConfig, ExperimentConfig, FinetuneConfig, WindowConfig
+from smd_evo.experiments.evolution_config import EvolutionConfig
 from smd_evo.report.record import RunRecord
 
 __all__ = ["repeat"]
 
 _CONFIGS: dict[str, type[ExperimentConfig]] = {
     "finetune": FinetuneConfig,
+    "evolution": EvolutionConfig,
     "window": WindowConfig,
     "compare": CompareConfig,
 }
+_COMMANDS = {"evolution": "finetune"}
+"""Of kinds that are not called like their command."""
+_ALWAYS = {"device": "auto", "generations": None}
+"""Written out whatever their defaults: the stored device is what "auto" found; generations choose the experiment."""
 _ENSEMBLE = {"method": "greedy", "combine": "probabilities"}
 
 
@@ -35,7 +41,8 @@ def repeat(record: RunRecord) -> list[str]:
     if record.kind == "protocol":
         return [_line("finetune", _several(record), "--out", out)]
     ensembles = [_line("ensemble", out, _ensemble(part)) for part in record.parts]
-    return [_line(record.kind, _options(record.kind, record.config), "--out", out), *ensembles]
+    command = _COMMANDS.get(record.kind, record.kind)
+    return [_line(command, _options(record.kind, record.config), "--out", out), *ensembles]
 
 
 def _line(command: str, *words: str | list[str]) -> str:
@@ -44,8 +51,7 @@ def _line(command: str, *words: str | list[str]) -> str:
 
 
 def _options(kind: str, config: Mapping[str, Any]) -> list[str]:
-    # The stored device is the one that "auto" has found, so it is never the default.
-    defaults = {setting.name: setting.default for setting in fields(_CONFIGS[kind])} | {"device": "auto"}
+    defaults = {setting.name: _ALWAYS.get(setting.name, setting.default) for setting in fields(_CONFIGS[kind])}
     ordered = [name for name in defaults if name in config] + [name for name in config if name not in defaults]
     return [
         word

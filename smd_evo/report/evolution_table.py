@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.table import Table
 
 from smd_evo.experiments.results import Row
 from smd_evo.report.table import claim, interval, new_table, p_text, points
 
-__all__ = ["evolution_table", "evolution_verdict"]
+__all__ = ["evolution_table", "evolution_verdict", "kept_generation"]
 
 
 def evolution_table(rows: Sequence[Row]) -> Table:
@@ -40,3 +41,13 @@ def evolution_verdict(rows: Sequence[Row]) -> list[str]:
         for row in rows
         if row.accuracy_gain and row.p_value is not None
     ]
+
+
+def kept_generation(records: Sequence[Mapping[str, Any]]) -> int:
+    """The generation whose parent was best on validation, of the lines of metrics.jsonl; 0: none beat the first.
+
+    >>> kept_generation([{"generation": 1, "validation": None}, {"generation": 2, "validation": {"best": True}}])
+    2
+    """
+    best = [record["generation"] for record in records if record["validation"] and record["validation"]["best"]]
+    return int(best[-1]) if best else 0

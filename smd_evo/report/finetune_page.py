@@ -9,7 +9,7 @@ from typing import Any
 from smd_evo.experiments.results import SPARSE, Row
 from smd_evo.report.commands import repeat
 from smd_evo.report.ensemble_page import ensemble_section
-from smd_evo.report.page_facts import data_facts, environment, listed
+from smd_evo.report.page_facts import data_facts, environment, listed, stored_rows
 from smd_evo.report.page_parts import (
     Cell,
     Group,
@@ -17,7 +17,6 @@ from smd_evo.report.page_parts import (
     Table,
     against,
     decimal,
-    estimate,
     figure,
     gain,
 )
@@ -30,7 +29,7 @@ __all__ = ["compare_finetunes", "finetune_section"]
 def finetune_section(record: RunRecord) -> Section:
     """A run with its ensembles."""
     config, results = record.config, record.results
-    rows = _rows(results)
+    rows = stored_rows(results)
     data = results["data"]
     samples = f"{data['samples']['test']:,}"
     return Section(
@@ -58,7 +57,7 @@ def compare_finetunes(numbered: Sequence[tuple[int, RunRecord]]) -> Table:
     """A line for each of several runs; ``numbered`` also holds the numbers of their sections."""
     lines = []
     for number, record in numbered:
-        rows = _rows(record.results)
+        rows = stored_rows(record.results)
         gains = {row.candidate: row.accuracy_gain for row in rows if row.method == SPARSE}
         found = against(record.results["sparse_ensemble_against"])
         cells = [Cell("") if (each := gains.get(name)) is None else gain(each) for name in ("best child", "ensemble")]
@@ -79,11 +78,6 @@ def compare_finetunes(numbered: Sequence[tuple[int, RunRecord]]) -> Table:
 _ROLES = {"fitness": "ranks children", "validation": "chooses", "test": "is reported"}
 _CHOSEN = "\N{NO-BREAK SPACE}\N{BLACK STAR}"
 _MATCHED = ("dense, matched sigma", "dense, matched norm")
-
-
-def _rows(results: Mapping[str, Any]) -> list[Row]:
-    gains = ("accuracy_gain", "loss_gain")
-    return [Row(**row | {name: row[name] and estimate(row[name]) for name in gains}) for row in results["rows"]]
 
 
 def _verdict(rows: Sequence[Row], results: Mapping[str, Any]) -> list[str]:

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from smd_evo import __version__
 from smd_evo.errors import InvalidValue
 from smd_evo.report.compare_page import compare_section
+from smd_evo.report.evolution_page import evolution_section
 from smd_evo.report.finetune_page import compare_finetunes, finetune_section
 from smd_evo.report.page_parts import Section, Table
 from smd_evo.report.protocol_page import protocol_section
@@ -25,6 +26,7 @@ _To = TypeVar("_To")
 _Compared = Sequence[tuple[int, RunRecord]]
 _SECTIONS: dict[str, Callable[[RunRecord], Section]] = {
     "finetune": finetune_section,
+    "evolution": evolution_section,
     "window": window_section,
     "protocol": protocol_section,
     "compare": compare_section,

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["data_facts", "environment", "listed"]
+from smd_evo.experiments.results import Row
+from smd_evo.report.page_parts import estimate
+
+__all__ = ["data_facts", "environment", "listed", "stored_rows"]
 
 
 def data_facts(config: Mapping[str, Any], results: Mapping[str, Any], roles: Mapping[str, str]) -> dict[str, str]:
@@ -26,6 +29,16 @@ def environment(results: Mapping[str, Any]) -> dict[str, str]:
     names = {"smd_evo": "smd-evo", "python": "Python", "torch": "PyTorch", "seconds": "time"}
     found = {names.get(name, name): str(value) for name, value in results["environment"].items()}
     return found | ({"time": f"{found['time']} s"} if "time" in found else {})
+
+
+def stored_rows(results: Mapping[str, Any]) -> list[Row]:
+    """The rows of a fine-tuning run's table as they were before they became JSON."""
+    return [Row(**row | _row(row)) for row in results["rows"]]
+
+
+def _row(row: Mapping[str, Any]) -> dict[str, Any]:
+    found = {name: row[name] and estimate(row[name]) for name in ("accuracy_gain", "loss_gain")}
+    return found | {"candidate": str(row["candidate"])}  # the terminal's tables take texts alone
 
 
 def listed(values: object) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +15,12 @@ class RunRecord:
 
     Attributes:
         name: of the folder.
-        kind: "finetune", "window", "compare", "protocol" or, within a run, "ensemble".
+        kind: "finetune", "evolution", "window", "compare", "protocol" or, within a run, "ensemble".
         config: settings of the run; an ensemble and a protocol have none of their own.
         results: its numbers.
         plot: a PNG file's content, if there is one.
         parts: ensembles of a run, runs of a protocol.
+        metrics: a line for each generation of an evolution.
     """
 
     name: str
@@ -28,3 +29,4 @@ class RunRecord:
     results: Mapping[str, Any]
     plot: bytes | None = None
     parts: tuple[RunRecord, ...] = ()
+    metrics: Sequence[Mapping[str, Any]] = ()

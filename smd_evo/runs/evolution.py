@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from smd_evo.atomic import write_whole
 from smd_evo.errors import InvalidValue
-from smd_evo.experiments.evolution import Evolution, Generation
+from smd_evo.experiments.evolution import Evolution
 from smd_evo.experiments.evolution_config import EvolutionConfig
 from smd_evo.experiments.evolution_results import EvolutionResult, finish
 from smd_evo.experiments.export import encode_weights, plain_state
 from smd_evo.experiments.progress import Progress, Silent
 from smd_evo.runs.checkpoints import newest, write_checkpoint
-from smd_evo.runs.folder import RESULTS, described, new_run, write_config, write_results
+from smd_evo.runs.folder import PLOT, RESULTS, described, new_run, write_config, write_results
 from smd_evo.runs.identity import IDENTITY, check_same, identity_of, read_identity, resumed_config
 from smd_evo.runs.loggers import open_loggers
 from smd_evo.runs.metrics import HISTORY, Metrics
@@ -94,6 +94,8 @@ def resume(
 
 
 def _go_on(evolution: Evolution, run: Path, progress: Progress) -> EvolutionResult:
+    from smd_evo.report.evolution_plot import plot_evolution  # it takes a second to load: when all settings are right
+
     start = time.perf_counter()
     with Metrics(run, evolution.generation) as metrics, Metrics(run, evolution.generation, HISTORY) as history:
         _generations(evolution, run, progress, metrics, history)
@@ -105,6 +107,7 @@ def _go_on(evolution: Evolution, run: Path, progress: Progress) -> EvolutionResu
             encode_weights(plain_state(result.ensemble.parent), "the best network on validation", "safetensors"),
         )
         result.ensemble.save(run / ENSEMBLE)
+        plot_evolution(metrics.records, evolution.config, run / PLOT)
         _write_results(run, evolution, result, time.perf_counter() - start)
     return result
 
@@ -125,20 +128,22 @@ def _generations(evolution: Evolution, run: Path, progress: Progress, metrics: M
                     write_checkpoint(run, evolution.generation, evolution.state_dict(), config.keep_checkpoints)
                     stored = evolution.generation
             log(record)
-            progress.reached(evolution.generation * config.children, _told(record, config))
+            progress.reached(evolution.generation * config.children, _told(metrics.records, config))
             if asked:
                 raise Interrupted(f"{evolution.generation} of {config.generations} generations are done")
 
 
-def _told(record: Generation, config: EvolutionConfig) -> str:
-    """A generation on one line."""
-    found = record.validation
-    validation = f", validation {found.accuracy:.1%} {found.loss:.3f}{' best' if found.best else ''}" if found else ""
-    speed = record.images * config.children / record.seconds
-    return (
-        f"{record.generation}/{config.generations}: fitness {record.fitness:.4g}{validation}, "
-        f"sigma {record.sigma:.3g}, {speed:,.0f} images/s"
-    )
+def _told(records: Sequence[Mapping[str, Any]], config: EvolutionConfig) -> str:
+    """How things stand, on two short lines."""
+    last = records[-1]
+    speed = last["images"] * config.children / last["seconds"]
+    validated = [record for record in records if record["validation"]]
+    told = f"{last['generation']}/{config.generations}: fitness {last['fitness']:.4g}, sigma {last['sigma']:.3g}"
+    if validated:
+        found = validated[-1]["validation"]
+        best = ", the best" if found["best"] else ""
+        told += f"\nvalidation {found['accuracy']:.1%}, loss {found['loss']:.3f}{best}"
+    return f"{told}\n{speed:,.0f} images/s"
 
 
 def _write_results(run: Path, evolution: Evolution, result: EvolutionResult, seconds: float) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from smd_evo.errors import InvalidValue
 from smd_evo.experiments.config import load_settings
 from smd_evo.report.record import RunRecord
 from smd_evo.runs.folder import CONFIG, PLOT, RESULTS, read_results
+from smd_evo.runs.metrics import METRICS, read_metrics
 from smd_evo.runs.protocol import SUMMARY
 
 __all__ = ["read_record"]
@@ -16,7 +19,7 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def read_record(folder: Path | str) -> RunRecord:
-    """A run with the ensembles in its directory, or a protocol with its runs.
+    """A run with the ensembles in its directory, or with its generations, or a protocol with its runs.
 
     Args:
         folder: what ``smd-evo finetune``, ``smd-evo window`` or ``smd-evo compare`` wrote.
@@ -25,13 +28,27 @@ def read_record(folder: Path | str) -> RunRecord:
         InvalidValue: it holds no run, or something in it is unreadable.
     """
     run = Path(folder)
-    return _protocol(run) if (run / SUMMARY).is_file() else _run(run, "finetune", "window", "compare")
+    if (run / METRICS).is_file() and not (run / RESULTS).is_file():
+        raise InvalidValue(f"run: expected a finished one, got {run}; smd-evo resume {run} goes on with it")
+    return _protocol(run) if (run / SUMMARY).is_file() else _run(run, "finetune", "window", "compare", "evolution")
 
 
 def _run(run: Path, *kinds: str) -> RunRecord:
     results = read_results(run / RESULTS, *kinds)
     parts = _ensembles(run) if results["kind"] == "finetune" else ()
-    return RunRecord(_name(run), results["kind"], load_settings(run / CONFIG), results, _plot(run), parts)
+    config = load_settings(run / CONFIG)
+    metrics = _metrics(run, results) if results["kind"] == "evolution" else ()
+    return RunRecord(_name(run), results["kind"], config, results, _plot(run), parts, metrics)
+
+
+def _metrics(run: Path, results: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+    generations = results.get("generations")
+    if type(generations) is not int or generations < 1 or not (run / METRICS).is_file():
+        raise InvalidValue(
+            f"run: expected a number of generations and {METRICS} in {run}, got {generations!r:.100} and "
+            f"{'one' if (run / METRICS).is_file() else 'none'}; take them from a backup"
+        )
+    return tuple(read_metrics(run, generations))
 
 
 def _protocol(folder: Path) -> RunRecord:

@@ -1,0 +1,111 @@
+"""The plot of a run over generations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
+
+from smd_evo.experiments.evolution_config import EvolutionConfig
+from smd_evo.report.evolution_table import kept_generation
+
+__all__ = ["plot_evolution"]
+
+_Records = Sequence[Mapping[str, Any]]
+_NOISY = {"median": ("median child", "C1"), "fitness": ("best child", "C2"), "parent": ("parent", "0.6")}
+_MEASURES = {"accuracy": ("accuracy, %", 100), "loss": ("cross-entropy", 1)}
+_MARKED = 60
+"""Validations that have room for a mark each."""
+
+
+def plot_evolution(records: _Records, config: EvolutionConfig, path: Path) -> None:
+    """Left: fitness on minibatches and on validation. Right: the other measure on validation, and what changes.
+
+    Args:
+        records: the lines of metrics.jsonl, at least one, the last one of them validated.
+        config: the run's settings.
+        path: PNG file to write.
+    """
+    measure, other = ("accuracy", "loss") if config.fitness == "accuracy" else ("loss", "accuracy")
+    changing = [name for name in ("sigma", "images") if len({record[name] for record in records}) > 1]
+    with matplotlib.rc_context({"font.size": 11.5}):
+        figure = Figure(figsize=(11, 5.6 + 0.6 * len(changing)), layout="constrained")
+        grid = figure.add_gridspec(1 + len(changing), 2, height_ratios=[2.5, *(1 for _ in changing)])
+        left = figure.add_subplot(grid[:, 0])
+        right, *below = (figure.add_subplot(grid[row, 1], sharex=left) for row in range(1 + len(changing)))
+        _minibatches(left, records, _MEASURES[measure][1])
+        for axes, shown in ((left, measure), (right, other)):
+            _validations(axes, records, shown)
+        for axes, name in zip(below, changing, strict=True):
+            _course(axes, records, name)
+        left.set_ylabel(_MEASURES[measure][0])
+        right.set_ylabel(f"validation {_MEASURES[other][0]}")
+        _finish(left, right, *below)
+        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+        figure.suptitle(f"{config.model}, {config.searcher} searcher, {config.children} children a generation")
+        figure.savefig(path, dpi=120)
+
+
+def _minibatches(axes: Axes, records: _Records, scale: float) -> None:
+    """What ranked the children: each generation on other images, so the lines are light."""
+    generations = [record["generation"] for record in records]
+    for name, (label, colour) in _NOISY.items():
+        values = [scale * record[name] for record in records]
+        axes.plot(generations, values, color=colour, linewidth=1, alpha=0.7, label=f"{label}, minibatches")
+
+
+def _validations(axes: Axes, records: _Records, measure: str) -> None:
+    """The parents that were validated, and which of them was kept."""
+    found = [(record["generation"], record["validation"]) for record in records if record["validation"]]
+    scale = _MEASURES[measure][1]
+    places, values = [place for place, _ in found], [scale * each[measure] for _, each in found]
+    marker = "o" if len(found) <= _MARKED else ""
+    axes.plot(places, values, color="C0", linewidth=2, marker=marker, markersize=5, label="parent, validation")
+    kept = kept_generation(records)
+    if not kept:
+        axes.plot([], [], " ", label="kept: the pre-trained parent")
+        return
+    label, value = f"kept: generation {kept}", values[places.index(kept)]
+    axes.plot([kept], [value], "*", color="C3", markersize=16, markeredgecolor="white", zorder=4, label=label)
+
+
+def _course(axes: Axes, records: _Records, name: str) -> None:
+    """A setting that is another one in other generations."""
+    axes.step([record["generation"] for record in records], [record[name] for record in records], "0.3", where="mid")
+    axes.set_ylabel(name)
+    if name == "sigma":
+        _logarithmic(axes, (1, 2, 5))
+    else:
+        axes.set_ylim(bottom=0)
+
+
+def _finish(left: Axes, *right: Axes) -> None:
+    """What all axes have."""
+    for axes in (left, *right):
+        axes.spines[["top", "right"]].set_visible(False)
+        if "entropy" in axes.get_ylabel():
+            _logarithmic(axes, (1, 2, 3, 5, 7))
+        elif axes.get_yscale() == "linear":
+            axes.yaxis.set_major_locator(MaxNLocator(3 if axes.get_ylabel() == "images" else 6, steps=[1, 2, 5, 10]))
+        if axes in (left, right[-1]):
+            axes.set_xlabel("generation")
+        else:
+            axes.tick_params(labelbottom=False)
+    left.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))
+
+
+def _logarithmic(axes: Axes, digits: Sequence[float]) -> None:
+    """An axis of plain numbers that start with these digits; of powers of ten where there are many."""
+    if not math.isfinite(axes.dataLim.minposy):  # nothing is positive
+        return
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=digits if math.log10(high / low) < 2 else (1,)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
