@@ -43,6 +43,8 @@ def read_identity(run: Path) -> dict[str, Any]:
             f"run: expected one of format {_FORMAT}, got {run} of smd_evo {wrote}; install that instead of "
             f"{__version__}"
         )
+    if missing := {"smd_evo", "torch", "device", "fingerprint", "data"} - identity.keys():
+        raise InvalidValue(f"{expected}, whose {IDENTITY} is damaged (it holds no {', '.join(sorted(missing))})")
     return identity
 
 
