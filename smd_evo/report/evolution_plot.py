@@ -22,6 +22,8 @@ _NOISY = {"median": ("median child", "C1"), "fitness": ("best child", "C2"), "pa
 _MEASURES = {"accuracy": ("accuracy, %", 100), "loss": ("cross-entropy", 1)}
 _MARKED = 60
 """Validations that have room for a mark each."""
+_THIN = 300
+"""Generations from which on their lines would cover each other."""
 
 
 def plot_evolution(records: _Records, config: EvolutionConfig, path: Path) -> None:
@@ -55,9 +57,10 @@ def plot_evolution(records: _Records, config: EvolutionConfig, path: Path) -> No
 def _minibatches(axes: Axes, records: _Records, scale: float) -> None:
     """What ranked the children: each generation on other images, so the lines are light."""
     generations = [record["generation"] for record in records]
+    width = 1 if len(records) < _THIN else 0.4
     for name, (label, colour) in _NOISY.items():
         values = [scale * record[name] for record in records]
-        axes.plot(generations, values, color=colour, linewidth=1, alpha=0.7, label=f"{label}, minibatches")
+        axes.plot(generations, values, color=colour, linewidth=width, alpha=0.7, label=f"{label}, minibatches")
 
 
 def _validations(axes: Axes, records: _Records, measure: str) -> None:
