@@ -31,7 +31,7 @@ class Impatient(Silent):
     """Presses Ctrl-C after half of the generations."""
 
     def reached(self, done, text):
-        print(text)
+        print(text.replace("\n", "; "))
         if done == max(1, generations // 2) * config.children:
             signal.raise_signal(signal.SIGINT)
 

@@ -18,6 +18,8 @@ BUDGETS = {
     "deap_ga.py": ["2"],
     "deap_cma_subspace.py": ["2"],
     "compare_with_openai_es.py": ["1"],
+    "multi_generation.py": ["1"],
+    "ray_cluster.py": ["1"],
     "evolve_a_policy.py": ["1"],
     "finetune_a_text_classifier.py": ["1"],
 }
