@@ -28,7 +28,7 @@ from smd_evo import (
     SubspaceEvolution,
     SubspaceProblem,
 )
-from smd_evo.errors import ActorsDiverged, ActorsLost
+from smd_evo.errors import ActorsDiverged, ActorsLost, InvalidType, InvalidValue
 
 KB = 1000
 
@@ -303,6 +303,22 @@ class TestOtherActors:
             one.search(SEARCHERS["SubspaceES"])
             one.check_actors()
             one.parallel.kill_actors()
+
+
+def test_a_size_of_minibatches_is_checked_and_does_not_pass_for_another():
+    problem = make(FinetuneProblem, Heavy(), data(), minibatch_size=20)
+    first = evaluated(problem, population(problem))
+    problem.minibatch_size = None
+    assert evaluated(problem, population(problem)) != first  # the first minibatch is number 0, all samples are, too
+    for size, kind, builtin in (
+        (41, InvalidValue, ValueError),
+        (0, InvalidValue, ValueError),
+        (2.5, InvalidType, TypeError),
+    ):
+        check_error(
+            lambda size=size: setattr(problem, "minibatch_size", size), kind, builtin, "^minibatch_size: expected"
+        )
+        assert problem.minibatch_size is None
 
 
 def check_error(call, kind, builtin, message):
