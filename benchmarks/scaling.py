@@ -25,6 +25,7 @@ from smd_evo import (
     FinetuneProblem,
     Layout,
     ModuleFitness,
+    ParameterSpace,
     RandomSubspace,
     SubspaceES,
     SubspaceEvolution,
@@ -32,6 +33,8 @@ from smd_evo import (
 )
 from smd_evo.core.checksum import checksum
 from smd_evo.core.gradient import centered_ranks, es_gradient
+from smd_evo.integrations.evotorch.replica import Replica
+from smd_evo.integrations.evotorch.strategies import GradientStep, OptimizerSpec
 from smd_evo.zoo.cifar_resnet import CifarResNet
 
 ASSUMED = {
@@ -54,9 +57,15 @@ def seconds(function):
     return time.perf_counter() - start
 
 
-def median_of(function, repeats=5):
+def work(function, repeats=5):
+    """Seconds of CPU time: of one thread, so other programs hardly show."""
+    times = []
     function()
-    return statistics.median(seconds(function) for _ in range(repeats))
+    for _ in range(repeats):
+        start = time.process_time()
+        function()
+        times.append(time.process_time() - start)
+    return statistics.median(times)
 
 
 def with_actors(network, data, fitness, actors, **options):
@@ -151,7 +160,7 @@ def travel():
     print("| searcher | D | children | bytes a generation | a child | once, for the parent |")
     print("| --- | --- | --- | --- | --- | --- |")
     for name, make in kinds.items():
-        for children in (32, 1_000, 100_000):
+        for children in (32, 1_000, 100_000 if name == "selection" else 10_000):  # replaying takes its time
             for side in (519, 5000):
                 first, later = travelled(side, children, make)
                 size = side * side + side
@@ -159,15 +168,16 @@ def travel():
 
 
 def overhead():
-    print("Generations of two children without work, on two cores\n")
-    print("| D | actors | ms a generation |\n| --- | --- | --- |")
+    print("Generations of two children without work; all actors on this machine's cores\n")
+    print("| D | actors | ms a generation | of the main process, ms of CPU |\n| --- | --- | --- | --- |")
     for side in (519, 5000):
         for actors in (0, 2, 6):
-            fixed = 1e3 * statistics.median(overheads(side, actors))
-            print(f"| {side * side + side:,} | {actors} | {fixed:.1f} |")
+            wall, cpu = overheads(side, actors)
+            print(f"| {side * side + side:,} | {actors} | {1e3 * wall:.1f} | {1e3 * cpu:.1f} |")
 
 
 def overheads(side, actors, repeats=15):
+    """Seconds of a generation, and of those that the main process worked: medians."""
     problem = FinetuneProblem(
         nn.Linear(side, side), None, ModuleFitness("nothing", "min", nothing), seed=1, num_actors=actors
     )
@@ -175,16 +185,17 @@ def overheads(side, actors, repeats=15):
 
     def generation(key):
         batch = problem.mutate(problem.generate_batch(2), key=key, subspace=rule, sigma=1e-3)
-        return seconds(lambda: problem.evaluate(batch))
+        start = time.process_time()
+        return seconds(lambda: problem.evaluate(batch)), time.process_time() - start
 
     times = [generation(key) for key in range(repeats + 2)][2:]
     if actors:
         problem.kill_actors()
-    return times
+    return [statistics.median(one) for one in zip(*times, strict=True)]
 
 
 def costs():
-    """Seconds that do not become fewer with more GPUs, measured on one thread of this machine's CPU."""
+    """Seconds that more GPUs do not make fewer, measured on one thread of this machine's CPU."""
     layout, children, found = Layout.flat(D), 10_000, {}
     problem = FinetuneProblem(nn.Linear(8, 8), None, ModuleFitness("nothing", "min", nothing), seed=1)
     rule = RandomSubspace(0.1)
@@ -195,10 +206,10 @@ def costs():
         made = problem.mutate(problem.generate_batch(children), key=1, subspace=rule, sigma=0.1)
         return dict.fromkeys(problem._labels(made.access_values(keep_evals=True)))
 
-    found["rows and labels, a child"] = median_of(rows) / children
-    found["ranks, a child"] = median_of(lambda: centered_ranks(fitness, "min")) / children
+    found["rows and labels, a child"] = work(rows) / children
+    found["ranks, a child"] = work(lambda: centered_ranks(fitness, "min")) / children
     context = ray._private.worker.global_worker.get_serialization_context()
-    found["pickling, a child"] = median_of(lambda: context.serialize((0, batch))) / children
+    found["pickling, a child"] = work(lambda: context.serialize((0, batch))) / children
     for name, subspace, pairs in (
         ("0.001", RandomSubspace(0.001), 20),
         ("0.01", RandomSubspace(0.01), 10),
@@ -206,17 +217,34 @@ def costs():
     ):
         mutations = sample_mutations(1, 2 * pairs, subspace=subspace, sigma=0.1, antithetic=True)
         weights = torch.linspace(-0.5, 0.5, 2 * pairs)
-        replay = median_of(lambda m=mutations, w=weights: es_gradient(m, w, layout), repeats=3)
-        empty = median_of(lambda: torch.zeros(D), repeats=3)
+        replay = work(lambda m=mutations, w=weights: es_gradient(m, w, layout), repeats=3)
+        empty = work(lambda: torch.zeros(D), repeats=3)
         found[f"noise of a pair, density {name}"] = (replay - empty) / pairs
+    found["Adam's step on all D coordinates"] = adam_step()
     network = nn.Linear(5000, 5000)
-    found["checksum of the parent"] = median_of(lambda: checksum(network))
-    few, many = (statistics.median(overheads(519, actors)) for actors in (2, 6))
-    found["messages, a generation"], found["messages, an actor"] = few, max(0.0, (many - few) / 4)
+    found["checksum of the parent"] = work(lambda: checksum(network))
+    (wall, few), (_, many) = (overheads(519, actors) for actors in (2, 6))
+    found["messages, a generation"], found["messages, main's work for an actor"] = wall, max(0.0, (many - few) / 4)
     print(f"D = {D:,}; one thread\n\n| cost | value |\n| --- | --- |")
     for name, value in found.items():
         print(f"| {name} | {1e6 * value:,.1f} us |" if value < 1e-3 else f"| {name} | {1e3 * value:,.1f} ms |")
     return found
+
+
+def adam_step():
+    """Seconds of a gradient step without its noise: two children of hardly any coordinates, which are dynamic."""
+    step = GradientStep(
+        key=1,
+        generation=0,
+        weights=torch.tensor([0.5, -0.5]),
+        subspace=RandomSubspace(1e-6),
+        sigma=0.1,
+        scale="absolute",
+        optimizer=OptimizerSpec("adam", 0.01, {}),
+        weight_decay=0.0,
+    )
+    replica = Replica(ParameterSpace(nn.Linear(D - 1, 1)))
+    return work(lambda: replica.apply(step), repeats=3)
 
 
 def on_gpu(density):
@@ -226,54 +254,58 @@ def on_gpu(density):
     return max(launches, density * D * moved / ASSUMED["memory traffic of a GPU, bytes/s"])
 
 
-def generation(gpus, children, density, cost):
-    """Seconds of one generation by what they are spent on; ``density`` None: a searcher that selects."""
+SEARCHERS = {  # density of a gradient's children, and whether all coordinates move
+    "selection": (None, False),
+    "gradient, density 0.001, static": (0.001, False),
+    "gradient, density 0.01, static": (0.01, False),
+    "OpenAI-ES": (1.0, True),
+}
+
+
+def generation_on(gpus, children, searcher, cost):
+    """Seconds of one generation of a cluster, by what they are spent on."""
+    density, all_move = SEARCHERS[searcher]
     child = ASSUMED["images a child"] / ASSUMED["images/s of a GPU (ResNet-50, bf16)"]
     largest = math.ceil((children + 1) / gpus)  # the parent is evaluated, too, and pieces are whole
-    # The expected largest of n normal numbers, about.
-    late = ASSUMED["spread of the actors' times"] * math.sqrt(2 * math.log(gpus)) if gpus > 1 else 0.0
-    pairs = 0 if density is None else children / 2
-    on_cpu = 0.0 if density is None else cost[f"noise of a pair, density {density:g}"]
-    message = 0 if density is None else 4 * children * gpus
+    # The largest of n normal numbers is at most about that many standard deviations from their mean.
+    late = ASSUMED["spread of the actors' times"] * math.sqrt(2 * math.log(gpus))
+    in_main = in_actor = ranks = 0.0
+    if density:
+        in_main = children / 2 * cost[f"noise of a pair, density {density:g}"]
+        in_main += cost["Adam's step on all D coordinates"] * all_move
+        in_actor, ranks = children / 2 * on_gpu(density), 4.0 * children
+    main = ("rows and labels, a child", "ranks, a child", "pickling, a child")
     return {
         "forward passes, shared evenly": children * child / gpus,
-        "parent, and pieces that are not equal": (largest - children / gpus) * child,
+        "pieces that are not equal": (largest - children / gpus) * child,
         "waiting for the slowest": largest * child * late,
-        "gradient in main, on its CPU": pairs * on_cpu,
-        "gradient in every actor": pairs * (0.0 if density is None else on_gpu(density)),
-        "rows, ranks, pickling in main": children
-        * (cost["rows and labels, a child"] + cost["ranks, a child"] + cost["pickling, a child"]),
+        "the gradient in main, on a core": in_main,
+        "the gradient in each actor": in_actor,
+        "rows, ranks and pickling in main": children * sum(cost[name] for name in main),
         "messages": cost["messages, a generation"]
-        + gpus * cost["messages, an actor"]
-        + (message + 50 * children) / ASSUMED["main's network, bytes/s"],
+        + gpus * cost["messages, main's work for an actor"]
+        + (gpus * ranks + 50 * children) / ASSUMED["main's network, bytes/s"],
         "checksums": 2 * cost["checksum of the parent"],
     }
 
 
 def paper():
     cost = costs()
-    print("\nAssumed: " + "; ".join(f"{name} {value:,g}" for name, value in ASSUMED.items()))
-    print(f"Computed from that: a pair's noise on a GPU takes {1e3 * on_gpu(1.0):.0f} ms if dense.\n")
-    searchers = {
-        "selection": None,
-        "gradient, density 0.001": 0.001,
-        "gradient, density 0.01": 0.01,
-        "OpenAI-ES": 1.0,
-    }
-    print("Efficiency: time of the forward passes, shared evenly, to that of the whole generation\n")
-    print("| searcher | children | 8 GPUs | 64 | 1,024 | what takes most of the rest at 1,024 |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    for name, density in searchers.items():
-        for children in (1_024, 2_047, 16_383, 102_399):
-            cells = []
+    print("\nAssumed: " + "; ".join(f"{name}: {value:,g}" for name, value in ASSUMED.items()) + ".")
+    print(f"Computed from that: a pair's noise on a GPU takes {1e3 * on_gpu(1.0):.0f} ms if it is dense.\n")
+    print("Time of the forward passes, shared evenly, to that of the generation; and the latter\n")
+    print("| searcher | children | 8 GPUs | 64 | 1,024 | largest of the rest at 8 | at 1,024 |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for searcher in SEARCHERS:
+        for children in (1_024, 16_383, 102_399):
+            cells, worst = [], []
             for gpus in (8, 64, 1024):
-                parts = generation(gpus, children, density, cost)
-                ideal = parts.pop("forward passes, shared evenly")
-                cells.append(
-                    f"{100 * ideal / (ideal + sum(parts.values())):.0f} %, {ideal + sum(parts.values()):,.1f} s"
-                )
-            worst = max(parts, key=parts.get)
-            print(f"| {name} | {children:,} | {' | '.join(cells)} | {worst}: {parts[worst]:,.1f} s |")
+                parts = generation_on(gpus, children, searcher, cost)
+                total, ideal = sum(parts.values()), parts.pop("forward passes, shared evenly")
+                cells.append(f"{100 * ideal / total:.0f} %, {total:,.1f} s")
+                name = max(parts, key=parts.__getitem__)
+                worst.append(f"{name}, {parts[name]:,.1f} s")
+            print(f"| {searcher} | {children:,} | {' | '.join(cells)} | {worst[0]} | {worst[-1]} |")
 
 
 PARTS = {"speed": speed, "bytes": travel, "overhead": overhead, "costs": costs, "paper": paper}

@@ -28,7 +28,7 @@ from smd_evo import (
     SubspaceEvolution,
     SubspaceProblem,
 )
-from smd_evo.errors import ActorsDiverged, ActorsLost
+from smd_evo.errors import ActorsDiverged, ActorsLost, InvalidType, InvalidValue
 
 KB = 1000
 
@@ -159,7 +159,7 @@ def subspaces(wire):
     pair = Pair(SubspaceProblem, num_actors=4, num_gpus_per_actor=0.25)
     started = threading.Thread(target=pair.evaluate, daemon=True)
     started.start()
-    started.join(60)  # actors that want a CPU each wait for it for ever
+    started.join(240)  # actors that want a CPU each wait for it for ever
     assert not started.is_alive()
     return pair
 
@@ -329,6 +329,22 @@ class TestOtherActors:
             one.parallel.kill_actors()
 
 
+def test_a_size_of_minibatches_is_checked_and_does_not_pass_for_another():
+    problem = make(FinetuneProblem, Heavy(), data(), minibatch_size=20)
+    first = evaluated(problem, population(problem))
+    problem.minibatch_size = None
+    assert evaluated(problem, population(problem)) != first  # the first minibatch is number 0, all samples are, too
+    for size, kind, builtin in (
+        (41, InvalidValue, ValueError),
+        (0, InvalidValue, ValueError),
+        (2.5, InvalidType, TypeError),
+    ):
+        check_error(
+            lambda size=size: setattr(problem, "minibatch_size", size), kind, builtin, "^minibatch_size: expected"
+        )
+        assert problem.minibatch_size is None
+
+
 def check_error(call, kind, builtin, message):
     with pytest.raises(kind, match=message) as caught:
         call()
@@ -363,7 +379,7 @@ class TestDeaths:
             parameter.data.zero_()
         problem = make(FinetuneProblem, network, None, ModuleFitness("deadly", "min", deadly), num_actors=2)
         check_error(
-            lambda: problem.evaluate(population(problem)), ActorsLost, RuntimeError, "^actors: .* 2 deaths in a row"
+            lambda: problem.evaluate(population(problem)), ActorsLost, RuntimeError, "^actors: .* deaths in a row: 2"
         )
         assert problem.restarts == 1
         problem.kill_actors()

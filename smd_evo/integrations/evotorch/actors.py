@@ -57,8 +57,8 @@ class LastingActors(Problem):  # type: ignore[misc]
                 losses, before = 1 if left() < before else losses + 1, left()
                 if losses == _LOSSES or getattr(error, "actor_init_failed", False):
                     raise ActorsLost(
-                        f"actors: expected them to live through an evaluation, got {losses} deaths in a row "
-                        f"({str(error).splitlines()[0]}); is there enough memory for {self.num_actors} of them?"
+                        f"actors: expected them to live through an evaluation, got deaths in a row: {losses} "
+                        f"({' '.join(str(error).split())}); is there enough memory for {self.num_actors} of them?"
                     ) from error
 
     def _start_again(self) -> None:

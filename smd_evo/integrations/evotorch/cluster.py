@@ -44,16 +44,16 @@ def start_ray(address: str | None = None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     found = os.environ.get("RAY_ADDRESS") if address in (None, "auto") else address
     if found and found not in ("auto", "local") and not _answers(found):
-        raise _no_cluster(found)
+        raise _no_cluster(found, "nobody listens there")
     try:
         ray.init(address=address, include_dashboard=False, log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise _no_cluster(found or str(address)) from error
+        raise _no_cluster(found or str(address), " ".join(str(error).split())) from error
 
 
-def _no_cluster(address: str) -> InvalidValue:
+def _no_cluster(address: str, reason: str) -> InvalidValue:
     return InvalidValue(
-        f"ray-address: expected host:port of a Ray cluster that runs, got {address!r}, where none answers; "
+        f"ray-address: expected host:port of a Ray cluster that runs, got {address!r} ({reason}); "
         "`ray start --head` starts one and tells its address"
     )
 
@@ -68,15 +68,16 @@ def _answers(address: str, timeout: float = 3.0) -> bool:
 
 
 def check_cluster() -> None:
-    """Raise if the cluster that this process is connected to has no head any more, or no machine.
+    """Raise if the head of the cluster that this process is connected to is gone.
 
     Raises:
         ClusterLost: nothing has answered for ten seconds.
     """
     end = time.monotonic() + _PATIENCE
-    address = ray.get_runtime_context().gcs_address if ray.is_initialized() else ""
+    connected = ray.is_initialized()
+    address = ray.get_runtime_context().gcs_address if connected else "that was shut down"
     while not _answers(address):
-        if not address or time.monotonic() > end:
+        if not connected or time.monotonic() > end:
             raise ClusterLost(
                 f"ray: expected an answer of the cluster's head {address}, got none for {_PATIENCE:.0f} s; "
                 "start Ray again, and resume the run"
