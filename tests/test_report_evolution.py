@@ -220,15 +220,17 @@ class TestSays:
             ["6", "198", "0.02", "77.5", "0.500"],
         ]
 
-    @given(st.lists(st.floats(0.1, 1), min_size=1, max_size=200))
-    def test_few_of_many_validations_but_the_kept_and_the_last_one(self, losses):
+    @given(st.integers(1, 200), st.integers(0, 199))
+    def test_few_of_many_validations_but_the_kept_and_the_last_one(self, count, place):
+        losses = [0.3 if number == place % count else 0.5 for number in range(count)]
         metrics = lines(tuple(losses))
         shown_rows = [row[0] for row in page(metrics).table("Parents on validation")[1:]]
         assert len(shown_rows) <= 22
         assert len(shown_rows) == len(losses) or len(losses) > 20
         assert shown_rows[-1].removesuffix(" ★") == str(2 * len(losses))
         kept = kept_generation(metrics)
-        assert [row for row in shown_rows if row.endswith("★")] == ([f"{kept} ★"] if kept else [])
+        assert kept == 2 * (place % count + 1)
+        assert [row for row in shown_rows if row.endswith("★")] == [f"{kept} ★"]
         assert shown_rows == sorted(shown_rows, key=lambda row: int(row.split()[0]))
 
     def test_images_that_were_left_out(self):
@@ -350,12 +352,13 @@ class TestPlot:
         [
             lines((0.5,), every=1),
             lines(tuple(0.4 + 0.1 * math.sin(place) for place in range(500)), every=4),
+            lines((0.5, 20.0, 1e5)),
             lines((0.5, 1e9, 1e-9)),
             lines(fitness=math.inf, median=math.nan),
             lines((math.nan, math.inf), fitness=math.nan, median=math.nan, parent=math.inf),
             lines((0.0, 0.0)),
         ],
-        ids=["one generation", "many", "over decades", "not finite", "nothing finite", "no loss at all"],
+        ids=["one generation", "many", "diverging", "over decades", "not finite", "nothing finite", "no loss at all"],
     )
     def test_any_metrics_give_a_picture_in_which_no_labels_overlap(self, metrics, figure, tmp_path):
         plot_evolution(metrics, CONFIG, tmp_path / "plot.png")
