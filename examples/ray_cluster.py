@@ -38,7 +38,4 @@ if __name__ == "__main__":
     same = bool((alone.population.evals == parallel.population.evals).all())
     print(f"after {generations} generations all fitness is {'the same' if same else 'NOT the same'}, to the bit")
     print(f"one process {slow:.1f} s, {actors} actors {fast:.1f} s: {100 * slow / fast / actors:.0f} % efficient")
-    print(
-        f"loss of the parent on a minibatch: {parallel.status['parent_eval']:.3f}; actors lost and replaced: ", end=""
-    )
-    print(int(parallel.status["restarts"]))
+    print(f"loss of the parent on a minibatch: {parallel.status['parent_eval']:.3f}")

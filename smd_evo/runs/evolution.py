@@ -96,11 +96,12 @@ def resume(
 def _go_on(evolution: Evolution, run: Path, progress: Progress) -> EvolutionResult:
     from smd_evo.report.evolution_plot import plot_evolution  # it takes a second to load: when all settings are right
 
-    start = time.perf_counter()
     with Metrics(run, evolution.generation) as metrics, Metrics(run, evolution.generation, HISTORY) as history:
         _generations(evolution, run, progress, metrics, history)
     progress.start("ensemble and test", None)
+    start = time.perf_counter()
     result = finish(evolution)
+    seconds = time.perf_counter() - start + sum(record["seconds"] for record in metrics.records)
     with disk(run, evolution.generation):
         write_whole(
             run / NETWORK,
@@ -108,7 +109,7 @@ def _go_on(evolution: Evolution, run: Path, progress: Progress) -> EvolutionResu
         )
         result.ensemble.save(run / ENSEMBLE)
         plot_evolution(metrics.records, evolution.config, run / PLOT)
-        _write_results(run, evolution, result, time.perf_counter() - start)
+        _write_results(run, evolution, result, seconds)
     return result
 
 
