@@ -1,5 +1,6 @@
 """A tiny parent, its data, and settings: a generation takes a few milliseconds."""
 
+import torch
 from helpers import blobs, trained
 
 TINY = {
@@ -35,6 +36,21 @@ def network(classes):
 def data():
     """Blobs that are: 180 to train on, 60 to test."""
     return tuple(list(zip(*blobs(count, 2.5, key), strict=True)) for count, key in ((180, 1), (60, 5)))
+
+
+def other_network(classes):
+    """One that was trained a little more."""
+    network = trained()
+    with torch.no_grad():
+        network.head.bias[0] += 1e-3
+    return network
+
+
+def other_data():
+    """With one label changed."""
+    train, test = data()
+    image, target = train[0]
+    return [(image, (target + 1) % 3), *train[1:]], test
 
 
 def options(settings):

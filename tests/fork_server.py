@@ -1,0 +1,189 @@
+"""The command line in many processes that need no seconds of imports: each is forked from this one, which has them.
+
+A job is a line of JSON: ``arguments`` of smd-evo, and what is to happen to the process. Its answer is one, too.
+"""
+
+import contextlib
+import gc
+import json
+import os
+import resource
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+import evolution_helpers
+import torch
+
+from smd_evo import cli
+from smd_evo.experiments.evolution import Evolution
+from smd_evo.report import evolution_plot
+
+
+class Moments:
+    """Counts what a process writes, byte streams half-way too, and what Python calls; something happens at one."""
+
+    def __init__(self, at, happens):
+        self.count, self.at, self.happens = 0, at, happens
+
+    def pass_one(self):
+        self.count += 1
+        if self.count == self.at:
+            self.happens()
+
+    def watch_writing(self):
+        for owner, name in ((os, "fsync"), (os, "replace"), (os, "rename"), (os, "unlink"), (os, "mkdir")):
+            setattr(owner, name, self._watched(getattr(owner, name)))
+        open_file = Path.open
+
+        def opened(path, mode="r", *arguments, **options):
+            file = open_file(path, mode, *arguments, **options)
+            return _Watched(file, self) if mode in ("wb", "ab") else file
+
+        Path.open = opened
+
+    def _watched(self, function):
+        def watched(*arguments, **options):
+            self.pass_one()
+            return function(*arguments, **options)
+
+        return watched
+
+    def watch_calls(self):
+        sys.setprofile(lambda frame, event, _: self.pass_one() if event == "call" else None)
+
+
+class _Watched:
+    """A file that is written in two halves."""
+
+    def __init__(self, file, moments):
+        self._file, self._moments = file, moments
+
+    def write(self, content):
+        middle = len(content) // 2
+        self._file.write(content[:middle])
+        self._file.flush()
+        self._moments.pass_one()
+        return middle + self._file.write(content[middle:])
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._file.close()
+
+    def __getattr__(self, name):
+        return getattr(self._file, name)
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fail():
+    raise OSError(28, "No space left on device")
+
+
+def stop_in(generation, numbers):
+    """Signals that come while a generation is under way, or before the first one."""
+    name = "_step" if generation else "_validate"
+    do = getattr(Evolution, name)
+
+    def done(self):
+        if self.generation + bool(generation) == generation:
+            for number in numbers:
+                os.kill(os.getpid(), number)
+        return do(self)
+
+    setattr(Evolution, name, done)
+
+
+def prepare(job):
+    """All that is to happen to this process."""
+    happens = fail if job.get("fails") else die
+    moments = Moments(job.get("moment"), happens)
+    if job.get("watch") == "writing":
+        moments.watch_writing()
+    elif job.get("watch") == "calls":
+        moments.watch_calls()
+    if "stop_in" in job:
+        stop_in(*job["stop_in"])
+    if "room" in job:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (job["room"], job["room"]))
+    if job.get("nobody") and os.geteuid() == 0:  # for whom permissions count
+        os.setgid(65534)
+        os.setuid(65534)
+    return moments
+
+
+def work(job, report):
+    """In the forked process: the command line, and how it ended."""
+    sys.argv = ["smd-evo", *job["arguments"]]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    moments = prepare(job)
+    try:
+        cli.main()
+        code = 0
+    except SystemExit as end:
+        code = end.code or 0
+    except BaseException:
+        traceback.print_exc()
+        code = 70
+    sys.setprofile(None)
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    os.write(report, str(moments.count).encode())
+    os._exit(code)
+
+
+def run(job):
+    """Fork, perhaps kill after so many seconds, and tell how it ended."""
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        reading, writing = os.pipe()
+        child = os.fork()
+        if not child:
+            os.dup2(output.fileno(), 1)
+            os.dup2(errors.fileno(), 2)
+            work(job, writing)
+        os.close(writing)
+        if "seconds" in job:
+            time.sleep(job["seconds"])
+            os.kill(child, signal.SIGKILL)
+        count = os.read(reading, 99)
+        os.close(reading)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        for file in (output, errors):
+            file.seek(0)
+        told = {"stdout": output.read().decode(), "stderr": errors.read().decode()}
+    return {"returncode": code, "moments": int(count) if count else None, **told}
+
+
+def main():
+    torch.set_num_threads(1)
+    os.environ["COLUMNS"] = "80"
+    evolution_helpers.network(3)  # trained once
+    plot = evolution_plot.plot_evolution
+    evolution_plot.plot_evolution = lambda *_: None  # the slowest part of a run, and the last but one
+    with tempfile.TemporaryDirectory() as folder:  # what is imported late is imported now
+        for searcher in ("gradient", "selection"):
+            settings = evolution_helpers.TINY | {"searcher": searcher, "generations": 2}
+            sys.argv = ["smd-evo", "finetune", *evolution_helpers.options(settings), "--out", f"{folder}/{searcher}"]
+            with contextlib.suppress(SystemExit), open(os.devnull, "w") as null, contextlib.redirect_stdout(null):
+                cli.main()
+    evolution_plot.plot_evolution = plot
+    gc.freeze()  # a collection in a forked process would copy all of this one's memory
+    print("ready", flush=True)
+    for line in sys.stdin:
+        job = json.loads(line)
+        if not job.get("plot"):
+            evolution_plot.plot_evolution = lambda *_: None
+        answer = run(job)
+        evolution_plot.plot_evolution = plot
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()
