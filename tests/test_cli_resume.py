@@ -79,8 +79,8 @@ class TestKilled:
         assert moment > 50
 
     def test_and_again_while_it_goes_on(self, server, run, whole, tmp_path):
-        """At each fifth of these moments."""
-        for moment in itertools.count(1, 5):
+        """At each ninth of these moments."""
+        for moment in itertools.count(1, 9):
             out = shutil.copytree(run, tmp_path / str(moment))
             if server.run("resume", out, watch="writing", moment=moment).returncode == 0:
                 break
