@@ -222,7 +222,7 @@ class Evolution:
 
         config, self._sigma = self.config, sigma
         host: dict[str, Any] = {}
-        if config.actors:
+        if config.actors > 1:  # EvoTorch takes one actor for none
             start_ray(config.ray_address)
             host = {"num_actors": config.actors, "num_gpus_per_actor": config.gpus_per_actor}
         self.problem = FinetuneProblem(

@@ -124,7 +124,7 @@ class EvolutionConfig(ExperimentConfig):
     keep_checkpoints: int = setting(3, "N", "Checkpoints to keep [3].", readers.whole("try 3"))
     log: tuple[str, ...] = setting((), "NAME[,NAME...]", "csv, tensorboard, mlflow, wandb.", _logs)
     actors: int = setting(
-        0, "N", "Processes that evaluate, by Ray; 2 or more [0: this process].", readers.whole("try 2", low=0)
+        0, "N", "Processes that evaluate, by Ray; 0 or 1: this one [0].", readers.whole("try 2", low=0)
     )
     gpus_per_actor: float | None = setting(None, "X", "GPUs of each, or a share of one [none].", _rate)
     ray_address: str | None = setting(None, "ADDR", "Ray cluster to use [one of its own].", readers.path)
@@ -139,11 +139,9 @@ class EvolutionConfig(ExperimentConfig):
                 )
         if gradient and self.children % 2:
             raise InvalidValue(f"children: expected an even number for antithetic pairs, got {self.children}")
-        if self.actors == 1:
-            raise InvalidValue("actors: expected 0 or at least 2, got 1, which is this process and another; try 0")
         for name in ("gpus_per_actor", "ray_address"):
-            if not self.actors and given.get(name) is not None:
-                raise InvalidValue(f"{name}: expected it with actors, got it without; give --actors 2")
+            if self.actors < 2 and given.get(name) is not None:
+                raise InvalidValue(f"{name}: expected it with actors, got {self.actors} of them; give --actors 2")
 
 
 def check_single_generation(settings: Mapping[str, Any]) -> None:

@@ -86,11 +86,10 @@ BAD = [
         {"log": "csv,tensorbord"},
         "log: expected one of csv, tensorboard, mlflow, wandb, got 'tensorbord'; did you mean",
     ),
-    ({"actors": 1}, "actors: expected 0 or at least 2, got 1, which is this process and another; try 0"),
     ({"actors": -2}, "actors: expected a whole number >= 0, got -2; try 2"),
-    ({"gpus_per_actor": 0.5}, "gpus_per_actor: expected it with actors, got it without; give --actors 2"),
+    ({"gpus_per_actor": 0.5}, "gpus_per_actor: expected it with actors, got 0 of them; give --actors 2"),
     ({"gpus_per_actor": -1, "actors": 2}, "gpus_per_actor: expected a finite number > 0, got -1"),
-    ({"ray_address": "auto"}, "ray_address: expected it with actors, got it without; give --actors 2"),
+    ({"ray_address": "auto", "actors": 1}, "ray_address: expected it with actors, got 1 of them; give --actors 2"),
     ({"genrations": 5}, "setting: expected one of"),
 ]
 
