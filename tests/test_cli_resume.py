@@ -560,7 +560,7 @@ class TestNewRuns:
             ("--generations 5 --images 61", "images: expected at most the 60 samples of the fitness split, got 61"),
             ("--generations 5 --adapt-sigma", "adapt_sigma: expected it with searcher selection"),
             ("--generations 5 --log csv,x", "log: expected one of csv, tensorboard, mlflow, wandb, got 'x'"),
-            ("--generations 5 --actors 1", "actors: expected 0 or at least 2, got 1"),
+            ("--generations 5 --actors 1 --ray-address auto", "ray_address: expected it with actors, got 1 of them"),
             ("--generations 5 --model evolution_helpers:nothing", "model: expected a function 'nothing'"),
         ],
     )
