@@ -130,7 +130,9 @@ def _evolve(work: Callable[[Bar], Any], target: Path) -> None:
         with Bar() as bar:
             result = work(bar)
     except KeyboardInterrupt as stop:
-        raise _Interrupted(f"{stop or 'the last checkpoint is kept'}; smd-evo resume {target} goes on") from None
+        if not (target / "run.json").is_file():
+            raise
+        raise _Interrupted(f"{str(stop) or 'the last checkpoint is kept'}; smd-evo resume {target} goes on") from None
 
     from smd_evo.report.evolution_table import evolution_table, evolution_verdict
 

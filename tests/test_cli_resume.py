@@ -223,7 +223,6 @@ class TestSignals:
         ended(server.run("resume", out))
         same(out, whole())
 
-    @pytest.mark.xfail(strict=True, reason="an exception without a text counts as true in cli._evolve")
     def test_and_that_is_told(self, server, tmp_path):
         out = tmp_path / "run"
         result = server.finetune(out, stop_in=[2, [signal.SIGINT, signal.SIGINT]])
@@ -234,7 +233,6 @@ class TestSignals:
         ended(server.finetune(tmp_path / "run", stop_in=[0, [number]]), 130)
         assert os.listdir(tmp_path) == []
 
-    @pytest.mark.xfail(strict=True, reason="cli._evolve offers to resume what is not there")
     def test_and_that_is_told_too(self, server, tmp_path):
         result = server.finetune(tmp_path / "run", stop_in=[0, [signal.SIGINT]])
         assert result.stderr == "smd-evo: interrupted; nothing was written\n"
@@ -420,6 +418,16 @@ class TestRefuses:
         before = tree(stopped)
         refused(server.run("resume", stopped, *given.split()), text)
         assert tree(stopped) == before
+
+    def test_settings_that_somebody_has_edited(self, server, run):
+        config = run / "config.yaml"
+        config.write_text(config.read_text().replace("children: 6", "children: 8"))
+        before = tree(run)
+        refused(
+            server.run("resume", run),
+            "run: expected the settings that it began with, got config.yaml with others: children 6 instead of 8",
+        )
+        assert tree(run) == before
 
     def test_other_weights_of_the_parent(self, server, stopped, tmp_path):
         weights = {name: tensor * 1.01 for name, tensor in network(3).state_dict().items() if tensor.dim()}

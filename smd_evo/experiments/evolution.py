@@ -115,8 +115,12 @@ class Evolution:
         self._rule.coordinates(self._rule.draw(0), self.space.layout)  # the network may be too small for it
         self._evaluator = Evaluator(self.space, self.data.fitness, config.fitness, batch_size=config.batch_size)
         self.samples = self._evaluator.samples
-        for generation in (1, config.generations):
-            self._check_images(images_at(config.images, generation))
+        most = max(images_at(config.images, number) for number in range(1, config.generations + 1))
+        if most > self.samples:
+            raise InvalidValue(
+                f"images: expected at most the {self.samples} samples of the fitness split, got {most}; "
+                "give fewer, or more fitness samples"
+            )
         self.fingerprint = self.space.fingerprint()
         self.generation = 0
         self.best: dict[str, Tensor] = {}
@@ -193,13 +197,6 @@ class Evolution:
         self._best_score, self._without = state["best_score"], state["without"]
         self.problem.evaluator.limit.samples = state["batch_limit"]
 
-    def _check_images(self, images: int) -> None:
-        if images > self.samples:
-            raise InvalidValue(
-                f"images: expected at most the {self.samples} samples of the fitness split, got {images}; "
-                "give fewer, or more fitness samples"
-            )
-
     def _calibrated(self) -> float:
         few = torch.arange(min(_CALIBRATION, self.samples))
         self.progress.start(f"calibrating sigma, {self._rule.spec}", None)
@@ -249,7 +246,6 @@ class Evolution:
     def _step(self) -> Generation:
         start, before = time.perf_counter(), self.problem.evaluations
         images = images_at(self.config.images, self.generation + 1)
-        self._check_images(images)
         self.problem.minibatch_size = images
         self.searcher.step()
         self.generation += 1

@@ -43,7 +43,7 @@ def read_identity(run: Path) -> dict[str, Any]:
             f"run: expected one of format {_FORMAT}, got {run} of smd_evo {wrote}; install that instead of "
             f"{__version__}"
         )
-    if missing := {"smd_evo", "torch", "device", "fingerprint", "data"} - identity.keys():
+    if missing := {"smd_evo", "torch", "device", "fingerprint", "data", "settings"} - identity.keys():
         raise InvalidValue(f"{expected}, whose {IDENTITY} is damaged (it holds no {', '.join(sorted(missing))})")
     return identity
 
@@ -57,18 +57,23 @@ def identity_of(evolution: Evolution) -> dict[str, Any]:
         "device": evolution.config.device,
         "fingerprint": evolution.fingerprint,
         "data": _digest(evolution.data),
+        "settings": _fixed(evolution.config),
     }
 
 
+def _fixed(config: EvolutionConfig) -> dict[str, Any]:
+    """The settings that must not change."""
+    return {name: value for name, value in config.as_dict().items() if name not in MAY_CHANGE}
+
+
 def _digest(data: Data) -> str:
-    """Of the splits: which samples there are, and their targets; but not those of the test split."""
+    """Of the splits: which samples there are, and, but for the test split, what they are, if memory holds them."""
     digest = hashlib.blake2b(digest_size=16)
     for indices in data.indices.values():
         digest.update(indices.tobytes())
     for samples in (data.fitness, data.validation):
-        digest.update(
-            samples[1].cpu().numpy().tobytes() if isinstance(samples, tuple) else repr(len(samples)).encode()
-        )
+        for part in samples if isinstance(samples, tuple) else ():
+            digest.update(part.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -88,8 +93,7 @@ def resumed_config(run: Path, given: Mapping[str, Any]) -> EvolutionConfig:
     except InvalidValue:  # the run may come from a machine with other devices
         before = EvolutionConfig.read(stored | {"device": "auto"})
     config = EvolutionConfig.read(before.as_dict() | dict(given))
-    fixed = {name: value for name, value in config.as_dict().items() if name not in MAY_CHANGE}
-    if differ := differing(before.as_dict(), fixed):
+    if differ := differing(before.as_dict(), _fixed(config)):
         raise InvalidValue(
             f"resume: expected the run's own settings, got others: {differ}; only {', '.join(MAY_CHANGE)} may change"
         )
@@ -107,6 +111,8 @@ def check_same(stored: Mapping[str, Any], now: Mapping[str, Any], notes: list[st
             f"parent: expected the run's own, {stored['fingerprint']}, got {now['fingerprint']}; give its --model "
             "and --checkpoint"
         )
+    if differ := differing(stored["settings"], now["settings"]):
+        raise InvalidValue(f"run: expected the settings that it began with, got {CONFIG} with others: {differ}")
     if stored["data"] != now["data"]:
         raise InvalidValue(
             "data: expected the samples that the run began with, got others; give its --data as it was"

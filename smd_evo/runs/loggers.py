@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from smd_evo.atomic import write_whole
 from smd_evo.errors import InvalidValue
 from smd_evo.experiments.evolution import Generation
 from smd_evo.experiments.evolution_config import EvolutionConfig
@@ -106,7 +107,7 @@ def _mlflow(config: EvolutionConfig, run: Path, records: Sequence[Mapping[str, A
         identity = place.read_text().strip()
     else:
         identity = client.create_run(number, run_name=run.resolve().name).info.run_id
-        place.write_text(identity)
+        write_whole(place, identity.encode())
         for setting, value in config.as_dict().items():
             client.log_param(identity, setting, value)
 
@@ -125,7 +126,7 @@ def _wandb(config: EvolutionConfig, run: Path, records: Sequence[Mapping[str, An
 
     place = run / "wandb.txt"
     identity = place.read_text().strip() if place.is_file() else uuid.uuid4().hex[:8]
-    place.write_text(identity)
+    write_whole(place, identity.encode())
     session = wandb.init(
         project="smd-evo", name=run.resolve().name, id=identity, resume="allow", dir=str(run), config=config.as_dict()
     )

@@ -325,7 +325,6 @@ class TestRefuses:
         ):
             evolution(images=images, generations=generations)
 
-    @pytest.mark.xfail(strict=True, reason="only the first and the last generation are looked at")
     def test_more_images_than_there_are_also_for_a_while(self):
         """Not after hours."""
         with pytest.raises(
