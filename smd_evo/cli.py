@@ -15,7 +15,7 @@ import typer
 from smd_evo import __version__
 from smd_evo.errors import SmdEvoError
 from smd_evo.experiments.config import CompareConfig, FinetuneConfig, WindowConfig, load_settings
-from smd_evo.experiments.evolution_config import EvolutionConfig, check_single_generation
+from smd_evo.experiments.evolution_config import MAY_CHANGE, EvolutionConfig, check_single_generation
 from smd_evo.experiments.readers import whole_number
 from smd_evo.terminal import Bar, option, show, takes
 
@@ -99,7 +99,7 @@ def finetune(
 
 
 @app.command()
-@takes(EvolutionConfig)
+@takes(EvolutionConfig, shown=MAY_CHANGE)
 def resume(
     *,
     run: Annotated[str, typer.Argument(metavar="RUN", help="Folder that finetune --generations wrote.")],
@@ -108,7 +108,7 @@ def resume(
     """Go on with a run over generations, to the same bits as if it had never stopped.
 
     Options that change what comes out are refused. More --generations, another --patience or --log, other --actors,
-    another --device, and new places of the same parent and data are not.
+    another --device, and new places of the same parent and data are not. What is not given stays as it was.
     """
     settings, notes = _settings(given, None), list[str]()
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import fields
 from inspect import Parameter, signature
 from pathlib import Path
@@ -26,10 +26,12 @@ def option(metavar: str, text: str) -> object:
     return typer.Option(metavar=metavar, help=text, show_default=False)
 
 
-def takes(*configs: type[ExperimentConfig]) -> Callable[[_Command], _Command]:
+def takes(*configs: type[ExperimentConfig], shown: Collection[str] | None = None) -> Callable[[_Command], _Command]:
     """A command whose ``given`` holds the settings that its user has given, an option for each of them.
 
-    Where settings of several kinds share a name, the first one's help is shown.
+    Args:
+        configs: kinds of settings; where they share a name, the first one's help is shown.
+        shown: settings that the help tells of; None for all.
     """
     settings = {setting.name: setting for config in reversed(configs) for setting in fields(config)}
     ordered = [settings[name] for name in dict.fromkeys(each.name for config in configs for each in fields(config))]
@@ -40,7 +42,13 @@ def takes(*configs: type[ExperimentConfig]) -> Callable[[_Command], _Command]:
             about, flag = setting.metadata, setting.type in (bool, "bool")
             names = [f"--{setting.name.replace('_', '-')}"]
             kind = bool if flag else (str | None)
-            option = typer.Option(*names, metavar=about["metavar"] or None, help=about["help"], show_default=False)
+            option = typer.Option(
+                *names,
+                metavar=about["metavar"] or None,
+                help=about["help"],
+                show_default=False,
+                hidden=shown is not None and setting.name not in shown,
+            )
             options.append(
                 Parameter(
                     setting.name,

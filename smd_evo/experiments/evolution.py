@@ -113,12 +113,11 @@ class Evolution:
         self.space = ParameterSpace(network, config.select)
         self._rule = make_rule(config.subspace, config.density)
         self._rule.coordinates(self._rule.draw(0), self.space.layout)  # the network may be too small for it
-        self._evaluator = Evaluator(self.space, self.data.fitness, config.fitness, batch_size=config.batch_size)
-        self.samples = self._evaluator.samples
+        samples = self.data.sizes["fitness"]
         most = max(images_at(config.images, number) for number in range(1, config.generations + 1))
-        if most > self.samples:
+        if most > samples:
             raise InvalidValue(
-                f"images: expected at most the {self.samples} samples of the fitness split, got {most}; "
+                f"images: expected at most the {samples} samples of the fitness split, got {most}; "
                 "give fewer, or more fitness samples"
             )
         self.fingerprint = self.space.fingerprint()
@@ -198,16 +197,12 @@ class Evolution:
         self.problem.evaluator.limit.samples = state["batch_limit"]
 
     def _calibrated(self) -> float:
-        few = torch.arange(min(_CALIBRATION, self.samples))
+        config, size = self.config, min(_CALIBRATION, self.data.sizes["fitness"])
+        evaluator = Evaluator(self.space, self.data.fitness, config.fitness, batch_size=config.batch_size)
+        few = evaluator.on_samples(torch.arange(size))
         self.progress.start(f"calibrating sigma, {self._rule.spec}", None)
-        found = calibrate_sigma(
-            self._evaluator.on_samples(few),
-            self._rule,
-            self.config.keep,
-            key=self.config.seed,
-            progress=self.progress.advance,
-        )
-        self.calibration = found.evaluations * len(few)
+        found = calibrate_sigma(few, self._rule, config.keep, key=config.seed, progress=self.progress.advance)
+        self.calibration = found.evaluations * size
         return found.sigma
 
     def _make_searcher(self, sigma: float) -> None:

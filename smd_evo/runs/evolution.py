@@ -98,6 +98,8 @@ def _go_on(evolution: Evolution, run: Path, progress: Progress) -> EvolutionResu
 
     with Metrics(run, evolution.generation) as metrics, Metrics(run, evolution.generation, HISTORY) as history:
         _generations(evolution, run, progress, metrics, history)
+    if evolution.problem.actors:
+        evolution.problem.kill_actors()
     progress.start("ensemble and test", None)
     start = time.perf_counter()
     result = finish(evolution)
@@ -114,8 +116,9 @@ def _go_on(evolution: Evolution, run: Path, progress: Progress) -> EvolutionResu
 
 
 def _generations(evolution: Evolution, run: Path, progress: Progress, metrics: Metrics, history: Metrics) -> None:
-    config, stored = evolution.config, evolution.generation
-    progress.start("generations", config.generations * config.children)
+    config, begin = evolution.config, evolution.generation
+    stored = begin
+    progress.start("generations", (config.generations - begin) * config.children)
     with open_loggers(config, run, metrics.records) as log, signals() as asked:
         while not evolution.stopped:
             changes = evolution.problem.changes
@@ -129,7 +132,7 @@ def _generations(evolution: Evolution, run: Path, progress: Progress, metrics: M
                     write_checkpoint(run, evolution.generation, evolution.state_dict(), config.keep_checkpoints)
                     stored = evolution.generation
             log(record)
-            progress.reached(evolution.generation * config.children, _told(metrics.records, config))
+            progress.reached((evolution.generation - begin) * config.children, _told(metrics.records, config))
             if asked:
                 raise Interrupted(f"{evolution.generation} of {config.generations} generations are done")
 
