@@ -5,11 +5,10 @@ from __future__ import annotations
 import copy
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import ray
 import torch
 from evotorch import Solution, SolutionBatch
 from torch import Tensor, nn
@@ -17,13 +16,13 @@ from torch import Tensor, nn
 from smd_evo.core.keys import Key, derive
 from smd_evo.core.parameters import Child, ParameterSpace
 from smd_evo.core.selection import Select
-from smd_evo.errors import ActorsDiverged, InvalidType, InvalidValue, check_count
+from smd_evo.errors import InvalidType, InvalidValue, check_count
 from smd_evo.evaluation.data import minibatch
 from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.evaluation.fitness import WORST, Fitness, get_fitness
-from smd_evo.integrations.evotorch.actors import LastingActors
 from smd_evo.integrations.evotorch.cluster import WatchedPool
-from smd_evo.integrations.evotorch.replica import Change, Replica
+from smd_evo.integrations.evotorch.replica import Replica
+from smd_evo.integrations.evotorch.shared import SharedParent
 
 __all__ = ["NetworkProblem", "key_of", "space_of"]
 
@@ -44,16 +43,6 @@ def space_of(parent: nn.Module | ParameterSpace, select: Select) -> ParameterSpa
     return parent
 
 
-def _shared_gpus(host: dict[str, Any]) -> dict[str, Any]:
-    """Actors that share a GPU share a CPU, too: Ray would reserve a whole one for each, and wait for ever."""
-    config = dict(host.get("actor_config") or {})
-    share = host.get("num_gpus_per_actor") or config.get("num_gpus")
-    if isinstance(share, float) and share < 1:
-        config.setdefault("num_cpus", share)
-        return {**host, "actor_config": config}
-    return host
-
-
 def _checked_size(size: int | None, samples: int) -> int | None:
     """A minibatch's size, or an error if it is no whole number of at most the samples."""
     if size is None:
@@ -64,7 +53,7 @@ def _checked_size(size: int | None, samples: int) -> int | None:
     return size
 
 
-class NetworkProblem(LastingActors):
+class NetworkProblem(SharedParent):
     """Base of problems whose solutions are children of one pre-trained parent.
 
     ``status`` gets, beside EvoTorch's own items, ``parent_eval`` (fitness of the parent on the samples of
@@ -96,7 +85,7 @@ class NetworkProblem(LastingActors):
             solution_length=solution_length,
             dtype=dtype,
             eval_dtype=torch.float64,
-            **_shared_gpus(host),
+            host=host,
         )
         space = copy.deepcopy(parent)  # the user's own network is never touched
         if self.num_actors or self.device.type != "cpu":
@@ -106,22 +95,13 @@ class NetworkProblem(LastingActors):
         self._minibatch_size = _checked_size(minibatch_size, evaluator.samples)
         self.key = key_of(host.get("seed")) if key is None else key
         self._replica = Replica(space, evaluator)
-        self._log: list[Change] = []
-        self._logged_from = 0
-        self._unsent = 0
         self._number = 0
         self._seen: dict[bytes, float] | None = None
         self._seen_at: tuple[int, int | None, int] | None = None
         self._evaluations = 0
         self._checked = False
-        self._message: tuple[int, int | None, torch.dtype | None, int, Sequence[Change]] = (0, None, None, 0, ())
-        self._shipping = False
+        self._precision: torch.dtype | None = None  # of an actor
         self.progress: Callable[[], object] | None = None
-
-    @property
-    def space(self) -> ParameterSpace:
-        """The present parent, the problem's own copy: look at it, and leave it as it is."""
-        return self._replica.space
 
     @property
     def evaluator(self) -> Evaluator:
@@ -135,11 +115,6 @@ class NetworkProblem(LastingActors):
         return self._evaluations
 
     @property
-    def replica(self) -> Replica:
-        """The present parent as this process holds it, with its optimizer."""
-        return self._replica
-
-    @property
     def minibatch_size(self) -> int | None:
         """Samples of each evaluation, None for all; it may be changed between evaluations."""
         return self._minibatch_size
@@ -148,20 +123,6 @@ class NetworkProblem(LastingActors):
     def minibatch_size(self, size: int | None) -> None:
         assert self._replica.evaluator is not None
         self._minibatch_size = _checked_size(size, self._replica.evaluator.samples)
-
-    @property
-    def changes(self) -> int:
-        """How many times the parent was changed: 0 while it is the pre-trained one."""
-        return self._replica.changes
-
-    def change(self, change: Change) -> None:
-        """Move the parent, here and, before their next evaluation, in every actor."""
-        self._replica.apply(change)
-        self._log.append(change)
-
-    def changes_since(self, number: int) -> list[Change]:
-        """The changes that the parent has gone through after so many."""
-        return self._log[number - self._logged_from :]
 
     def count(self, evaluations: int) -> None:
         """Take note of networks that were evaluated beside the populations, by a calibration."""
@@ -226,18 +187,11 @@ class NetworkProblem(LastingActors):
         precision: AbstractContextManager[Any] = nullcontext()
         if self.is_remote:
             self._catch_up()
-            if (dtype := self._message[2]) is not None:
-                precision = torch.autocast(self.space.device.type, dtype)
+            if self._precision is not None:
+                precision = torch.autocast(self.space.device.type, self._precision)
         children = self._children(batch.access_values(keep_evals=True))
         with precision:
             batch.set_evals(self.evaluator.evaluate(children, self.progress).fitness.to(batch.device))
-
-    def _catch_up(self) -> None:
-        """What the main process has told last: the samples, and the changes of the parent."""
-        self._number, self._minibatch_size, _, first, changes = self._message
-        if self.aux_device.type != self.space.device.type:
-            self._replica.evaluator.to(self.aux_device)  # type: ignore[union-attr]
-        self._replica.catch_up(first, changes)
 
     def _on_samples(self, evaluator: Evaluator) -> Evaluator:
         if self.minibatch_size is None:
@@ -327,59 +281,17 @@ class NetworkProblem(LastingActors):
     def _trimmed(self, values: Tensor) -> Tensor:
         return values
 
-    # Ray: the parent travels once, changes and the minibatch's number and size with each evaluation.
+    # What actors are told with each evaluation.
 
-    def _parallelize(self) -> None:
-        if self.num_actors and self.is_main and self.actors is None:
-            self._prepared = False  # new actors need the parent, also after kill_actors() and unpickling
-            self._unsent = self.changes
-            with self._same_random_state():
-                self._shipping = True
-                try:
-                    super()._parallelize()
-                finally:
-                    self._shipping = False
-            self._actor_pool = WatchedPool(self._actors)
-
-    @contextmanager
-    def _same_random_state(self) -> Iterator[None]:
-        """EvoTorch draws the actors' seeds from the problem's generator: a run must not depend on that."""
-        state = None if self.generator is None else self.generator.get_state()
-        with torch.random.fork_rng(devices=[]):
-            yield
-        if state is not None:
-            self.generator.set_state(state)
-
-    @property
-    def _nonserialized_attribs(self) -> list[str]:
-        return ["progress", *(["_seen", "_replica", "_first", "_log"] if self._shipping else [])]
-
-    def _share_attributes(self) -> None:
-        """Send the parent to the actors; one that cannot load it says why, as it would not in EvoTorch's own."""
-        if self.actors:
-            sent = {"obj_ref": ray.put(self._replica), "attrib_name": "_replica"}
-            ray.get([actor.call.remote("put_ray_object", [], sent) for actor in self.actors])
-
-    def _make_sync_data_for_actors(self) -> Any:
+    def _told(self) -> tuple[int, int | None, torch.dtype | None]:
         kinds = (kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind))
         precision = next((torch.get_autocast_dtype(kind) for kind in kinds), None)  # actors know nothing of it
-        return self._number, self._minibatch_size, precision, self._unsent, self.changes_since(self._unsent)
+        return self._number, self._minibatch_size, precision
 
-    def _use_sync_data_from_main(self, received: Any) -> None:
-        self._message = received
+    def _hear(self, told: tuple[int, int | None, torch.dtype | None]) -> None:
+        self._number, self._minibatch_size, self._precision = told
+        if self.aux_device.type != self.space.device.type:
+            self._replica.evaluator.to(self.aux_device)  # type: ignore[union-attr]
 
-    def _make_sync_data_for_main(self) -> tuple[str, int]:
-        """The parent's checksum; an actor that had nothing to evaluate catches up, too: it is told only once."""
-        self._catch_up()
-        return self._replica.checksum()
-
-    def _use_sync_data_from_actors(self, received: list[tuple[str, int]]) -> None:
-        """Every actor's parent must be that of this process, bit for bit; on other devices, of each other."""
-        expected = dict([self._replica.checksum()])
-        for number, (device, found) in enumerate(received):
-            if found != expected.setdefault(device, found):
-                self._seen = None  # which it may have evaluated
-                raise ActorsDiverged(
-                    f"actor {number}: expected the parent after {self.changes} changes with checksum "
-                    f"{expected[device]:08x}, got {found:08x}; kill_actors() has it sent anew"
-                )
+    def _forget(self) -> None:
+        self._seen = None
