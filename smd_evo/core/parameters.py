@@ -205,7 +205,15 @@ class ParameterSpace:
         """Make what :meth:`copied` gave the parent, to the bit; scales of relative mutations stay.
 
         Raises:
-            WrongParent: other names, shapes or types; nothing has changed then.
+            WrongParent: other names, shapes or types, or a child is applied just now; nothing has changed then.
+
+        Example:
+            >>> space = ParameterSpace(nn.Linear(3, 2))
+            >>> values = space.copied()
+            >>> space.module.weight.data += 1
+            >>> space.load(values)
+            >>> torch.equal(space.module.weight, values["weight"])
+            True
         """
         here = {name: (parameter.shape, parameter.dtype) for name, parameter in self._named()}
         if self.depth or here != {name: (tensor.shape, tensor.dtype) for name, tensor in values.items()}:
@@ -213,6 +221,7 @@ class ParameterSpace:
                 f"values: expected the {len(here)} selected parameters in their shapes and types, got {len(values)} "
                 "others; take them from the same network and selection"
             )
+        torch.clear_autocast_cache()
         _ = self.layout  # read from the first parent, not from this one
         for name, parameter in self._named():
             parameter.data.copy_(values[name])

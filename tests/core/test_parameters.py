@@ -443,6 +443,56 @@ class TestFolding:
             assert torch.equal(space.values_at(indices), flat(space).float()[indices])
 
 
+class TestLoading:
+    """What was copied of a parent becomes the parent again."""
+
+    def test_the_same_bits_in_any_type_and_memory_format(self, odd):
+        space = ParameterSpace(odd)
+        before, values = state_bits(odd), space.copied()
+        space.fold(mutation())
+        assert not same_bits(before, state_bits(odd))
+        kept = {name: tensor.clone() for name, tensor in values.items()}
+        space.load(values)
+        assert same_bits(before, state_bits(odd))
+        space.fold(mutation(2))
+        assert all(torch.equal(values[name].float(), kept[name].float()) for name in kept)  # copies, then and now
+
+    def test_scales_stay_those_of_the_first_parent(self):
+        one, other = (ParameterSpace(nn.Linear(4, 4)) for _ in range(2))
+        layout = one.layout
+        strong = {name: 9 * tensor for name, tensor in one.copied().items()}
+        other.load(one.copied())
+        other = ParameterSpace(other.module)
+        other.load(strong)  # which nobody has asked for scales so far
+        assert other.layout == layout
+
+    def test_of_another_network_nothing_is_taken(self, network):
+        space = ParameterSpace(network)
+        before, values = state_bits(network), space.copied()
+        name, tensor = next(iter(values.items()))
+        for wrong in (
+            {},
+            {**values, "more": tensor},
+            {**values, name: tensor[:1]},
+            {**values, name: tensor.double()},
+        ):
+            with pytest.raises(WrongParent, match="values: expected the .* selected parameters"):
+                space.load(wrong)
+        with space.applied(mutation()), pytest.raises(WrongParent):
+            space.load(values)
+        assert same_bits(before, state_bits(network))
+
+    def test_autocast_forgets_its_copies(self, network, samples):
+        space = ParameterSpace(network.eval())
+        values = space.copied()
+        with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+            before = network(samples[0])
+            space.fold(mutation())
+            assert not torch.equal(network(samples[0]), before)
+            space.load(values)
+            assert torch.equal(network(samples[0]), before)
+
+
 class TestSelection:
     def names(self, module, select, **options):
         return set(ParameterSpace(module, select, **options).names)
