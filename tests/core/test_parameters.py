@@ -476,7 +476,7 @@ class TestLoading:
             {**values, name: tensor[:1]},
             {**values, name: tensor.double()},
         ):
-            with pytest.raises(WrongParent, match="values: expected the .* selected parameters"):
+            with pytest.raises(WrongParent, match=r"values: expected the .* selected parameters"):
                 space.load(wrong)
         with space.applied(mutation()), pytest.raises(WrongParent):
             space.load(values)
