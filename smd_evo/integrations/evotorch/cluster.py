@@ -33,8 +33,9 @@ def start_ray(address: str | None = None) -> None:
     """Connect this process to Ray, unless it is connected already.
 
     Args:
-        address: host:port of a running cluster's head, or "auto" for the one of this machine; None takes the
-            one that RAY_ADDRESS tells, or starts one here for as long as this process lives.
+        address: host:port of a running cluster's head; None takes the one that RAY_ADDRESS tells, or starts one here
+            for as long as this process lives. Ray's "auto" is not taken: it waits without end for a cluster that was
+            here and is gone.
 
     Raises:
         InvalidValue: there is no such cluster; told within half a minute.
@@ -42,13 +43,13 @@ def start_ray(address: str | None = None) -> None:
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    found = os.environ.get("RAY_ADDRESS") if address in (None, "auto") else address
-    if found and found not in ("auto", "local") and not _answers(found):
+    found = address or os.environ.get("RAY_ADDRESS") or "local"
+    if found != "local" and not _answers(found):
         raise _no_cluster(found, "nobody listens there")
     try:
-        ray.init(address=address, include_dashboard=False, log_to_driver=False)
+        ray.init(address=found, include_dashboard=False, log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise _no_cluster(found or str(address), " ".join(str(error).split())) from error
+        raise _no_cluster(found, " ".join(str(error).split())) from error
 
 
 def _no_cluster(address: str, reason: str) -> InvalidValue:
