@@ -65,7 +65,7 @@ def run(stopped, tmp_path):
 
 class TestKilled:
     def test_at_every_moment_of_writing(self, server, whole, tmp_path):
-        """Before a write reaches the disk and half-way through it, before renaming and deletion; every other of these."""
+        """Before a write reaches the disk and half-way through it, before renaming and deletion: every other one."""
         expected = whole(**BRIEF)
         for moment in itertools.count(1, 2):
             out = tmp_path / str(moment)
