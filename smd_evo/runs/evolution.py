@@ -141,10 +141,9 @@ def _told(records: Sequence[Mapping[str, Any]], config: EvolutionConfig) -> str:
     """How things stand, on two short lines."""
     last = records[-1]
     speed = last["images"] * config.children / last["seconds"]
-    validated = [record for record in records if record["validation"]]
+    found = next((record["validation"] for record in reversed(records) if record["validation"]), None)
     told = f"{last['generation']}/{config.generations}: fitness {last['fitness']:.4g}, sigma {last['sigma']:.3g}"
-    if validated:
-        found = validated[-1]["validation"]
+    if found:
         best = ", the best" if found["best"] else ""
         told += f"\nvalidation {found['accuracy']:.1%}, loss {found['loss']:.3f}{best}"
     return f"{told}\n{speed:,.0f} images/s"

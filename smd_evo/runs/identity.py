@@ -18,7 +18,7 @@ from smd_evo.experiments.evolution_config import MAY_CHANGE, EvolutionConfig
 from smd_evo.runs.folder import CONFIG, differing
 from smd_evo.zoo.data import Data
 
-__all__ = ["IDENTITY", "check_same", "identity_of", "read_identity", "resumed_config"]
+__all__ = ["IDENTITY", "check_parent", "check_same", "identity_of", "read_identity", "resumed_config"]
 
 IDENTITY = "run.json"
 _FORMAT = 1
@@ -100,17 +100,22 @@ def resumed_config(run: Path, given: Mapping[str, Any]) -> EvolutionConfig:
     return config
 
 
+def check_parent(stored: Mapping[str, Any], fingerprint: str) -> None:
+    """Raise WrongParent if a run began with another parent than that of this fingerprint."""
+    if stored["fingerprint"] != fingerprint:
+        raise WrongParent(
+            f"parent: expected the run's own, {stored['fingerprint']}, got {fingerprint}; give its --model "
+            "and --checkpoint"
+        )
+
+
 def check_same(stored: Mapping[str, Any], now: Mapping[str, Any], notes: list[str]) -> None:
     """Raise if a run would go on with another parent or other data; note what else is different.
 
     Raises:
         WrongParent, InvalidValue: of these.
     """
-    if stored["fingerprint"] != now["fingerprint"]:
-        raise WrongParent(
-            f"parent: expected the run's own, {stored['fingerprint']}, got {now['fingerprint']}; give its --model "
-            "and --checkpoint"
-        )
+    check_parent(stored, now["fingerprint"])
     if differ := differing(stored["settings"], now["settings"]):
         raise InvalidValue(f"run: expected the settings that it began with, got {CONFIG} with others: {differ}")
     if stored["data"] != now["data"]:

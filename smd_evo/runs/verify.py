@@ -11,7 +11,7 @@ from smd_evo.errors import WrongParent
 from smd_evo.experiments.parent import load_parent
 from smd_evo.experiments.progress import Progress, Silent
 from smd_evo.runs.checkpoints import newest
-from smd_evo.runs.identity import read_identity, resumed_config
+from smd_evo.runs.identity import check_parent, read_identity, resumed_config
 from smd_evo.runs.metrics import HISTORY, read_metrics
 
 __all__ = ["verify_history"]
@@ -38,10 +38,7 @@ def verify_history(run: Path, progress: Progress | None = None) -> int:
     config = resumed_config(run, {})
     network, _ = load_parent(config, progress)
     space = ParameterSpace(network, config.select)
-    if space.fingerprint() != identity["fingerprint"]:
-        raise WrongParent(
-            f"parent: expected the run's own, {identity['fingerprint']}, got another; give its weights back"
-        )
+    check_parent(identity, space.fingerprint())
 
     from smd_evo.integrations.evotorch.history import decoded
     from smd_evo.integrations.evotorch.replica import Replica
