@@ -126,11 +126,13 @@ def _runs() -> Any:
 
 
 def _evolve(work: Callable[[Bar], Any], target: Path) -> None:
+    from smd_evo.runs.identity import IDENTITY
+
     try:
         with Bar() as bar:
             result = work(bar)
     except KeyboardInterrupt as stop:
-        if not (target / "run.json").is_file():
+        if not (target / IDENTITY).is_file():
             raise
         raise _Interrupted(f"{str(stop) or 'the last checkpoint is kept'}; smd-evo resume {target} goes on") from None
 
@@ -251,7 +253,9 @@ def verify(run: Annotated[str, typer.Argument(metavar="RUN", help="Folder that f
     Of a run over generations: replay its history from the pre-trained parent and check that the newest
     checkpoint's parent comes out again, to the bit.
     """
-    if (Path(run) / "run.json").is_file():
+    from smd_evo.runs.identity import IDENTITY
+
+    if (Path(run) / IDENTITY).is_file():
         from smd_evo.runs.verify import verify_history
 
         with Bar() as bar:

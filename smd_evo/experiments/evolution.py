@@ -26,12 +26,9 @@ from smd_evo.evaluation.fitness import rank
 from smd_evo.experiments.evolution_config import EvolutionConfig, images_at
 from smd_evo.experiments.parent import in_precision, load_parent
 from smd_evo.experiments.progress import Progress, Silent
-from smd_evo.experiments.rules import make_rule, mean_density
+from smd_evo.experiments.rules import CALIBRATION, make_rule, mean_density
 
 __all__ = ["Evolution", "Generation", "Validation"]
-
-_CALIBRATION = 500
-"""Samples that calibration looks at: its children are many, and its answer is a median."""
 
 _RATE = 0.2
 """Step size in units of the calibrated mutation's norm: the first of `smd-evo compare`'s settings."""
@@ -197,7 +194,7 @@ class Evolution:
         self.problem.evaluator.limit.samples = state["batch_limit"]
 
     def _calibrated(self) -> float:
-        config, size = self.config, min(_CALIBRATION, self.data.sizes["fitness"])
+        config, size = self.config, min(CALIBRATION, self.data.sizes["fitness"])
         evaluator = Evaluator(self.space, self.data.fitness, config.fitness, batch_size=config.batch_size)
         few = evaluator.on_samples(torch.arange(size))
         self.progress.start(f"calibrating sigma, {self._rule.spec}", None)

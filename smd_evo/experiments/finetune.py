@@ -33,7 +33,7 @@ from smd_evo.experiments.config import FinetuneConfig
 from smd_evo.experiments.parent import in_precision, load_parent
 from smd_evo.experiments.progress import Progress, Silent
 from smd_evo.experiments.results import SPARSE, Arm, FinetuneResult, Group, Row
-from smd_evo.experiments.rules import make_rule, mean_density
+from smd_evo.experiments.rules import CALIBRATION, make_rule, mean_density
 from smd_evo.experiments.scores import against
 from smd_evo.experiments.statistics import Estimate, mcnemar_exact
 from smd_evo.zoo.data import Data
@@ -42,8 +42,6 @@ __all__ = ["finetune", "verify_children"]
 
 _SHORTLIST = 20
 _BEST_OF = 10
-_CALIBRATION = 500
-"""Samples that calibration looks at: its children are many, and its answer is a median."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +113,7 @@ def _plan(
 ) -> tuple[dict[str, list[_Strength]], tuple[int, int]]:
     """How the groups of each arm mutate, and what finding the sigmas cost, sparse and dense."""
     costs = [0, 0]
-    few = ranker.on_samples(torch.arange(_CALIBRATION)) if ranker.samples > _CALIBRATION else ranker
+    few = ranker.on_samples(torch.arange(CALIBRATION)) if ranker.samples > CALIBRATION else ranker
 
     def calibrated(subspace: Subspace, keep: float, dense: bool) -> float:
         progress.start(f"calibrating sigma, {subspace.spec}", None)

@@ -9,7 +9,10 @@ from smd_evo.core.layout import Layout
 from smd_evo.core.structured import NeuronSubspace
 from smd_evo.core.subspace import Dense, PartitionSubspace, RandomSubspace, Subspace
 
-__all__ = ["make_rule", "mean_density"]
+__all__ = ["CALIBRATION", "make_rule", "mean_density"]
+
+CALIBRATION = 500
+"""Samples that calibration looks at: its children are many, and its answer is a median."""
 
 _RULES: dict[str, Callable[[float], Subspace]] = {
     "random": RandomSubspace,
