@@ -12,15 +12,13 @@ from smd_evo.core.delta import SparseValues
 from smd_evo.core.mutation import Lineage
 from smd_evo.core.parameters import ParameterSpace
 from smd_evo.ensemble.combine import combined
-from smd_evo.ensemble.metrics import accuracy, negative_log_likelihood
 from smd_evo.ensemble.module import SparseEnsemble
 from smd_evo.ensemble.selection import select_members
 from smd_evo.evaluation.evaluator import Evaluator
-from smd_evo.experiments.bootstrap import paired_difference
 from smd_evo.experiments.evolution import Evolution
 from smd_evo.experiments.parent import in_precision
 from smd_evo.experiments.results import Row
-from smd_evo.experiments.statistics import mcnemar_exact
+from smd_evo.experiments.scores import table_row
 
 __all__ = ["EvolutionResult", "finish"]
 
@@ -92,30 +90,13 @@ def _differing(space: ParameterSpace, values: Mapping[str, Tensor]) -> SparseVal
 def _rows(evolution: Evolution, judge: Evaluator, ensemble: SparseEnsemble) -> list[Row]:
     """Read the test split: the only place that does."""
     config, data = evolution.config, evolution.data
-    best = judge.on(data.test)
+    test = judge.on(data.test)
     before = Evaluator(evolution.space, data.test, config.fitness, batch_size=config.batch_size)
-    outputs = {
-        "parent": before.predict([Lineage()])[0],
-        "best network": best.predict([Lineage()])[0],
-        "ensemble": combined(best.outputs(ensemble.members), ensemble.weights.tolist()),
-    }
-    targets = best.targets()
-    scores = {name: (accuracy(own, targets), negative_log_likelihood(own, targets)) for name, own in outputs.items()}
-    right, loss = scores.pop("parent")
-    rows = [Row("parent", "parent", 1, None, None, float(right.mean()), float(loss.mean()))]
-    for name, (correct, losses) in scores.items():
-        rows.append(
-            Row(
-                method=config.searcher,
-                candidate=name,
-                members=len(ensemble) if name == "ensemble" else 1,
-                density=None,
-                sigma=None,
-                accuracy=float(correct.mean()),
-                loss=float(losses.mean()),
-                accuracy_gain=paired_difference(correct, right, seed=config.seed),
-                loss_gain=paired_difference(losses, loss, seed=config.seed),
-                p_value=mcnemar_exact(correct, right),
-            )
-        )
-    return rows
+    parent, targets = before.predict([Lineage()])[0], test.targets()
+    best = test.predict([Lineage()])[0]
+    together = combined(test.outputs(ensemble.members), ensemble.weights.tolist())
+    return [
+        table_row("parent", "parent", 1, parent, None, targets),
+        table_row(config.searcher, "best network", 1, best, parent, targets, config.seed),
+        table_row(config.searcher, "ensemble", len(ensemble), together, parent, targets, config.seed),
+    ]

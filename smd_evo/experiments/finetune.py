@@ -23,19 +23,17 @@ from smd_evo.core.structured import TensorSubspace
 from smd_evo.core.subspace import Dense, Subspace
 from smd_evo.ensemble.combine import combined
 from smd_evo.ensemble.files import load_children
-from smd_evo.ensemble.metrics import accuracy, negative_log_likelihood
 from smd_evo.ensemble.selection import select_from, stored
 from smd_evo.evaluation.calibration import calibrate_sigma
 from smd_evo.evaluation.evaluator import Evaluation, Evaluator
 from smd_evo.evaluation.fitness import BatchFitness, best_of
-from smd_evo.experiments.bootstrap import paired_difference
 from smd_evo.experiments.config import FinetuneConfig
 from smd_evo.experiments.parent import in_precision, load_parent
 from smd_evo.experiments.progress import Progress, Silent
 from smd_evo.experiments.results import SPARSE, Arm, FinetuneResult, Group, Row
 from smd_evo.experiments.rules import CALIBRATION, make_rule, mean_density
-from smd_evo.experiments.scores import against
-from smd_evo.experiments.statistics import Estimate, mcnemar_exact
+from smd_evo.experiments.scores import against, table_row
+from smd_evo.experiments.statistics import Estimate
 from smd_evo.zoo.data import Data
 
 __all__ = ["finetune", "verify_children"]
@@ -186,27 +184,13 @@ def _report(arms: list[Arm], test: Evaluator, seed: int) -> tuple[list[Row], dic
     """Read the test split: the only place that does."""
     targets = test.targets()
     before = test.predict([Lineage()])[0]
-    right, loss = accuracy(before, targets), negative_log_likelihood(before, targets)
-    rows = [Row("parent", "parent", 1, None, None, float(right.mean()), float(loss.mean()))]
+    rows = [table_row("parent", "parent", 1, before, None, targets)]
     ensembles: dict[str, Tensor] = {}
     for arm in arms:
         for candidate, members in arm.group.chosen().items():
             after = combined(test.outputs(members))
-            correct, losses = accuracy(after, targets), negative_log_likelihood(after, targets)
-            rows.append(
-                Row(
-                    method=arm.name,
-                    candidate=candidate,
-                    members=len(members),
-                    density=arm.group.density,
-                    sigma=arm.group.sigma,
-                    accuracy=float(correct.mean()),
-                    loss=float(losses.mean()),
-                    accuracy_gain=paired_difference(correct, right, seed=seed),
-                    loss_gain=paired_difference(losses, loss, seed=seed),
-                    p_value=mcnemar_exact(correct, right),
-                )
-            )
+            strength = {"density": arm.group.density, "sigma": arm.group.sigma}
+            rows.append(table_row(arm.name, candidate, len(members), after, before, targets, seed, **strength))
             if candidate == "ensemble":
                 ensembles[arm.name] = after
     sparse = ensembles.pop(SPARSE)

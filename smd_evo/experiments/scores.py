@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,11 +12,12 @@ from torch import Tensor
 
 from smd_evo.ensemble.combine import combined
 from smd_evo.ensemble.diversity import disagreement, oracle, pairwise_kl, q_statistic
-from smd_evo.ensemble.metrics import PER_SAMPLE, accuracy, confidence, finite_logits
+from smd_evo.ensemble.metrics import PER_SAMPLE, accuracy, confidence, finite_logits, negative_log_likelihood
 from smd_evo.experiments.bootstrap import mean_interval, paired_difference, statistic_interval
+from smd_evo.experiments.results import Row
 from smd_evo.experiments.statistics import Estimate, mcnemar_exact
 
-__all__ = ["Curve", "Diversity", "Score", "against", "curve", "diversity", "score"]
+__all__ = ["Curve", "Diversity", "Score", "against", "curve", "diversity", "score", "table_row"]
 
 _QUICK = 999
 _BINS = 15
@@ -124,6 +125,40 @@ def against(logits: Tensor, other: Tensor, targets: Tensor, seed: int = 0) -> tu
     """Gain in accuracy over another classifier, and the p value of the exact McNemar test."""
     one, two = accuracy(logits, targets), accuracy(other, targets)
     return paired_difference(one, two, seed=seed), mcnemar_exact(one, two)
+
+
+def table_row(
+    method: str,
+    candidate: str,
+    members: int,
+    logits: Tensor,
+    parent: Tensor | None,
+    targets: Tensor,
+    seed: int = 0,
+    *,
+    density: float | None = None,
+    sigma: float | None = None,
+) -> Row:
+    """A line of the table of a fine-tuning run.
+
+    Args:
+        method, candidate, members, density, sigma: see :class:`smd_evo.experiments.results.Row`.
+        logits: [n, classes]; a sample whose outputs are not finite counts as wrong.
+        parent: those of the parent; None: this is the parent's own line, without differences.
+        targets: int64 [n].
+        seed: of the resampling.
+    """
+    right, loss = accuracy(logits, targets), negative_log_likelihood(logits, targets)
+    row = Row(method, candidate, members, density, sigma, float(right.mean()), float(loss.mean()))
+    if parent is None:
+        return row
+    before, loss_before = accuracy(parent, targets), negative_log_likelihood(parent, targets)
+    return replace(
+        row,
+        accuracy_gain=paired_difference(right, before, seed=seed),
+        loss_gain=paired_difference(loss, loss_before, seed=seed),
+        p_value=mcnemar_exact(right, before),
+    )
 
 
 def diversity(method: str, members: Tensor, targets: Tensor, seed: int = 0) -> Diversity:
