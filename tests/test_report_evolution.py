@@ -23,6 +23,7 @@ from test_report import TestPage as PageOfAnyRun
 from test_report_commands import SETTINGS, SHARES, parsed
 
 from smd_evo.errors import InvalidValue
+from smd_evo.experiments.evolution import Validation
 from smd_evo.experiments.evolution_config import EvolutionConfig
 from smd_evo.experiments.results import Row
 from smd_evo.experiments.statistics import Estimate
@@ -34,6 +35,7 @@ from smd_evo.report.record import RunRecord
 from smd_evo.runs.metrics import read_metrics
 from smd_evo.runs.records import read_record
 
+START = Validation(accuracy=0.725, loss=0.7, best=True)
 CONFIG = EvolutionConfig(generations=6, images="50,100@4", validate_every=2, patience=3, seed=4)
 
 
@@ -57,6 +59,7 @@ def results(generations, **changes):
     return {
         "kind": "evolution",
         "rows": rows,
+        "validation": dataclasses.asdict(START),
         "stopped": "generations",
         "generations": generations,
         "candidates": ["best parent", "late parent 1", "late parent 2", "child 1", "child 2"],
@@ -215,16 +218,22 @@ class TestSays:
     def test_the_validations_and_which_one_was_kept(self):
         rows = page().table("Parents on validation")
         assert rows[1:] == [
+            ["0", "0", "", "72.5", "0.700"],
             ["2", "66", "0.02", "75.0", "0.600"],
             ["4 ★", "132", "0.02", "80.0", "0.400"],
             ["6", "198", "0.02", "77.5", "0.500"],
         ]
 
+    def test_the_pre_trained_parent_may_be_the_one_that_was_kept(self):
+        places = [row[0] for row in page(lines((0.8, 0.9))).table("Parents on validation")[1:]]
+        assert places == ["0 ★", "2", "4"]
+
     @given(st.integers(1, 200), st.integers(0, 199))
     def test_few_of_many_validations_but_the_kept_and_the_last_one(self, count, place):
         losses = [0.3 if number == place % count else 0.5 for number in range(count)]
         metrics = lines(tuple(losses))
-        shown_rows = [row[0] for row in page(metrics).table("Parents on validation")[1:]]
+        first, *shown_rows = [row[0] for row in page(metrics).table("Parents on validation")[1:]]
+        assert first == "0"
         assert len(shown_rows) <= 22
         assert len(shown_rows) == len(losses) or len(losses) > 20
         assert shown_rows[-1].removesuffix(" ★") == str(2 * len(losses))
@@ -301,7 +310,7 @@ class TestPlot:
             kept = []
             with monkeypatch.context() as patch:
                 patch.setattr(Figure, "savefig", lambda figure, *_, **__: kept.append(figure))
-                plot_evolution(metrics, dataclasses.replace(CONFIG, **settings), tmp_path / "plot.png")
+                plot_evolution(metrics, START, dataclasses.replace(CONFIG, **settings), tmp_path / "plot.png")
             return kept[0]
 
         return drawn
@@ -314,13 +323,13 @@ class TestPlot:
             assert line.get_xdata().tolist() == [1, 2, 3, 4, 5, 6]
             assert line.get_ydata().tolist() == [scale * each[name] for each in metrics]
         accuracy, loss = (left, right) if fitness == "accuracy" else (right, left)
-        validations = [each["validation"] for each in metrics if each["validation"]]
+        validations = [dataclasses.asdict(START), *(each["validation"] for each in metrics if each["validation"])]
         for axes, measure, factor in ((accuracy, "accuracy", 100), (loss, "loss", 1)):
             *_, validated, star = axes.lines
-            assert validated.get_xdata().tolist() == [2, 4, 6]
+            assert validated.get_xdata().tolist() == [0, 2, 4, 6]
             assert validated.get_ydata().tolist() == [factor * each[measure] for each in validations]
             assert (star.get_xdata().tolist(), star.get_marker()) == ([4], "*")
-            assert star.get_ydata().tolist() == [factor * validations[1][measure]]
+            assert star.get_ydata().tolist() == [factor * validations[2][measure]]
         assert (accuracy.get_yscale(), loss.get_yscale()) == ("linear", "log")
 
     def test_names_lines_axes_and_what_was_kept(self, figure):
@@ -332,10 +341,12 @@ class TestPlot:
         assert [axes.get_ylabel() for axes in drawn.axes] == ["cross-entropy", "validation accuracy, %"]
         assert all(axes.get_xlabel() == "generation" for axes in drawn.axes)
 
-    def test_no_star_where_none_was_better_than_the_first(self, figure):
+    def test_the_star_is_on_the_first_where_none_was_better(self, figure):
         drawn = figure(lines((0.8, 0.9)))
         assert drawn.legends[0].get_texts()[-1].get_text() == "kept: the pre-trained parent"
-        assert not [line for axes in drawn.axes for line in axes.lines if line.get_marker() == "*"]
+        for axes in drawn.axes:
+            (star,) = (line for line in axes.lines if line.get_marker() == "*")
+            assert star.get_xdata().tolist() == [0]
 
     @pytest.mark.parametrize("changing", [(), ("sigma",), ("images",), ("sigma", "images")])
     def test_shows_settings_that_change_and_no_others(self, figure, changing):
@@ -361,7 +372,7 @@ class TestPlot:
         ids=["one generation", "many", "diverging", "over decades", "not finite", "nothing finite", "no loss at all"],
     )
     def test_any_metrics_give_a_picture_in_which_no_labels_overlap(self, metrics, figure, tmp_path):
-        plot_evolution(metrics, CONFIG, tmp_path / "plot.png")
+        plot_evolution(metrics, START, CONFIG, tmp_path / "plot.png")
         picture = imread(tmp_path / "plot.png")
         assert picture.shape[1] == 1320
         assert picture[..., :3].std() > 0.05
@@ -426,7 +437,7 @@ class TestRealRun:
     def test_the_same_run_has_the_same_plot(self, folder, tmp_path):
         found = read_record(folder / "run")
         config = EvolutionConfig.read(found.config)
-        plot_evolution(found.metrics, config, tmp_path / "plot.png")
+        plot_evolution(found.metrics, Validation(**found.results["validation"]), config, tmp_path / "plot.png")
         assert (tmp_path / "plot.png").read_bytes() == found.plot
 
 

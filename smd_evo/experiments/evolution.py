@@ -33,6 +33,9 @@ __all__ = ["Evolution", "Generation", "Validation"]
 _RATE = 0.2
 """Step size in units of the calibrated mutation's norm: the first of `smd-evo compare`'s settings."""
 
+_IMAGES = 300
+"""That rank a child, where there are as many."""
+
 
 @dataclass(frozen=True)
 class Validation:
@@ -95,6 +98,7 @@ class Evolution:
     Attributes:
         space: the pre-trained parent, which stays as it is.
         data: its data.
+        start: the pre-trained parent on validation, once it is known.
         best: the parameters of the parent that was best on validation, by their names.
         late: those of the last validated parents, oldest first.
         generation: how many are done.
@@ -111,7 +115,8 @@ class Evolution:
         self._rule = make_rule(config.subspace, config.density)
         self._rule.coordinates(self._rule.draw(0), self.space.layout)  # the network may be too small for it
         samples = self.data.sizes["fitness"]
-        most = max(images_at(config.images, number) for number in range(1, config.generations + 1))
+        self._images = config.images or str(min(_IMAGES, samples))
+        most = max(images_at(self._images, number) for number in range(1, config.generations + 1))
         if most > samples:
             raise InvalidValue(
                 f"images: expected at most the {samples} samples of the fitness split, got {most}; "
@@ -130,7 +135,7 @@ class Evolution:
         """Calibrate and validate the parent: what comes before the first generation."""
         with in_precision(self.config):
             self._make_searcher(self.config.sigma or self._calibrated())
-            self._validate()
+            self.start = self._validate()
 
     def step(self) -> Generation:
         """One generation."""
@@ -169,6 +174,7 @@ class Evolution:
         return {
             "generation": self.generation,
             "sigma": self._sigma,
+            "start": asdict(self.start),
             "searcher": self.searcher.state_dict(),
             "best": self.best,
             "best_score": self._best_score,
@@ -187,6 +193,7 @@ class Evolution:
         """
         self._make_searcher(state["sigma"])
         self.searcher.load_state_dict(state["searcher"])
+        self.start = Validation(**state["start"])
         self.generation, self.calibration = state["generation"], state["calibration"]
         self._image_evaluations = state["image_evaluations"]
         self.best, self.late = dict(state["best"]), list(state["late"])
@@ -218,7 +225,7 @@ class Evolution:
             self.space,
             self.data.fitness,
             config.fitness,
-            minibatch_size=images_at(config.images, 1),
+            minibatch_size=images_at(self._images, 1),
             batch_size=config.batch_size,
             seed=config.seed,
             **host,
@@ -237,7 +244,7 @@ class Evolution:
 
     def _step(self) -> Generation:
         start, before = time.perf_counter(), self.problem.evaluations
-        images = images_at(self.config.images, self.generation + 1)
+        images = images_at(self._images, self.generation + 1)
         self.problem.minibatch_size = images
         self.searcher.step()
         self.generation += 1

@@ -24,7 +24,9 @@ MAY_CHANGE = (
 """Settings that a run may be resumed with other values of; of the last line only if the same parent and data come."""
 
 
-def _schedule(name: str, value: Any) -> str:
+def _schedule(name: str, value: Any) -> str | None:
+    if value is None:
+        return None
     text = str(value)
     images_at(text, 1)
     return text
@@ -95,10 +97,10 @@ class EvolutionConfig(ExperimentConfig):
         readers.one_of(SEARCHERS),
     )
     children: int = setting(32, "N", "", readers.whole("try 32", low=2))
-    images: str = setting(
-        "300",
+    images: str | None = setting(
+        None,
         "N[,N@G...]",
-        "Images that rank a child, others each generation; from generation G on, N [300].",
+        "Images that rank a child, others each generation; from generation G on, N [300, or all if there are fewer].",
         _schedule,
     )
     subspace: str = setting("random", "NAME", "", readers.one_of(SUBSPACES[:-1]))

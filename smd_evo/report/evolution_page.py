@@ -42,7 +42,11 @@ def evolution_section(record: RunRecord) -> Section:
         folder=record.name,
         verdict=_verdict(rows, record),
         facts=_facts(record),
-        tables=[printed(evolution_table(rows)), _voters(results), _validations(record.metrics)],
+        tables=[
+            printed(evolution_table(rows)),
+            _voters(results),
+            _validations(record.metrics, results["validation"]),
+        ],
         figure=figure(
             record,
             f"Left, over the generations: {measure} of the median child, the best child and their parent on the "
@@ -76,11 +80,12 @@ def _verdict(rows: Sequence[Row], record: RunRecord) -> list[str]:
 
 def _facts(record: RunRecord) -> dict[str, str]:
     config, results, last = record.config, record.results, record.metrics[-1]
+    images = config.get("images") or last["images"]
     return {
         **data_facts(config, results, _ROLES),
         "Searcher": _SEARCHERS.get(config["searcher"], config["searcher"]) + _rate(config),
         "Fitness": _FITNESSES.get(config["fitness"], config["fitness"]),
-        "Children": f"{config['children']:,} a generation; images of each: {_schedule(config['images'])}",
+        "Children": f"{config['children']:,} a generation; images of each: {_schedule(images)}",
         "Subspaces": f"{config['subspace']}, density {config['density']:g}",
         "Sigma": _sigma(config, record.metrics),
         "Stopped": _stopped(config, results),
@@ -154,9 +159,10 @@ def _voters(results: Mapping[str, Any]) -> Table:
     )
 
 
-def _validations(metrics: Sequence[Mapping[str, Any]]) -> Table:
+def _validations(metrics: Sequence[Mapping[str, Any]], start: Mapping[str, Any]) -> Table:
     found = [line for line in metrics if line["validation"]]
     kept, every = kept_generation(metrics), -(-len(found) // _LINES)
+    first = {"generation": 0, "evaluations": 0, "sigma": None, "validation": start}
     shown = [
         line
         for place, line in enumerate(found, start=1)
@@ -166,12 +172,14 @@ def _validations(metrics: Sequence[Mapping[str, Any]]) -> Table:
     return Table(
         title="Parents on validation",
         columns=["generation", "networks evaluated", "sigma", "accuracy, %", "loss"],
-        groups=[Group([_validation(line, kept) for line in shown])],
-        note=f"Loss: negative log-likelihood, in nats. A star marks the parent that was kept.{part}",
+        groups=[Group([_validation(line, kept) for line in (first, *shown)])],
+        note="Generation 0 is the pre-trained parent. Loss: negative log-likelihood, in nats. A star marks the "
+        f"parent that was kept.{part}",
     )
 
 
 def _validation(line: Mapping[str, Any], kept: int) -> list[Cell]:
     found, star = line["validation"], _CHOSEN if line["generation"] == kept else ""
-    numbers = [f"{line['evaluations']:,}", f"{line['sigma']:.3g}", f"{100 * found['accuracy']:.1f}"]
+    sigma = "" if line["sigma"] is None else f"{line['sigma']:.3g}"
+    numbers = [f"{line['evaluations']:,}", sigma, f"{100 * found['accuracy']:.1f}"]
     return [Cell(f"{line['generation']:,}{star}"), *map(Cell, [*numbers, decimal(found["loss"])])]

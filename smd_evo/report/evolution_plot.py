@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
+from smd_evo.experiments.evolution import Validation
 from smd_evo.experiments.evolution_config import EvolutionConfig
 from smd_evo.report.evolution_table import kept_generation
 
@@ -26,11 +28,12 @@ _THIN = 300
 """Generations from which on their lines would cover each other."""
 
 
-def plot_evolution(records: _Records, config: EvolutionConfig, path: Path) -> None:
+def plot_evolution(records: _Records, start: Validation, config: EvolutionConfig, path: Path) -> None:
     """Left: fitness on minibatches and on validation. Right: the other measure on validation, and what changes.
 
     Args:
         records: the lines of metrics.jsonl, at least one, the last one of them validated.
+        start: the pre-trained parent on validation.
         config: the run's settings.
         path: PNG file to write.
     """
@@ -43,7 +46,7 @@ def plot_evolution(records: _Records, config: EvolutionConfig, path: Path) -> No
         right, *below = (figure.add_subplot(grid[row, 1], sharex=left) for row in range(1 + len(changing)))
         _minibatches(left, records, _MEASURES[measure][1])
         for axes, shown in ((left, measure), (right, other)):
-            _validations(axes, records, shown)
+            _validations(axes, records, start, shown)
         for axes, name in zip(below, changing, strict=True):
             _course(axes, records, name)
         left.set_ylabel(_MEASURES[measure][0])
@@ -63,18 +66,16 @@ def _minibatches(axes: Axes, records: _Records, scale: float) -> None:
         axes.plot(generations, values, color=colour, linewidth=width, alpha=0.7, label=f"{label}, minibatches")
 
 
-def _validations(axes: Axes, records: _Records, measure: str) -> None:
-    """The parents that were validated, and which of them was kept."""
-    found = [(record["generation"], record["validation"]) for record in records if record["validation"]]
+def _validations(axes: Axes, records: _Records, start: Validation, measure: str) -> None:
+    """The parents that were validated, the pre-trained one first, and which of them was kept."""
+    later = [(record["generation"], record["validation"]) for record in records if record["validation"]]
+    found = [(0, asdict(start)), *later]
     scale = _MEASURES[measure][1]
     places, values = [place for place, _ in found], [scale * each[measure] for _, each in found]
     marker = "o" if len(found) <= _MARKED else ""
     axes.plot(places, values, color="C0", linewidth=2, marker=marker, markersize=5, label="parent, validation")
     kept = kept_generation(records)
-    if not kept:
-        axes.plot([], [], " ", label="kept: the pre-trained parent")
-        return
-    label, value = f"kept: generation {kept}", values[places.index(kept)]
+    label, value = f"kept: generation {kept}" if kept else "kept: the pre-trained parent", values[places.index(kept)]
     axes.plot([kept], [value], "*", color="C3", markersize=16, markeredgecolor="white", zorder=4, label=label)
 
 

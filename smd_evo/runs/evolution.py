@@ -11,7 +11,7 @@ from typing import Any
 
 from smd_evo.atomic import write_whole
 from smd_evo.errors import InvalidValue
-from smd_evo.experiments.evolution import Evolution
+from smd_evo.experiments.evolution import Evolution, Validation
 from smd_evo.experiments.evolution_config import EvolutionConfig
 from smd_evo.experiments.evolution_results import EvolutionResult, finish
 from smd_evo.experiments.export import encode_weights, plain_state
@@ -97,47 +97,55 @@ def _go_on(evolution: Evolution, run: Path, progress: Progress) -> EvolutionResu
     from smd_evo.report.evolution_plot import plot_evolution  # it takes a second to load: when all settings are right
 
     with Metrics(run, evolution.generation) as metrics, Metrics(run, evolution.generation, HISTORY) as history:
-        _generations(evolution, run, progress, metrics, history)
+        records = _generations(evolution, run, progress, metrics, history)
     if evolution.problem.actors:
         evolution.problem.kill_actors()
     progress.start("ensemble and test", None)
     start = time.perf_counter()
     result = finish(evolution)
-    seconds = time.perf_counter() - start + sum(record["seconds"] for record in metrics.records)
+    seconds = time.perf_counter() - start + sum(record["seconds"] for record in records)
     with disk(run, evolution.generation):
         write_whole(
             run / NETWORK,
             encode_weights(plain_state(result.ensemble.parent), "the best network on validation", "safetensors"),
         )
         result.ensemble.save(run / ENSEMBLE)
-        plot_evolution(metrics.records, evolution.config, run / PLOT)
+        plot_evolution(records, evolution.start, evolution.config, run / PLOT)
         _write_results(run, evolution, result, seconds)
     return result
 
 
-def _generations(evolution: Evolution, run: Path, progress: Progress, metrics: Metrics, history: Metrics) -> None:
+def _generations(
+    evolution: Evolution, run: Path, progress: Progress, metrics: Metrics, history: Metrics
+) -> list[dict[str, Any]]:
+    """Go through what is left of them, and return all lines of metrics.jsonl."""
+    records = metrics.records
     config, begin = evolution.config, evolution.generation
     stored = begin
     progress.start("generations", (config.generations - begin) * config.children)
-    with open_loggers(config, run, metrics.records) as log, signals() as asked:
+    with open_loggers(config, run, records) as log, signals() as asked:
         while not evolution.stopped:
             changes = evolution.problem.changes
-            record = evolution.step()
+            found = evolution.step()
+            records.append(found.as_dict())
             with disk(run, stored):
-                history.append({"generation": record.generation, "changes": evolution.history(changes)})
-                metrics.append(record.as_dict())
+                history.append({"generation": found.generation, "changes": evolution.history(changes)})
+                metrics.append(records[-1])
                 if evolution.generation % config.checkpoint_every == 0 or evolution.stopped or asked:
                     metrics.sync()
                     history.sync()
                     write_checkpoint(run, evolution.generation, evolution.state_dict(), config.keep_checkpoints)
                     stored = evolution.generation
-            log(record)
-            progress.reached((evolution.generation - begin) * config.children, _told(metrics.records, config))
+            log(found)
+            progress.reached(
+                (evolution.generation - begin) * config.children, _told(records, evolution.start, config)
+            )
             if asked:
                 raise Interrupted(f"{evolution.generation} of {config.generations} generations are done")
+    return records
 
 
-def _told(records: Sequence[Mapping[str, Any]], config: EvolutionConfig) -> str:
+def _told(records: Sequence[Mapping[str, Any]], start: Validation, config: EvolutionConfig) -> str:
     """How things stand, on two short lines."""
     last = records[-1]
     speed = last["images"] * config.children / last["seconds"]
@@ -146,12 +154,14 @@ def _told(records: Sequence[Mapping[str, Any]], config: EvolutionConfig) -> str:
     if found:
         best = ", the best" if found["best"] else ""
         told += f"\nvalidation {found['accuracy']:.1%}, loss {found['loss']:.3f}{best}"
+        told += f" (pre-trained {start.accuracy:.1%}, {start.loss:.3f})"
     return f"{told}\n{speed:,.0f} images/s"
 
 
 def _write_results(run: Path, evolution: Evolution, result: EvolutionResult, seconds: float) -> None:
     results = {
         "rows": [asdict(row) for row in result.rows],
+        "validation": asdict(evolution.start),
         "stopped": evolution.stopped,
         "generations": evolution.generation,
         "candidates": result.candidates,

@@ -47,7 +47,11 @@ def read_metrics(run: Path, generations: int | None = None, name: str = METRICS)
 
 
 class Metrics:
-    """The file of a run that goes on after so many generations; later lines are forgotten."""
+    """The file of a run that goes on after so many generations; later lines are forgotten.
+
+    Attributes:
+        records: its lines before that.
+    """
 
     def __init__(self, run: Path, generations: int, name: str = METRICS) -> None:
         records = read_metrics(run, generations, name) if generations else []
@@ -59,7 +63,6 @@ class Metrics:
         """Write a line, whole: what is written survives this process."""
         self._file.write(_line(record).encode())
         self._file.flush()
-        self.records.append(record)
 
     def sync(self) -> None:
         """Have all lines on the disk: what is written survives this machine."""

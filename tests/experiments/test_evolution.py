@@ -75,6 +75,7 @@ class TestGoesOn:
             for record, parent in zip(expected[stop:], parents[stop:], strict=True):
                 assert told([other.step()]) == told([record])
                 assert same_bits(other.problem.make_net().state_dict(), parent)
+            assert other.start == whole.start
             assert same_bits(other.best, whole.best)
             assert all(map(same_bits, other.late, whole.late))
             found = finish(other)
@@ -111,13 +112,13 @@ class TestKeepsTheBest:
         networks = [made.problem.make_net()]
         records, parents = run(made)
         networks += [parent for record, parent in zip(records, parents, strict=True) if record.validation]
-        validations = [record.validation for record in records if record.validation]
+        validations = [made.start, *(record.validation for record in records if record.validation)]
         found = [scores(network, made.data.validation) for network in networks]
         assert [each.generation for each in records if each.validation] == [2, 4, 6, 8, 9]
-        for (accuracy, loss), validation in zip(found[1:], validations, strict=True):
+        for (accuracy, loss), validation in zip(found, validations, strict=True):
             assert (validation.accuracy, validation.loss) == pytest.approx((accuracy, loss))
         merits = [right if name == "by accuracy" else -loss for right, loss in found]
-        place, flags = 0, []
+        place, flags = 0, [True]
         for number in range(1, len(merits)):
             flags.append(merits[number] > merits[place] + 1e-9)
             place = number if flags[-1] else place
@@ -334,3 +335,8 @@ class TestRefuses:
 
     def test_unless_that_is_after_its_end(self):
         evolution(images="20,61@8")
+
+    @pytest.mark.parametrize(("usual", "images"), [(300, 60), (50, 50)])
+    def test_but_takes_the_60_there_are_where_none_are_asked_for(self, monkeypatch, usual, images):
+        monkeypatch.setattr(module, "_IMAGES", usual)
+        assert begun(images=None).step().images == images
