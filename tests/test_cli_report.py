@@ -10,7 +10,7 @@ import pytest
 from cli_helpers import TINY, here, refused
 from report_helpers import finetune_results, write_run
 
-from smd_evo.experiments import finetune, scores
+from smd_evo.experiments import scores
 from smd_evo.experiments.bootstrap import mean_interval, paired_difference
 
 WINDOW = ["--children", "6", "--density", "1,0.1", "--sigma", "0.01,0.1"]
@@ -26,8 +26,7 @@ def done(*arguments, cwd=None):
 def quick():
     """Intervals of few resamples: what they are is tested elsewhere."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (finetune, scores):
-            patch.setattr(module, "paired_difference", partial(paired_difference, resamples=9))
+        patch.setattr(scores, "paired_difference", partial(paired_difference, resamples=9))
         patch.setattr(scores, "mean_interval", lambda values, **_: mean_interval(values, resamples=9))
         yield
 
