@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -206,6 +207,6 @@ class TestRefuses:
         assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
 
     def test_a_damaged_run(self, done, tmp_path):
-        assert compare(tmp_path / "run", methods=["smd"]).returncode == 0
+        shutil.copytree(done[0], tmp_path / "run")
         (tmp_path / "run" / "runs" / "smd" / "seed-1.json").write_text("{")
-        refused(compare(tmp_path / "run", methods=["smd"]), "seed-1.json is damaged")
+        refused(compare(tmp_path / "run"), "seed-1.json is damaged")

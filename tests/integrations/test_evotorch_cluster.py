@@ -49,10 +49,8 @@ os._exit(0)  # Ray's own end takes five seconds
 
 
 @pytest.fixture
-def environment(tmp_path):
-    for name in ("mlflow", "wandb", "cma"):  # as in test_evotorch_ray.py
-        (tmp_path / f"{name}.py").write_text("raise ImportError")
-    places = Path(evotorch_helpers.__file__).parent, Path(smd_evo.__file__).parents[1], tmp_path
+def environment(lean):
+    places = Path(evotorch_helpers.__file__).parent, Path(smd_evo.__file__).parents[1], lean
     return {**os.environ, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": os.pathsep.join(map(str, places))}
 
 

@@ -43,16 +43,7 @@ class Message:
 
 
 @pytest.fixture(scope="module")
-def path(tmp_path_factory):
-    """Where actors find the networks' classes, and what makes them start in half of the time."""
-    folder = tmp_path_factory.mktemp("path")
-    for name in ("mlflow", "wandb", "cma"):  # EvoTorch imports them if it can; actors have no use for them
-        (folder / f"{name}.py").write_text("raise ImportError")
-    return os.pathsep.join([str(Path(evotorch_helpers.__file__).parent), str(folder)])
-
-
-@pytest.fixture(scope="module")
-def wire(path):
+def wire(lean):
     """A cluster, and a list of all that travels between this process and the actors."""
     messages: list[Message] = []
     serialize, deserialize = SerializationContext.serialize, SerializationContext.deserialize_objects
@@ -70,7 +61,7 @@ def wire(path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "disabled")  # else Ray leaves a token in the user's home
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("PYTHONPATH", path)
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(evotorch_helpers.__file__).parent), str(lean)]))
         ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
         patch.setattr(SerializationContext, "serialize", sending)
         patch.setattr(SerializationContext, "deserialize_objects", receiving)
@@ -155,8 +146,8 @@ def pair(first):
 
 @pytest.fixture(scope="module")
 def subspaces(wire):
-    """A SubspaceProblem, and another one whose four actors share one GPU, on two CPUs."""
-    pair = Pair(SubspaceProblem, num_actors=4, num_gpus_per_actor=0.25)
+    """A SubspaceProblem, and another one whose three actors share one GPU, on two CPUs."""
+    pair = Pair(SubspaceProblem, num_actors=3, num_gpus_per_actor=0.25)
     started = threading.Thread(target=pair.evaluate, daemon=True)
     started.start()
     started.join(240)  # actors that want a CPU each wait for it for ever
@@ -425,7 +416,7 @@ class TestFingerprints:
     def test_actors_that_had_nothing_to_do_follow_all_the_same(self, subspaces):
         for _ in range(3):
             subspaces.both(lambda problem: problem.rebase(population(problem)[0]))
-            subspaces.evaluate(count=1)  # with the parent work for two of four
+            subspaces.evaluate(count=1)  # with the parent work for two of three
         subspaces.check_actors()
 
 
@@ -447,7 +438,7 @@ def test_actors_that_share_a_gpu_share_a_processor(options, config):
 
 
 class TestSubspaces:
-    def test_four_actors_share_a_gpu_and_two_processors(self, subspaces):
+    def test_three_actors_share_a_gpu_and_two_processors(self, subspaces):
         subspaces.check_actors()
 
     def test_snes_with_a_rebase(self, subspaces):
