@@ -62,11 +62,17 @@ class BatchLimit:
             if most == 1:
                 raise OutOfMemory(f"memory: expected room for one sample, got {reason}; free some, or try 'cpu'")
             size, failed = (most + 1) // 2, failed or most
-        if size != self.samples:
-            self.samples = size
-            warnings.warn(
-                f"out of memory with {failed} samples a batch; from now on at most {size}: fitness may differ in its "
-                "last bits from a run whose batches fitted, and so may the ranks of nearly equal children",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+        if size is not None:
+            self.lower(size, f"out of memory with {failed} samples a batch")
+
+    def lower(self, samples: int, why: str) -> None:
+        """Go on with at most so many samples in a forward pass, and say so, if that is less than before."""
+        if self.samples is not None and samples >= self.samples:
+            return
+        self.samples = samples
+        warnings.warn(
+            f"{why}; from now on at most {samples}: fitness may differ in its last bits from a run whose batches "
+            "fitted, and so may the ranks of nearly equal children",
+            RuntimeWarning,
+            stacklevel=3,
+        )

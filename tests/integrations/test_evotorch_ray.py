@@ -16,7 +16,7 @@ from evotorch.algorithms import SNES, GeneticAlgorithm
 from evotorch_helpers import RULE, Heavy, evals, evaluated, make, pickled, population
 from helpers import same_bits, state_bits
 from ray._private.serialization import SerializationContext
-from ray_helpers import Flip, Slow, deadly
+from ray_helpers import Cramped, Flip, Slow, deadly
 from torch import nn
 
 from smd_evo import (
@@ -343,6 +343,24 @@ def check_error(call, kind, builtin, message):
     assert "\n" not in str(caught.value)
 
 
+class TestMemory:
+    def test_what_fits_into_an_actor_is_told_once_and_all_keep_to_it(self, wire, tmp_path):
+        torch.manual_seed(0)
+        network, options = Cramped(tmp_path), {"minibatch_size": 20, "batch_size": 20}
+        alone, parallel = (make(FinetuneProblem, network, data(), num_actors=number, **options) for number in (0, 2))
+        expected = [evaluated(alone, population(alone, key=key)) for key in range(3)]
+        with pytest.warns(RuntimeWarning, match="^out of memory in an actor; from now on at most 5: fitness may"):
+            assert evaluated(parallel, population(parallel, key=0)) == pytest.approx(expected[0])
+        assert parallel.evaluator.limit.samples == 5
+        failures = sorted(tmp_path.iterdir())
+        assert {file.name.split()[0] for file in failures} == {"10", "20"}
+        assert evaluated(parallel, population(parallel, key=1)) == pytest.approx(expected[1])
+        parallel.kill_actors()
+        assert evaluated(parallel, population(parallel, key=2)) == pytest.approx(expected[2])
+        assert sorted(tmp_path.iterdir()) == failures  # new actors know what fits
+        parallel.kill_actors()
+
+
 class TestDeaths:
     def test_in_mid_generation(self, wire, tmp_path):
         """New actors take over, from the present parent; nothing else changes."""
@@ -407,11 +425,15 @@ class TestFingerprints:
 
     def test_actors_on_other_devices_must_agree_with_each_other(self, pair):
         kind, own = pair.parallel._replica.checksum()
+
+        def receive(parents):
+            pair.parallel._use_sync_data_from_actors([(None, *parent) for parent in parents])
+
         for good in ([(kind, own), ("cuda", 1), ("cuda", 1)], [("cuda", own)]):
-            pair.parallel._use_sync_data_from_actors(good)
+            receive(good)
         for bad in ([(kind, own), (kind, own ^ 1)], [("cuda", 1), ("cuda", 2)]):
             with pytest.raises(ActorsDiverged, match=f"actor {len(bad) - 1}"):
-                pair.parallel._use_sync_data_from_actors(bad)
+                receive(bad)
 
     def test_actors_that_had_nothing_to_do_follow_all_the_same(self, subspaces):
         for _ in range(3):

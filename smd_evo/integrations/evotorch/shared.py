@@ -12,6 +12,7 @@ import torch
 
 from smd_evo.core.parameters import ParameterSpace
 from smd_evo.errors import ActorsDiverged
+from smd_evo.evaluation.limit import BatchLimit
 from smd_evo.integrations.evotorch.actors import LastingActors
 from smd_evo.integrations.evotorch.cluster import WatchedPool
 from smd_evo.integrations.evotorch.replica import Change, Replica
@@ -32,8 +33,9 @@ def _shared_gpus(host: dict[str, Any]) -> dict[str, Any]:
 class SharedParent(LastingActors):
     """Base of problems with a parent in each process.
 
-    With every evaluation main sends what the parent has gone through since the last one, and what :meth:`_told` says;
-    after it each actor sends the checksum of its parent, which must be main's.
+    With every evaluation main sends what the parent has gone through since the last one, what :meth:`_told` says, and
+    how many samples fit into memory; after it each actor sends that number, too, if it has found a lower one, and the
+    checksum of its parent, which must be main's.
     """
 
     def __init__(self, sense: str, *, host: dict[str, Any], **options: Any) -> None:
@@ -42,7 +44,7 @@ class SharedParent(LastingActors):
         self._log: list[Change] = []
         self._logged_from = 0
         self._unsent = 0
-        self._message: tuple[Any, int, Sequence[Change]] = (None, 0, ())
+        self._message: tuple[Any, int | None, int, Sequence[Change]] = (None, None, 0, ())
         self._shipping = False
 
     @property
@@ -59,6 +61,11 @@ class SharedParent(LastingActors):
     def changes(self) -> int:
         """How many times the parent was changed: 0 while it is the pre-trained one."""
         return self._replica.changes
+
+    @property
+    def _limit(self) -> BatchLimit:
+        assert self._replica.evaluator is not None
+        return self._replica.evaluator.limit
 
     def change(self, change: Change) -> None:
         """Move the parent, here and, before their next evaluation, in every actor."""
@@ -113,26 +120,29 @@ class SharedParent(LastingActors):
             ray.get([actor.call.remote("put_ray_object", [], sent) for actor in self.actors])
 
     def _make_sync_data_for_actors(self) -> Any:
-        return self._told(), self._unsent, self.changes_since(self._unsent)
+        return self._told(), self._limit.samples, self._unsent, self.changes_since(self._unsent)
 
     def _use_sync_data_from_main(self, received: Any) -> None:
         self._message = received
 
     def _catch_up(self) -> None:
         """In an actor: what the main process has told last."""
-        told, first, changes = self._message
+        told, samples, first, changes = self._message
         self._hear(told)
+        self._limit.samples = min(filter(None, (samples, self._limit.samples)), default=None)
         self._replica.catch_up(first, changes)
 
-    def _make_sync_data_for_main(self) -> tuple[str, int]:
-        """The parent's checksum; an actor that had nothing to evaluate catches up, too: it is told only once."""
+    def _make_sync_data_for_main(self) -> tuple[int | None, str, int]:
+        """An actor that had nothing to evaluate catches up, too: it is told only once."""
         self._catch_up()
-        return self._replica.checksum()
+        return self._limit.samples, *self._replica.checksum()
 
-    def _use_sync_data_from_actors(self, received: list[tuple[str, int]]) -> None:
+    def _use_sync_data_from_actors(self, received: list[tuple[int | None, str, int]]) -> None:
         """Every actor's parent must be that of this process, bit for bit; on other devices, of each other."""
+        if fitting := [samples for samples, *_ in received if samples is not None]:
+            self._limit.lower(min(fitting), "out of memory in an actor")
         expected = dict([self._replica.checksum()])
-        for number, (device, found) in enumerate(received):
+        for number, (_, device, found) in enumerate(received):
             if found != expected.setdefault(device, found):
                 self._forget()
                 raise ActorsDiverged(
