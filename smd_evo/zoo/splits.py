@@ -47,7 +47,8 @@ def split(
         asked = ", ".join(f"{size} for {name}" for name, size in wanted.items())
         also = f" and at least 1 for {rest}" if rest else ""
         raise InvalidValue(f"data: expected enough of its {len(targets)} samples for all splits, got {asked}{also}")
-    left, found = np.arange(len(targets)), {}
+    left: NDArray[np.int64] = np.arange(len(targets))
+    found: dict[str, NDArray[np.int64]] = {}
     for name, size in wanted.items():
         found[name], left = _drawn(left, targets, size, derive(seed, "split", name) % 2**32)
     return found | ({rest: left} if rest else {})
