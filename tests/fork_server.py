@@ -35,7 +35,7 @@ class Moments:
             self.happens()
 
     def watch_writing(self):
-        for owner, name in ((os, "fsync"), (os, "replace"), (os, "rename"), (os, "unlink"), (os, "mkdir")):
+        for owner, name in ((os, "fsync"), (Path, "replace"), (Path, "unlink"), (Path, "mkdir")):
             setattr(owner, name, self._watched(getattr(owner, name)))
         open_file = Path.open
 
