@@ -494,6 +494,7 @@ class TestLogs:
             ended(server.finetune(tmp_path / "whole", settings))
             ended(server.finetune(tmp_path / "run", settings, stop_in=[6, [signal.SIGINT, signal.SIGINT]]), 130)
             assert checkpoints(tmp_path / "run")[-1] == 4
+            time.sleep(name == "wandb")  # it names parts by the second
             result = ended(server.run("resume", tmp_path / "run"))
             assert result.stderr == "" or name == "wandb"  # which talks
             same(tmp_path / "run", told(tmp_path / "whole"))
