@@ -109,7 +109,9 @@ def _random_numbers_apart() -> Iterator[None]:
 
 def _digits(model: str, checkpoint: str | Path | None, sizes: Mapping[str, int], seed: int) -> tuple[nn.Module, Data]:
     if sizes:
-        raise InvalidValue(f"data: expected the splits of digits as they are, got sizes of {', '.join(sizes)}")
+        raise InvalidValue(
+            f"data: expected the splits of digits as they are, got sizes of {', '.join(sizes)}; leave them out"
+        )
     digits = shifted_digits(seed)
     if model == "demo-cnn":
         if checkpoint is not None:

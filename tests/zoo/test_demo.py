@@ -103,7 +103,9 @@ def test_unknown_names():
 def test_what_does_not_go_with_digits(tmp_path):
     with pytest.raises(ValueError, match=r"^checkpoint: expected none for demo-cnn"):
         load(checkpoint=tmp_path / "x.safetensors")
-    with pytest.raises(ValueError, match=r"^data: expected the splits of digits as they are, got sizes of fitness$"):
+    with pytest.raises(
+        ValueError, match=r"^data: expected the splits of digits as they are, got sizes of fitness; leave them out$"
+    ):
         load(sizes={"fitness": 100, "test": None})
     with pytest.raises(ValueError, match=r"^model: expected another one than demo-cnn for imagefolder:"):
         load(data=f"imagefolder:{write_folder(tmp_path / 'images', {'a': 1})}")
