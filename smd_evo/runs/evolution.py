@@ -20,7 +20,7 @@ from smd_evo.runs.checkpoints import newest, write_checkpoint
 from smd_evo.runs.folder import PLOT, RESULTS, described, new_run, write_config, write_results
 from smd_evo.runs.identity import IDENTITY, check_same, identity_of, read_identity, resumed_config
 from smd_evo.runs.loggers import open_loggers
-from smd_evo.runs.metrics import HISTORY, Metrics
+from smd_evo.runs.metrics import HISTORY, Metrics, read_metrics
 from smd_evo.runs.survival import disk, locked, signals
 
 __all__ = ["ENSEMBLE", "NETWORK", "Interrupted", "evolve", "resume"]
@@ -96,8 +96,7 @@ def resume(
 def _go_on(evolution: Evolution, run: Path, progress: Progress) -> EvolutionResult:
     from smd_evo.report.evolution_plot import plot_evolution  # it takes a second to load: when all settings are right
 
-    with Metrics(run, evolution.generation) as metrics, Metrics(run, evolution.generation, HISTORY) as history:
-        records = _generations(evolution, run, progress, metrics, history)
+    records = _generations(evolution, run, progress)
     if evolution.problem.actors:
         evolution.problem.kill_actors()
     progress.start("ensemble and test", None)
@@ -115,15 +114,17 @@ def _go_on(evolution: Evolution, run: Path, progress: Progress) -> EvolutionResu
     return result
 
 
-def _generations(
-    evolution: Evolution, run: Path, progress: Progress, metrics: Metrics, history: Metrics
-) -> list[dict[str, Any]]:
+def _generations(evolution: Evolution, run: Path, progress: Progress) -> list[dict[str, Any]]:
     """Go through what is left of them, and return all lines of metrics.jsonl."""
-    records = metrics.records
     config, begin = evolution.config, evolution.generation
-    stored = begin
+    stored, records = begin, read_metrics(run, begin)
     progress.start("generations", (config.generations - begin) * config.children)
-    with open_loggers(config, run, records) as log, signals() as asked:
+    with (
+        Metrics(run, records) as metrics,
+        Metrics(run, read_metrics(run, begin, HISTORY), HISTORY) as history,
+        open_loggers(config, run, records) as log,
+        signals() as asked,
+    ):
         while not evolution.stopped:
             changes = evolution.problem.changes
             found = evolution.step()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -47,16 +48,10 @@ def read_metrics(run: Path, generations: int | None = None, name: str = METRICS)
 
 
 class Metrics:
-    """The file of a run that goes on after so many generations; later lines are forgotten.
+    """The file of a run that goes on after these records, of :func:`read_metrics`; later lines are forgotten."""
 
-    Attributes:
-        records: its lines before that.
-    """
-
-    def __init__(self, run: Path, generations: int, name: str = METRICS) -> None:
-        records = read_metrics(run, generations, name) if generations else []
+    def __init__(self, run: Path, records: Sequence[dict[str, Any]], name: str = METRICS) -> None:
         write_whole(run / name, "".join(map(_line, records)).encode())
-        self.records = records
         self._file = (run / name).open("ab")
 
     def append(self, record: dict[str, Any]) -> None:

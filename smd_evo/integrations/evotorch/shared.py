@@ -34,8 +34,8 @@ class SharedParent(LastingActors):
     """Base of problems with a parent in each process.
 
     With every evaluation main sends what the parent has gone through since the last one, what :meth:`_told` says, and
-    how many samples fit into memory; after it each actor sends that number, too, if it has found a lower one, and the
-    checksum of its parent, which must be main's.
+    how many samples fit into memory; after it each actor sends how many it has found to fit, and the checksum of its
+    parent, which must be main's.
     """
 
     def __init__(self, sense: str, *, host: dict[str, Any], **options: Any) -> None:
@@ -138,7 +138,10 @@ class SharedParent(LastingActors):
         return self._limit.samples, *self._replica.checksum()
 
     def _use_sync_data_from_actors(self, received: list[tuple[int | None, str, int]]) -> None:
-        """Every actor's parent must be that of this process, bit for bit; on other devices, of each other."""
+        """Every actor's parent must be that of this process, bit for bit; on other devices, of each other.
+
+        The smallest memory's limit becomes everybody's.
+        """
         if fitting := [samples for samples, *_ in received if samples is not None]:
             self._limit.lower(min(fitting), "out of memory in an actor")
         expected = dict([self._replica.checksum()])
