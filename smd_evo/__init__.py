@@ -7,6 +7,7 @@ below load what they need on first use; ``import smd_evo`` by itself imports not
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ if TYPE_CHECKING:
     from smd_evo.integrations.evotorch.subspace import SubspaceProblem as SubspaceProblem
 
 __version__ = "0.1.0"
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # what is told, and where, is the program's to say
 
 _HOMES = {
     "SparseDelta": "smd_evo.core.delta",

@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from smd_evo import __version__
-from smd_evo.errors import SmdEvoError
-from smd_evo.experiments.config import CompareConfig, FinetuneConfig, WindowConfig, load_settings
+from smd_evo.bar import Bar, DryRun, listening
+from smd_evo.ensemble.choices import COMBINES, METHODS
+from smd_evo.errors import SmdEvoError, check_choice
+from smd_evo.experiments.config import (
+    FORMATS,
+    CompareConfig,
+    ExperimentConfig,
+    FinetuneConfig,
+    WindowConfig,
+    load_settings,
+)
 from smd_evo.experiments.evolution_config import MAY_CHANGE, EvolutionConfig, check_single_generation
 from smd_evo.experiments.readers import whole_number
-from smd_evo.terminal import Bar, option, show, takes
+from smd_evo.interrupts import INTERRUPTED, Interrupts
+from smd_evo.streams import open_streams, printable, swallow
+from smd_evo.terminal import option, show, takes
 
 # What typer raises for unusable arguments: click's exception, of whichever copy of click typer uses.
 _UsageError: type[Any] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
-_INTERRUPTED = 130
+_BROKEN_PIPE = 141
+_Config = TypeVar("_Config", bound=ExperimentConfig)
 
 
 class _Interrupted(Exception):
@@ -62,6 +73,19 @@ def _settings(given: Mapping[str, Any], file: str | None) -> dict[str, Any]:
     return settings | {name: value for name, value in given.items() if value not in (None, False)}
 
 
+def _read(kind: type[_Config], settings: Mapping[str, Any], target: Path | None = None) -> _Config:
+    """Settings; what is wrong with them or with the place for the results shows before torch is imported."""
+    from smd_evo.runs.early import check_settings
+    from smd_evo.runs.folder import check_new
+
+    config = kind.parsed(settings)
+    check_settings(config)
+    if target is not None:
+        check_new(target)
+    return config.on_device()
+
+
+_DRY_RUN = typer.Option("--dry-run", help="Tell how much there is to evaluate and how long it may take; no more.")
 _CONFIG = option("FILE", "YAML file of these settings; options given beside it win.")
 
 
@@ -77,6 +101,7 @@ def finetune(
     ] = None,
     config: Annotated[str | None, _CONFIG] = None,
     out: Annotated[str | None, option("DIR", "New folder for the results [runs/finetune-TIME].")] = None,
+    dry_run: Annotated[bool, _DRY_RUN] = False,
     **given: Any,
 ) -> None:
     """Fine-tune and ensemble a network by sparse mutations: one generation beside dense controls, or many.
@@ -89,13 +114,13 @@ def finetune(
     settings = _settings(given, config)
     target = Path(out or time.strftime("runs/finetune-%Y%m%d-%H%M%S"))
     if models is not None or protocol is not None:
-        _finetune_all(settings, models, protocol, target)
+        _finetune_all(settings, models, protocol, target, dry_run)
     elif "generations" in settings:
-        config_of_many = EvolutionConfig.read(settings)
-        _evolve(lambda bar: _runs().evolve(config_of_many, target, bar), target)
+        config_of_many = _read(EvolutionConfig, settings, target)
+        _evolve(lambda bar: _runs().evolve(config_of_many, target, bar), target, dry_run)
     else:
         check_single_generation(settings)
-        _finetune(FinetuneConfig.read(settings), target)
+        _finetune(_read(FinetuneConfig, settings, target), target, dry_run)
 
 
 @app.command()
@@ -103,6 +128,7 @@ def finetune(
 def resume(
     *,
     run: Annotated[str, typer.Argument(metavar="RUN", help="Folder that finetune --generations wrote.")],
+    dry_run: Annotated[bool, _DRY_RUN] = False,
     **given: Any,
 ) -> None:
     """Go on with a run over generations, to the same bits as if it had never stopped.
@@ -110,12 +136,11 @@ def resume(
     Options that change what comes out are refused. More --generations, another --patience or --log, other --actors,
     another --device, and new places of the same parent and data are not. What is not given stays as it was.
     """
-    settings, notes = _settings(given, None), list[str]()
-    try:
-        _evolve(lambda bar: _runs().resume(Path(run), settings, bar, notes), Path(run))
-    finally:
-        for note in notes:
-            print(f"smd-evo: note: {note}", file=sys.stderr)
+    from smd_evo.runs.early import check_resumed
+
+    settings = _settings(given, None)
+    check_resumed(Path(run), settings)
+    _evolve(lambda bar: _runs().resume(Path(run), settings, bar), Path(run), dry_run)
 
 
 def _runs() -> Any:
@@ -125,11 +150,11 @@ def _runs() -> Any:
     return evolution
 
 
-def _evolve(work: Callable[[Bar], Any], target: Path) -> None:
+def _evolve(work: Callable[[Bar], Any], target: Path, dry_run: bool) -> None:
     from smd_evo.runs.identity import IDENTITY
 
     try:
-        with Bar() as bar:
+        with Bar(dry_run) as bar:
             result = work(bar)
     except KeyboardInterrupt as stop:
         if not (target / IDENTITY).is_file():
@@ -141,7 +166,7 @@ def _evolve(work: Callable[[Bar], Any], target: Path) -> None:
     show([evolution_table(result.rows)], evolution_verdict(result.rows), target)
 
 
-def _finetune(config: FinetuneConfig, target: Path) -> None:
+def _finetune(config: FinetuneConfig, target: Path, dry_run: bool) -> None:
     os.environ.setdefault("EVOTORCH_VERBOSE_LEVEL", "0")  # its notes on devices and dtypes
     from smd_evo.experiments.finetune import finetune
     from smd_evo.report.table import finetune_table, finetune_verdict
@@ -150,28 +175,39 @@ def _finetune(config: FinetuneConfig, target: Path) -> None:
 
     start = time.perf_counter()
     with new_run(target) as folder:
-        with Bar() as bar:
+        with Bar(dry_run) as bar:
             result = finetune(config, bar)
         write_finetune(folder, result, time.perf_counter() - start)
     show([finetune_table(result)], finetune_verdict(result), target)
 
 
-def _finetune_all(settings: dict[str, Any], models: str | None, protocol: str | None, target: Path) -> None:
+def _finetune_all(
+    settings: dict[str, Any], models: str | None, protocol: str | None, target: Path, dry_run: bool
+) -> None:
     """Each model in a folder of its own; what is there already is kept if it was made with these settings."""
     from smd_evo.experiments.protocol import model_settings
+
+    configs = {name: _read(FinetuneConfig, own) for name, own in model_settings(settings, models, protocol).items()}
+
     from smd_evo.report.protocol_table import protocol_table, protocol_verdict
     from smd_evo.runs.finetune import is_finished
     from smd_evo.runs.protocol import write_summary
 
-    configs = {name: FinetuneConfig.read(own) for name, own in model_settings(settings, models, protocol).items()}
     done = [name for name, config in configs.items() if is_finished(target / name, config)]
     try:
         for name, config in configs.items():
-            if name not in done:
-                _finetune(config, target / name)
+            if name in done:
+                continue
+            try:
+                _finetune(config, target / name, dry_run)
+            except DryRun as told:
+                typer.echo(printable(f"{name}: {told}"))
+            else:
                 done.append(name)
     except KeyboardInterrupt:
         raise _Interrupted(f"{len(done)} of {len(configs)} models are finished; the same command goes on") from None
+    if dry_run:
+        return
     summary = write_summary(target, list(configs))
     show([protocol_table(summary)], protocol_verdict(summary), target)
 
@@ -182,11 +218,12 @@ def window(
     *,
     config: Annotated[str | None, _CONFIG] = None,
     out: Annotated[str | None, option("DIR", "New folder for the results [runs/window-TIME].")] = None,
+    dry_run: Annotated[bool, _DRY_RUN] = False,
     **given: Any,
 ) -> None:
     """Measure how strong mutations may be at each density before the network breaks."""
-    resolved = WindowConfig.read(_settings(given, config))
     target = Path(out or time.strftime("runs/window-%Y%m%d-%H%M%S"))
+    resolved = _read(WindowConfig, _settings(given, config), target)
 
     from smd_evo.experiments.window import window
     from smd_evo.report.window_table import window_tables, window_verdict
@@ -195,7 +232,7 @@ def window(
 
     start = time.perf_counter()
     with new_run(target) as folder:
-        with Bar() as bar:
+        with Bar(dry_run) as bar:
             result, data = window(resolved, bar)
         write_window(folder, result, data, time.perf_counter() - start)
     show(window_tables(result), window_verdict(result), target)
@@ -208,22 +245,26 @@ def compare(
     jobs: Annotated[str, option("N", "Runs to make side by side, in processes [1].")] = "1",
     config: Annotated[str | None, _CONFIG] = None,
     out: Annotated[str | None, option("DIR", "Folder for the results [runs/compare-TIME].")] = None,
+    dry_run: Annotated[bool, _DRY_RUN] = False,
     **given: Any,
 ) -> None:
     """Compare methods with OpenAI-ES: the same budget, trials, minibatches and seeds for each.
 
     What is finished in DIR is not done again: the same command goes on, also with more methods or seeds.
     """
+    from smd_evo.runs.early import check_comparison
+
     os.environ.setdefault("EVOTORCH_VERBOSE_LEVEL", "0")
-    resolved = CompareConfig.read(_settings(given, config))
     workers = whole_number("jobs", jobs, mend="try 1")
     target = Path(out or time.strftime("runs/compare-%Y%m%d-%H%M%S"))
+    check_comparison(target)
+    resolved = _read(CompareConfig, _settings(given, config))
 
     from smd_evo.report.compare_table import compare_tables, compare_verdict
     from smd_evo.runs.compare import compare, finished
 
     try:
-        with Bar() as bar:
+        with Bar(dry_run) as bar:
             result = compare(resolved, target, workers, bar)
     except KeyboardInterrupt:
         raise _Interrupted(f"{finished(target)} runs are finished; the same command goes on") from None
@@ -241,9 +282,14 @@ def report(
     out: Annotated[str | None, option("FILE", "Where to write [report.html in the first RUN].")] = None,
 ) -> None:
     """Write one self-contained page: what was run, tables, plots, how to reproduce."""
+    from smd_evo.runs.early import check_reported
+
+    for folder in folders:
+        check_reported(Path(folder))
+
     from smd_evo.runs.report import write_report
 
-    typer.echo(f"Written to {write_report([Path(folder) for folder in folders], Path(out) if out else None)}")
+    _say(f"Written to {write_report([Path(folder) for folder in folders], Path(out) if out else None)}")
 
 
 @app.command()
@@ -262,6 +308,10 @@ def verify(run: Annotated[str, typer.Argument(metavar="RUN", help="Folder that f
             generations = verify_history(Path(run), bar)
         typer.echo(f"{generations} generations replayed; the parent is that of the checkpoint, to the bit")
         return
+    from smd_evo.runs.early import check_run
+
+    check_run(Path(run), "finetune")
+
     from smd_evo.experiments.finetune import verify_children
     from smd_evo.runs.finetune import CHILDREN, read_config
 
@@ -273,7 +323,10 @@ def verify(run: Annotated[str, typer.Argument(metavar="RUN", help="Folder that f
     )
 
 
-def _choices(size: str | None) -> int | None:
+def _choices(method: str, size: str | None, combine: str) -> int | None:
+    """How many choices to make; what is wrong with these options shows before torch is imported."""
+    check_choice("method", method, METHODS)
+    check_choice("combine", combine, COMBINES)
     return None if size is None else whole_number("size", size, mend="leave it out for the best number on validation")
 
 
@@ -289,8 +342,12 @@ def ensemble(
     size: Annotated[str | None, _SIZE] = None,
     combine: Annotated[str, _COMBINE] = "probabilities",
     out: Annotated[str | None, option("DIR", "New folder for the results [RUN/ensemble-METHOD-...].")] = None,
+    dry_run: Annotated[bool, _DRY_RUN] = False,
 ) -> None:
     """Choose an ensemble of a run's children on validation and score it on test, beside its rivals."""
+    choices = _choices(method, size, combine)
+    _check_run(run)
+
     from smd_evo.experiments.ensembles import score_ensembles
     from smd_evo.report.ensemble_table import ensemble_tables, ensemble_verdict
     from smd_evo.runs.ensemble import ensemble_name, write_ensemble
@@ -298,12 +355,12 @@ def ensemble(
     from smd_evo.runs.folder import new_run
 
     start = time.perf_counter()
-    choices = _choices(size)
     name = ensemble_name(method, choices, combine)
     config, shortlists = read_config(run), read_shortlists(run)
     target = Path(out) if out else Path(run) / name
     with new_run(target) as folder:
-        result = score_ensembles(config, shortlists, method=method, size=choices, combine=combine)
+        with Bar(dry_run) as bar:
+            result = score_ensembles(config, shortlists, method=method, size=choices, combine=combine, progress=bar)
         write_ensemble(folder, result, time.perf_counter() - start)
     show(ensemble_tables(result), ensemble_verdict(result), target)
 
@@ -319,37 +376,75 @@ def export(
     combine: Annotated[str, _COMBINE] = "probabilities",
 ) -> None:
     """Write weights that load with plain load_state_dict, where smd_evo is not installed."""
+    check_choice("format", format, FORMATS)
+    choices = _choices(method, size, combine)
+    _check_run(run)
+
     from smd_evo.runs.ensemble import export_weights
 
-    choices = _choices(size)
     how = export_weights(run, Path(out), child, format, method=method, size=choices, combine=combine)
-    typer.echo(f"Written to {out}: {how}")
+    _say(f"Written to {out}: {how}")
 
 
-def main() -> None:
+def _check_run(run: str) -> None:
+    from smd_evo.runs.early import check_run
+
+    check_run(Path(run), "finetune")
+
+
+def _say(line: str) -> None:
+    typer.echo(printable(line))
+
+
+def main(interrupts: Interrupts | None = None) -> None:
     """Entry point: a mistake of the user's is one line on standard error and exit code 2."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # to leave nothing half-written then either
+    interrupts = interrupts or Interrupts()
+    interrupts.begin()
+    open_streams()
+    try:
+        with listening():
+            code = _called(interrupts)
+    finally:
+        interrupts.end()
+    sys.exit(code)
+
+
+def _called(interrupts: Interrupts) -> int | None:
+    """The exit code of the command."""
     what = "nothing was written"
     try:
-        code = app(standalone_mode=False)
+        code: int | None = app(standalone_mode=False)
+        sys.stdout.flush()
     except SmdEvoError as error:
         code = _fail(str(error))
     except _UsageError as error:
         code = _fail(error.format_message())
+    except DryRun as told:
+        _say(str(told))
+        code = 0
+    except _Interrupted as stop:
+        code, what = INTERRUPTED, str(stop)
+    except BrokenPipeError:  # whoever read the output has seen enough
+        swallow()
+        code = _BROKEN_PIPE
     except OSError as error:  # a full disk, say
         code = _fail(str(error)) - 1
-    except _Interrupted as stop:
-        code, what = _INTERRUPTED, str(stop)
-    if code == _INTERRUPTED:
-        print(f"smd-evo: interrupted; {what}", file=sys.stderr)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except Exception:
+        if not interrupts.asked:  # else it is what somebody's code made of the interrupt
+            raise
+        code = INTERRUPTED
+    if code == INTERRUPTED:
+        print(f"smd-evo: interrupted; {printable(what)}", file=sys.stderr)
         # Where the interrupt met an exec of a string (a namedtuple of some import, say), CPython remembers it as
         # unhandled and, under -m, dies of SIGINT after this exit; the next such exec makes it forget.
         exec("")
-    sys.exit(code)
+    return code
 
 
 def _fail(message: str) -> int:
-    print(f"smd-evo: {' '.join(message.split())}", file=sys.stderr)
+    print(f"smd-evo: {printable(' '.join(message.split()))}", file=sys.stderr)
     return 2
 
 

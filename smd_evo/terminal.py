@@ -1,4 +1,4 @@
-"""What commands share: options made of settings, progress and results on the terminal."""
+"""What commands share: options made of settings, and results on the terminal."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ import typer
 from smd_evo.experiments.config import ExperimentConfig
 
 if TYPE_CHECKING:
-    from rich.progress import TaskID
     from rich.table import Table
 
-__all__ = ["Bar", "option", "show", "takes"]
+__all__ = ["option", "show", "takes"]
 
 _Command = TypeVar("_Command", bound=Callable[..., None])
 
@@ -69,65 +68,12 @@ def takes(*configs: type[ExperimentConfig], shown: Collection[str] | None = None
 
 def show(tables: Iterable[Table], lines: Iterable[str], target: Path) -> None:
     """Results: tables, sentences, and where all of it is."""
-    from rich.console import Console
+    from smd_evo.console import Plain
 
-    console = Console()
+    console = Plain()
     for table in tables:
         console.print(table)
         console.print()
     for line in lines:
-        console.print(line, highlight=False)
-    console.print(f"Written to {target}", highlight=False, soft_wrap=True)
-
-
-class Bar:
-    """Progress of an experiment on the terminal: steps done, steps a second, time left."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            SpinnerColumn,
-            TextColumn,
-            TimeRemainingColumn,
-        )
-
-        console = Console(stderr=True)
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._task: TaskID | None = None
-
-    def __enter__(self) -> Bar:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def start(self, description: str, total: int | None) -> None:
-        """Show a new phase."""
-        if self._task is not None:
-            self._progress.remove_task(self._task)
-        self._task = self._progress.add_task(description, total=total, rate="")
-
-    def reached(self, done: int, text: str) -> None:
-        """So many steps of this phase are done, and how things stand."""
-        assert self._task is not None
-        self._progress.update(self._task, completed=done, description=text)
-
-    def advance(self) -> None:
-        """Count one step."""
-        assert self._task is not None
-        speed = self._progress.tasks[0].speed
-        self._progress.update(self._task, advance=1, rate=f"{speed:.0f}/s" if speed else "")
+        console.print(line)
+    console.print(f"Written to {target}", soft_wrap=True)

@@ -8,13 +8,11 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from smd_evo.ensemble.choices import COMBINES
 from smd_evo.ensemble.weights import check_weights
 from smd_evo.errors import InvalidType, InvalidValue, check_choice
 
 __all__ = ["COMBINES", "ballots", "combined", "pooled", "weighted"]
-
-COMBINES = ("probabilities", "logits", "majority")
-"""Mean class probabilities, mean outputs (also of regressions), or the most frequent class."""
 
 _TIE = 1e-3
 """Share of a vote that settles ties: too little to outweigh one of a thousand votes, enough for float32."""

@@ -12,15 +12,12 @@ from torch import Tensor
 
 from smd_evo.core.parameters import Child
 from smd_evo.ensemble.candidates import Judge, Kept
-from smd_evo.ensemble.combine import COMBINES
+from smd_evo.ensemble.choices import COMBINES, METHODS
 from smd_evo.errors import InvalidType, InvalidValue, check_choice, check_count, check_number
 from smd_evo.evaluation.evaluator import Evaluation, Evaluator
 from smd_evo.evaluation.fitness import BatchFitness, best_of, rank
 
 __all__ = ["METHODS", "Selection", "select_from", "select_members", "stored"]
-
-METHODS = ("top_k", "greedy", "diverse", "all")
-"""The best by fitness; those that help most; those that help most and differ; everyone."""
 
 _LARGEST = 20
 

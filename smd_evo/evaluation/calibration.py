@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from smd_evo.core.subspace import Subspace
 from smd_evo.errors import InvalidValue, check_count, check_keep
 from smd_evo.evaluation.evaluator import Evaluator
 
-__all__ = ["Calibration", "calibrate_sigma"]
+__all__ = ["Calibration", "calibrate_sigma", "calibration_cost"]
 
 _FIRST, _FACTOR, _LOWEST, _HIGHEST = 0.01, 4.0, 1e-8, 1e6
 
@@ -29,6 +30,17 @@ class Calibration:
     sigma: float
     kept: float
     evaluations: int
+
+
+def calibration_cost(children: int = 16, bisections: int = 5) -> int:
+    """Children that :func:`calibrate_sigma` evaluates at most, the parent included.
+
+    Example:
+        >>> calibration_cost(children=8, bisections=4)
+        161
+    """
+    up = math.ceil(math.log(_HIGHEST / _FIRST, _FACTOR)) + 1  # the way down is shorter
+    return 1 + children * (1 + up + bisections)
 
 
 def calibrate_sigma(

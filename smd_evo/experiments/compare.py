@@ -24,7 +24,9 @@ from smd_evo.experiments.memory import PeakMemory
 from smd_evo.experiments.methods.base import Method, Strength, Task, alone
 from smd_evo.experiments.methods.registry import find_method
 from smd_evo.experiments.parent import in_precision, load_parent
-from smd_evo.experiments.progress import Progress, Silent
+from smd_evo.experiments.progress import Logged, Progress
+from smd_evo.experiments.speed import timed
+from smd_evo.experiments.workload import Workload
 from smd_evo.zoo.data import Samples
 
 __all__ = ["PARENT", "Comparison", "Job", "Point", "Run", "Score", "settings_of"]
@@ -114,7 +116,7 @@ class Comparison:
 
     def __init__(self, config: CompareConfig, progress: Progress | None = None) -> None:
         self.config = config
-        self._progress = progress or Silent()
+        self._progress = progress or Logged()
         parent, self.data = load_parent(config, self._progress)
         self._space = ParameterSpace(parent, config.select)
         self._strengths: dict[Any, Strength] = {}
@@ -129,6 +131,12 @@ class Comparison:
     def steps(self) -> int:
         """Generations that a run has, roughly."""
         return self.config.budget // (self.config.children * min(self.config.images, self.data.sizes["fitness"]))
+
+    def timed(self, workload: Workload, note: str = "") -> Workload:
+        """The same with the time that it takes the parent here and now."""
+        evaluator = Evaluator(self._space, self.data.fitness, batch_size=self.config.batch_size)
+        with in_precision(self.config):
+            return timed(workload, evaluator, note)
 
     def run(self, job: Job) -> Run:
         """Make one run.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import Field, asdict, dataclass, field, fields
+from dataclasses import Field, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +14,7 @@ from smd_evo.experiments import readers
 
 __all__ = [
     "FITNESSES",
+    "FORMATS",
     "SUBSPACES",
     "CompareConfig",
     "ExperimentConfig",
@@ -25,6 +26,9 @@ __all__ = [
 
 SUBSPACES = ("random", "partition", "neuron", "tensor")
 FITNESSES = ("cross_entropy", "accuracy")
+FORMATS = ("safetensors", "torch")
+"""Of exported weights."""
+
 _PRECISIONS = ("float32", "bfloat16")
 _Config = TypeVar("_Config", bound="ExperimentConfig")
 
@@ -72,7 +76,7 @@ class ExperimentConfig:
         "all", "TERMS", "Parameters to mutate: all, weight, bias, norm, head, layers, patterns [all].", readers.text
     )
     seed: int = setting(0, "N", "Seed of everything [0].", readers.seed)
-    device: str = setting("cpu", "NAME", "auto, cpu, cuda or cuda:N [auto].", readers.device)
+    device: str = setting("cpu", "NAME", "auto, cpu, cuda or cuda:N [auto].", readers.device_name)
     precision: str = setting(
         "float32",
         "NAME",
@@ -88,14 +92,22 @@ class ExperimentConfig:
         Raises:
             InvalidValue, InvalidType: an unknown name or an unusable value.
         """
+        return cls.parsed(values).on_device()
+
+    @classmethod
+    def parsed(cls: type[_Config], values: Mapping[str, Any]) -> _Config:
+        """The same but for the device, which is only looked for by :meth:`on_device`: that has to import torch."""
         known: dict[str, Field[Any]] = {setting.name: setting for setting in fields(cls)}
         for name in values:
             check_choice("setting", name, known)
-        # Resolved now, so that the stored settings say what was used; last, because it has to import torch.
         values = {**values, "device": values.get("device", "auto")}
         config = cls(**{name: known[name].metadata["read"](name, value) for name, value in values.items()})
         config.check(values)
         return config
+
+    def on_device(self: _Config) -> _Config:
+        """The same settings with a device that is there: the stored ones say what was used."""
+        return replace(self, device=readers.device("device", self.device))
 
     def check(self, given: Mapping[str, Any]) -> None:
         """Raise InvalidValue if settings exclude each other; ``given`` are those that have no default."""

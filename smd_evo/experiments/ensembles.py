@@ -28,9 +28,12 @@ from smd_evo.evaluation.fitness import BatchFitness, best_of
 from smd_evo.evaluation.stream import Stream
 from smd_evo.experiments.augment import changes
 from smd_evo.experiments.config import FinetuneConfig
+from smd_evo.experiments.counts import ensemble_workload
 from smd_evo.experiments.parent import in_precision, load_parent
+from smd_evo.experiments.progress import Logged, Progress
 from smd_evo.experiments.scores import Curve, Diversity, Score, against, curve, diversity, score
 from smd_evo.experiments.shortlists import SPARSE, Shortlist
+from smd_evo.experiments.speed import timed
 from smd_evo.experiments.statistics import Estimate
 from smd_evo.zoo.data import Data, Samples
 
@@ -102,13 +105,15 @@ def build_ensemble(space: ParameterSpace, shortlist: Shortlist, chosen: Selectio
     return SparseEnsemble(space, recipes, chosen.weights, combine=chosen.combine, notes=notes)
 
 
-def parent_on_validation(config: FinetuneConfig, shortlists: Sequence[Shortlist]) -> tuple[Data, Evaluator]:
+def parent_on_validation(
+    config: FinetuneConfig, shortlists: Sequence[Shortlist], progress: Progress | None = None
+) -> tuple[Data, Evaluator]:
     """A run's data, and its parent on the validation split.
 
     Raises:
         WrongParent: the settings no longer lead to the parent that the shortlisted children were made of.
     """
-    parent, data = load_parent(config)
+    parent, data = load_parent(config, progress)
     select, batch_size = config.select, config.batch_size
     judge = Evaluator(parent, data.validation, config.fitness, select=select, batch_size=batch_size)
     fingerprint = judge.space.fingerprint()
@@ -128,6 +133,7 @@ def score_ensembles(
     method: str = "greedy",
     size: int | None = None,
     combine: str = "probabilities",
+    progress: Progress | None = None,
 ) -> EnsembleResult:
     """Choose an ensemble of each arm, and score all.
 
@@ -135,22 +141,32 @@ def score_ensembles(
         config: settings of the run.
         shortlists: what it has stored.
         method, size, combine: see :func:`smd_evo.ensemble.selection.select_members`.
+        progress: told of what is to come; by default :mod:`logging` is.
 
     Raises:
         InvalidValue: more members than a shortlist has children, or an unknown method or combination.
     """
     with in_precision(config):
-        return _scored(config, shortlists, method, size, combine)
+        return _scored(config, shortlists, method, size, combine, progress or Logged())
 
 
 def _scored(
-    config: FinetuneConfig, shortlists: Sequence[Shortlist], method: str, size: int | None, combine: str
+    config: FinetuneConfig,
+    shortlists: Sequence[Shortlist],
+    method: str,
+    size: int | None,
+    combine: str,
+    progress: Progress,
 ) -> EnsembleResult:
-    data, validation = parent_on_validation(config, shortlists)
+    data, validation = parent_on_validation(config, shortlists, progress)
     selections = {arm.name: choose(arm, validation, method, size, combine) for arm in shortlists}
     space, seed = validation.space, config.seed
     passes = len(selections[SPARSE].members)
-    flips = _flips(validation, data.validation, passes, combine) if passes > 1 else None
+    viewed = passes > 1 and _first(data.validation).dim() == 4
+    counts = [len(chosen.members) for chosen in selections.values()]
+    progress.expect(timed(ensemble_workload(counts, passes if viewed else 0, data.sizes), validation))
+    progress.start("scoring ensembles", None)
+    flips = _flips(validation, data.validation, passes, combine) if viewed else None
 
     test = validation.on(data.test)
     targets = test.targets()
@@ -203,13 +219,15 @@ def _views(judge: Evaluator, samples: Samples, passes: int, flips: bool, combine
     return combined((judge.on(view).predict([Lineage()])[0] for view in views), None, combine)
 
 
-def _flips(judge: Evaluator, samples: Samples, passes: int, combine: str) -> bool | None:
-    """Whether mirrored views help on validation; None where the inputs are no images."""
+def _first(samples: Samples) -> Tensor:
+    """Some inputs."""
+    return samples.first() if isinstance(samples, Stream) else samples[0]
+
+
+def _flips(judge: Evaluator, samples: Samples, passes: int, combine: str) -> bool:
+    """Whether mirrored views of images help on validation."""
     fitness, targets = judge.fitness, judge.targets()
     assert isinstance(fitness, BatchFitness)
-    image = samples.first() if isinstance(samples, Stream) else samples[0]
-    if image.dim() != 4:
-        return None
     options = (False, True)
     voted = [_views(judge, samples, passes, flips, combine) for flips in options]
     return options[best_of([float(fitness.per_sample(v, targets, len(v)).mean()) for v in voted], fitness.sense)]

@@ -23,10 +23,12 @@ from smd_evo.errors import InvalidValue
 from smd_evo.evaluation.calibration import calibrate_sigma
 from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.evaluation.fitness import rank
-from smd_evo.experiments.evolution_config import EvolutionConfig, images_at
+from smd_evo.experiments.counts import evolution_workload
+from smd_evo.experiments.evolution_config import EvolutionConfig, images_at, phases
 from smd_evo.experiments.parent import in_precision, load_parent
-from smd_evo.experiments.progress import Progress, Silent
+from smd_evo.experiments.progress import Logged, Progress
 from smd_evo.experiments.rules import CALIBRATION, make_rule, mean_density
+from smd_evo.experiments.speed import timed
 
 __all__ = ["Evolution", "Generation", "Validation"]
 
@@ -93,7 +95,7 @@ class Evolution:
 
     Args:
         config: the settings.
-        progress: told of each evaluated child.
+        progress: told of each evaluated child; by default :mod:`logging` is.
 
     Attributes:
         space: the pre-trained parent, which stays as it is.
@@ -109,14 +111,14 @@ class Evolution:
     """
 
     def __init__(self, config: EvolutionConfig, progress: Progress | None = None) -> None:
-        self.config, self.progress = config, progress or Silent()
+        self.config, self.progress = config, progress or Logged()
         network, self.data = load_parent(config, self.progress)
         self.space = ParameterSpace(network, config.select)
         self._rule = make_rule(config.subspace, config.density)
         self._rule.coordinates(self._rule.draw(0), self.space.layout)  # the network may be too small for it
         samples = self.data.sizes["fitness"]
         self._images = config.images or str(min(_IMAGES, samples))
-        most = max(images_at(self._images, number) for number in range(1, config.generations + 1))
+        most = max(images for _, images in phases(self._images, 1, config.generations))
         if most > samples:
             raise InvalidValue(
                 f"images: expected at most the {samples} samples of the fitness split, got {most}; "
@@ -133,9 +135,21 @@ class Evolution:
 
     def begin(self) -> None:
         """Calibrate and validate the parent: what comes before the first generation."""
+        self.announce()
         with in_precision(self.config):
             self._make_searcher(self.config.sigma or self._calibrated())
             self.start = self._validate()
+
+    def announce(self, done: int | None = None) -> None:
+        """Tell what is to come, if so many generations are done; None: not even the calibration is."""
+        workload = evolution_workload(self.config, self._images, self.data.sizes, done)
+        actors = self.config.actors
+        with in_precision(self.config):
+            evaluator = Evaluator(
+                self.space, self.data.fitness, self.config.fitness, batch_size=self.config.batch_size
+            )
+            note = f"in one process, which {actors} actors share" if actors > 1 else ""
+            self.progress.expect(timed(workload, evaluator, note))
 
     def step(self) -> Generation:
         """One generation."""

@@ -11,10 +11,13 @@ from smd_evo.errors import InvalidValue, check_choice, check_keep, check_number
 from smd_evo.experiments import readers
 from smd_evo.experiments.config import FITNESSES, SUBSPACES, ExperimentConfig, FinetuneConfig, setting
 
-__all__ = ["MAY_CHANGE", "EvolutionConfig", "check_single_generation", "images_at"]
+__all__ = ["MAY_CHANGE", "VOTERS", "EvolutionConfig", "check_single_generation", "images_at", "phases"]
 
 SEARCHERS = ("gradient", "selection")
 LOGS = ("csv", "tensorboard", "mlflow", "wandb")
+
+VOTERS = 10
+"""The best children of the last generation that may vote."""
 
 MAY_CHANGE = (
     *("generations", "patience", "checkpoint_every", "keep_checkpoints", "log"),
@@ -46,7 +49,29 @@ def images_at(schedule: str, generation: int) -> int:
         >>> [images_at("300,1000@50", generation) for generation in (1, 49, 50)]
         [300, 300, 1000]
     """
-    found, last = 0, 0
+    return [count for begin, count in _steps(schedule) if begin <= generation][-1]
+
+
+def phases(schedule: str, first: int, last: int) -> list[tuple[int, int]]:
+    """How many of some generations have how many images.
+
+    Args:
+        schedule: see :func:`images_at`.
+        first, last: numbers of the generations.
+
+    Example:
+        >>> phases("300,1000@50", 41, 100)
+        [(9, 300), (51, 1000)]
+    """
+    steps = _steps(schedule)
+    ends = [begin - 1 for begin, _ in steps[1:]] + [last]
+    counts = [min(end, last) - max(begin, first) + 1 for (begin, _), end in zip(steps, ends, strict=True)]
+    return [(count, images) for count, (_, images) in zip(counts, steps, strict=True) if count > 0]
+
+
+def _steps(schedule: str) -> list[tuple[int, int]]:
+    """Each first generation of a number of images, and that number."""
+    steps, last = list[tuple[int, int]](), 0
     for number, part in enumerate(schedule.split(",")):
         size, _, start = part.partition("@")
         begin = (
@@ -55,8 +80,9 @@ def images_at(schedule: str, generation: int) -> int:
         if begin <= last or (not number and begin > 1):
             raise InvalidValue(f"images: expected later and later generations from 1 on, got {schedule!r}")
         count = readers.whole_number("images", size, mend="try 300, or 300,1000@50")
-        found, last = count if begin <= generation else found, begin
-    return found
+        steps.append((begin, count))
+        last = begin
+    return steps
 
 
 def _logs(name: str, value: Any) -> tuple[str, ...]:

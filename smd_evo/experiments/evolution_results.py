@@ -16,14 +16,12 @@ from smd_evo.ensemble.module import SparseEnsemble
 from smd_evo.ensemble.selection import select_members
 from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.experiments.evolution import Evolution
+from smd_evo.experiments.evolution_config import VOTERS
 from smd_evo.experiments.parent import in_precision
 from smd_evo.experiments.results import Row
 from smd_evo.experiments.scores import table_row
 
 __all__ = ["EvolutionResult", "finish"]
-
-_CHILDREN = 10
-"""The best children of the last generation that may vote."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +70,7 @@ def _voters(evolution: Evolution, space: ParameterSpace) -> dict[str, dict[str, 
     """Parameters of the networks that may vote: the best parent, late ones, the last children."""
     found = {"best parent": evolution.best}
     found |= {f"late parent {number}": values for number, values in enumerate(evolution.late, start=1)}
-    for number, child in enumerate(evolution.children(_CHILDREN), start=1):
+    for number, child in enumerate(evolution.children(VOTERS), start=1):
         with space.applied(child):
             found[f"child {number}"] = space.copied()
     return found

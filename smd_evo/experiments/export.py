@@ -15,13 +15,11 @@ from smd_evo.core.parameters import Child
 from smd_evo.ensemble.files import load_children
 from smd_evo.ensemble.soup import soup
 from smd_evo.errors import InvalidValue, check_choice
-from smd_evo.experiments.config import FinetuneConfig
+from smd_evo.experiments.config import FORMATS, FinetuneConfig
 from smd_evo.experiments.ensembles import choose, parent_on_validation
 from smd_evo.experiments.shortlists import SPARSE, Shortlist
 
 __all__ = ["FORMATS", "encode_weights", "exported", "plain_state"]
-
-FORMATS = ("safetensors", "torch")
 
 _POOLED = {"probabilities": "probabilities", "logits": "logits", "majority": "votes"}
 

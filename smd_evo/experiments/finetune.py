@@ -28,17 +28,19 @@ from smd_evo.evaluation.calibration import calibrate_sigma
 from smd_evo.evaluation.evaluator import Evaluation, Evaluator
 from smd_evo.evaluation.fitness import BatchFitness, best_of
 from smd_evo.experiments.config import FinetuneConfig
+from smd_evo.experiments.counts import finetune_workload
 from smd_evo.experiments.parent import in_precision, load_parent
-from smd_evo.experiments.progress import Progress, Silent
-from smd_evo.experiments.results import SPARSE, Arm, FinetuneResult, Group, Row
+from smd_evo.experiments.progress import Logged, Progress
+from smd_evo.experiments.results import SHORTLIST, SPARSE, Arm, FinetuneResult, Group, Row
 from smd_evo.experiments.rules import CALIBRATION, make_rule, mean_density
 from smd_evo.experiments.scores import against, table_row
+from smd_evo.experiments.speed import timed
 from smd_evo.experiments.statistics import Estimate
+from smd_evo.experiments.workload import Part, workload
 from smd_evo.zoo.data import Data
 
 __all__ = ["finetune", "verify_children"]
 
-_SHORTLIST = 20
 _BEST_OF = 10
 
 
@@ -56,18 +58,19 @@ def finetune(config: FinetuneConfig, progress: Progress | None = None) -> Finetu
 
     Args:
         config: the settings.
-        progress: told of each evaluated child.
+        progress: told of each evaluated child; by default :mod:`logging` is.
 
     Raises:
         InvalidValue, InvalidType, UnsupportedParameter: settings that the network or the data cannot have.
     """
-    progress = progress or Silent()
+    progress = progress or Logged()
     with in_precision(config):
         return _finetuned(config, progress)
 
 
 def _finetuned(config: FinetuneConfig, progress: Progress) -> FinetuneResult:
     data, ranker = _ranker(config, progress)
+    progress.expect(timed(finetune_workload(config, data.sizes), ranker))
     judge = ranker.on(data.validation)
     plans, calibrations = _plan(config, ranker, progress)
     progress.start("children", config.children * sum(map(len, plans.values())))
@@ -171,7 +174,7 @@ def _group_runner(
 
 
 def _judged(strength: _Strength, recipes: list[Mutation], result: Evaluation, judge: Evaluator) -> Group:
-    logits = judge.predict([recipes[number] for number in result.ranking()[:_SHORTLIST]])
+    logits = judge.predict([recipes[number] for number in result.ranking()[:SHORTLIST]])
     fitness, targets = judge.fitness, judge.targets()
     assert isinstance(fitness, BatchFitness)
     alone = [float(fitness.per_sample(own, targets, len(own)).mean()) for own in logits[:_BEST_OF]]
@@ -211,11 +214,12 @@ def verify_children(config: FinetuneConfig, path: Path, progress: Progress | Non
     Raises:
         ChildrenFileError, WrongParent: see :func:`smd_evo.ensemble.files.load_children`.
     """
-    progress = progress or Silent()
+    progress = progress or Logged()
     _, ranker = _ranker(config, progress)
     children = load_children(path, ranker.space)
-    progress.start("children", len(children.members))
     with in_precision(config):
+        progress.expect(timed(workload([Part("children", len(children.members), ranker.samples)]), ranker))
+        progress.start("children", len(children.members))
         again = ranker.evaluate(children.members, progress.advance).fitness
     difference = (again - children.fitness).abs() / children.fitness.abs().clamp(min=1e-12)
     return len(children.members), float(difference.max())

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from smd_evo.experiments.config import ExperimentConfig
-from smd_evo.experiments.progress import Progress, Silent
+from smd_evo.experiments.progress import Logged, Progress
 from smd_evo.zoo import load
 from smd_evo.zoo.data import Data
 
@@ -21,7 +21,7 @@ def load_parent(config: ExperimentConfig, progress: Progress | None = None) -> t
     Raises:
         InvalidValue, InvalidType: see :func:`smd_evo.zoo.loading.load`.
     """
-    progress = progress or Silent()
+    progress = progress or Logged()
     progress.start("preparing the parent and its data", None)
     network, data = load(
         config.model,

@@ -11,11 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from smd_evo.errors import InvalidValue, check_choice
-from smd_evo.experiments.statistics import Estimate, holm, wilcoxon
-from smd_evo.zoo.models import MODELS, check_name
+from smd_evo.zoo.names import MODELS
+
+if TYPE_CHECKING:
+    from smd_evo.experiments.statistics import Estimate
 
 __all__ = ["CANDIDATES", "PROTOCOLS", "Architecture", "Gain", "Summary", "model_settings", "summarise"]
 
@@ -115,9 +117,13 @@ def model_settings(
     found = {}
     for name in names:
         model = name if ":" in name or name in MODELS else f"timm:{name}"
-        check_name(model)
         own = {} if folder is None else {"checkpoint": str(_checkpoint(name, Path(folder)))}
         found[name.replace(":", "-")] = {**settings, "model": model, **own}
+
+    from smd_evo.zoo.models import check_name  # with the libraries that know the names: after all else
+
+    for each in found.values():
+        check_name(each["model"])
     return found
 
 
@@ -136,6 +142,8 @@ def summarise(rows: Sequence[Architecture]) -> Summary:
     Args:
         rows: with any ``adjusted``.
     """
+    from smd_evo.experiments.statistics import wilcoxon
+
     gains, against = (_adjusted([row.gains for row in rows]), _adjusted([row.against for row in rows]))
     overall = {}
     for each in (gains, against):
@@ -146,5 +154,7 @@ def summarise(rows: Sequence[Architecture]) -> Summary:
 
 
 def _adjusted(rows: Sequence[Mapping[str, Gain]]) -> list[dict[str, Gain]]:
+    from smd_evo.experiments.statistics import holm
+
     adjusted = iter(holm([gain.p_value for row in rows for gain in row.values()]))
     return [{name: replace(gain, adjusted=next(adjusted)) for name, gain in row.items()} for row in rows]

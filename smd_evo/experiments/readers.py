@@ -5,6 +5,7 @@ A reader takes the setting's name and its value, and returns the value or raises
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ __all__ = [
     "Reader",
     "batch_size",
     "device",
+    "device_name",
     "flag",
     "names",
     "numbers",
@@ -89,18 +91,22 @@ def batch_size(name: str, value: Any) -> int | str:
     return "auto" if value == "auto" else whole_number(name, value, mend="try auto")
 
 
+def device_name(name: str, value: Any) -> str:
+    """The name of a device, whether or not it is there."""
+    if not isinstance(value, str) or not re.fullmatch(r"auto|cpu(:0)?|cuda(:[0-9]{1,3})?", value):
+        raise InvalidValue(f"{name}: expected auto, cpu, cuda or cuda:N, got {value!r}")
+    return value
+
+
 def device(name: str, value: Any) -> str:
     """A device that is there; "auto" becomes the best of them."""
+    if device_name(name, value) == "cpu":
+        return value
     import torch
 
     if value == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(value)
-    except (RuntimeError, TypeError):
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise InvalidValue(f"{name}: expected auto, cpu, cuda or cuda:N, got {value!r}")
+    device = torch.device(value)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InvalidValue(
             f"{name}: expected one of {torch.cuda.device_count()} CUDA devices, got {value!r}; try cpu"

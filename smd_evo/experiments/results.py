@@ -16,7 +16,10 @@ from smd_evo.experiments.shortlists import SPARSE, Shortlist
 from smd_evo.experiments.statistics import Estimate
 from smd_evo.zoo.data import Data
 
-__all__ = ["SPARSE", "Arm", "FinetuneResult", "Group", "Row"]
+__all__ = ["ARMS", "SHORTLIST", "SPARSE", "Arm", "FinetuneResult", "Group", "Row"]
+
+ARMS, SHORTLIST = 4, 20
+"""The sparse arm and its three dense controls; children of a group, best first, that validation looks at."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -45,9 +45,11 @@ from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.evaluation.fitness import best_of
 from smd_evo.experiments.bootstrap import paired_difference
 from smd_evo.experiments.config import WindowConfig
+from smd_evo.experiments.counts import window_workload
 from smd_evo.experiments.parent import in_precision, load_parent
-from smd_evo.experiments.progress import Progress, Silent
+from smd_evo.experiments.progress import Logged, Progress
 from smd_evo.experiments.rules import make_rule, mean_density
+from smd_evo.experiments.speed import timed
 from smd_evo.experiments.statistics import mcnemar_exact
 from smd_evo.experiments.window_numbers import FEWEST, Edge, PartialEstimate, crossing, find_edge
 from smd_evo.experiments.window_results import SHARES, BestChild, Cell, Profile, Window, WindowResult
@@ -72,7 +74,7 @@ def window(config: WindowConfig, progress: Progress | None = None) -> tuple[Wind
 
     Args:
         config: the settings.
-        progress: told of each child.
+        progress: told of each child; by default :mod:`logging` is.
 
     Returns:
         What was measured, and the data that it was measured on; its test split has not been looked at.
@@ -80,6 +82,7 @@ def window(config: WindowConfig, progress: Progress | None = None) -> tuple[Wind
     Raises:
         InvalidValue, InvalidType, UnsupportedParameter: settings that the network or the data cannot have.
     """
+    progress = progress or Logged()
     parent, data = load_parent(config, progress)
     ranker = Evaluator(parent, data.fitness, "accuracy", select=config.select, batch_size=config.batch_size)
     with in_precision(config):
@@ -101,12 +104,14 @@ def measure_window(
         InvalidValue: fewer than six children a cell, another fitness, a parent that is no better than chance, or a
             rule that the network is too small for.
     """
-    progress = progress or Silent()
+    progress = progress or Logged()
     check_count("children", config.children, low=FEWEST, mend="fewer give a median no 95 % interval, try 24")
     for evaluator in (ranker, judge):
         if evaluator.fitness.name != "accuracy":
             raise InvalidValue(f"fitness: expected accuracy, got {evaluator.fitness.name}; a window is of accuracies")
     rules = _rules(config, ranker.space.layout)
+    sizes = {"fitness": ranker.samples, "validation": judge.samples}
+    progress.expect(timed(window_workload(config, len(rules), sizes), ranker))
     parent = float(ranker.evaluate([Lineage()]).fitness[0])
     levels = Levels(parent, chance(ranker.targets()))
     samples = _sampled(config, rules, ranker, levels, progress)
@@ -115,7 +120,7 @@ def measure_window(
     return WindowResult(
         config=config,
         parameters=ranker.space.size,
-        samples={"fitness": ranker.samples, "validation": judge.samples},
+        samples=sizes,
         parent=parent,
         parent_validation=parent_validation,
         chance=levels.chance,

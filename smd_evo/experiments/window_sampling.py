@@ -16,11 +16,14 @@ from smd_evo.experiments.statistics import Estimate
 from smd_evo.experiments.window_numbers import FEWEST, median_interval
 from smd_evo.experiments.window_results import SHARES
 
-__all__ = ["Levels", "Sample", "chance", "complete_edges", "walk"]
+__all__ = ["MOST_CELLS", "Levels", "Sample", "chance", "complete_edges", "walk"]
 
 _PER_DECADE = 4
 _REACH = 4 * _PER_DECADE
 """Cells that a walk may be away from its start: a network that nothing destroys, or nothing spares, ends it."""
+
+MOST_CELLS = 2 * _REACH + 1
+"""Of a walk."""
 
 
 @dataclass(frozen=True)

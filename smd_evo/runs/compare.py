@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from smd_evo.atomic import write_whole
-from smd_evo.errors import InvalidValue, OutputExists
+from smd_evo.errors import InvalidValue
 from smd_evo.experiments.compare import PARENT, Job, Run
 from smd_evo.experiments.compare_results import CompareResult, best_trial, summarise
 from smd_evo.experiments.config import CompareConfig, load_settings
-from smd_evo.experiments.methods.registry import REFERENCE, find_method
+from smd_evo.experiments.counts import compare_workload, votes_of
+from smd_evo.experiments.methods.registry import REFERENCE, check_trials, find_method
 from smd_evo.experiments.progress import Progress
+from smd_evo.experiments.workload import Workload
 from smd_evo.report.compare_plot import plot_compare
 from smd_evo.runs.compare_runner import Runner
-from smd_evo.runs.compare_runs import RUNS, points_table
+from smd_evo.runs.compare_runs import RUNS, file_of, points_table, stored_run
+from smd_evo.runs.early import check_comparison
 from smd_evo.runs.folder import CONFIG, PLOT, RESULTS, described, differing, read_results, write_config, write_results
 
 __all__ = ["POINTS", "compare", "finished"]
@@ -44,16 +47,12 @@ def compare(config: CompareConfig, folder: Path, workers: int, progress: Progres
     """
     names = [REFERENCE, *(name for name in config.methods if name != REFERENCE)]
     for name in names:
-        tries = len(find_method(name).grid)
-        if tries < config.trials:
-            raise InvalidValue(
-                f"trials: expected at most the {tries} settings that {name} has to try, got {config.trials}; all "
-                "methods get as many"
-            )
+        check_trials(name, len(find_method(name).grid), config.trials)
     _check(folder, config)
     with Runner(config, folder, workers, progress) as runner:
         # Settings that cannot be are found before anything is written.
         new = None if (folder / _DATA).is_file() else runner.here()
+        progress.expect(_workload(config, folder, names, runner, workers))
         _make(folder)
         write_config(folder, config)  # there may be more methods and seeds now
         if new is not None:
@@ -74,6 +73,25 @@ def compare(config: CompareConfig, folder: Path, workers: int, progress: Progres
     return result
 
 
+def _workload(config: CompareConfig, folder: Path, names: Sequence[str], runner: Runner, workers: int) -> Workload:
+    """What is not there yet."""
+    trials, reported, strengths = [], [], 0
+    for name in names:
+        grid = [dict(settings) for settings in find_method(name).grid[: config.trials]]
+        tried = [stored_run(folder, Job(name, _TUNING, trial, False)) is None for trial in range(len(grid))]
+        missing = [settings for settings, new in zip(grid, tried, strict=True) if new]
+        runs = [
+            seed for seed in range(1, config.seeds + 1) if not file_of(folder, Job(name, seed, 0, True)).is_file()
+        ]
+        trials += missing
+        reported += [max(grid, key=votes_of)] * len(runs)
+        strengths += len(missing) + (len(missing) < len(grid) and bool(runs))
+    here = runner.here() if workers == 1 or not (folder / _DATA).is_file() else None
+    sizes = here.data.sizes if here else read_results(folder / _DATA, "compare-data")["data"]["samples"]
+    found = compare_workload(config, sizes, trials, reported, workers * strengths)
+    return here.timed(found, f"in one process, which {workers} share" if workers > 1 else "") if here else found
+
+
 def finished(folder: Path) -> int:
     """How many runs are there."""
     return len(list((folder / RUNS).glob("*/*.json")))
@@ -81,11 +99,8 @@ def finished(folder: Path) -> int:
 
 def _check(folder: Path, config: CompareConfig) -> None:
     """Raise if there is something else than a comparison of these settings."""
+    check_comparison(folder)
     if not (folder / CONFIG).is_file():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise OutputExists(
-                f"out: expected a new or empty folder, or a comparison to go on with, got {folder}; choose another"
-            )
         return
     wanted = {name: value for name, value in config.as_dict().items() if name not in _MAY_CHANGE}
     if differ := differing(load_settings(folder / CONFIG), wanted):

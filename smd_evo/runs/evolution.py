@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -15,7 +16,7 @@ from smd_evo.experiments.evolution import Evolution, Validation
 from smd_evo.experiments.evolution_config import EvolutionConfig
 from smd_evo.experiments.evolution_results import EvolutionResult, finish
 from smd_evo.experiments.export import encode_weights, plain_state
-from smd_evo.experiments.progress import Progress, Silent
+from smd_evo.experiments.progress import Logged, Progress
 from smd_evo.runs.checkpoints import newest, write_checkpoint
 from smd_evo.runs.folder import PLOT, RESULTS, described, new_run, write_config, write_results
 from smd_evo.runs.identity import IDENTITY, check_same, identity_of, read_identity, resumed_config
@@ -24,6 +25,8 @@ from smd_evo.runs.metrics import HISTORY, Metrics, read_metrics
 from smd_evo.runs.survival import disk, locked, signals
 
 __all__ = ["ENSEMBLE", "NETWORK", "Interrupted", "evolve", "resume"]
+
+_log = logging.getLogger(__name__)
 
 NETWORK, ENSEMBLE = "network.safetensors", "ensemble.safetensors"
 
@@ -46,7 +49,7 @@ def evolve(config: EvolutionConfig, out: Path, progress: Progress | None = None)
         Interrupted: by SIGINT or SIGTERM; :func:`resume` goes on.
         OSError: the disk is full, or nothing can be written there; once it can, :func:`resume` goes on.
     """
-    progress = progress or Silent()
+    progress = progress or Logged()
     with new_run(out) as folder:
         evolution = Evolution(config, progress)
         evolution.begin()
@@ -57,23 +60,20 @@ def evolve(config: EvolutionConfig, out: Path, progress: Progress | None = None)
         return _go_on(evolution, out, progress)
 
 
-def resume(
-    run: Path, given: Mapping[str, Any], progress: Progress | None = None, notes: list[str] | None = None
-) -> EvolutionResult:
+def resume(run: Path, given: Mapping[str, Any], progress: Progress | None = None) -> EvolutionResult:
     """Go on with a run where its newest checkpoint is, to the same bits as if it had never stopped.
 
     Args:
         run: its folder.
         given: settings that are to be others from here on.
-        progress: told of children and generations.
-        notes: gets what the user should know.
+        progress: told of children and generations; what else the user should know, :mod:`logging` is told.
 
     Raises:
         InvalidValue: ``run`` is no unfinished run, another process has it, or a setting may not change.
         WrongParent: the parent is another one by now.
         Interrupted, OSError: see :func:`evolve`.
     """
-    progress, notes = progress or Silent(), [] if notes is None else notes
+    progress = progress or Logged()
     identity = read_identity(run)
     if (run / RESULTS).is_file():
         raise InvalidValue(
@@ -83,11 +83,14 @@ def resume(
     with locked(run):
         config = resumed_config(run, given)
         number, state, damaged = newest(run)
-        notes += [f"{each}; going on from {number}" for each in damaged]
+        for each in damaged:
+            _log.warning("%s; going on from %s", each, number)
         if config.generations < number:
             raise InvalidValue(f"generations: expected at least the {number} that are done, got {config.generations}")
         evolution = Evolution(config, progress)
-        check_same(identity, identity_of(evolution), notes)
+        for note in check_same(identity, identity_of(evolution)):
+            _log.warning("%s", note)
+        evolution.announce(number)
         evolution.load_state_dict(state)
         write_config(run, config)
         return _go_on(evolution, run, progress)

@@ -11,21 +11,25 @@ import shutil
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from smd_evo import __version__
 from smd_evo.atomic import partial_name, write_whole
 from smd_evo.errors import InvalidValue, OutputExists
-from smd_evo.experiments.config import ExperimentConfig
-from smd_evo.experiments.statistics import Estimate
-from smd_evo.zoo.data import Data
+
+if TYPE_CHECKING:
+    from smd_evo.experiments.config import ExperimentConfig
+    from smd_evo.experiments.statistics import Estimate
+    from smd_evo.zoo.data import Data
 
 __all__ = [
     "CONFIG",
     "PLOT",
     "RESULTS",
+    "SUMMARY",
+    "check_new",
     "described",
     "differing",
     "gains",
@@ -37,6 +41,9 @@ __all__ = [
 
 CONFIG, RESULTS, PLOT = "config.yaml", "results.json", "plot.png"
 
+SUMMARY = "summary.json"
+"""Of a folder of runs, one for each architecture."""
+
 
 @contextlib.contextmanager
 def new_run(out: Path | str) -> Iterator[Path]:
@@ -47,8 +54,7 @@ def new_run(out: Path | str) -> Iterator[Path]:
         InvalidValue: the folder cannot be made there.
     """
     target = Path(out)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise OutputExists(f"out: expected a new or empty folder, got {target}; choose another or move that away")
+    check_new(target)
     made = [folder for folder in target.absolute().parents if not folder.exists()]
     partial = partial_name(target)
     try:
@@ -64,6 +70,12 @@ def new_run(out: Path | str) -> Iterator[Path]:
             if folder.exists() and not any(folder.iterdir()):
                 folder.rmdir()
         raise
+
+
+def check_new(target: Path) -> None:
+    """Raise OutputExists if there is a file, or a folder that is not empty."""
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise OutputExists(f"out: expected a new or empty folder, got {target}; choose another or move that away")
 
 
 def write_config(folder: Path, config: ExperimentConfig) -> None:

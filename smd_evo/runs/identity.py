@@ -5,20 +5,29 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from smd_evo import __version__
 from smd_evo.errors import InvalidValue, WrongParent
 from smd_evo.experiments.config import load_settings
-from smd_evo.experiments.evolution import Evolution
 from smd_evo.experiments.evolution_config import MAY_CHANGE, EvolutionConfig
 from smd_evo.runs.folder import CONFIG, differing
-from smd_evo.zoo.data import Data
 
-__all__ = ["IDENTITY", "check_parent", "check_same", "identity_of", "read_identity", "resumed_config"]
+if TYPE_CHECKING:
+    from smd_evo.experiments.evolution import Evolution
+    from smd_evo.zoo.data import Data
+
+__all__ = [
+    "IDENTITY",
+    "changed_config",
+    "check_parent",
+    "check_same",
+    "identity_of",
+    "read_identity",
+    "resumed_config",
+]
 
 IDENTITY = "run.json"
 _FORMAT = 1
@@ -50,6 +59,8 @@ def read_identity(run: Path) -> dict[str, Any]:
 
 def identity_of(evolution: Evolution) -> dict[str, Any]:
     """What must be the same whenever the run goes on."""
+    import torch
+
     return {
         "format": _FORMAT,
         "smd_evo": __version__,
@@ -68,6 +79,8 @@ def _fixed(config: EvolutionConfig) -> dict[str, Any]:
 
 def _digest(data: Data) -> str:
     """Of the splits: which samples there are, and, but for the test split, what they are, if memory holds them."""
+    import torch
+
     digest = hashlib.blake2b(digest_size=16)
     for indices in data.indices.values():
         digest.update(indices.tobytes())
@@ -87,12 +100,19 @@ def resumed_config(run: Path, given: Mapping[str, Any]) -> EvolutionConfig:
     Raises:
         InvalidValue, InvalidType: these may not change, or not to that.
     """
-    stored = load_settings(run / CONFIG)
+    config = changed_config(run, given)
     try:
-        before = EvolutionConfig.read(stored)
+        return config.on_device()
     except InvalidValue:  # the run may come from a machine with other devices
-        before = EvolutionConfig.read(stored | {"device": "auto"})
-    config = EvolutionConfig.read(before.as_dict() | dict(given))
+        if "device" in given:
+            raise
+        return replace(config, device="auto").on_device()
+
+
+def changed_config(run: Path, given: Mapping[str, Any]) -> EvolutionConfig:
+    """The same, whether or not its device is there, which takes torch to know."""
+    before = EvolutionConfig.parsed(load_settings(run / CONFIG))
+    config = EvolutionConfig.parsed(before.as_dict() | dict(given))
     if differ := differing(before.as_dict(), _fixed(config)):
         raise InvalidValue(
             f"resume: expected the run's own settings, got others: {differ}; only {', '.join(MAY_CHANGE)} may change"
@@ -109,8 +129,8 @@ def check_parent(stored: Mapping[str, Any], fingerprint: str) -> None:
         )
 
 
-def check_same(stored: Mapping[str, Any], now: Mapping[str, Any], notes: list[str]) -> None:
-    """Raise if a run would go on with another parent or other data; note what else is different.
+def check_same(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Raise if a run would go on with another parent or other data; what else is different, in words.
 
     Raises:
         WrongParent, InvalidValue: of these.
@@ -122,7 +142,7 @@ def check_same(stored: Mapping[str, Any], now: Mapping[str, Any], notes: list[st
         raise InvalidValue(
             "data: expected the samples that the run began with, got others; give its --data as it was"
         )
-    notes += [
+    return [
         f"begun with {name} {stored[name]}, going on with {now[name]}: the last bits may differ from those of a run "
         "that was never interrupted"
         for name in ("smd_evo", "torch", "device")

@@ -10,11 +10,9 @@ from smd_evo.experiments.protocol import CANDIDATES, Architecture, Gain, Summary
 from smd_evo.experiments.results import SPARSE
 from smd_evo.experiments.statistics import Estimate
 from smd_evo.runs.finetune import read_config
-from smd_evo.runs.folder import RESULTS, read_results, write_results
+from smd_evo.runs.folder import RESULTS, SUMMARY, read_results, write_results
 
 __all__ = ["SUMMARY", "write_summary"]
-
-SUMMARY = "summary.json"
 
 
 def write_summary(folder: Path, runs: Sequence[str]) -> Summary:

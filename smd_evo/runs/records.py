@@ -9,6 +9,7 @@ from typing import Any
 from smd_evo.errors import InvalidValue
 from smd_evo.experiments.config import load_settings
 from smd_evo.report.record import RunRecord
+from smd_evo.runs.early import check_reported
 from smd_evo.runs.folder import CONFIG, PLOT, RESULTS, read_results
 from smd_evo.runs.metrics import METRICS, read_metrics
 from smd_evo.runs.protocol import SUMMARY
@@ -28,8 +29,7 @@ def read_record(folder: Path | str) -> RunRecord:
         InvalidValue: it holds no run, or something in it is unreadable.
     """
     run = Path(folder)
-    if (run / METRICS).is_file() and not (run / RESULTS).is_file():
-        raise InvalidValue(f"run: expected a finished one, got {run}; smd-evo resume {run} goes on with it")
+    check_reported(run)
     return _protocol(run) if (run / SUMMARY).is_file() else _run(run, "finetune", "window", "compare", "evolution")
 
 

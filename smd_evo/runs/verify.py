@@ -9,7 +9,7 @@ import torch
 from smd_evo.core.parameters import ParameterSpace
 from smd_evo.errors import WrongParent
 from smd_evo.experiments.parent import load_parent
-from smd_evo.experiments.progress import Progress, Silent
+from smd_evo.experiments.progress import Logged, Progress
 from smd_evo.runs.checkpoints import newest
 from smd_evo.runs.identity import check_parent, read_identity, resumed_config
 from smd_evo.runs.metrics import HISTORY, read_metrics
@@ -31,7 +31,7 @@ def verify_history(run: Path, progress: Progress | None = None) -> int:
         WrongParent: the pre-trained parent is another one, or the replayed one differs from the checkpoint's.
         InvalidValue: ``run`` is no run over generations, or damaged.
     """
-    progress = progress or Silent()
+    progress = progress or Logged()
     identity = read_identity(run)
     number, state, _ = newest(run)
     records = read_metrics(run, number, HISTORY)

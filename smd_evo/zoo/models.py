@@ -11,14 +11,10 @@ from torch import nn
 
 from smd_evo.errors import InvalidType, InvalidValue
 from smd_evo.zoo.checkpoint import load_weights, read_checkpoint
-from smd_evo.zoo.names import unknown, user_object
+from smd_evo.zoo.names import CIFAR_RESNETS, MODELS, unknown, user_object
 from smd_evo.zoo.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 __all__ = ["MODELS", "build_model", "check_name"]
-
-_CIFAR_RESNETS = {f"cifar-resnet{depth}": depth for depth in (20, 32, 44, 56, 110)}
-MODELS = ("demo-cnn", "timm:NAME", "torchvision:NAME", *_CIFAR_RESNETS)
-"""Names of parents, beside ``module.path:factory``."""
 
 _TORCHVISION_OPTIONS: dict[str, dict[str, Any]] = {
     # What torchvision sets with the published weights alone: these expect inputs that are scaled once more.
@@ -45,7 +41,7 @@ def build_model(name: str, classes: int, checkpoint: str | Path | None = None) -
         network, preprocessing = _timm(rest, classes, checkpoint)
     elif kind == "torchvision":
         network, preprocessing = _torchvision(rest, classes, checkpoint)
-    elif name in _CIFAR_RESNETS:
+    elif name in CIFAR_RESNETS:
         network, preprocessing = _cifar_resnet(name, classes, checkpoint)
     else:
         network, preprocessing = _from_factory(name, classes, checkpoint)
@@ -167,7 +163,7 @@ def _cifar_resnet(name: str, classes: int, checkpoint: str | Path | None) -> tup
 
     if checkpoint is None:
         raise _unpublished(name)
-    network = CifarResNet(_CIFAR_RESNETS[name], classes)
+    network = CifarResNet(CIFAR_RESNETS[name], classes)
     load_weights(network, read_checkpoint(checkpoint), checkpoint)
     transform = v2.Compose([v2.Resize((32, 32)), v2.PILToTensor()])
     return network, Preprocessing(transform, IMAGENET_MEAN, IMAGENET_STD, 3, channels_last=True)

@@ -10,7 +10,15 @@ from typing import Any, cast
 
 from smd_evo.errors import InvalidValue
 
-__all__ = ["unknown", "user_object"]
+__all__ = ["CIFAR_RESNETS", "MODELS", "SOURCES", "TORCHVISION_DATA", "unknown", "user_object"]
+
+CIFAR_RESNETS = {f"cifar-resnet{depth}": depth for depth in (20, 32, 44, 56, 110)}
+MODELS = ("demo-cnn", "timm:NAME", "torchvision:NAME", *CIFAR_RESNETS)
+"""Names of parents, beside ``module.path:factory``."""
+
+TORCHVISION_DATA = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "fashion-mnist": "FashionMNIST"}
+SOURCES = ("digits", "imagenet:PATH", "imagefolder:PATH", *TORCHVISION_DATA)
+"""Names of data sets; digits is the demo's own."""
 
 
 def unknown(what: str, name: str, named: str, known: Sequence[str]) -> InvalidValue:

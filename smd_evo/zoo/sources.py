@@ -14,15 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from smd_evo.errors import InvalidType, InvalidValue
-from smd_evo.zoo.names import unknown, user_object
+from smd_evo.zoo.names import SOURCES, TORCHVISION_DATA, unknown, user_object
 
 __all__ = ["SOURCES", "Source", "open_source"]
 
 _TEST_FOLDERS = ("test", "val", "validation")
-_TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "fashion-mnist": "FashionMNIST"}
-
-SOURCES = ("digits", "imagenet:PATH", "imagefolder:PATH", *_TORCHVISION)
-"""Names of data sets; digits is the demo's own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +62,7 @@ def open_source(name: str, data_dir: str | Path = "data", download: bool = False
         if not place:
             raise InvalidValue(f"data: expected {kind}:PATH, got {name!r}; add the folder of the images")
         return _FOLDERS[kind](name, Path(place).expanduser())
-    if kind in _TORCHVISION:
+    if kind in TORCHVISION_DATA:
         if colon:
             raise InvalidValue(f"data: expected {kind} alone, got {name!r}; give the folder as data_dir")
         return _torchvision(kind, Path(data_dir).expanduser(), download)
@@ -142,7 +138,7 @@ def _imagenet(name: str, path: Path) -> Source:
 def _torchvision(kind: str, folder: Path, download: bool) -> Source:
     from torchvision import datasets
 
-    build = getattr(datasets, _TORCHVISION[kind])
+    build = getattr(datasets, TORCHVISION_DATA[kind])
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # numpy's, about files that are older than it

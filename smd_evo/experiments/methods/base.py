@@ -17,19 +17,22 @@ from smd_evo.core.parameters import Child, ParameterSpace
 from smd_evo.core.subspace import Subspace
 from smd_evo.ensemble.combine import combined
 from smd_evo.errors import InvalidValue
-from smd_evo.evaluation.calibration import calibrate_sigma
+from smd_evo.evaluation.calibration import calibrate_sigma, calibration_cost
 from smd_evo.evaluation.data import minibatch
 from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.evaluation.fitness import Fitness
 from smd_evo.experiments.rules import mean_density
 from smd_evo.zoo.data import Samples
 
-__all__ = ["Method", "SearcherMethod", "Settings", "Strength", "Task", "alone", "voted"]
+__all__ = ["STRENGTH_COST", "Method", "SearcherMethod", "Settings", "Strength", "Task", "alone", "voted"]
 
 Settings = Mapping[str, Any]
 
 _KEEP, _CHILDREN, _BISECTIONS = 0.9, 8, 4
 """Calibration: share of the parent's score that the median child keeps, of so many."""
+
+STRENGTH_COST = calibration_cost(_CHILDREN, _BISECTIONS)
+"""Networks that it evaluates at most."""
 
 
 @dataclass(frozen=True)

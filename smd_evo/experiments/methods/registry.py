@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from smd_evo.errors import InvalidType, InvalidValue
-from smd_evo.experiments.methods.base import Method
 from smd_evo.zoo.names import user_object
 
-__all__ = ["METHODS", "REFERENCE", "find_method"]
+if TYPE_CHECKING:
+    from smd_evo.experiments.methods.base import Method
+
+__all__ = ["METHODS", "REFERENCE", "TRIALS", "check_trials", "find_method"]
 
 _HERE = "smd_evo.experiments.methods"
 METHODS = {
@@ -31,12 +35,27 @@ REFERENCE = "openai-es"
 """The method that the others are compared with."""
 
 
+TRIALS = 4
+"""Settings that each of these has to try."""
+
+
+def check_trials(name: str, tries: int, trials: int) -> None:
+    """Raise InvalidValue if a method has fewer settings to try than it is to try."""
+    if tries < trials:
+        raise InvalidValue(
+            f"trials: expected at most the {tries} settings that {name} has to try, got {trials}; all methods get as "
+            "many"
+        )
+
+
 def find_method(name: str) -> type[Method]:
     """The class of a method of these, or of a user's own, ``module.path:Class``.
 
     Raises:
         InvalidValue, InvalidType: there is no such method, or the class is none.
     """
+    from smd_evo.experiments.methods.base import Method
+
     found = user_object("methods", METHODS.get(name, name), [*METHODS])
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise InvalidType(f"methods: expected a subclass of {Method.__module__}.Method, got {found!r}")

@@ -1,0 +1,27 @@
+"""A console on which text is text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from smd_evo.streams import printable
+
+__all__ = ["Plain"]
+
+
+class Plain(Console):
+    """A console on which every string is itself: no markup, no emoji, no colours by pattern, no control sequences."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False)
+
+    def render_str(self, text: str, *arguments: Any, **options: Any) -> Text:
+        """See the base class: where a string of a table or a line becomes something to show."""
+        return super().render_str(printable(text), *arguments, **options)
+
+    def on_broken_pipe(self) -> None:
+        """As anything else that prints: whoever called knows what to do."""
+        raise BrokenPipeError

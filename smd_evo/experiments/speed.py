@@ -1,0 +1,38 @@
+"""How fast a network is here and now, for rough times of what is to come."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import torch
+
+from smd_evo.core.mutation import Lineage
+from smd_evo.evaluation.evaluator import Evaluator
+from smd_evo.experiments.workload import Workload
+
+__all__ = ["seconds_per_image", "timed"]
+
+_FEW, _MORE, _LONG = 32, 256, 0.5
+"""Images of the first timing and of the second, which is made unless the first took so many seconds."""
+
+
+def timed(workload: Workload, evaluator: Evaluator, note: str = "") -> Workload:
+    """The same with the time that it takes the evaluator's network, and what else there is to know of that."""
+    return replace(workload, seconds=workload.evaluations * seconds_per_image(evaluator), note=note)
+
+
+def seconds_per_image(evaluator: Evaluator) -> float:
+    """How long the parent takes for an image: timed on a few of its samples, after a first call.
+
+    The noise of children comes on top, which counts only where a network is large and the images are few.
+    """
+    first = _timed(evaluator, _FEW)
+    return first if first * min(_FEW, evaluator.samples) > _LONG else min(first, _timed(evaluator, _MORE))
+
+
+def _timed(evaluator: Evaluator, count: int) -> float:
+    some = evaluator.on_samples(torch.arange(min(count, evaluator.samples)))
+    start = time.perf_counter()
+    some.evaluate([Lineage()])
+    return (time.perf_counter() - start) / some.samples
