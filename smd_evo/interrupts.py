@@ -15,18 +15,31 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, NoReturn
 
-__all__ = ["INTERRUPTED", "Interrupts"]
+__all__ = ["INTERRUPTED", "Interrupts", "undone"]
 
 INTERRUPTED = 130
 """Exit code of a process that Ctrl-C ended, as shells have it."""
 
 _IMPORTING = "<frozen importlib._bootstrap>"
-_LOOK, _PATIENCE = 0.02, 5.0
+_LOOK, _PATIENCE = 0.02, 3.0
 """Seconds between looks whether an import is over, and until it has taken too long."""
+
+
+_undo: list[Callable[[], object]] = []
+
+
+@contextlib.contextmanager
+def undone(undo: Callable[[], object]) -> Iterator[None]:
+    """A block that this function undoes if an interrupt has to end the process inside of it, without unwinding."""
+    _undo.append(undo)
+    try:
+        yield
+    finally:
+        _undo.remove(undo)
 
 
 class Interrupts:
@@ -63,7 +76,10 @@ class Interrupts:
             sys.unraisablehook = self._hook
 
     def leave(self) -> NoReturn:
-        """End the process at once, with one line, and leave the terminal as it was."""
+        """End the process at once, with one line, and leave terminal and folders as they were."""
+        for undo in reversed(_undo):
+            with contextlib.suppress(Exception):
+                undo()
         with contextlib.suppress(Exception):
             shown = "\x1b[?25h" if sys.stderr.isatty() else ""  # a progress bar has hidden the cursor
             print(

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,16 +15,29 @@ from smd_evo import cli
 TINY = ["--children", "6", "--density", "0.1", "--sigma", "0.05"]
 
 
-def smd_evo(*arguments, cwd=None):
+_TOLD = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")
+
+
+class Ended(subprocess.CompletedProcess):
+    """How a command ended: what it told while it worked, ``told``, apart from the rest of standard error."""
+
+    def __init__(self, arguments, returncode, stdout, stderr):
+        lines = stderr.splitlines(keepends=True)
+        self.told = [_TOLD.sub("", line.rstrip("\n")) for line in lines if _TOLD.match(line)]
+        super().__init__(arguments, returncode, stdout, "".join(line for line in lines if not _TOLD.match(line)))
+
+
+def smd_evo(*arguments, cwd=None, **environment):
     """The command line in a process of its own."""
-    return subprocess.run(
+    ended = subprocess.run(
         [sys.executable, "-m", "smd_evo.cli", *arguments],
         capture_output=True,
         text=True,
         check=False,
         cwd=cwd,
-        env=os.environ | {"COLUMNS": "80"},
+        env=os.environ | {"COLUMNS": "80"} | environment,
     )
+    return Ended(arguments, ended.returncode, ended.stdout, ended.stderr)
 
 
 def here(*arguments, cwd=None):
@@ -37,7 +51,7 @@ def here(*arguments, cwd=None):
             patch.chdir(cwd)
         with pytest.raises(SystemExit) as end:
             cli.main()
-    return subprocess.CompletedProcess(arguments, end.value.code or 0, output.getvalue(), errors.getvalue())
+    return Ended(arguments, end.value.code or 0, output.getvalue(), errors.getvalue())
 
 
 def refused(result, *texts):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from cli_helpers import Ended
 from evolution_helpers import TINY, options
 
 SERVER = Path(__file__).with_name("fork_server.py")
@@ -26,7 +27,7 @@ class Server:
         self._process.stdin.write(json.dumps({"arguments": list(map(str, arguments)), **happens}) + "\n")
         self._process.stdin.flush()
         told = json.loads(self._process.stdout.readline())
-        result = subprocess.CompletedProcess(arguments, told["returncode"], told["stdout"], told["stderr"])
+        result = Ended(arguments, told["returncode"], told["stdout"], told["stderr"])
         result.moments = told["moments"]
         return result
 

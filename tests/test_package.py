@@ -14,6 +14,7 @@ from smd_evo import errors
 LAYERS = [
     "errors",
     "atomic",
+    "interrupts",
     "core",
     "evaluation",
     "ensemble",
@@ -22,8 +23,12 @@ LAYERS = [
     "experiments",
     "report",
     "runs",
+    "streams",
+    "console",
     "terminal",
+    "bar",
     "cli",
+    "__main__",
 ]
 CORE = [
     "keys",

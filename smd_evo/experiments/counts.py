@@ -103,6 +103,7 @@ def compare_workload(
     trials: Sequence[Mapping[str, Any]],
     reported: Sequence[Mapping[str, Any]],
     strengths: int,
+    parent: bool = True,
 ) -> Workload:
     """The runs of a comparison that are still to be made.
 
@@ -112,6 +113,7 @@ def compare_workload(
         trials: settings of each method that is to be tried.
         reported: settings of the runs to be reported, or where they are not chosen yet of those with most votes.
         strengths: calibrations, of each process that makes runs.
+        parent: whether it is still to be scored.
     """
     passes = sum(votes_of(settings) for settings in reported)
     return workload(
@@ -121,11 +123,14 @@ def compare_workload(
             Part("reported runs", len(reported), config.budget, bound=True),
             Part(
                 "validation",
-                1 + sum(1 + votes_of(settings) for settings in trials) + passes * config.checkpoints + len(reported),
+                parent
+                + sum(1 + votes_of(settings) for settings in trials)
+                + passes * config.checkpoints
+                + len(reported),
                 sizes["validation"],
                 bound=True,
             ),
-            Part("test", 1 + passes, sizes["test"], bound=True),
+            Part("test", parent + passes, sizes["test"], bound=True),
         ]
     )
 

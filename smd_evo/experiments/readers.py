@@ -101,7 +101,7 @@ def device_name(name: str, value: Any) -> str:
 def device(name: str, value: Any) -> str:
     """A device that is there; "auto" becomes the best of them."""
     if device_name(name, value) == "cpu":
-        return value
+        return "cpu"
     import torch
 
     if value == "auto":

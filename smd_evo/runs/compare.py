@@ -88,7 +88,8 @@ def _workload(config: CompareConfig, folder: Path, names: Sequence[str], runner:
         strengths += len(missing) + (len(missing) < len(grid) and bool(runs))
     here = runner.here() if workers == 1 or not (folder / _DATA).is_file() else None
     sizes = here.data.sizes if here else read_results(folder / _DATA, "compare-data")["data"]["samples"]
-    found = compare_workload(config, sizes, trials, reported, workers * strengths)
+    parent = stored_run(folder, Job(PARENT, _TUNING, 0, True)) is None
+    found = compare_workload(config, sizes, trials, reported, workers * strengths, parent)
     return here.timed(found, f"in one process, which {workers} share" if workers > 1 else "") if here else found
 
 

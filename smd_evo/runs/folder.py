@@ -18,6 +18,7 @@ import yaml
 from smd_evo import __version__
 from smd_evo.atomic import partial_name, write_whole
 from smd_evo.errors import InvalidValue, OutputExists
+from smd_evo.interrupts import undone
 
 if TYPE_CHECKING:
     from smd_evo.experiments.config import ExperimentConfig
@@ -61,14 +62,19 @@ def new_run(out: Path | str) -> Iterator[Path]:
         partial.mkdir(parents=True)
     except OSError as error:
         raise InvalidValue(f"out: expected a place that can be written to, got {target} ({error.strerror})") from None
-    try:
-        yield partial
-        partial.replace(target)
-    except BaseException:
+
+    def vanish() -> None:
         shutil.rmtree(partial, ignore_errors=True)
         for folder in made:  # innermost first; one that somebody else uses by now is not empty and stays
             if folder.exists() and not any(folder.iterdir()):
                 folder.rmdir()
+
+    try:
+        with undone(vanish):
+            yield partial
+        partial.replace(target)
+    except BaseException:
+        vanish()
         raise
 
 

@@ -22,6 +22,9 @@ class Counter:
     def __init__(self):
         self.phases = []
 
+    def expect(self, workload):
+        self.workload = workload
+
     def start(self, description, total):
         self.phases.append([description, total, 0])
 

@@ -1,0 +1,161 @@
+"""What is to be evaluated, told beforehand: never less than what is evaluated then, and exact where nothing is open."""
+
+import pytest
+import torch
+from evolution_helpers import SEARCHERS, TINY
+from helpers import SmallNet, blobs, trained
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smd_evo import RandomSubspace
+from smd_evo.errors import InvalidValue
+from smd_evo.evaluation.calibration import calibrate_sigma, calibration_cost
+from smd_evo.evaluation.evaluator import Evaluator
+from smd_evo.evaluation.fitness import ModuleFitness
+from smd_evo.experiments import speed
+from smd_evo.experiments.config import CompareConfig, FinetuneConfig, WindowConfig
+from smd_evo.experiments.ensembles import score_ensembles
+from smd_evo.experiments.evolution import Evolution
+from smd_evo.experiments.evolution_config import EvolutionConfig, images_at, phases
+from smd_evo.experiments.evolution_results import finish
+from smd_evo.experiments.finetune import finetune
+from smd_evo.experiments.progress import Silent
+from smd_evo.experiments.results import ARMS
+from smd_evo.experiments.window import measure_window
+from smd_evo.runs import compare as module
+from smd_evo.runs.compare import compare
+
+PLACE = {name: TINY[name] for name in ("model", "data", "device", "fitness_samples", "validation_samples", "seed")}
+
+
+class Watch(Silent):
+    """Counts the images that networks see from the moment on at which it is told how many there will be."""
+
+    workload, images = None, 0
+
+    def expect(self, workload):
+        self.workload, self.images = workload, 0
+
+    def see(self, module, inputs):
+        if isinstance(module, SmallNet):
+            self.images += len(inputs[0])
+
+    def counts(self):
+        return {part.name: part.count for part in self.workload.parts}
+
+
+@pytest.fixture
+def watch(monkeypatch):
+    monkeypatch.setattr(speed, "seconds_per_image", lambda evaluator: 0.0)
+    found = Watch()
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(found.see)
+    yield found
+    hook.remove()
+
+
+def assert_told(watch):
+    certain = sum(part.count * part.images for part in watch.workload.parts if not part.bound)
+    assert certain <= watch.images <= watch.workload.evaluations
+
+
+@pytest.mark.parametrize("settings", [{}, {"sigma": 0.1, "subspace": "tensor", "density": None}])
+def test_finetune(watch, settings):
+    wanted = PLACE | {"children": 6, "density": [0.3, 0.1]} | settings
+    result = finetune(FinetuneConfig.read({name: value for name, value in wanted.items() if value}), watch)
+    assert_told(watch)
+    assert watch.counts()["children"] == ARMS * result.evaluations["children of each arm"]
+    calibrated = sum(count for name, count in result.evaluations.items() if name.startswith("calibration"))
+    assert calibrated <= watch.counts()["calibration"]
+    shortlists = [arm.group.shortlist(arm.name, result.space.fingerprint()) for arm in result.arms]
+    score_ensembles(result.config, shortlists, progress=watch)
+    assert not watch.workload.bound
+    assert watch.images == watch.workload.evaluations
+
+
+@pytest.mark.parametrize("name", SEARCHERS)
+def test_generations(watch, name):
+    evolution = Evolution(EvolutionConfig.read(TINY | SEARCHERS[name]), watch)
+    evolution.begin()
+    while not evolution.stopped:
+        record = evolution.step()
+    finish(evolution)
+    assert_told(watch)
+    children = [part for part in watch.workload.parts if part.name == "children and parents"]
+    assert sum(part.count * part.images for part in children) == record.image_evaluations
+
+
+def test_what_is_left_of_generations(watch):
+    evolution = Evolution(EvolutionConfig.read(TINY | {"sigma": None}), watch)
+    evolution.begin()
+    for _ in range(4):
+        before = evolution.step()
+    evolution.announce(4)
+    while not evolution.stopped:
+        record = evolution.step()
+    finish(evolution)
+    assert_told(watch)
+    assert "calibration" not in watch.counts()
+    assert watch.counts()["children and parents"] * 40 == record.image_evaluations - before.image_evaluations
+
+
+@pytest.mark.parametrize("sigma", [None, (0.1, 1.0)])
+def test_window(watch, sigma):
+    config = WindowConfig(children=12, density=(1.0, 0.1), sigma=sigma, seed=3)
+    ranker = Evaluator(trained(), blobs(90, shift=1.5, key=4), "accuracy")
+    measure_window(config, ranker, ranker.on(blobs(70, shift=1.5, key=5)), watch)
+    assert_told(watch)
+
+
+def test_compare(watch, tmp_path, monkeypatch):
+    """And of a comparison that goes on what is not there yet."""
+    monkeypatch.setattr(module, "plot_compare", lambda *_: None)  # the slowest part
+    settings = PLACE | {"methods": "smd-ensemble", "budget": 800, "images": 20, "children": 8, "trials": 2}
+    for seeds, runs in ((2, 4), (3, 2), (3, None)):
+        compare(CompareConfig.read(settings | {"seeds": seeds}), tmp_path, 1, watch)
+        assert watch.images <= watch.workload.evaluations
+        assert watch.counts().get("reported runs") == runs
+    assert str(watch.workload) == "image evaluations to come: none, all of it is there"
+
+
+@given(st.integers(-8, 6), st.floats(0.5, 0.99), st.integers(2, 9), st.integers(0, 6))
+def test_a_calibration_costs_no_more_than_it_says(scale, keep, children, bisections):
+    """Of networks that break at any strength whatever, or at none."""
+    network = torch.nn.Linear(4, 1)
+    before = network.weight.detach().clone()
+
+    def score(module):
+        return 1 / (1 + float((module.weight - before).abs().max()) / 10**scale)
+
+    evaluator = Evaluator(network, fitness=ModuleFitness("score", "max", score))
+    count = []
+    try:
+        calibrate_sigma(
+            evaluator,
+            RandomSubspace(0.5),
+            keep,
+            children=children,
+            bisections=bisections,
+            progress=lambda: count.append(1),
+        )
+    except InvalidValue:
+        pass
+    assert len(count) < calibration_cost(children, bisections)  # the parent is one more
+
+
+@given(st.sampled_from(["300", "300,1000@50", "1,2@2,3@40,4@41"]), st.integers(1, 60), st.integers(0, 60))
+def test_phases_are_the_generations_one_by_one(schedule, first, more):
+    found = [images for count, images in phases(schedule, first, first + more) for _ in range(count)]
+    assert found == [images_at(schedule, number) for number in range(first, first + more + 1)]
+
+
+def test_a_billion_generations_are_told_at_once():
+    assert phases("300,1000@50", 1, 10**9) == [(49, 300), (10**9 - 49, 1000)]
+
+
+def test_the_time_is_measured_and_changes_nothing():
+    network = trained()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    state = torch.random.get_rng_state()
+    assert speed.seconds_per_image(Evaluator(network, blobs(300, shift=1, key=1))) > 0
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
