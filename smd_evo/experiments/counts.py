@@ -116,6 +116,8 @@ def compare_workload(
         parent: whether it is still to be scored.
     """
     passes = sum(votes_of(settings) for settings in reported)
+    curves = len(reported) + passes * config.checkpoints
+    tried = sum(1 + votes_of(settings) for settings in trials)
     return workload(
         [
             Part("calibration", strengths * STRENGTH_COST, min(config.images, sizes["fitness"]), bound=True),
@@ -123,10 +125,7 @@ def compare_workload(
             Part("reported runs", len(reported), config.budget, bound=True),
             Part(
                 "validation",
-                parent
-                + sum(1 + votes_of(settings) for settings in trials)
-                + passes * config.checkpoints
-                + len(reported),
+                parent + tried + curves,
                 sizes["validation"],
                 bound=True,
             ),

@@ -1,6 +1,7 @@
 """What goes on, in lines of logging: at sensible moments, each with what is done, of how many, and what is left."""
 
 import logging
+from itertools import pairwise
 
 import pytest
 
@@ -58,7 +59,7 @@ def test_long_work_says_less_and_less_often_down_to_every_ten_minutes(clock, cap
         before = len(caplog.messages)
         progress.advance()
         moments += [clock.seconds] * (len(caplog.messages) - before)
-    pauses = [later - earlier for earlier, later in zip(moments, moments[1:], strict=False)]
+    pauses = [later - earlier for earlier, later in pairwise(moments)]
     assert pauses == sorted(pauses)
     assert (pauses[0], pauses[-1]) == (60, 600)
 
