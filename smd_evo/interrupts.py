@@ -116,7 +116,10 @@ class Interrupts:
     def _remind(self) -> None:
         time.sleep(_LOOK)
         self._own = True
-        _thread.interrupt_main(signal.SIGINT)
+        if hasattr(signal, "pthread_kill"):  # which also ends what the main thread is waiting in
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        else:
+            _thread.interrupt_main(signal.SIGINT)
 
     def _lost(self, found: Any) -> None:
         """Python ignores exceptions in ``__del__`` and the like; an interrupt is not to be lost there."""
