@@ -6,7 +6,8 @@ Reading one executes nothing, and trusts nothing that it says.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -66,7 +67,7 @@ def read(
         ChildrenFileError: it is missing, truncated, of another format or version, or has other tensors.
     """
     try:
-        with safe_open(path, "pt") as file:
+        with _named_in_text(path) as name, safe_open(name, "pt") as file:
             about = _about(file.metadata())
             found = about.get("format")
             if found != kind:
@@ -110,6 +111,18 @@ def failure(kind: type[_Error], path: Path | str, text: str) -> _Error:
 def inconsistent(path: Path | str, error: Exception) -> ChildrenFileError:
     """The error for a file whose parts do not fit each other."""
     return failure(ChildrenFileError, path, f"expected a consistent file, but {error}; write it again")
+
+
+@contextmanager
+def _named_in_text(path: Path | str) -> Iterator[Path | str]:
+    """A name of the file that is UTF-8, which is all that safetensors knows."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with open(path, "rb") as file:
+            yield f"/dev/fd/{file.fileno()}"
+    else:
+        yield path
 
 
 def _about(entries: dict[str, str] | None) -> dict[str, Any]:
