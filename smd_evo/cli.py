@@ -31,7 +31,7 @@ from smd_evo.terminal import option, show, takes
 
 # What typer raises for unusable arguments: click's exception, of whichever copy of click typer uses.
 _UsageError: type[Any] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
-_BROKEN_PIPE = 141
+_BROKEN_PIPE = 1  # as typer has it
 _Config = TypeVar("_Config", bound=ExperimentConfig)
 
 

@@ -101,7 +101,9 @@ def test_ignored_signals_stay_ignored(tmp_path):
     code = "interrupt()\nprint('still here')"
     begin = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
     (tmp_path / "main.py").write_text(begin + START + code)
-    found = subprocess.run([sys.executable, "main.py"], cwd=tmp_path, env=environment(), capture_output=True, check=True)
+    found = subprocess.run(
+        [sys.executable, "main.py"], cwd=tmp_path, env=environment(), capture_output=True, check=True
+    )
     assert found.stdout == b"still here\n"
 
 
