@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from smd_evo.atomic import write_whole
 from smd_evo.errors import InvalidValue
-from smd_evo.experiments.evolution import Evolution, Validation
+from smd_evo.experiments.evolution import Evolution
 from smd_evo.experiments.evolution_config import EvolutionConfig
 from smd_evo.experiments.evolution_results import EvolutionResult, finish
 from smd_evo.experiments.export import encode_weights, plain_state
@@ -27,6 +27,9 @@ from smd_evo.runs.survival import disk, locked, signals
 __all__ = ["ENSEMBLE", "NETWORK", "Interrupted", "evolve", "resume"]
 
 _log = logging.getLogger(__name__)
+
+_Numbered = tuple[int, Mapping[str, Any]]
+_Validated = tuple[_Numbered, _Numbered, _Numbered]
 
 NETWORK, ENSEMBLE = "network.safetensors", "ensemble.safetensors"
 
@@ -121,6 +124,10 @@ def _generations(evolution: Evolution, run: Path, progress: Progress) -> list[di
     """Go through what is left of them, and return all lines of metrics.jsonl."""
     config, begin = evolution.config, evolution.generation
     stored, records = begin, read_metrics(run, begin)
+    start = (0, asdict(evolution.start))
+    validated: _Validated = (start, start, start)
+    for record in records:
+        validated = _validated(validated, record)
     progress.start("generations", (config.generations - begin) * config.children)
     with (
         Metrics(run, records) as metrics,
@@ -141,24 +148,36 @@ def _generations(evolution: Evolution, run: Path, progress: Progress) -> list[di
                     write_checkpoint(run, evolution.generation, evolution.state_dict(), config.keep_checkpoints)
                     stored = evolution.generation
             log(found)
-            progress.reached(
-                (evolution.generation - begin) * config.children, _told(records, evolution.start, config)
-            )
+            validated = _validated(validated, records[-1])
+            progress.reached((evolution.generation - begin) * config.children, _told(records[-1], validated, config))
             if asked:
                 raise Interrupted(f"{evolution.generation} of {config.generations} generations are done")
     return records
 
 
-def _told(records: Sequence[Mapping[str, Any]], start: Validation, config: EvolutionConfig) -> str:
-    """How things stand, on two short lines."""
-    last = records[-1]
+def _validated(before: _Validated, record: Mapping[str, Any]) -> _Validated:
+    """The pre-trained parent, the best one and the last one that were validated, after one more generation."""
+    if not record["validation"]:
+        return before
+    new = record["generation"], record["validation"]
+    return before[0], new if record["validation"]["best"] else before[1], new
+
+
+def _told(last: Mapping[str, Any], validated: _Validated, config: EvolutionConfig) -> str:
+    """How things stand, on three short lines at most.
+
+    Args:
+        last: the last generation.
+        validated: number and validation of the pre-trained parent, of the best one and of the last one.
+        config: the settings.
+    """
     speed = last["images"] * config.children / last["seconds"]
-    found = next((record["validation"] for record in reversed(records) if record["validation"]), None)
     told = f"{last['generation']}/{config.generations}: fitness {last['fitness']:.4g}, sigma {last['sigma']:.3g}"
-    if found:
-        best = ", the best" if found["best"] else ""
-        told += f"\nvalidation {found['accuracy']:.1%}, loss {found['loss']:.3f}{best}"
-        told += f" (pre-trained {start.accuracy:.1%}, {start.loss:.3f})"
+    (_, start), (at, best), (latest, found) = validated
+    if latest:
+        told += f"\nvalidation {found['accuracy']:.1%}, loss {found['loss']:.3f}"
+        told += ", the best" if at == latest else f"; best {best['accuracy']:.1%}, {best['loss']:.3f} at {at}"
+        told += f" (pre-trained {start['accuracy']:.1%}, {start['loss']:.3f})"
     return f"{told}\n{speed:,.0f} images/s"
 
 

@@ -58,10 +58,6 @@ def new_run(out: Path | str) -> Iterator[Path]:
     check_new(target)
     made = [folder for folder in target.absolute().parents if not folder.exists()]
     partial = partial_name(target)
-    try:
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise InvalidValue(f"out: expected a place that can be written to, got {target} ({error.strerror})") from None
 
     def vanish() -> None:
         shutil.rmtree(partial, ignore_errors=True)
@@ -71,11 +67,19 @@ def new_run(out: Path | str) -> Iterator[Path]:
 
     try:
         with undone(vanish):
+            _make(partial, target)
             yield partial
         partial.replace(target)
     except BaseException:
         vanish()
         raise
+
+
+def _make(partial: Path, target: Path) -> None:
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise InvalidValue(f"out: expected a place that can be written to, got {target} ({error.strerror})") from None
 
 
 def check_new(target: Path) -> None:
