@@ -115,7 +115,7 @@ def _digits(model: str, checkpoint: str | Path | None, sizes: Mapping[str, int],
     digits = shifted_digits(seed)
     if model == "demo-cnn":
         if checkpoint is not None:
-            raise InvalidValue(f"checkpoint: expected none for demo-cnn, which is trained here, got {checkpoint}")
+            raise InvalidValue(f"checkpoint: expected none for demo-cnn, which brings its own, got {checkpoint}")
         return trained_cnn(seed), digits
     network, _ = build_model(model, len(digits.classes), checkpoint)
     _check_fit(model, network, digits)

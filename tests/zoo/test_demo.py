@@ -57,40 +57,50 @@ def test_the_parent_handles_the_shift_worse_than_its_source(data, parent):
         torch.tensor(digits.images[chosen] / 16, dtype=torch.float32)[:, None],
         torch.tensor(digits.target[chosen]),
     )
+    # The parent is a file, so that these are the same everywhere, but for images near a tie: 98.6 % and 69.8 %.
     assert accuracy(parent, clean) > 0.97
-    assert 0.4 < accuracy(parent, data.test) < accuracy(parent, clean) - 0.05
+    assert 0.66 < accuracy(parent, data.test) < 0.74
 
 
-def test_the_parent_is_the_same_trained_anew_with_any_threads_or_from_the_cache(parent, tmp_path):
-    state, generator, threads = state_bits(parent), torch.get_rng_state(), torch.get_num_threads()
+def test_the_parent_is_a_file_of_the_package(parent, tmp_path):
+    assert same_bits(state_bits(parent), state_bits(trained_cnn(0, tmp_path)))
+    assert not any(tmp_path.iterdir())
+    assert demo._checksum(parent.state_dict()) == "eb338b856217b8b908fcc96326c01411"
+
+
+def test_a_parent_of_another_seed_is_the_same_with_any_threads_and_from_the_cache(tmp_path):
+    generator, threads = torch.get_rng_state(), torch.get_num_threads()
+    first = trained_cnn(1, tmp_path / "a")
     try:
-        torch.set_num_threads(3 - min(threads, 2))  # another number than the fixture's
-        first = trained_cnn(0, tmp_path)
+        torch.set_num_threads(3 - min(threads, 2))
+        again = trained_cnn(1, tmp_path / "b")
         assert torch.get_num_threads() != threads
     finally:
         torch.set_num_threads(threads)
-    assert len(list(tmp_path.iterdir())) == 1
-    cached = trained_cnn(0, tmp_path)
-    assert same_bits(state, state_bits(first))
-    assert same_bits(state, state_bits(cached))
+    cached = trained_cnn(1, tmp_path / "a")
+    assert same_bits(state_bits(first), state_bits(again))
+    assert same_bits(state_bits(first), state_bits(cached))
     assert torch.equal(generator, torch.get_rng_state())
+    assert not first.training
     assert not cached.training
 
 
 def test_a_damaged_or_unwritable_cache_only_costs_time(parent, tmp_path, monkeypatch):
     trainings = []
     monkeypatch.setattr(demo, "_train", lambda seed: trainings.append(seed) or copy.deepcopy(parent))
-    trained_cnn(0, tmp_path)
+    trained_cnn(1, tmp_path)
     file = next(tmp_path.iterdir())
     whole = file.read_bytes()
-    for damaged in (whole[:100], b"", b"no weights", save({"conv1.weight": torch.zeros(1)})):
+    other = {name: tensor + 1 for name, tensor in parent.state_dict().items()}
+    flipped = whole[:-1] + bytes([whole[-1] ^ 1])  # one bit of a weight
+    for damaged in (whole[:100], b"", b"no weights", save({"conv1.weight": torch.zeros(1)}), save(other), flipped):
         file.write_bytes(damaged)
-        assert same_bits(state_bits(parent), state_bits(trained_cnn(0, tmp_path)))
+        assert same_bits(state_bits(parent), state_bits(trained_cnn(1, tmp_path)))
         assert file.read_bytes() == whole
     blocked = tmp_path / "a file"
     blocked.touch()
-    assert same_bits(state_bits(parent), state_bits(trained_cnn(0, blocked / "folder")))
-    assert trainings == [0] * 6
+    assert same_bits(state_bits(parent), state_bits(trained_cnn(1, blocked / "folder")))
+    assert trainings == [1] * 8
 
 
 def test_unknown_names():
