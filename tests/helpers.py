@@ -39,7 +39,8 @@ def trained():
     Its weights are a file, the same everywhere; another processor would train others. They are those of 40 steps of
     Adam (rate 0.02) on the cross-entropy of ``blobs(120, key=2)``, from ``SmallNet()`` at seed 0.
     """
-    network = SmallNet()
+    with torch.random.fork_rng(devices=[]):
+        network = SmallNet()
     network.load_state_dict(load_file(ROOT / "tests" / "trained.safetensors"))
     return network.eval()
 
