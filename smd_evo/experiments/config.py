@@ -47,6 +47,12 @@ class ExperimentConfig:
     checkpoint: str | None = setting(
         None, "FILE", "Its weights, safetensors or torch [the published ones].", readers.path
     )
+    checkpoint_key: str | None = setting(
+        None,
+        "NAME",
+        "Which of them, where the file holds several, like model or ema [the EMA].",
+        readers.path,
+    )
     data: str = setting(
         "digits",
         "NAME",

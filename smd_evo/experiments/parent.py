@@ -27,6 +27,7 @@ def load_parent(config: ExperimentConfig, progress: Progress | None = None) -> t
         config.model,
         config.data,
         checkpoint=config.checkpoint,
+        checkpoint_key=config.checkpoint_key,
         data_dir=config.data_dir,
         download=config.download,
         sizes=config.sizes,

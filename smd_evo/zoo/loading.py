@@ -19,13 +19,15 @@ from torch import Tensor, nn
 from smd_evo.errors import InvalidValue, check_choice, check_count, check_number
 from smd_evo.evaluation.guard import reseed
 from smd_evo.evaluation.stream import Stream
+from smd_evo.zoo.checkpoint import weights_of
 from smd_evo.zoo.data import Data, Samples
-from smd_evo.zoo.demo import shifted_digits, trained_cnn
+from smd_evo.zoo.demo import DemoCNN, shifted_digits, trained_cnn
 from smd_evo.zoo.models import build_model, check_name
 from smd_evo.zoo.pixels import Pixels, decoded, workers
 from smd_evo.zoo.preprocessing import Normalize, Preprocessing
 from smd_evo.zoo.sources import Source, open_source
 from smd_evo.zoo.splits import split
+from smd_evo.zoo.weights import load_weights
 
 __all__ = ["MEMORY", "load"]
 
@@ -40,6 +42,7 @@ def load(
     data: str = "digits",
     *,
     checkpoint: str | Path | None = None,
+    checkpoint_key: str | None = None,
     data_dir: str | Path = "data",
     download: bool = False,
     sizes: Mapping[str, int | None] | None = None,
@@ -52,7 +55,8 @@ def load(
     Args:
         model: see :func:`smd_evo.zoo.models.build_model`; "demo-cnn" goes with "digits" alone.
         data: see :func:`smd_evo.zoo.sources.open_source`, or "digits".
-        checkpoint: file with the parent's weights.
+        checkpoint, checkpoint_key: file with the parent's weights, and which of them where it holds several; see
+            :func:`smd_evo.zoo.checkpoint.read_checkpoint`.
         data_dir, download: for data sets that torchvision knows.
         sizes: samples of "fitness" and "validation" (None: 5,000, at most a third of the training data) and of
             "test" (None: all).
@@ -80,11 +84,11 @@ def load(
     check_name(model)  # before a big folder is looked through
     with _random_numbers_apart():
         if data == "digits":
-            return _digits(model, checkpoint, given, seed)
+            return _digits(model, checkpoint, checkpoint_key, given, seed)
         source = open_source(data, data_dir, download)
         if model == "demo-cnn":
             raise InvalidValue(f"model: expected another one than demo-cnn for {data}; it knows the digits alone")
-        network, preprocessing = build_model(model, len(source.classes), checkpoint)
+        network, preprocessing = build_model(model, len(source.classes), checkpoint, checkpoint_key)
         found = _decode(source, preprocessing, given, int(memory * 2**30), seed, progress)
         network.register_forward_pre_hook(Normalize(preprocessing))
         if preprocessing.channels_last:  # else each child's weights are put into that order at each batch
@@ -107,17 +111,21 @@ def _random_numbers_apart() -> Iterator[None]:
         np.random.set_state(numpy_state)
 
 
-def _digits(model: str, checkpoint: str | Path | None, sizes: Mapping[str, int], seed: int) -> tuple[nn.Module, Data]:
+def _digits(
+    model: str, checkpoint: str | Path | None, key: str | None, sizes: Mapping[str, int], seed: int
+) -> tuple[nn.Module, Data]:
     if sizes:
         raise InvalidValue(
             f"data: expected the splits of digits as they are, got sizes of {', '.join(sizes)}; leave them out"
         )
     digits = shifted_digits(seed)
     if model == "demo-cnn":
-        if checkpoint is not None:
-            raise InvalidValue(f"checkpoint: expected none for demo-cnn, which brings its own, got {checkpoint}")
-        return trained_cnn(seed), digits
-    network, _ = build_model(model, len(digits.classes), checkpoint)
+        if (weights := weights_of(checkpoint, key)) is None:
+            return trained_cnn(seed), digits
+        parent = DemoCNN()
+        load_weights(parent, *weights)
+        return parent.eval(), digits
+    network, _ = build_model(model, len(digits.classes), checkpoint, key)
     _check_fit(model, network, digits)
     return network, digits
 
