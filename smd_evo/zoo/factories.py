@@ -15,6 +15,7 @@ from smd_evo.errors import InvalidType
 __all__ = ["made"]
 
 _OPEN = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+_IN_PLACE = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 _BY_NAME = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 _CLASSES = ("classes", "num_classes", "n_classes", "nb_classes", "number_of_classes", "num_labels", "num_outputs")
 
@@ -44,13 +45,13 @@ def _call(name: str, factory: Callable[..., Any], classes: int) -> Any:
     except (TypeError, ValueError):  # of something that is not written in Python
         return factory(classes)
     needed = [each for each in parameters if each.default is Parameter.empty and each.kind not in _OPEN]
+    named = [each for each in parameters if each.name in _CLASSES and each.kind in _BY_NAME]
+    if len(named) == 1 and needed in ([], named):
+        return factory(**{named[0].name: classes})
     first = parameters[0].kind if parameters else None
-    if first is Parameter.VAR_POSITIONAL or (needed == parameters[:1] != [] and first is not Parameter.KEYWORD_ONLY):
+    if not named and (first is Parameter.VAR_POSITIONAL or (first in _IN_PLACE and needed == parameters[:1])):
         return factory(classes)
-    by_name = [each.name for each in parameters if each.name in _CLASSES and each.kind in _BY_NAME]
-    if len(by_name) == 1 and {each.name for each in needed} <= {*by_name}:
-        return factory(**{by_name[0]: classes})
-    if all(each.kind is Parameter.KEYWORD_ONLY for each in parameters) and not needed:
+    if not needed and all(each.kind is Parameter.KEYWORD_ONLY for each in parameters):
         return factory()
     raise InvalidType(
         f"model: expected a function of the number of classes, or of nothing, as {name}, got one of "

@@ -112,7 +112,7 @@ def pickled_globals(path: Path) -> list[str]:
         for code, argument, _ in pickletools.genops(_pickle_in(path)):
             if code.name == "GLOBAL":
                 found[str(argument).replace(" ", ".")] = None
-            elif code.name == "STACK_GLOBAL":
+            elif code.name == "STACK_GLOBAL" and len(strings) > 1:
                 found[".".join(strings[-2:])] = None
             elif isinstance(argument, str):
                 strings.append(argument)

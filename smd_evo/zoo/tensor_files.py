@@ -72,7 +72,7 @@ def _refuse_ours(metadata: Mapping[str, str], path: Path) -> None:
         about = json.loads(metadata.get("smd_evo", ""))
     if isinstance(about, dict) and "format" in about:
         raise InvalidValue(
-            f"checkpoint: expected weights of one network, got a file of {str(about['format'])[:_LONGEST]!r}, {path}; "
+            f"checkpoint: expected weights of one network, got {path}, which is {str(about['format'])[:_LONGEST]!r}; "
             "take network.safetensors of a run over generations, or what `smd-evo export` writes"
         )
 

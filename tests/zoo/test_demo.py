@@ -8,7 +8,7 @@ import torch
 from helpers import same_bits, state_bits
 from safetensors.torch import save
 from sklearn.datasets import load_digits
-from zoo_helpers import write_folder
+from zoo_helpers import saved, write_folder
 
 from smd_evo.zoo import demo, load
 from smd_evo.zoo.demo import shifted_digits, trained_cnn
@@ -103,6 +103,18 @@ def test_a_damaged_or_unwritable_cache_only_costs_time(parent, tmp_path, monkeyp
     assert trainings == [1] * 8
 
 
+def test_its_parent_from_a_file(parent, tmp_path):
+    changed = copy.deepcopy(parent)
+    with torch.no_grad():
+        changed.head.bias += 1
+    torch.save({"model": changed.state_dict(), "ema": parent.state_dict()}, tmp_path / "x.pt")
+    network, _ = load(checkpoint=tmp_path / "x.pt", checkpoint_key="model")
+    assert same_bits(state_bits(changed), state_bits(network))
+    assert not network.training
+    with pytest.raises(ValueError, match=r"conv1.weight is missing"):
+        load(checkpoint=saved(torch.nn.Linear(2, 2), tmp_path / "x.safetensors"))
+
+
 def test_unknown_names():
     with pytest.raises(ValueError, match="did you mean 'digits'"):
         load(data="digit")
@@ -111,8 +123,8 @@ def test_unknown_names():
 
 
 def test_what_does_not_go_with_digits(tmp_path):
-    with pytest.raises(ValueError, match=r"^checkpoint: expected none for demo-cnn"):
-        load(checkpoint=tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match=r"^checkpoint_key: expected none without a checkpoint, got 'ema'; name its"):
+        load(checkpoint_key="ema")
     with pytest.raises(
         ValueError, match=r"^data: expected the splits of digits as they are, got sizes of fitness; leave them out$"
     ):

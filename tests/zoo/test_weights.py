@@ -63,7 +63,7 @@ class TestNamesThatFrameworksMake:
 
     def test_beside_a_loss_with_tensors_of_its_own_are_told(self, file):
         weights = {f"net.{name}": tensor for name, tensor in WEIGHTS.items()} | {"loss.weight": torch.ones(3)}
-        with pytest.warns(UserWarning, match=r"took the tensors under 'net.' of x.pth, and left out 1 others: loss.w"):
+        with pytest.warns(UserWarning, match=r"took the tensors under 'net.' of x.pth, and left out 1 others: "):
             assert same(loaded({"state_dict": weights}, file))
 
     def test_of_wrapped_parts(self, file):
@@ -99,7 +99,7 @@ class TestNamesThatFrameworksMake:
 
     def test_a_part_of_another_network_is_not_taken_unasked(self, file):
         content = {f"encoder_q.{n}": t for n, t in WEIGHTS.items()} | {f"encoder_k.{n}": t for n, t in OTHERS.items()}
-        with pytest.raises(InvalidValue, match=r"its names are behind 'encoder_q.', which checkpoint_key=encoder_q t"):
+        with pytest.raises(InvalidValue, match=r"its names are behind 'encoder_q.', which checkpoint_key=enc"):
             loaded(content, file)
         assert same(loaded(content, file, key="encoder_k"), OTHERS)
 
@@ -120,7 +120,7 @@ class TestSeveralInOneFile:
     @pytest.mark.parametrize("raw", ["state_dict", "model", "student"])
     def test_the_average_is_taken_and_that_is_told(self, file, name, raw):
         content = {raw: OTHERS, name: WEIGHTS, "epoch": 3}
-        with pytest.warns(UserWarning, match=rf"^checkpoint: took '{name}' of .*x.pth, which also holds {raw}; check"):
+        with pytest.warns(UserWarning, match=rf"^checkpoint: took '{name}' of .*x.pth, which also holds {raw}; "):
             assert same(loaded(content, file))
         assert same(loaded(content, file, key=raw), OTHERS)
 
@@ -167,12 +167,12 @@ class TestSeveralInOneFile:
     def test_an_unknown_key(self, file):
         torch.save({"model": {f"net.{n}": t for n, t in WEIGHTS.items()}, "generator": WEIGHTS, "epoch": 3}, file)
         for key in ("modle", "epoch", "", "model.net.conv"):
-            with pytest.raises(InvalidValue, match=rf"^checkpoint_key: expected one of model, generator, net in .*'{key}'"):
+            with pytest.raises(InvalidValue, match=rf"^checkpoint_key: .* of model, gen.*, net in .*'{key}'"):
                 read_checkpoint(file, key)
 
     def test_unusual_names_have_to_be_named(self, file):
         torch.save({"generator": WEIGHTS, "optimizer": {"state": {0: {"step": torch.ones(())}}}}, file)
-        with pytest.raises(InvalidValue, match=r"got OrderedDict as 'generator'; name one by checkpoint_key: generator$"):
+        with pytest.raises(InvalidValue, match=r"got OrderedDict as 'generator'; name one by checkpoint_key: gen"):
             read_checkpoint(file)
 
 
@@ -264,7 +264,7 @@ class TestTiedWeights:
 
     def test_that_differ_are_refused(self, file):
         content = {"embed.weight": torch.zeros(5, 3), "head.weight": torch.ones(5, 3)}
-        with pytest.raises(InvalidValue, match=r"expected one tensor for embed.weight and head.weight, which the mode"):
+        with pytest.raises(InvalidValue, match=r"expected one tensor for embed.weight and head.weight, which "):
             loaded(content, file, Tied())
 
 
@@ -297,7 +297,7 @@ class TestHalfRandomNetworksNeverPass:
 
     def test_statistics_that_nobody_writes(self):
         weights = {name: tensor for name, tensor in WEIGHTS.items() if name != "bn.running_var"}
-        with pytest.raises(InvalidValue, match="got none for bn.running_var; "):
+        with pytest.raises(InvalidValue, match=r"got none for bn.running_var; "):
             load_weights(self.Lenient(), weights, "x")
 
     def test_an_interrupt_leaves_the_network_as_it_was(self):
@@ -328,19 +328,22 @@ class TestNumbers:
             (torch.tensor([1, torch.nan, 2]), "holds NaN"),
             (torch.ones(3, device="meta"), "has no numbers, being saved from the meta device"),
             (torch.ones(3).to_sparse(), "is sparse_coo instead of a dense tensor"),
-            (torch.tensor([1e300, 0, 0], dtype=torch.float64), r"holds numbers beyond 3.40282e\+38, the largest of flo"),
+            (
+                torch.tensor([1e300, 0, 0], dtype=torch.float64),
+                r"holds numbers beyond 3.40282e\+38, the la",
+            ),
         ],
         ids=["int8", "uint8", "int64", "bool", "complex", "nan", "meta", "sparse", "large"],
     )
     def test_that_a_parameter_would_take_and_not_mean_are_refused_by_name(self, file, tensor, text):
         network = lively(SmallNet(), seed=2)
         before = state_bits(network)
-        with pytest.raises(InvalidValue, match=rf"^checkpoint: expected finite numbers .* in x.pth.*: head.bias {text}"):
+        with pytest.raises(InvalidValue, match=rf"^checkpoint: expected finite numbers .* x.pth.*: head.bias {text}"):
             loaded(but("head.bias", tensor), file, network)
         assert same_bits(before, state_bits(network))
 
     def test_statistics_likewise(self, file):
-        with pytest.raises(InvalidValue, match="bn.running_var holds NaN"):
+        with pytest.raises(InvalidValue, match=r"bn.running_var holds NaN"):
             loaded(but("bn.running_var", torch.full((4,), torch.nan)), file)
 
     @pytest.mark.parametrize("kind", [torch.float64, torch.float16, torch.bfloat16])
