@@ -8,6 +8,7 @@ Whatever the number of generations, a child costs its last mutation, and the sta
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -27,6 +28,7 @@ from smd_evo.experiments.evolution_config import EvolutionConfig, images_at
 from smd_evo.experiments.parent import in_precision, load_parent
 from smd_evo.experiments.progress import Progress, Silent
 from smd_evo.experiments.rules import CALIBRATION, make_rule, mean_density
+from smd_evo.integrations.ray_address import check_address
 
 __all__ = ["Evolution", "Generation", "Validation"]
 
@@ -110,6 +112,8 @@ class Evolution:
 
     def __init__(self, config: EvolutionConfig, progress: Progress | None = None) -> None:
         self.config, self.progress = config, progress or Silent()
+        if config.actors > 1:  # a cluster that is gone is told before the work that leads up to it
+            check_address(config.ray_address or os.environ.get("RAY_ADDRESS"))
         network, self.data = load_parent(config, self.progress)
         self.space = ParameterSpace(network, config.select)
         self._rule = make_rule(config.subspace, config.density)
