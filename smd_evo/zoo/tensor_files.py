@@ -53,7 +53,9 @@ def read_tensors(path: Path) -> Any:
 def _is_safetensors(path: Path) -> bool:
     """By its content: some carry another suffix."""
     with path.open("rb") as file:
-        return file.read(9)[8:] == b"{" or path.suffix == ".safetensors"
+        start = file.read(9)
+    # The length of a header in JSON, and its first character.
+    return path.suffix == ".safetensors" or (start[8:] == b"{" and int.from_bytes(start[:8], "little") < 2**40)
 
 
 def _safetensors(path: Path) -> dict[str, Any]:

@@ -87,6 +87,15 @@ class TestFilesOfWeights:
         assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
         torch.testing.assert_close(network.head.weight, WEIGHTS["head.weight"], rtol=1e-3, atol=1e-3)
 
+    def test_from_another_device(self, tmp_path, monkeypatch):
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.serialization, "location_tag", lambda _: "cuda:3")
+            torch.save(WEIGHTS, tmp_path / "x.pt")
+        if torch.cuda.device_count() < 4:
+            with pytest.raises(RuntimeError, match=r"CUDA|cuda"):
+                torch.load(tmp_path / "x.pt", weights_only=True)
+        assert same(loaded(tmp_path / "x.pt"))
+
     def test_in_the_home_folder(self, tmp_path, monkeypatch):
         monkeypatch.setenv("HOME", str(tmp_path))
         save_file(WEIGHTS, tmp_path / "x.safetensors")
