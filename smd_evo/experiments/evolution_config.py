@@ -19,7 +19,7 @@ LOGS = ("csv", "tensorboard", "mlflow", "wandb")
 MAY_CHANGE = (
     *("generations", "patience", "checkpoint_every", "keep_checkpoints", "log"),
     *("actors", "gpus_per_actor", "ray_address", "device", "memory"),
-    *("model", "checkpoint", "data", "data_dir", "download"),
+    *("model", "checkpoint", "data", "data_dir", "download", "skip_unreadable"),
 )
 """Settings that a run may be resumed with other values of; of the last line only if the same parent and data come."""
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from smd_evo.experiments.config import FITNESSES
 from smd_evo.experiments.results import Row
 from smd_evo.report.commands import repeat
 from smd_evo.report.evolution_table import evolution_table, evolution_verdict, kept_generation
-from smd_evo.report.page_facts import data_facts, environment, stored_rows
+from smd_evo.report.page_facts import data_facts, environment, fitness_fact, stored_rows
 from smd_evo.report.page_parts import Cell, Group, Section, Table, decimal, figure, printed
 from smd_evo.report.record import RunRecord
 
@@ -23,7 +24,6 @@ _SEARCHERS = {
     "gradient": "gradient: the parent follows what all children tell",
     "selection": "selection: the best child is the next parent",
 }
-_FITNESSES = {"cross_entropy": "cross-entropy, lower is better", "accuracy": "accuracy, higher is better"}
 _CHOSEN = "\N{NO-BREAK SPACE}\N{BLACK STAR}"
 _LINES = 20
 """Validations that a table shows, about."""
@@ -34,9 +34,8 @@ def evolution_section(record: RunRecord) -> Section:
     config, results = record.config, record.results
     rows = stored_rows(results)
     samples = f"{results['data']['samples']['validation']:,}"
-    measure, other = (
-        ("accuracy", "cross-entropy") if config["fitness"] == "accuracy" else ("cross-entropy", "accuracy")
-    )
+    measure = FITNESSES[config["fitness"]]
+    other = "accuracy" if config["fitness"] == "cross_entropy" else "cross-entropy"
     return Section(
         title=f"Fine-tuning {config['model']} on {config['data']} over {results['generations']:,} generations",
         folder=record.name,
@@ -84,7 +83,7 @@ def _facts(record: RunRecord) -> dict[str, str]:
     return {
         **data_facts(config, results, _ROLES),
         "Searcher": _SEARCHERS.get(config["searcher"], config["searcher"]) + _rate(config),
-        "Fitness": _FITNESSES.get(config["fitness"], config["fitness"]),
+        "Fitness": fitness_fact(config["fitness"]),
         "Children": f"{config['children']:,} a generation; images of each: {_schedule(images)}",
         "Subspaces": f"{config['subspace']}, density {config['density']:g}",
         "Sigma": _sigma(config, record.metrics),
