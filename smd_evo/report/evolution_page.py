@@ -44,7 +44,7 @@ def evolution_section(record: RunRecord) -> Section:
         tables=[
             printed(evolution_table(rows)),
             _voters(results),
-            _validations(record.metrics, results["validation"]),
+            _validations(record.metrics, results["validation"], measure),
         ],
         figure=figure(
             record,
@@ -158,7 +158,7 @@ def _voters(results: Mapping[str, Any]) -> Table:
     )
 
 
-def _validations(metrics: Sequence[Mapping[str, Any]], start: Mapping[str, Any]) -> Table:
+def _validations(metrics: Sequence[Mapping[str, Any]], start: Mapping[str, Any], measure: str) -> Table:
     found = [line for line in metrics if line["validation"]]
     kept, every = kept_generation(metrics), -(-len(found) // _LINES)
     first = {"generation": 0, "evaluations": 0, "sigma": None, "validation": start}
@@ -170,7 +170,10 @@ def _validations(metrics: Sequence[Mapping[str, Any]], start: Mapping[str, Any])
     part = "" if every == 1 else f" One in {every} is shown, beside the kept and the last one."
     return Table(
         title="Parents on validation",
-        columns=["generation", "networks evaluated", "sigma", "accuracy, %", "loss"],
+        columns=[
+            *("generation", "networks evaluated", "sigma", "accuracy, %", "loss"),
+            *([f"{measure}, %"] if start.get("fitness") is not None else []),
+        ],
         groups=[Group([_validation(line, kept) for line in (first, *shown)])],
         note="Generation 0 is the pre-trained parent. Loss: negative log-likelihood, in nats. A star marks the "
         f"parent that was kept.{part}",
@@ -181,4 +184,5 @@ def _validation(line: Mapping[str, Any], kept: int) -> list[Cell]:
     found, star = line["validation"], _CHOSEN if line["generation"] == kept else ""
     sigma = "" if line["sigma"] is None else f"{line['sigma']:.3g}"
     numbers = [f"{line['evaluations']:,}", sigma, f"{100 * found['accuracy']:.1f}"]
-    return [Cell(f"{line['generation']:,}{star}"), *map(Cell, [*numbers, decimal(found["loss"])])]
+    own = [f"{100 * found['fitness']:.1f}"] if found.get("fitness") is not None else []
+    return [Cell(f"{line['generation']:,}{star}"), *map(Cell, [*numbers, decimal(found["loss"]), *own])]

@@ -155,7 +155,7 @@ def _told(records: Sequence[Mapping[str, Any]], start: Validation, config: Evolu
     told = f"{last['generation']}/{config.generations}: fitness {last['fitness']:.4g}, sigma {last['sigma']:.3g}"
     if found:
         best = ", the best" if found["best"] else ""
-        own = f", {FITNESSES[config.fitness]} {found['fitness']:.3f}" if "fitness" in found else ""
+        own = f", {FITNESSES[config.fitness]} {found['fitness']:.3f}" if found.get("fitness") is not None else ""
         told += f"\nvalidation {found['accuracy']:.1%}, loss {found['loss']:.3f}{own}{best}"
         told += f" (pre-trained {start.accuracy:.1%}, {start.loss:.3f})"
     return f"{told}\n{speed:,.0f} images/s"
