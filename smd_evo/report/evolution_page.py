@@ -34,7 +34,7 @@ def evolution_section(record: RunRecord) -> Section:
     config, results = record.config, record.results
     rows = stored_rows(results)
     samples = f"{results['data']['samples']['validation']:,}"
-    measure = FITNESSES[config["fitness"]]
+    measure = FITNESSES.get(config["fitness"], config["fitness"])
     other = "accuracy" if config["fitness"] == "cross_entropy" else "cross-entropy"
     return Section(
         title=f"Fine-tuning {config['model']} on {config['data']} over {results['generations']:,} generations",

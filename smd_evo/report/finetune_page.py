@@ -148,7 +148,7 @@ def _groups(results: Mapping[str, Any], fitness: str) -> Table:
         title="Groups that validation chose from",
         columns=["subspace", "density", "sigma", "best child", "ensemble", "members"],
         groups=groups,
-        note=f"In {FITNESSES[fitness]}: the best child on the fitness split, where the parent has "
+        note=f"In {FITNESSES.get(fitness, fitness)}: the best child on the fitness split, where the parent has "
         f"{decimal(results['parent_fitness'])}, and the group's ensemble on validation. A star marks the chosen "
         "group of each method.",
     )

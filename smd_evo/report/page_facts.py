@@ -38,7 +38,7 @@ def fitness_fact(name: str) -> str:
     >>> fitness_fact("macro_f1")
     'macro F1, higher is better'
     """
-    return f"{FITNESSES[name]}, {'lower' if name == 'cross_entropy' else 'higher'} is better"
+    return f"{FITNESSES.get(name, name)}, {'lower' if name == 'cross_entropy' else 'higher'} is better"
 
 
 def stored_rows(results: Mapping[str, Any]) -> list[Row]:
