@@ -152,7 +152,7 @@ class FinetuneConfig(ExperimentConfig):
         lambda _, value: check_keep(value),
     )
     fitness: str = setting(
-        "cross_entropy", "NAME", f"{', '.join(FITNESSES)} [cross_entropy].", readers.one_of(FITNESSES)
+        "cross_entropy", "NAME", f"{', '.join(FITNESSES)} [cross_entropy].", readers.one_of(tuple(FITNESSES))
     )
 
     def check(self, given: Mapping[str, Any]) -> None:
@@ -240,7 +240,7 @@ class CompareConfig(ExperimentConfig):
         "cross_entropy",
         "NAME",
         f"What ranks children: {', '.join(FITNESSES)} [cross_entropy].",
-        readers.one_of(FITNESSES),
+        readers.one_of(tuple(FITNESSES)),
     )
 
     def check(self, given: Mapping[str, Any]) -> None:

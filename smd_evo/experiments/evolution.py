@@ -22,7 +22,7 @@ from smd_evo.ensemble.metrics import accuracy, finite_logits, negative_log_likel
 from smd_evo.errors import InvalidValue
 from smd_evo.evaluation.calibration import calibrate_sigma
 from smd_evo.evaluation.evaluator import Evaluator
-from smd_evo.evaluation.fitness import ACCURACY, CROSS_ENTROPY, ModuleFitness, get_fitness, rank
+from smd_evo.evaluation.fitness import ACCURACY, CROSS_ENTROPY, BatchFitness, TotalFitness, get_fitness, rank
 from smd_evo.experiments.evolution_config import EvolutionConfig, images_at
 from smd_evo.experiments.parent import in_precision, load_parent
 from smd_evo.experiments.progress import Progress, Silent
@@ -284,7 +284,7 @@ class Evolution:
         elif fitness == CROSS_ENTROPY:
             score = -loss
         else:
-            assert not isinstance(fitness, ModuleFitness)
+            assert isinstance(fitness, BatchFitness | TotalFitness)
             other = fitness.of(finite_logits(outputs, targets), targets)
             score = other if fitness.sense == "max" else -other
         best = not self.best or score > self._best_score

@@ -52,6 +52,6 @@ def remarks(classes: Sequence[str], targets: NDArray[np.int64], splits: Mapping[
 
 
 def _named(classes: Sequence[str], chosen: NDArray[np.bool_]) -> str:
-    names = [classes[number] for number in chosen.nonzero()[0]]
+    names = [classes[number] for number in chosen.nonzero()[0].tolist()]
     more = ", ..." if len(names) > 3 else ""
     return f"{len(names)} ({', '.join(names[:3])}{more})"

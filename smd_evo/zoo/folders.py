@@ -29,7 +29,7 @@ def open_picture(path: str) -> Image.Image:
         return upright(eight_bit(Image.open(file, formats=FORMATS))).convert("RGB")
 
 
-class ClassFolders(ImageFolder):
+class ClassFolders(ImageFolder):  # type: ignore[misc]
     """torchvision's ``ImageFolder`` without what is hidden, ``.ipynb_checkpoints`` for one; classes may be empty.
 
     Args:
