@@ -176,7 +176,11 @@ def _collate(attempts: list[_Attempt]) -> tuple[list[str | InvalidType | None], 
 def _check_unreadable(names: list[str], total: int, reason: str, skip: bool) -> None:
     limit = total if skip else max(1, int(UNREADABLE * total))
     if len(names) > limit or len(names) == total:
-        mend = "mend them" if skip or len(names) == total else "mend them, or leave them out with skip_unreadable"
+        mend = (
+            "mend them"
+            if skip or len(names) == total
+            else "mend them, or leave them out: --skip-unreadable, skip_unreadable=True"
+        )
         raise InvalidValue(
             f"data: expected at most {min(limit, total - 1)} unreadable of {total} images, got at least {len(names)} "
             f"({', '.join(names[:3])}; the last: {' '.join(reason.split())}); {mend}"

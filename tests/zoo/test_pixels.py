@@ -75,7 +75,9 @@ class TestDecoded:
         for file in files(tmp_path)[: limit + 1][:3]:
             assert str(file) in str(caught.value)
         assert "cannot identify image file" in str(caught.value)
-        advice = "; mend them, or leave them out with skip_unreadable" if total > 2 else "; mend them"
+        advice = (
+            "; mend them, or leave them out: --skip-unreadable, skip_unreadable=True" if total > 2 else "; mend them"
+        )
         assert str(caught.value).endswith(advice)
         assert "\n" not in str(caught.value)
 
