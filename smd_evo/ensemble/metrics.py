@@ -57,7 +57,7 @@ def finite_logits(logits: Tensor, targets: Tensor) -> Tensor:
             f"{list(logits.shape)} and {list(targets.shape)}; give one row of outputs for each target"
         )
     classes = logits.shape[-1]
-    wrong = WORST_LOSS * torch.nn.functional.one_hot((targets + 1) % classes, classes).to(logits.dtype)
+    wrong = WORST_LOSS * torch.nn.functional.one_hot((targets.long() + 1) % classes, classes).to(logits.dtype)
     # As float32, the type of the losses, which a larger float64 does not fit.
     return torch.where(logits.float().isfinite().all(-1, keepdim=True), logits, wrong)
 

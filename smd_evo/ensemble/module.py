@@ -23,6 +23,7 @@ from smd_evo.ensemble.packed import pack, unpack
 from smd_evo.ensemble.soup import soup
 from smd_evo.ensemble.weights import check_weights
 from smd_evo.errors import InvalidType, InvalidValue, SmdEvoError, check_choice, check_count
+from smd_evo.evaluation.classification import logits_of
 from smd_evo.evaluation.guard import Buffers
 
 __all__ = ["SparseEnsemble"]
@@ -139,8 +140,7 @@ class SparseEnsemble(nn.Module):
     def _one_by_one(self, buffers: Buffers, inputs: Any, named: Any) -> Iterator[Tensor]:
         for member in self.members:
             with self.space.applied(member) as module:
-                output = module(*inputs, **named)
-                output = output.clone() if isinstance(output, Tensor) else output  # it may be a weight or a buffer
+                output = logits_of(module(*inputs, **named)).clone()  # it may be a weight or a buffer
             buffers.restore()
             yield output  # outside: whoever drops this iterator half-way leaves the parent as it was
 
@@ -148,10 +148,7 @@ class SparseEnsemble(nn.Module):
         """Outputs of all members, several in a pass."""
 
         def run(weights: dict[str, Tensor]) -> Tensor:
-            output = functional_call(self.parent, weights, inputs, named)
-            if not isinstance(output, Tensor):
-                raise InvalidType(f"outputs: expected one tensor, got {type(output).__name__}")
-            return output
+            return logits_of(functional_call(self.parent, weights, inputs, named))
 
         own = [(part, name, tensor) for part in self.parent.modules() for name, tensor in part._parameters.items()]
         changing = self._changing()

@@ -15,7 +15,7 @@ from smd_evo.ensemble.candidates import Judge, Kept
 from smd_evo.ensemble.combine import COMBINES
 from smd_evo.errors import InvalidType, InvalidValue, check_choice, check_count, check_number
 from smd_evo.evaluation.evaluator import Evaluation, Evaluator
-from smd_evo.evaluation.fitness import BatchFitness, best_of, rank
+from smd_evo.evaluation.fitness import ModuleFitness, OutputFitness, best_of, rank
 
 __all__ = ["METHODS", "Selection", "select_from", "select_members", "stored"]
 
@@ -103,7 +103,7 @@ def select_members(
     Reference: Caruana et al., "Ensemble selection from libraries of models", ICML 2004 (greedy). The
     disagreement term is ours.
     """
-    if not isinstance(judge.fitness, BatchFitness):
+    if isinstance(judge.fitness, ModuleFitness):
         raise InvalidType(
             f"judge: expected a fitness of the network's outputs, got {judge.fitness.name!r}; "
             'use judge.on(validation, "cross_entropy")'
@@ -141,7 +141,7 @@ def select_from(
     source: Source,
     count: int,
     targets: Tensor,
-    fitness: BatchFitness,
+    fitness: OutputFitness,
     *,
     ranking: Sequence[int] | None = None,
     method: str = "greedy",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from typing import Any
 
@@ -16,8 +16,9 @@ from smd_evo.core.parameters import Child, ParameterSpace
 from smd_evo.core.selection import Select
 from smd_evo.errors import InvalidType, InvalidValue
 from smd_evo.evaluation.batches import Batch, Batches, MemoryBatches
+from smd_evo.evaluation.classification import check_range, class_range, logits_of
 from smd_evo.evaluation.data import make_batches
-from smd_evo.evaluation.fitness import WORST, BatchFitness, Fitness, get_fitness
+from smd_evo.evaluation.fitness import WORST, Fitness, ModuleFitness, get_fitness
 from smd_evo.evaluation.guard import evaluating
 from smd_evo.evaluation.limit import BatchLimit
 from smd_evo.evaluation.stream import StreamBatches
@@ -68,7 +69,8 @@ class Evaluator:
     Args:
         parent: the network, or a :class:`ParameterSpace` of it.
         data: see :func:`smd_evo.evaluation.data.make_batches`; None if the fitness brings its own.
-        fitness: "cross_entropy", "accuracy", a :class:`BatchFitness` or a :class:`ModuleFitness`.
+        fitness: "cross_entropy", "accuracy", "balanced_accuracy", "macro_f1", or one of the classes of
+            :mod:`smd_evo.evaluation.fitness`.
         select: which parameters are mutated, if ``parent`` is a network.
         batch_size: samples a forward pass, or "auto".
         device: where to evaluate; a parent that is elsewhere is copied there. Default: where it is.
@@ -114,7 +116,7 @@ class Evaluator:
         self.space = parent
         self.batch_size = batch_size
         self.limit = BatchLimit()
-        if data is None and isinstance(self.fitness, BatchFitness):
+        if data is None and not isinstance(self.fitness, ModuleFitness):
             raise InvalidValue(f"data: expected samples for the fitness {self.fitness.name!r}, got None")
         self._batches: Batches = MemoryBatches() if data is None else make_batches(data, batch_size, parent.device)
 
@@ -152,20 +154,20 @@ class Evaluator:
             children: recipes, lineages or deltas; ``Lineage()`` is the parent.
             progress: called once for each child, as the work gets on.
         """
-        batches, score = self._scoring()
+        batches, score, value = self._scoring()
         sums: list[Tensor] = []  # on the device, which is not waited for
 
         def add(number: int, module: nn.Module, some: Sequence[Batch]) -> None:
-            total = torch.zeros((), dtype=torch.float64, device=self.space.device)
-            for batch in some:
-                total += score(module, batch)
+            total = score(module, some[0])
+            for batch in some[1:]:
+                total = total + score(module, batch)
             if number == len(sums):
                 sums.append(total)
             else:
                 sums[number] += total
 
         self._visit(add, children, batches, progress)
-        fitness = torch.stack(sums).cpu() / batches.samples if sums else torch.zeros(0, dtype=torch.float64)
+        fitness = value(torch.stack(sums).cpu()) if sums else torch.zeros(0, dtype=torch.float64)
         finite = fitness.isfinite() & (fitness.abs() < WORST)
         worst = WORST if self.fitness.sense == "min" else -WORST
         return Evaluation(fitness.where(finite, worst), self.fitness.sense, int((~finite).sum()))
@@ -191,7 +193,7 @@ class Evaluator:
 
         def predict(number: int, module: nn.Module, some: Sequence[Batch]) -> None:
             for batch in some:
-                keep(number, batch, batch.outputs(module))
+                keep(number, batch, logits_of(batch.outputs(module)))
 
         self._visit(predict, children, self._batches)
         assert outputs is not None
@@ -214,16 +216,30 @@ class Evaluator:
         most, most_bytes = _TOGETHER if isinstance(self._batches, MemoryBatches) else _TOGETHER_ON_A_STREAM
         return max(1, min(most, most_bytes // max(1, nbytes)))
 
-    def _scoring(self) -> tuple[Batches, Callable[[nn.Module, Batch], Tensor]]:
-        """What to score, and the sum of a batch's scores, float64 []."""
+    def _scoring(self) -> tuple[Batches, Callable[[nn.Module, Batch], Tensor], Callable[[Tensor], Tensor]]:
+        """What to score, what a batch adds to a child's total, and the fitness by the totals of all children."""
         fitness = self.fitness
-        if isinstance(fitness, BatchFitness):
-            return self._batches, lambda module, batch: fitness.per_sample(
-                batch.outputs(module), batch.targets, batch.count
-            ).sum()
-        whole = fitness.function
-        once = MemoryBatches([Batch(None, None, count=1, start=0)])
-        return once, lambda module, batch: torch.tensor(float(whole(module)), dtype=torch.float64)
+        if isinstance(fitness, ModuleFitness):
+            whole = fitness
+            once = MemoryBatches([Batch(None, None, count=1, start=0)])
+            return once, lambda module, _: torch.tensor(whole.of(module), dtype=torch.float64), lambda totals: totals
+        known = self._class_range if fitness.classes else None
+
+        def score(module: nn.Module, batch: Batch) -> Tensor:
+            outputs = batch.outputs(module)
+            if known is not None:
+                check_range(known, outputs)
+            return fitness.total(outputs, batch.targets, batch.count)
+
+        return self._batches, score, lambda totals: fitness.value(totals, self.samples)
+
+    @cached_property
+    def _class_range(self) -> tuple[int, int] | None:
+        """Of the targets: looked for once, also for evaluators on some of the samples that are made later."""
+        batches = self._batches
+        if isinstance(batches, MemoryBatches):  # which need not fit together
+            return class_range(batch.targets for batch in batches)
+        return class_range([batches.targets()])
 
     def _visit(
         self,

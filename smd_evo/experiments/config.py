@@ -14,6 +14,7 @@ from smd_evo.experiments import readers
 
 __all__ = [
     "FITNESSES",
+    "METRICS",
     "SUBSPACES",
     "CompareConfig",
     "ExperimentConfig",
@@ -24,7 +25,14 @@ __all__ = [
 ]
 
 SUBSPACES = ("random", "partition", "neuron", "tensor")
-FITNESSES = ("cross_entropy", "accuracy")
+FITNESSES = {
+    "cross_entropy": "cross-entropy",
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro F1",
+}
+"""Names of fitnesses, and what reports call them."""
+METRICS = ("cross_entropy", "accuracy")
 _PRECISIONS = ("float32", "bfloat16")
 _Config = TypeVar("_Config", bound="ExperimentConfig")
 
@@ -73,6 +81,9 @@ class ExperimentConfig:
         "GIB",
         "Decoded images to hold in memory; more are decoded again when needed [4].",
         lambda name, value: check_number(name, value, low=0, mend="try 4"),
+    )
+    skip_unreadable: bool = setting(
+        False, "", "Leave out unreadable images, however many [at most 1 %].", readers.flag
     )
     select: str = setting(
         "all", "TERMS", "Parameters to mutate: all, weight, bias, norm, head, layers, patterns [all].", readers.text
@@ -147,7 +158,7 @@ class FinetuneConfig(ExperimentConfig):
         lambda _, value: check_keep(value),
     )
     fitness: str = setting(
-        "cross_entropy", "NAME", "cross_entropy or accuracy [cross_entropy].", readers.one_of(FITNESSES)
+        "cross_entropy", "NAME", f"{', '.join(FITNESSES)} [cross_entropy].", readers.one_of(tuple(FITNESSES))
     )
 
     def check(self, given: Mapping[str, Any]) -> None:
@@ -229,13 +240,13 @@ class CompareConfig(ExperimentConfig):
         "cross_entropy",
         "NAME",
         "What settings are chosen by on validation: cross_entropy or accuracy [cross_entropy].",
-        readers.one_of(FITNESSES),
+        readers.one_of(METRICS),
     )
     fitness: str = setting(
         "cross_entropy",
         "NAME",
-        "What ranks children: cross_entropy or accuracy [cross_entropy].",
-        readers.one_of(FITNESSES),
+        f"What ranks children: {', '.join(FITNESSES)} [cross_entropy].",
+        readers.one_of(tuple(FITNESSES)),
     )
 
     def check(self, given: Mapping[str, Any]) -> None:

@@ -19,11 +19,11 @@ from torch import Tensor
 
 from smd_evo.core.mutation import Lineage
 from smd_evo.core.parameters import Child, ParameterSpace
-from smd_evo.ensemble.metrics import accuracy, negative_log_likelihood
+from smd_evo.ensemble.metrics import accuracy, finite_logits, negative_log_likelihood
 from smd_evo.errors import InvalidValue
 from smd_evo.evaluation.calibration import calibrate_sigma
 from smd_evo.evaluation.evaluator import Evaluator
-from smd_evo.evaluation.fitness import rank
+from smd_evo.evaluation.fitness import ACCURACY, CROSS_ENTROPY, BatchFitness, TotalFitness, get_fitness, rank
 from smd_evo.experiments.evolution_config import EvolutionConfig, images_at
 from smd_evo.experiments.parent import in_precision, load_parent
 from smd_evo.experiments.progress import Progress, Silent
@@ -46,11 +46,17 @@ class Validation:
     Attributes:
         accuracy, loss: of its predictions; the loss is the negative log-likelihood.
         best: whether no parent before was as good by the run's fitness.
+        fitness: its value, where it is neither of the above.
     """
 
     accuracy: float
     loss: float
     best: bool
+    fitness: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain values, without what there is not."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -87,7 +93,7 @@ class Generation:
 
     def as_dict(self) -> dict[str, Any]:
         """As plain numbers."""
-        return asdict(self)
+        return {**asdict(self), "validation": self.validation and self.validation.as_dict()}
 
 
 class Evolution:
@@ -178,7 +184,7 @@ class Evolution:
         return {
             "generation": self.generation,
             "sigma": self._sigma,
-            "start": asdict(self.start),
+            "start": self.start.as_dict(),
             "searcher": self.searcher.state_dict(),
             "best": self.best,
             "best_score": self._best_score,
@@ -276,7 +282,15 @@ class Evolution:
         child, judge = self.parent(), self._judge
         outputs, targets = judge.predict([child])[0], judge.targets()
         right, loss = (float(each(outputs, targets).mean()) for each in (accuracy, negative_log_likelihood))
-        score = right if self.config.fitness == "accuracy" else -loss
+        fitness, other = get_fitness(self.config.fitness), None
+        if fitness == ACCURACY:
+            score = right
+        elif fitness == CROSS_ENTROPY:
+            score = -loss
+        else:
+            assert isinstance(fitness, BatchFitness | TotalFitness)
+            other = fitness.of(finite_logits(outputs, targets), targets)
+            score = other if fitness.sense == "max" else -other
         best = not self.best or score > self._best_score
         with self.problem.space.applied(child):
             values = self.problem.space.copied()
@@ -284,4 +298,4 @@ class Evolution:
             self.best, self._best_score = values, score
         self._without = 0 if best else self._without + 1
         self.late = [*self.late, values][-self.config.late_parents :] if self.config.late_parents else []
-        return Validation(right, loss, best)
+        return Validation(right, loss, best, other)

@@ -19,7 +19,7 @@ LOGS = ("csv", "tensorboard", "mlflow", "wandb")
 MAY_CHANGE = (
     *("generations", "patience", "checkpoint_every", "keep_checkpoints", "log"),
     *("actors", "gpus_per_actor", "ray_address", "device", "memory"),
-    *("model", "checkpoint", "checkpoint_key", "data", "data_dir", "download"),
+    *("model", "checkpoint", "checkpoint_key", "data", "data_dir", "download", "skip_unreadable"),
 )
 """Settings that a run may be resumed with other values of; of the last line only if the same parent and data come."""
 
@@ -111,7 +111,7 @@ class EvolutionConfig(ExperimentConfig):
     learning_rate: float | None = setting(
         None, "X", "With gradient: step size of Adam [0.2 x sigma x sqrt(density), sigma as calibrated].", _rate
     )
-    fitness: str = setting("cross_entropy", "NAME", "", readers.one_of(FITNESSES))
+    fitness: str = setting("cross_entropy", "NAME", "", readers.one_of(tuple(FITNESSES)))
     validate_every: int = setting(5, "N", "Generations between validations [5].", readers.whole("try 5"))
     patience: int | None = setting(
         None, "N", "Stop after N validations without a better one [never].", readers.samples

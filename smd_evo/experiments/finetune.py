@@ -26,7 +26,7 @@ from smd_evo.ensemble.files import load_children
 from smd_evo.ensemble.selection import select_from, stored
 from smd_evo.evaluation.calibration import calibrate_sigma
 from smd_evo.evaluation.evaluator import Evaluation, Evaluator
-from smd_evo.evaluation.fitness import BatchFitness, best_of
+from smd_evo.evaluation.fitness import BatchFitness, TotalFitness, best_of
 from smd_evo.experiments.config import FinetuneConfig
 from smd_evo.experiments.parent import in_precision, load_parent
 from smd_evo.experiments.progress import Progress, Silent
@@ -173,8 +173,8 @@ def _group_runner(
 def _judged(strength: _Strength, recipes: list[Mutation], result: Evaluation, judge: Evaluator) -> Group:
     logits = judge.predict([recipes[number] for number in result.ranking()[:_SHORTLIST]])
     fitness, targets = judge.fitness, judge.targets()
-    assert isinstance(fitness, BatchFitness)
-    alone = [float(fitness.per_sample(own, targets, len(own)).mean()) for own in logits[:_BEST_OF]]
+    assert isinstance(fitness, BatchFitness | TotalFitness)
+    alone = [fitness.of(own, targets) for own in logits[:_BEST_OF]]
     best = best_of(alone, fitness.sense)
     ensemble = select_from(stored(logits), len(logits), targets, fitness, ranking=range(len(logits)), method="top_k")
     return Group(strength.subspace, strength.sigma, strength.density, recipes, result, logits, best, ensemble)

@@ -33,6 +33,7 @@ def load_parent(config: ExperimentConfig, progress: Progress | None = None) -> t
         sizes=config.sizes,
         memory=config.memory,
         seed=config.seed,
+        skip_unreadable=config.skip_unreadable,
         progress=progress.advance,
     )
     return network.to(config.device), data

@@ -7,6 +7,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
+from smd_evo.experiments.config import FITNESSES
 from smd_evo.experiments.results import FinetuneResult
 
 __all__ = ["plot_finetune"]
@@ -33,9 +34,8 @@ def plot_finetune(result: FinetuneResult, path: Path) -> None:
         spread = [place + 0.6 * (number * 0.618 % 1 - 0.5) for number in range(len(values))]
         left.scatter(spread, values, s=9, alpha=0.5, color=colour, linewidths=0)
     left.axhline(result.parent_fitness, color="0.3", linestyle="--", linewidth=1, label="parent")
-    objective = result.config.fitness.replace("_", "-")
     better = "lower" if result.config.fitness == "cross_entropy" else "higher"
-    left.set_ylabel(f"{objective} on the fitness split ({better} is better)")
+    left.set_ylabel(f"{FITNESSES[result.config.fitness]} on the fitness split ({better} is better)")
     if result.config.fitness == "cross_entropy":
         left.set_yscale("log")
         left.yaxis.set_major_formatter(ScalarFormatter())

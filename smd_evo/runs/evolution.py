@@ -11,6 +11,7 @@ from typing import Any
 
 from smd_evo.atomic import write_whole
 from smd_evo.errors import InvalidValue
+from smd_evo.experiments.config import FITNESSES
 from smd_evo.experiments.evolution import Evolution, Validation
 from smd_evo.experiments.evolution_config import EvolutionConfig
 from smd_evo.experiments.evolution_results import EvolutionResult, finish
@@ -154,7 +155,8 @@ def _told(records: Sequence[Mapping[str, Any]], start: Validation, config: Evolu
     told = f"{last['generation']}/{config.generations}: fitness {last['fitness']:.4g}, sigma {last['sigma']:.3g}"
     if found:
         best = ", the best" if found["best"] else ""
-        told += f"\nvalidation {found['accuracy']:.1%}, loss {found['loss']:.3f}{best}"
+        own = f", {FITNESSES[config.fitness]} {found['fitness']:.3f}" if found.get("fitness") is not None else ""
+        told += f"\nvalidation {found['accuracy']:.1%}, loss {found['loss']:.3f}{own}{best}"
         told += f" (pre-trained {start.accuracy:.1%}, {start.loss:.3f})"
     return f"{told}\n{speed:,.0f} images/s"
 
@@ -162,7 +164,7 @@ def _told(records: Sequence[Mapping[str, Any]], start: Validation, config: Evolu
 def _write_results(run: Path, evolution: Evolution, result: EvolutionResult, seconds: float) -> None:
     results = {
         "rows": [asdict(row) for row in result.rows],
-        "validation": asdict(evolution.start),
+        "validation": evolution.start.as_dict(),
         "stopped": evolution.stopped,
         "generations": evolution.generation,
         "candidates": result.candidates,

@@ -6,6 +6,7 @@ The data's classes tell how many outputs the parent has, the parent tells how it
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,11 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
-from smd_evo.errors import InvalidValue, check_choice, check_count, check_number
+from smd_evo.errors import InvalidValue, SmdEvoError, check_choice, check_count, check_number
+from smd_evo.evaluation.classification import logits_of
 from smd_evo.evaluation.guard import reseed
 from smd_evo.evaluation.stream import Stream
+from smd_evo.zoo.balance import remarks
 from smd_evo.zoo.checkpoint import weights_of
 from smd_evo.zoo.data import Data, Samples
 from smd_evo.zoo.demo import DemoCNN, shifted_digits, trained_cnn
@@ -48,6 +51,7 @@ def load(
     sizes: Mapping[str, int | None] | None = None,
     memory: float = MEMORY,
     seed: int = 0,
+    skip_unreadable: bool = False,
     progress: Callable[[], object] | None = None,
 ) -> tuple[nn.Module, Data]:
     """A pre-trained parent on the CPU, and data for it, in splits that never meet.
@@ -62,6 +66,8 @@ def load(
             "test" (None: all).
         memory: see :data:`MEMORY`.
         seed: of the splits, and of the training of the demo's parent.
+        skip_unreadable: whether unreadable images are left out and named, however many there are; else at most 1 %
+            of a split are, or one.
         progress: called after each decoded image.
 
     Returns:
@@ -89,11 +95,13 @@ def load(
         if model == "demo-cnn":
             raise InvalidValue(f"model: expected another one than demo-cnn for {data}; it knows the digits alone")
         network, preprocessing = build_model(model, len(source.classes), checkpoint, checkpoint_key)
-        found = _decode(source, preprocessing, given, int(memory * 2**30), seed, progress)
+        found = _decode(source, preprocessing, given, int(memory * 2**30), seed, progress, skip_unreadable)
         network.register_forward_pre_hook(Normalize(preprocessing))
         if preprocessing.channels_last:  # else each child's weights are put into that order at each batch
             network.to(memory_format=torch.channels_last)
         _check_fit(model, network, found)
+        for line in _remarks(source, found):
+            warnings.warn(line, stacklevel=2)
         return network, found
 
 
@@ -137,6 +145,7 @@ def _decode(
     memory: int,
     seed: int,
     progress: Callable[[], object] | None,
+    skip_unreadable: bool,
 ) -> Data:
     """Draw the splits, and decode their images, the fitness split's first."""
     train, test = (source.train, source.train_targets), (source.test, source.test_targets)
@@ -145,7 +154,8 @@ def _decode(
     unreadable: list[str] = []
     for name in _SPLITS:
         images, targets = train if name != "test" or source.test is None else test
-        found, indices[name], bad = _load(images, targets, indices[name], preprocessing, memory, progress)
+        pixels = Pixels(images, indices[name], preprocessing)
+        found, indices[name], bad = _load(pixels, targets, memory, progress, skip_unreadable)
         if isinstance(found, tuple):
             memory -= found[0].nbytes
         samples[name] = found
@@ -174,21 +184,26 @@ def _drawn(source: Source, sizes: Mapping[str, int], seed: int) -> dict[str, NDA
 
 
 def _load(
-    images: Any,
-    targets: Any,
-    numbers: NDArray[np.int64],
-    preprocessing: Preprocessing,
-    memory: int,
-    progress: Callable[[], object] | None,
+    pixels: Pixels, targets: Any, memory: int, progress: Callable[[], object] | None, skip_unreadable: bool
 ) -> tuple[Samples, NDArray[np.int64], list[str]]:
     """One split, in memory if it fits; its readable samples; the names of the others."""
-    held, good, bad = decoded(Pixels(images, numbers, preprocessing), memory, progress)
-    numbers = numbers[good]
+    held, good, bad = decoded(pixels, memory, progress, skip_unreadable)
+    numbers = pixels.numbers[good]
     classes = torch.from_numpy(targets[numbers])
     if held is not None:
         return (held, classes), numbers, bad
-    readable = Pixels(images, numbers, preprocessing)
+    readable = Pixels(pixels.images, numbers, pixels.preprocessing)
     return Stream(readable, classes, workers=workers(readable[0])), numbers, bad
+
+
+def _remarks(source: Source, data: Data) -> list[str]:
+    """What is to be known of the classes."""
+    every = [targets for targets in (source.train_targets, source.test_targets) if targets is not None]
+    splits = {}
+    for name in _SPLITS:
+        samples = getattr(data, name)
+        splits[name] = (samples.targets if isinstance(samples, Stream) else samples[1]).numpy()
+    return remarks(data.classes, np.concatenate(every), splits)
 
 
 def _check_fit(model: str, network: nn.Module, data: Data) -> None:
@@ -198,15 +213,17 @@ def _check_fit(model: str, network: nn.Module, data: Data) -> None:
     kind = f"images {list(image.shape[1:])} of {str(image.dtype).removeprefix('torch.')}"
     try:
         with torch.inference_mode():
-            outputs = network(image)
+            outputs = logits_of(network(image))
+    except SmdEvoError:
+        raise
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
         reason = " ".join(str(error).split())[:120]
         raise InvalidValue(
             f"model: expected a network that takes {kind}, got an error from {model}: {reason}"
         ) from error
     classes = len(data.classes)
-    if not isinstance(outputs, Tensor) or outputs.shape != (1, classes):
-        got = list(outputs.shape[1:]) if isinstance(outputs, Tensor) else type(outputs).__name__
+    if outputs.shape != (1, classes):
         raise InvalidValue(
-            f"model: expected {classes} outputs for the classes of {data.name}, got {got} from {model}"
+            f"model: expected {classes} outputs for the classes of {data.name}, got {list(outputs.shape[1:])} from "
+            f"{model}"
         )

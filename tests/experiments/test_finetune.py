@@ -12,6 +12,7 @@ from smd_evo.experiments.config import FinetuneConfig
 from smd_evo.experiments.finetune import finetune
 from smd_evo.experiments.parent import load_parent
 from smd_evo.experiments.results import SPARSE
+from smd_evo.report.plot import plot_finetune
 from smd_evo.report.table import finetune_table, finetune_verdict
 
 CONFIG = FinetuneConfig.read({"children": 12, "density": [0.3, 0.05], "seed": 1})
@@ -57,6 +58,18 @@ def test_every_arm_has_the_same_budget_and_the_same_number_of_choices(result, co
     assert {tuple(len(group.recipes) for group in arm.groups) for arm in result.arms} == {(12, 12)}
     assert result.evaluations["children of each arm"] == 24
     assert ["children", 96, 96] in counter.phases
+
+
+@pytest.mark.parametrize("fitness", ["balanced_accuracy", "macro_f1"])
+def test_any_fitness_ranks_and_chooses(fitness, tmp_path):
+    config = FinetuneConfig.read({"children": 6, "density": "0.1", "sigma": "0.02", "fitness": fitness})
+    found = finetune(config)
+    group = found.arms[0].group
+    parent, data = load_parent(config)
+    expected = Evaluator(parent, data.fitness, fitness).evaluate(group.recipes)
+    assert group.result.fitness.tolist() == pytest.approx(expected.fitness.tolist())
+    assert group.result.sense == "max"
+    plot_finetune(found, tmp_path / "plot.png")
 
 
 def test_controls_match_what_they_say(result):
