@@ -67,8 +67,8 @@ def takes(*configs: type[ExperimentConfig], shown: Collection[str] | None = None
     return decorated
 
 
-def show(tables: Iterable[Table], lines: Iterable[str], target: Path) -> None:
-    """Results: tables, sentences, and where all of it is."""
+def show(tables: Iterable[Table], lines: Iterable[str], target: Path | None) -> None:
+    """Results: tables, sentences, and where all of it is, if it is anywhere."""
     from rich.console import Console
 
     console = Console()
@@ -77,7 +77,8 @@ def show(tables: Iterable[Table], lines: Iterable[str], target: Path) -> None:
         console.print()
     for line in lines:
         console.print(line, highlight=False)
-    console.print(f"Written to {target}", highlight=False, soft_wrap=True)
+    if target is not None:
+        console.print(f"Written to {target}", highlight=False, soft_wrap=True)
 
 
 class Bar:
