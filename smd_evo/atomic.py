@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import hashlib
 import os
 import warnings
@@ -46,7 +45,7 @@ def write_whole(target: Path, content: bytes) -> None:
         with partial.open("wb") as file:
             file.write(content)
             file.flush()
-            sync(file.fileno(), target)
+            sync(file.fileno(), target.parent)
         partial.replace(target)
         sync_folder(target.parent)
     except OSError as error:
@@ -58,14 +57,14 @@ def write_whole(target: Path, content: bytes) -> None:
             partial.unlink(missing_ok=True)
 
 
-def sync(descriptor: int, what: Path) -> None:
-    """Have an open file written to the disk, where its file system offers that; where not, that is told once."""
+def sync(descriptor: int, folder: Path) -> None:
+    """Have an open file of a folder, or that, written to the disk; where a file system offers none, that is told."""
     try:
         os.fsync(descriptor)
     except OSError as error:
         if error.errno not in _NOT_OFFERED:
             raise
-        _not_offered(what, error)
+        _not_offered(folder, error)
 
 
 def sync_folder(folder: Path) -> None:
@@ -83,14 +82,22 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _not_offered(what: Path, error: OSError) -> None:
+def _not_offered(folder: Path, error: OSError) -> None:
     warn_once(
-        f"{what.parent if what.is_file() else what}: expected a file system that syncs, got {error.strerror}; "
-        "what is written there may be lost with a power cut"
+        "sync",
+        folder,
+        f"{folder}: expected a file system that syncs, got {error.strerror}; what is written there may be lost "
+        "with a power cut",
     )
 
 
-@functools.cache
-def warn_once(text: str) -> None:
-    """A warning that is given once in a process, however often its reason comes back."""
-    warnings.warn(text, RuntimeWarning, stacklevel=2)
+_told: set[tuple[str, int]] = set()
+
+
+def warn_once(kind: str, place: Path, text: str) -> None:
+    """Warn of something of this kind once in a process and file system, however often it is met."""
+    with contextlib.suppress(OSError):
+        if (key := (kind, place.stat().st_dev)) in _told:
+            return
+        _told.add(key)
+    warnings.warn(text, RuntimeWarning, stacklevel=3)

@@ -10,7 +10,10 @@ import pytest
 
 ERRORS = {
     name: getattr(errno, name)
-    for name in "ENOSPC EIO EACCES EROFS EDQUOT EINVAL ENOLCK ENOSYS ENOTSUP EMFILE EPERM EBADF".split()
+    for name in (
+        *("ENOSPC", "EIO", "EACCES", "EROFS", "EDQUOT", "EINVAL"),
+        *("ENOLCK", "ENOSYS", "ENOTSUP", "EMFILE", "EPERM", "EBADF"),
+    )
 }
 _METHODS = ("mkdir", "rename", "replace", "unlink", "rmdir")
 _CALLS = ("open", "fsync", "link", "write")

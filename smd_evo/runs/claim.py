@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import warnings
 from pathlib import Path
 
-from smd_evo.atomic import short_name, warn_once
+from smd_evo.atomic import short_name
 from smd_evo.errors import InvalidValue
 from smd_evo.runs.lock import LOCK, Busy, Lock, is_own
 from smd_evo.runs.rescue import aside
@@ -116,5 +117,9 @@ def _holds_results(folder: Path) -> bool:
 def _told_aside(folder: Path, name: str) -> Path:
     """Give results that a dead process left a name that can be seen."""
     where = aside(folder, name)
-    warn_once(f"{folder}: got results that a process was writing when it ended; they are in {where}, look at them")
+    warnings.warn(
+        f"{folder}: got results that a process was writing when it ended; they are in {where}, look at them",
+        RuntimeWarning,
+        stacklevel=2,
+    )
     return where

@@ -83,8 +83,10 @@ class Lock:
                 raise Busy from None
             self.certain = False
             warn_once(
+                "lock",
+                folder,
                 f"{folder.parent}: expected a file system that locks files, got {error.strerror}; see to it that no "
-                "other process works in the same folder"
+                "other process works in the same folder",
             )
 
 

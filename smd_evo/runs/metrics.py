@@ -51,8 +51,8 @@ class Metrics:
 
     def __init__(self, run: Path, records: Sequence[dict[str, Any]], name: str = METRICS) -> None:
         write_whole(run / name, "".join(map(_line, records)).encode())
-        self._path = run / name
-        self._file = self._path.open("ab")
+        self._run = run
+        self._file = (run / name).open("ab")
 
     def append(self, record: dict[str, Any]) -> None:
         """Write a line, whole: what is written survives this process."""
@@ -61,7 +61,7 @@ class Metrics:
 
     def sync(self) -> None:
         """Have all lines on the disk: what is written survives this machine."""
-        sync(self._file.fileno(), self._path)
+        sync(self._file.fileno(), self._run)
 
     def __enter__(self) -> Metrics:
         return self

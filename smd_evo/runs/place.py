@@ -103,7 +103,11 @@ class Place:
         try:
             sync_folder(self.target.parent)
         except OSError as error:
-            warn_once(f"{self.target}: expected its name to reach the disk, got {reason(error)}; look after it")
+            warn_once(
+                "name",
+                self.target,
+                f"{self.target}: expected its name to reach the disk, got {reason(error)}; look after it",
+            )
 
     def _rename(self) -> None:
         if os.name == "nt":  # where an open file's folder cannot be renamed, nor any over an empty one
