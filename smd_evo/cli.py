@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -377,7 +377,7 @@ def main() -> None:
     except _Interrupted as stop:
         code, what = _INTERRUPTED, str(stop)
     if code == _INTERRUPTED:
-        print(f"smd-evo: interrupted; {what}", file=sys.stderr)
+        _tell(f"interrupted; {what}")
         # Where the interrupt met an exec of a string (a namedtuple of some import, say), CPython remembers it as
         # unhandled and, under -m, dies of SIGINT after this exit; the next such exec makes it forget.
         exec("")
@@ -385,8 +385,13 @@ def main() -> None:
 
 
 def _fail(message: str) -> int:
-    print(f"smd-evo: {' '.join(message.split())}", file=sys.stderr)
+    _tell(" ".join(message.split()))
     return 2
+
+
+def _tell(line: str) -> None:
+    with suppress(OSError):  # a terminal that is closed hears nothing
+        print(f"smd-evo: {line}", file=sys.stderr)
 
 
 if __name__ == "__main__":

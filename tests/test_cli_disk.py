@@ -1,9 +1,11 @@
 """Every command on a disk that fails: what was computed is whole somewhere, as is told, and nothing else changes."""
 
+import io
 import json
 import os
 import re
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from smd_evo.report import evolution_plot
 from smd_evo.runs import compare, compare_runner, ensemble, evolution
 from smd_evo.runs import finetune as finetune_run
 from smd_evo.runs import window as window_run
+from smd_evo.terminal import Bar
 
 PARENT = {name: TINY[name] for name in ("model", "data", "fitness_samples", "validation_samples", "device")}
 SMALL = PARENT | {"children": 6, "sigma": 0.1, "density": 0.2}
@@ -174,6 +177,32 @@ def test_an_interrupt_while_tables_are_shown_says_where_the_results_are(base, mo
     assert set(os.listdir("run")) == FILES["finetune"]
 
 
+def test_a_terminal_that_is_closed_does_not_hide_why_a_run_ends(monkeypatch):
+    class Terminal(io.StringIO):
+        closed_by_now = False
+
+        def isatty(self):
+            return True
+
+        def write(self, text):
+            if self.closed_by_now:
+                raise OSError(5, "Input/output error")
+            return super().write(text)
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    bar = Bar()
+    bar.__enter__()
+    bar.start("one", 2)
+    terminal.closed_by_now = True
+    for _ in range(2):
+        bar.start("another", 2)
+        bar.advance()
+        bar.reached(2, "done")
+    bar.__exit__()
+    assert "one" in terminal.getvalue()
+
+
 class TestCompare:
     @pytest.fixture
     def made(self, computed, base, monkeypatch):
@@ -195,8 +224,8 @@ class TestCompare:
             list(ERRORS.values()),
             ["compare", *options(COMPARE), "--out", "run"],
         )
-        for at in range(1, 200, 7):
-            faults = Faults(folder, at, errors[(at // 7) % len(errors)], once=once)
+        for at in range(1, 200, 19):
+            faults = Faults(folder, at, errors[(at // 19) % len(errors)], once=once)
             with faults():
                 result = here(*arguments)
             assert result.returncode in (0, 1, 2)
