@@ -6,9 +6,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,6 +19,12 @@ from smd_evo.experiments.config import CompareConfig, FinetuneConfig, WindowConf
 from smd_evo.experiments.evolution_config import MAY_CHANGE, EvolutionConfig, check_single_generation
 from smd_evo.experiments.readers import whole_number
 from smd_evo.terminal import Bar, option, show, takes
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from smd_evo.runs.place import Place
+    from smd_evo.runs.rescue import Files
 
 # What typer raises for unusable arguments: click's exception, of whichever copy of click typer uses.
 _UsageError: type[Any] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
@@ -87,15 +94,17 @@ def finetune(
     finished there already is not done again. There, --checkpoint is a folder of NAME.safetensors or NAME.pth.
     """
     settings = _settings(given, config)
-    target = Path(out or time.strftime("runs/finetune-%Y%m%d-%H%M%S"))
     if models is not None or protocol is not None:
-        _finetune_all(settings, models, protocol, target)
+        _finetune_all(settings, models, protocol, out)
     elif "generations" in settings:
         config_of_many = EvolutionConfig.read(settings)
-        _evolve(lambda bar: _runs().evolve(config_of_many, target, bar), target)
+        with _chosen(out, "finetune") as target:
+            _evolve(lambda bar: _runs().evolve(config_of_many, target, bar), target)
     else:
         check_single_generation(settings)
-        _finetune(FinetuneConfig.read(settings), target)
+        config_of_one = FinetuneConfig.read(settings)
+        with _chosen(out, "finetune") as target:
+            _finetune(config_of_one, target)
 
 
 @app.command()
@@ -118,6 +127,35 @@ def resume(
             print(f"smd-evo: note: {note}", file=sys.stderr)
 
 
+def _chosen(out: str | None, kind: str) -> AbstractContextManager[Path]:
+    from smd_evo.runs.take import chosen
+
+    return chosen(out, kind)
+
+
+@contextmanager
+def _interrupts_tell(what: Callable[[], str] = str) -> Iterator[None]:
+    """An interrupt in this block tells what it says itself, or what is found then, if anything."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if told := str(stop) or what():
+            raise _Interrupted(told) from None
+        raise
+
+
+def _deliver(place: Place, files: Files, tables: Iterable[Table], lines: Iterable[str]) -> None:
+    """Write results and show them; where they cannot be written they are shown all the same."""
+    with _interrupts_tell():
+        try:
+            place.write(files)
+        except OSError:
+            show(tables, lines, None)
+            raise
+    with _interrupts_tell(lambda: f"the results are in {place.target}"):
+        show(tables, lines, place.target)
+
+
 def _runs() -> Any:
     os.environ.setdefault("EVOTORCH_VERBOSE_LEVEL", "0")
     from smd_evo.runs import evolution
@@ -126,54 +164,50 @@ def _runs() -> Any:
 
 
 def _evolve(work: Callable[[Bar], Any], target: Path) -> None:
-    from smd_evo.runs.identity import IDENTITY
+    with _interrupts_tell(), Bar() as bar:
+        result = work(bar)
+    with _interrupts_tell(lambda: f"the results are in {target}"):
+        from smd_evo.report.evolution_table import evolution_table, evolution_verdict
 
-    try:
-        with Bar() as bar:
-            result = work(bar)
-    except KeyboardInterrupt as stop:
-        if not (target / IDENTITY).is_file():
-            raise
-        raise _Interrupted(f"{str(stop) or 'the last checkpoint is kept'}; smd-evo resume {target} goes on") from None
-
-    from smd_evo.report.evolution_table import evolution_table, evolution_verdict
-
-    show([evolution_table(result.rows)], evolution_verdict(result.rows), target)
+        show([evolution_table(result.rows)], evolution_verdict(result.rows), target)
 
 
 def _finetune(config: FinetuneConfig, target: Path) -> None:
     os.environ.setdefault("EVOTORCH_VERBOSE_LEVEL", "0")  # its notes on devices and dtypes
     from smd_evo.experiments.finetune import finetune
     from smd_evo.report.table import finetune_table, finetune_verdict
-    from smd_evo.runs.finetune import write_finetune
-    from smd_evo.runs.folder import new_run
+    from smd_evo.runs.finetune import finetune_files
+    from smd_evo.runs.take import new_run
 
     start = time.perf_counter()
-    with new_run(target) as folder:
+    with new_run(target) as place:
         with Bar() as bar:
             result = finetune(config, bar)
-        write_finetune(folder, result, time.perf_counter() - start)
-    show([finetune_table(result)], finetune_verdict(result), target)
+        files = finetune_files(result, time.perf_counter() - start)
+        _deliver(place, files, [finetune_table(result)], finetune_verdict(result))
 
 
-def _finetune_all(settings: dict[str, Any], models: str | None, protocol: str | None, target: Path) -> None:
+def _finetune_all(settings: dict[str, Any], models: str | None, protocol: str | None, out: str | None) -> None:
     """Each model in a folder of its own; what is there already is kept if it was made with these settings."""
     from smd_evo.experiments.protocol import model_settings
     from smd_evo.report.protocol_table import protocol_table, protocol_verdict
     from smd_evo.runs.finetune import is_finished
+    from smd_evo.runs.folder import RESULTS
     from smd_evo.runs.protocol import write_summary
 
     configs = {name: FinetuneConfig.read(own) for name, own in model_settings(settings, models, protocol).items()}
-    done = [name for name, config in configs.items() if is_finished(target / name, config)]
-    try:
+
+    def told() -> str:
+        done = sum((target / name / RESULTS).is_file() for name in configs)
+        return f"{done} of {len(configs)} models are finished; the same command goes on"
+
+    with _chosen(out, "finetune") as target, _interrupts_tell(told):
+        done = [name for name, config in configs.items() if is_finished(target / name, config)]
         for name, config in configs.items():
             if name not in done:
                 _finetune(config, target / name)
-                done.append(name)
-    except KeyboardInterrupt:
-        raise _Interrupted(f"{len(done)} of {len(configs)} models are finished; the same command goes on") from None
-    summary = write_summary(target, list(configs))
-    show([protocol_table(summary)], protocol_verdict(summary), target)
+        summary = write_summary(target, list(configs))
+        show([protocol_table(summary)], protocol_verdict(summary), target)
 
 
 @app.command()
@@ -186,19 +220,18 @@ def window(
 ) -> None:
     """Measure how strong mutations may be at each density before the network breaks."""
     resolved = WindowConfig.read(_settings(given, config))
-    target = Path(out or time.strftime("runs/window-%Y%m%d-%H%M%S"))
 
     from smd_evo.experiments.window import window
     from smd_evo.report.window_table import window_tables, window_verdict
-    from smd_evo.runs.folder import new_run
-    from smd_evo.runs.window import write_window
+    from smd_evo.runs.take import new_run
+    from smd_evo.runs.window import window_files
 
     start = time.perf_counter()
-    with new_run(target) as folder:
+    with _chosen(out, "window") as target, new_run(target) as place:
         with Bar() as bar:
             result, data = window(resolved, bar)
-        write_window(folder, result, data, time.perf_counter() - start)
-    show(window_tables(result), window_verdict(result), target)
+        files = window_files(result, data, time.perf_counter() - start)
+        _deliver(place, files, window_tables(result), window_verdict(result))
 
 
 @app.command()
@@ -217,17 +250,17 @@ def compare(
     os.environ.setdefault("EVOTORCH_VERBOSE_LEVEL", "0")
     resolved = CompareConfig.read(_settings(given, config))
     workers = whole_number("jobs", jobs, mend="try 1")
-    target = Path(out or time.strftime("runs/compare-%Y%m%d-%H%M%S"))
 
     from smd_evo.report.compare_table import compare_tables, compare_verdict
     from smd_evo.runs.compare import compare, finished
 
-    try:
+    def told() -> str:
+        return f"{finished(target)} runs are finished; the same command goes on"
+
+    with _chosen(out, "compare") as target, _interrupts_tell(told):
         with Bar() as bar:
             result = compare(resolved, target, workers, bar)
-    except KeyboardInterrupt:
-        raise _Interrupted(f"{finished(target)} runs are finished; the same command goes on") from None
-    show(compare_tables(result), compare_verdict(result), target)
+        show(compare_tables(result), compare_verdict(result), target)
 
 
 @app.command()
@@ -293,19 +326,19 @@ def ensemble(
     """Choose an ensemble of a run's children on validation and score it on test, beside its rivals."""
     from smd_evo.experiments.ensembles import score_ensembles
     from smd_evo.report.ensemble_table import ensemble_tables, ensemble_verdict
-    from smd_evo.runs.ensemble import ensemble_name, write_ensemble
+    from smd_evo.runs.ensemble import ensemble_files, ensemble_name
     from smd_evo.runs.finetune import read_config, read_shortlists
-    from smd_evo.runs.folder import new_run
+    from smd_evo.runs.take import new_run
 
     start = time.perf_counter()
     choices = _choices(size)
     name = ensemble_name(method, choices, combine)
     config, shortlists = read_config(run), read_shortlists(run)
     target = Path(out) if out else Path(run) / name
-    with new_run(target) as folder:
+    with new_run(target) as place:
         result = score_ensembles(config, shortlists, method=method, size=choices, combine=combine)
-        write_ensemble(folder, result, time.perf_counter() - start)
-    show(ensemble_tables(result), ensemble_verdict(result), target)
+        files = ensemble_files(result, time.perf_counter() - start)
+        _deliver(place, files, ensemble_tables(result), ensemble_verdict(result))
 
 
 @app.command()
@@ -328,7 +361,10 @@ def export(
 
 def main() -> None:
     """Entry point: a mistake of the user's is one line on standard error and exit code 2."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # to leave nothing half-written then either
+    for name in ("SIGTERM", "SIGHUP"):  # to leave nothing half-written then either
+        number = getattr(signal, name, None)  # there is no terminal to be closed on Windows
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, signal.default_int_handler)
     what = "nothing was written"
     try:
         code = app(standalone_mode=False)
@@ -341,7 +377,7 @@ def main() -> None:
     except _Interrupted as stop:
         code, what = _INTERRUPTED, str(stop)
     if code == _INTERRUPTED:
-        print(f"smd-evo: interrupted; {what}", file=sys.stderr)
+        _tell(f"interrupted; {what}")
         # Where the interrupt met an exec of a string (a namedtuple of some import, say), CPython remembers it as
         # unhandled and, under -m, dies of SIGINT after this exit; the next such exec makes it forget.
         exec("")
@@ -349,8 +385,13 @@ def main() -> None:
 
 
 def _fail(message: str) -> int:
-    print(f"smd-evo: {' '.join(message.split())}", file=sys.stderr)
+    _tell(" ".join(message.split()))
     return 2
+
+
+def _tell(line: str) -> None:
+    with suppress(OSError):  # a terminal that is closed hears nothing
+        print(f"smd-evo: {line}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from dataclasses import fields
 from inspect import Parameter, signature
 from pathlib import Path
@@ -67,8 +68,8 @@ def takes(*configs: type[ExperimentConfig], shown: Collection[str] | None = None
     return decorated
 
 
-def show(tables: Iterable[Table], lines: Iterable[str], target: Path) -> None:
-    """Results: tables, sentences, and where all of it is."""
+def show(tables: Iterable[Table], lines: Iterable[str], target: Path | None) -> None:
+    """Results: tables, sentences, and where all of it is, if it is anywhere."""
     from rich.console import Console
 
     console = Console()
@@ -77,7 +78,8 @@ def show(tables: Iterable[Table], lines: Iterable[str], target: Path) -> None:
         console.print()
     for line in lines:
         console.print(line, highlight=False)
-    console.print(f"Written to {target}", highlight=False, soft_wrap=True)
+    if target is not None:
+        console.print(f"Written to {target}", highlight=False, soft_wrap=True)
 
 
 class Bar:
@@ -113,13 +115,16 @@ class Bar:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        with suppress(OSError):  # of a terminal that is closed, which must not hide why this block ends
+            self._progress.stop()
 
     def start(self, description: str, total: int | None) -> None:
         """Show a new phase."""
         if self._task is not None:
             self._progress.remove_task(self._task)
-        self._task = self._progress.add_task(description, total=total, rate="")
+        with suppress(OSError):
+            self._progress.add_task(description, total=total, rate="")
+        self._task = self._progress.task_ids[-1]
 
     def reached(self, done: int, text: str) -> None:
         """So many steps of this phase are done, and how things stand."""

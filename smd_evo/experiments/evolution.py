@@ -24,7 +24,7 @@ from smd_evo.errors import InvalidValue
 from smd_evo.evaluation.calibration import calibrate_sigma
 from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.evaluation.fitness import ACCURACY, CROSS_ENTROPY, BatchFitness, TotalFitness, get_fitness, rank
-from smd_evo.experiments.evolution_config import EvolutionConfig, images_at
+from smd_evo.experiments.evolution_config import EvolutionConfig, images_at, most_images
 from smd_evo.experiments.parent import in_precision, load_parent
 from smd_evo.experiments.progress import Progress, Silent
 from smd_evo.experiments.rules import CALIBRATION, make_rule, mean_density
@@ -126,7 +126,7 @@ class Evolution:
         self._rule.coordinates(self._rule.draw(0), self.space.layout)  # the network may be too small for it
         samples = self.data.sizes["fitness"]
         self._images = config.images or str(min(_IMAGES, samples))
-        most = max(images_at(self._images, number) for number in range(1, config.generations + 1))
+        most = most_images(self._images, config.generations)
         if most > samples:
             raise InvalidValue(
                 f"images: expected at most the {samples} samples of the fitness split, got {most}; "

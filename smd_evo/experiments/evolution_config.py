@@ -11,7 +11,7 @@ from smd_evo.errors import InvalidValue, check_choice, check_keep, check_number
 from smd_evo.experiments import readers
 from smd_evo.experiments.config import FITNESSES, SUBSPACES, ExperimentConfig, FinetuneConfig, setting
 
-__all__ = ["MAY_CHANGE", "EvolutionConfig", "check_single_generation", "images_at"]
+__all__ = ["MAY_CHANGE", "EvolutionConfig", "check_single_generation", "images_at", "most_images"]
 
 SEARCHERS = ("gradient", "selection")
 LOGS = ("csv", "tensorboard", "mlflow", "wandb")
@@ -46,16 +46,33 @@ def images_at(schedule: str, generation: int) -> int:
         >>> [images_at("300,1000@50", generation) for generation in (1, 49, 50)]
         [300, 300, 1000]
     """
-    found, last = 0, 0
-    for number, part in enumerate(schedule.split(",")):
+    return [count for begin, count in _parts(schedule) if begin <= generation][-1]
+
+
+def most_images(schedule: str, generations: int) -> int:
+    """The most images that rank a child in a run of so many generations, however many that are.
+
+    Args:
+        schedule: as for :func:`images_at`.
+        generations: of the run.
+
+    Example:
+        >>> most_images("300,1000@50", 49), most_images("300,1000@50", 10**12)
+        (300, 1000)
+    """
+    return max(count for begin, count in _parts(schedule) if begin <= generations)
+
+
+def _parts(schedule: str) -> list[tuple[int, int]]:
+    """The generation that each part begins with, the first one with 1, and its images."""
+    found: list[tuple[int, int]] = []
+    for part in schedule.split(","):
         size, _, start = part.partition("@")
-        begin = (
-            1 if not number and not start else readers.whole_number("images", start, low=1, mend="try 300,1000@50")
-        )
-        if begin <= last or (not number and begin > 1):
+        first = not found
+        begin = 1 if first and not start else readers.whole_number("images", start, low=1, mend="try 300,1000@50")
+        if (first and begin > 1) or (found and begin <= found[-1][0]):
             raise InvalidValue(f"images: expected later and later generations from 1 on, got {schedule!r}")
-        count = readers.whole_number("images", size, mend="try 300, or 300,1000@50")
-        found, last = count if begin <= generation else found, begin
+        found.append((begin, readers.whole_number("images", size, mend="try 300, or 300,1000@50")))
     return found
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -30,14 +30,14 @@ _THIN = 300
 """Generations from which on their lines would cover each other."""
 
 
-def plot_evolution(records: _Records, start: Validation, config: EvolutionConfig, path: Path) -> None:
+def plot_evolution(records: _Records, start: Validation, config: EvolutionConfig, file: Path | IO[bytes]) -> None:
     """Left: fitness on minibatches and on validation. Right: the other measure on validation, and what changes.
 
     Args:
         records: the lines of metrics.jsonl, at least one, the last one of them validated.
         start: the pre-trained parent on validation.
         config: the run's settings.
-        path: PNG file to write.
+        file: PNG file to write.
     """
     measure = _MEASURES.get(config.fitness, "fitness")
     other, other_label = ("accuracy", "accuracy, %") if measure == "loss" else ("loss", "cross-entropy")
@@ -58,7 +58,7 @@ def plot_evolution(records: _Records, start: Validation, config: EvolutionConfig
         _finish(left, right, *below)
         figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
         figure.suptitle(f"{config.model}, {config.searcher} searcher, {config.children} children a generation")
-        figure.savefig(path, dpi=120)
+        figure.savefig(file, dpi=120, format="png")
 
 
 def _scale(measure: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import IO
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
@@ -15,12 +16,12 @@ __all__ = ["plot_finetune"]
 _MARKERS = {"median child": "v", "best child": "o", "ensemble": "D"}
 
 
-def plot_finetune(result: FinetuneResult, path: Path) -> None:
+def plot_finetune(result: FinetuneResult, file: Path | IO[bytes]) -> None:
     """Left: fitness of all children of each arm's chosen group. Right: test accuracy and its gain's interval.
 
     Args:
         result: the finished run.
-        path: PNG file to write.
+        file: PNG file to write.
     """
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -67,4 +68,4 @@ def plot_finetune(result: FinetuneResult, path: Path) -> None:
     for axes in (left, right):
         axes.set_xticks(places, names)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)
+    figure.savefig(file, dpi=120, format="png")

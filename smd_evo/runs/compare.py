@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,20 @@ from smd_evo.experiments.progress import Progress
 from smd_evo.report.compare_plot import plot_compare
 from smd_evo.runs.compare_runner import Runner
 from smd_evo.runs.compare_runs import RUNS, points_table
-from smd_evo.runs.folder import CONFIG, PLOT, RESULTS, described, differing, read_results, write_config, write_results
+from smd_evo.runs.folder import (
+    CONFIG,
+    PLOT,
+    RESULTS,
+    described,
+    differing,
+    read_results,
+    write_config,
+    write_plot,
+    write_results,
+)
+from smd_evo.runs.lock import LOCK
+from smd_evo.runs.rescue import reason
+from smd_evo.runs.take import usable, working_in
 
 __all__ = ["POINTS", "compare", "finished"]
 
@@ -50,12 +64,14 @@ def compare(config: CompareConfig, folder: Path, workers: int, progress: Progres
                 f"trials: expected at most the {tries} settings that {name} has to try, got {config.trials}; all "
                 "methods get as many"
             )
-    _check(folder, config)
-    with Runner(config, folder, workers, progress) as runner:
+    with usable(folder):
+        _check(folder, config)
+    with working_in(folder), Runner(config, folder, workers, progress) as runner:
+        _check(folder, config)  # nobody else changes it from now on
         # Settings that cannot be are found before anything is written.
         new = None if (folder / _DATA).is_file() else runner.here()
-        _make(folder)
         write_config(folder, config)  # there may be more methods and seeds now
+        (folder / RUNS).mkdir(exist_ok=True)
         if new is not None:
             write_results(folder / _DATA, "compare-data", {"data": described(new.data), "parameters": new.parameters})
         tuning = {name: [Job(name, _TUNING, trial, False) for trial in range(config.trials)] for name in names}
@@ -67,10 +83,16 @@ def compare(config: CompareConfig, folder: Path, workers: int, progress: Progres
         runner.make([job for own in zip(*reported.values(), strict=True) for job in own])  # each seed of all methods
         runs = {name: [runner.done[job] for job in own] for name, own in reported.items()}
         parent = runner.done[Job(PARENT, _TUNING, 0, True)]
-    facts = read_results(folder / _DATA, "compare-data")
-    result = summarise(config, facts["parameters"], parent, trials, runs)
-    everything = [parent, *(run for own in (*trials.values(), *runs.values()) for run in own)]
-    _write(folder, result, everything, facts["data"])
+        facts = read_results(folder / _DATA, "compare-data")
+        result = summarise(config, facts["parameters"], parent, trials, runs)
+        everything = [parent, *(run for own in (*trials.values(), *runs.values()) for run in own)]
+        try:
+            _write(folder, result, everything, facts["data"])
+        except OSError as error:
+            raise OSError(
+                f"{folder}: {reason(error)}; all runs are kept, and once it can be written to, the same command "
+                "puts them together"
+            ) from error
     return result
 
 
@@ -82,7 +104,7 @@ def finished(folder: Path) -> int:
 def _check(folder: Path, config: CompareConfig) -> None:
     """Raise if there is something else than a comparison of these settings."""
     if not (folder / CONFIG).is_file():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if os.path.lexists(folder) and (not folder.is_dir() or any(map(_is_found, folder.iterdir()))):
             raise OutputExists(
                 f"out: expected a new or empty folder, or a comparison to go on with, got {folder}; choose another"
             )
@@ -96,11 +118,9 @@ def _check(folder: Path, config: CompareConfig) -> None:
         )
 
 
-def _make(folder: Path) -> None:
-    try:
-        (folder / RUNS).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InvalidValue(f"out: expected a place that can be written to, got {folder} ({error.strerror})") from None
+def _is_found(entry: Path) -> bool:
+    """Whether this is more than what a process leaves that is killed at its first step."""
+    return entry.name != LOCK and not entry.name.endswith(".partial")
 
 
 def _write(folder: Path, result: CompareResult, runs: Sequence[Run], data: Mapping[str, Any]) -> None:
@@ -108,4 +128,4 @@ def _write(folder: Path, result: CompareResult, runs: Sequence[Run], data: Mappi
     seconds = sum(run.seconds for run in runs)
     write_results(folder / RESULTS, "compare", {**results, "data": dict(data)}, seconds)
     write_whole(folder / POINTS, points_table(runs).encode())
-    plot_compare(result, folder / PLOT)
+    write_plot(folder / PLOT, lambda file: plot_compare(result, file))
