@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from smd_evo.core.blocks import within
 from smd_evo.errors import NetworkInUse
 
-__all__ = ["Exclusive", "alone"]
+__all__ = ["Exclusive", "alone", "memory_of"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -25,11 +25,29 @@ _RANDOM = -1
 _LOOK_AGAIN = 1.0
 """Seconds after which a waiting thread looks by itself."""
 
-# Held for moments, while the two below are read or written. Python may run another block's end in such a moment, by a
-# garbage collection or in a signal handler: hence re-entrant.
-_moment = threading.RLock()
-_held: list[Exclusive] = []
-_waiting: list[Exclusive] = []
+
+class _Blocks:
+    """The blocks of this process, and a lock that is held for the moments in which they change.
+
+    Python may run another block's end in such a moment, by a garbage collection or in a signal handler: hence it is
+    re-entrant, and the lists are read from copies.
+    """
+
+    def __init__(self) -> None:
+        self.moment = threading.RLock()
+        self.held: list[Exclusive] = []
+        self.waiting: list[Exclusive] = []
+
+    def in_a_fork(self) -> None:
+        """A child process has no other thread, nor what those had; one may have held the lock, which stays locked."""
+        self.moment = threading.RLock()
+        self.held = [block for block in self.held if block._thread is threading.current_thread()]
+        self.waiting = []
+
+
+_blocks = _Blocks()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_blocks.in_a_fork)
 
 
 class Exclusive:
@@ -59,7 +77,7 @@ class Exclusive:
     @property
     def held(self) -> bool:
         """Whether it is had just now."""
-        return self in _held
+        return self in _blocks.held
 
     @property
     def ours(self) -> bool:
@@ -75,33 +93,33 @@ class Exclusive:
 
     def leave(self) -> None:
         """Let others have it."""
-        with _moment:
-            for known in (_held, _waiting):
+        with _blocks.moment:
+            for known in (_blocks.held, _blocks.waiting):
                 if self in known:
                     known.remove(self)
-            for other in tuple(_waiting):
+            for other in tuple(_blocks.waiting):
                 if other._gate.locked():
                     other._gate.release()
 
     def _known(self) -> frozenset[int] | None:
-        """The same things of the block around this one, where it is one: they need not be looked up for each child."""
-        for other in tuple(_held):
+        """The things of the block around this one, if they are the same: not to be looked up for each child."""
+        for other in tuple(_blocks.held):
             if other._thread is self._thread and other._module is self._module and other._random >= self._random:
                 return other._things
         return None
 
     def _taken(self) -> bool:
         """Take it if it is free, else be woken when something is."""
-        with _moment:
+        with _blocks.moment:
             blocking = self._blocking()
             if not blocking:
-                _held.append(self)
-                if self in _waiting:
-                    _waiting.remove(self)
+                _blocks.held.append(self)
+                if self in _blocks.waiting:
+                    _blocks.waiting.remove(self)
                 return True
             self._check_for_deadlock(blocking)
-            if self not in _waiting:
-                _waiting.append(self)
+            if self not in _blocks.waiting:
+                _blocks.waiting.append(self)
             self._gate.acquire(blocking=False)
             return False
 
@@ -109,7 +127,7 @@ class Exclusive:
         """The other threads that have something of it."""
         return {
             other._thread
-            for other in tuple(_held)
+            for other in tuple(_blocks.held)
             if other._thread is not self._thread and not other._things.isdisjoint(self._things)
         }
 
@@ -129,7 +147,9 @@ class Exclusive:
                     "network of this one; do not enter blocks of two networks in each other in different orders"
                 )
             known |= blocking
-            blocking = {one for other in tuple(_waiting) if other._thread in known for one in other._blocking()}
+            blocking = {
+                one for other in tuple(_blocks.waiting) if other._thread in known for one in other._blocking()
+            }
 
 
 def alone(function: Callable[Concatenate[Owner, P], R]) -> Callable[Concatenate[Owner, P], R]:
@@ -149,26 +169,14 @@ def _things(module: nn.Module, random: bool) -> Iterator[int]:
         yield id(part)
         for tensor in (*part._parameters.values(), *part._buffers.values()):
             if tensor is not None:
-                yield _memory(tensor)
+                yield memory_of(tensor)
     if random:
         yield _RANDOM
 
 
-def _memory(tensor: Tensor) -> int:
+def memory_of(tensor: Tensor) -> int:
     """A number of a tensor's memory, or of the tensor where it has none of its own."""
     try:
         return tensor.untyped_storage().data_ptr() or id(tensor)
     except (RuntimeError, NotImplementedError):  # lazy, sparse or a subclass of tensors
         return id(tensor)
-
-
-def _in_a_fork() -> None:
-    """A child process has none of the other threads, and none of what they had; a lock may be held by one for ever."""
-    global _moment
-    _moment = threading.RLock()
-    _held[:] = [block for block in _held if block._thread is threading.current_thread()]
-    _waiting.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_in_a_fork)

@@ -23,7 +23,7 @@ from smd_evo.core.layout import Layout, Slot
 from smd_evo.core.mutation import Lineage, Mutation, replay
 from smd_evo.core.patches import Patched, Patches
 from smd_evo.core.selection import Select, select_names
-from smd_evo.core.supported import check_supported, without_aliases
+from smd_evo.core.supported import check_not_frozen, check_supported, without_aliases
 from smd_evo.errors import InvalidType, InvalidValue, WrongParent
 
 __all__ = ["Child", "ParameterSpace"]
@@ -61,7 +61,8 @@ class ParameterSpace:
 
     Raises:
         UnsupportedParameter: a selected parameter is quantized, lazy, on the meta device, sparse, not of
-            a 16-, 32- or 64-bit floating type, or overlaps another one in memory without being the same.
+            a 16-, 32- or 64-bit floating type, or overlaps another one in memory without being the same; or the
+            network was compiled with frozen weights.
         InvalidValue: nothing is selected.
 
     Example:
@@ -82,6 +83,7 @@ class ParameterSpace:
     def __init__(self, module: nn.Module, select: Select = "all", *, include_frozen: bool = False) -> None:
         if not isinstance(module, nn.Module):
             raise InvalidType(f"module: expected a torch.nn.Module, got {type(module).__name__}")
+        check_not_frozen(module)
         found = dict(module.named_parameters())
         candidates = [name for name, tensor in found.items() if include_frozen or tensor.requires_grad]
         if not candidates:

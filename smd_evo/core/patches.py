@@ -37,10 +37,8 @@ class Patches:
         self._stack.clear()
 
     def begin(self, block: Patched) -> None:
-        """A block begins; patches of a thread that a fork has left behind are taken back before."""
-        first = self._stack[0] if self._stack else None
-        if isinstance(first, Patched) and not first.exclusive.held:
-            self.take_back(0)
+        """A block begins."""
+        self.restore(self.depth)
         self._stack.append(block)
 
     def end(self, block: Patched) -> None:
@@ -49,10 +47,13 @@ class Patches:
             self.take_back(self._stack.index(block))
 
     def restore(self, depth: int) -> None:
-        """Take back all patches, or all but the first ``depth``, if they are this thread's, and end their blocks."""
+        """Take back all patches, or all but the first ``depth``, if they are this thread's, and end their blocks.
+
+        Those of a thread that a fork has left behind are taken back all.
+        """
         first = self._stack[0] if self._stack else None
         if isinstance(first, Patched) and first.exclusive.ours:
-            self.take_back(depth)
+            self.take_back(depth if first.exclusive.held else 0)
 
     def take_back(self, depth: int) -> None:
         """Take back all but the first ``depth`` patches, even while Ctrl-C is pressed."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from smd_evo.errors import InvalidValue, check_choice, check_count, check_number
-from smd_evo.evaluation.guard import reseed
+from smd_evo.evaluation.randomness import reseed
 from smd_evo.evaluation.stream import Stream
 from smd_evo.zoo.data import Data, Samples
 from smd_evo.zoo.demo import shifted_digits, trained_cnn
