@@ -50,8 +50,12 @@ def evaluated(problem, batch):
 
 
 def passes(problem):
-    """A list that grows by an element for each forward pass: for each child, as the data are one batch."""
+    """A list that grows by an element for each forward pass: for each child, as the data are one batch.
+
+    That the weights matter has been tried before.
+    """
     calls: list[int] = []
+    tried.setdefault(problem.space.module, set()).add(problem.space.names)
     problem.space.module.register_forward_pre_hook(lambda *_: calls.append(1))
     return calls
 

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from functools import reduce
 from itertools import islice
 from multiprocessing.reduction import ForkingPickler
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,8 @@ from smd_evo.core.supported import check_not_frozen, check_supported, without_al
 from smd_evo.errors import InvalidType, InvalidValue, WrongParent
 
 __all__ = ["Child", "ParameterSpace"]
+
+T = TypeVar("T")
 
 Child = Mutation | Lineage | SparseDelta | SparseValues | tuple[SparseDelta | SparseValues, ...]
 """What stands for a child of a parent: a recipe, a sequence of recipes, a difference, new values, several."""
@@ -192,6 +194,10 @@ class ParameterSpace:
         """
         return self._patched(child)
 
+    def while_applied(self, child: Child, function: Callable[[], T]) -> T:
+        """What a function returns while a child is applied; an interrupt at any moment leaves the parent."""
+        return within(self._patched(child), function)
+
     def _patched(self, child: Child, then: Callable[[], object] = lambda: None) -> Patched:
         def patch() -> None:
             self._patch(child)
@@ -276,8 +282,7 @@ class ParameterSpace:
         deltas = self.deltas(child)
         wide = torch.promote_types(self.dtype, torch.float32)
         indices = deltas[0].indices if len(deltas) == 1 else union([delta.indices for delta in deltas], self.device)
-        with self.applied(tuple(deltas)):
-            return SparseValues(indices, self.values_at(indices, wide))
+        return SparseValues(indices, self.while_applied(tuple(deltas), lambda: self.values_at(indices, wide)))
 
     def _patch(self, child: Child) -> None:
         torch.clear_autocast_cache()  # autocast keeps copies of the weights in low precision
@@ -291,8 +296,7 @@ class ParameterSpace:
 
     def make_child(self, child: Child) -> nn.Module:
         """A child as an independent network: a copy with nothing shared, in the parent's modes."""
-        with self.applied(child) as module:
-            return copy.deepcopy(module)
+        return self.while_applied(child, lambda: copy.deepcopy(self.module))
 
     @property
     def depth(self) -> int:
