@@ -10,6 +10,7 @@ from torch import nn
 
 from smd_evo import FinetuneProblem, RandomSubspace, SparseDelta, gaussian
 from smd_evo.errors import InvalidType, SmdEvoError, UnsupportedParameter
+from smd_evo.evaluation.probe import tried
 from smd_evo.zoo import load
 
 RULE = RandomSubspace(0.2)

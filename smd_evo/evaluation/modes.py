@@ -51,13 +51,14 @@ class Modes:
 
     def keep(self) -> None:
         """Switch what a child has switched: the next one is to find modes and gradients as it did."""
-        if self._during is not None:
-            _switch(self._during)
+        failure = _switch(self._during) if self._during is not None else None
         self._keep_gradients()
+        if failure is not None:
+            raise failure
 
     def restore(self) -> None:
         """Switch back."""
-        _switch(self._modes)
+        failure = _switch(self._modes)
         for part, attributes in self._plain:
             for name, value in attributes.items():
                 now = vars(part).get(name, self)
@@ -67,6 +68,8 @@ class Modes:
             if not same_bits(tensor, value):
                 tensor.data.copy_(value)
         self._keep_gradients()
+        if failure is not None:
+            raise failure
 
     def _keep_gradients(self) -> None:
         for weight, wanted in self._gradients:
@@ -74,19 +77,23 @@ class Modes:
                 weight.requires_grad_(wanted)
 
 
-def _switch(modes: list[tuple[nn.Module, bool]]) -> None:
-    """Give modules their modes; outer ones come first, because they hand theirs down."""
+def _switch(modes: list[tuple[nn.Module, bool]]) -> Exception | None:
+    """Give modules their modes, outer ones first, as they hand theirs down; what has failed at its own switch."""
+    failure: Exception | None = None
     if all(part.training == training for part, training in modes):
-        return
+        return None
     for part, training in modes:
-        if part.training != training:
-            if _works(part):
+        if part.training != training and _works(part):
+            try:
                 part.train(training)
-            else:
-                part.training = training
+            except Exception as caught:
+                failure = caught
+        elif part.training != training:
+            part.training = training
     for part, training in modes:  # also where an outer one has handed down another
         if part.training != training:
             part.training = training
+    return failure
 
 
 def _works(part: nn.Module) -> bool:

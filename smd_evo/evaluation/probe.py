@@ -38,7 +38,7 @@ _FEW = 8
 _NAMED = 4
 """Tensors that a message names."""
 
-_known: weakref.WeakKeyDictionary[nn.Module, set[tuple[str, ...]]] = weakref.WeakKeyDictionary()
+tried: weakref.WeakKeyDictionary[nn.Module, set[tuple[str, ...]]] = weakref.WeakKeyDictionary()
 """The selections that have been tried, of each network."""
 
 
@@ -62,7 +62,7 @@ def probe(space: ParameterSpace, batch: Batch, fresh: Callable[[], object], most
     Warns:
         UserWarning: some of the selected tensors do not matter.
     """
-    names = _known.setdefault(space.module, set())
+    names = tried.setdefault(space.module, set())
     if space.names in names or batch.inputs is None:
         return
     found = _asker(space.module, batch, fresh, min(_SAMPLES, most or _SAMPLES))

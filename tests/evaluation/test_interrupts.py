@@ -117,7 +117,7 @@ def predict(network, data, children):
 
 def try_the_weights_first(network, data, children):
     def act():
-        probe._known.clear()
+        probe.tried.clear()
         return Evaluator(network, data).evaluate([])
 
     return act
