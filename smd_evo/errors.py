@@ -23,6 +23,7 @@ __all__ = [
     "ClusterLost",
     "InvalidType",
     "InvalidValue",
+    "NetworkInUse",
     "OutOfMemory",
     "OutputExists",
     "SmdEvoError",
@@ -57,6 +58,10 @@ class ChildrenFileError(SmdEvoError, ValueError):
 
 class OutOfMemory(SmdEvoError, MemoryError):
     """A device has no memory for a network and a single sample."""
+
+
+class NetworkInUse(SmdEvoError, RuntimeError):
+    """Another thread has the network and will not leave it."""
 
 
 class OutputExists(SmdEvoError, FileExistsError):

@@ -26,6 +26,8 @@ LAYERS = [
     "cli",
 ]
 CORE = [
+    "blocks",
+    "exclusive",
     "keys",
     "layout",
     "noise",
@@ -39,6 +41,7 @@ CORE = [
     "gradient",
     "selection",
     "supported",
+    "patches",
     "parameters",
 ]
 SOURCES = sorted((ROOT / "smd_evo").rglob("*.py"))

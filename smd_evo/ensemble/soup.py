@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 
@@ -44,6 +45,6 @@ def soup(space: ParameterSpace, members: Sequence[Child], weights: Sequence[floa
     indices = union([own.indices for own in values], space.device)
     total = torch.full((len(indices),), -0.0, dtype=torch.float64, device=space.device)  # -0.0 + x is x, also -0.0
     for own, share in zip(values, shares, strict=True):
-        with space.applied(own):
-            total += share / sum(shares) * space.values_at(indices, torch.float64)
+        own_values = space.while_applied(own, partial(space.values_at, indices, torch.float64))
+        total += share / sum(shares) * own_values
     return SparseValues(indices, total.to(torch.promote_types(space.dtype, torch.float32)))

@@ -12,6 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from smd_evo.core.blocks import Inference, within
+from smd_evo.core.exclusive import Exclusive
+from smd_evo.core.mutation import Lineage
 from smd_evo.core.parameters import Child, ParameterSpace
 from smd_evo.core.selection import Select
 from smd_evo.errors import InvalidType, InvalidValue
@@ -19,8 +22,9 @@ from smd_evo.evaluation.batches import Batch, Batches, MemoryBatches
 from smd_evo.evaluation.classification import check_range, class_range, logits_of
 from smd_evo.evaluation.data import make_batches
 from smd_evo.evaluation.fitness import WORST, Fitness, ModuleFitness, get_fitness
-from smd_evo.evaluation.guard import evaluating
+from smd_evo.evaluation.guard import Evaluating
 from smd_evo.evaluation.limit import BatchLimit
+from smd_evo.evaluation.probe import probe, say_if_alike
 from smd_evo.evaluation.stream import StreamBatches
 from smd_evo.evaluation.turns import Turns
 
@@ -58,7 +62,10 @@ class Evaluator:
 
     The children are made in place, one after the other. Afterwards the parent's weights, buffers and modes
     and all random states are as they were, bit for bit, also after an exception or Ctrl-C. A network that
-    draws random numbers in its forward pass draws the same ones for each child.
+    draws random numbers in its forward pass draws the same ones for each child. Threads take turns.
+
+    Before the first children of a network and a selection, four or five forward passes of eight samples show whether
+    the selected weights reach the outputs: see :func:`smd_evo.evaluation.probe.probe`.
 
     Of data in memory each child sees all batches in turn. Each batch of a stream is seen by all children before the
     next is read, to the same bits, also where a network draws random numbers or writes to its buffers.
@@ -79,7 +86,9 @@ class Evaluator:
         limit: of the samples in a forward pass, shared with the evaluators that are made of this one.
 
     Raises:
-        InvalidValue, InvalidType, UnsupportedParameter: unusable parent, data or fitness.
+        InvalidValue, InvalidType, UnsupportedParameter: unusable parent, data or fitness; when evaluating, also
+            selected weights that the outputs do not depend on.
+        NetworkInUse: when evaluating, another thread has the network and will not leave it.
         OutOfMemory: when evaluating, the device has not even memory for one sample.
 
     Example:
@@ -116,6 +125,7 @@ class Evaluator:
         self.space = parent
         self.batch_size = batch_size
         self.limit = BatchLimit()
+        self._said: list[bool] = []  # shared, as the limit is
         if data is None and not isinstance(self.fitness, ModuleFitness):
             raise InvalidValue(f"data: expected samples for the fitness {self.fitness.name!r}, got None")
         self._batches: Batches = MemoryBatches() if data is None else make_batches(data, batch_size, parent.device)
@@ -124,7 +134,7 @@ class Evaluator:
         """An evaluator of the same parent on other data."""
         fitness = self.fitness if fitness is None else fitness
         other = Evaluator(self.space, data, fitness, batch_size=self.batch_size)
-        other.limit = self.limit
+        other.limit, other._said = self.limit, self._said
         return other
 
     def on_samples(self, numbers: Tensor) -> Evaluator:
@@ -135,7 +145,7 @@ class Evaluator:
 
     def to(self, device: torch.device | str) -> None:
         """Move the network itself and the samples to a device."""
-        self.space.module.to(device)
+        within(Exclusive(self.space.module), lambda: self.space.module.to(device))
         self._batches = self._batches.to(device)
 
     @property
@@ -166,11 +176,30 @@ class Evaluator:
             else:
                 sums[number] += total
 
-        self._visit(add, children, batches, progress)
+        parents: list[int] = []
+
+        def noted() -> Iterator[Child]:
+            for number, child in enumerate(children):
+                if isinstance(child, Lineage) and not child.steps:
+                    parents.append(number)
+                yield child
+
+        self._visit(add, noted(), batches, progress)
         fitness = value(torch.stack(sums).cpu()) if sums else torch.zeros(0, dtype=torch.float64)
         finite = fitness.isfinite() & (fitness.abs() < WORST)
         worst = WORST if self.fitness.sense == "min" else -WORST
-        return Evaluation(fitness.where(finite, worst), self.fitness.sense, int((~finite).sum()))
+        result = Evaluation(fitness.where(finite, worst), self.fitness.sense, int((~finite).sum()))
+        if parents:
+            values = result.fitness.tolist()
+            self.say_if_alike(
+                [value for number, value in enumerate(values) if number not in parents], values[parents[0]]
+            )
+        return result
+
+    def say_if_alike(self, fitness: Sequence[float], parent: float) -> None:
+        """Warn, once, where all of at least eight children have exactly the fitness of their parent."""
+        if not self._said and say_if_alike(fitness, parent):
+            self._said.append(True)
 
     def predict(self, children: Sequence[Child]) -> Tensor:
         """Outputs of each child for all samples: float32 [N, samples, ...] on the CPU."""
@@ -184,8 +213,7 @@ class Evaluator:
             nonlocal outputs
             if outputs is None:
                 shape = len(children), self.samples, *found.shape[1:]
-                with torch.inference_mode(False):
-                    outputs = torch.empty(shape, dtype=torch.float32, device="cpu")
+                outputs = within(Inference(False), lambda: torch.empty(shape, dtype=torch.float32, device="cpu"))
             place = outputs[number, batch.start : batch.start + batch.count]
             if found.shape != place.shape:
                 raise InvalidValue(f"outputs: expected {list(place.shape)} for a batch, got {list(found.shape)}")
@@ -256,27 +284,33 @@ class Evaluator:
             children = list(children)  # each batch meets all of them
             if not children:
                 return
-        depth = self.space.depth
-        turns = Turns(self.space.module, several=not isinstance(batches, MemoryBatches))
+        guard = Evaluating(self.space, free=isinstance(self.fitness, ModuleFitness))
+        within(guard, lambda: self._visit_all(guard, function, children, batches, progress))
+
+    def _visit_all(
+        self,
+        guard: Evaluating,
+        function: Callable[[int, nn.Module, Sequence[Batch]], object],
+        children: Iterable[Child],
+        batches: Batches,
+        progress: Callable[[], object] | None,
+    ) -> None:
+        turns = Turns(guard, several=not isinstance(batches, MemoryBatches))
         done = 0
 
         def turn(number: int, module: nn.Module, some: Sequence[Batch]) -> None:
             turns.begin(number)
             function(number, module, some)
 
-        try:
-            with evaluating(self.space.module):
-                for chunk in batches.chunks():
-                    for number, deltas in enumerate(self.space.replayed(children)):
-                        with self.space.applied(deltas) as module:
-                            self.limit.within(partial(turn, number, module), chunk)
-                            turns.end(number)
-                        done += len(chunk)
-                        if progress and done % len(batches) == 0:
-                            progress()
-        finally:
-            self.space.restore(depth)
-            turns.restore()
+        for chunk in batches.chunks():
+            probe(self.space, chunk[0], turns.fresh, self.limit.samples)
+            for number, deltas in enumerate(self.space.replayed(children)):
+                with self.space.applied(deltas) as module:
+                    self.limit.within(partial(turn, number, module), chunk)
+                    turns.end(number)
+                done += len(chunk)
+                if progress and done % len(batches) == 0:
+                    progress()
 
 
 def _on_device(module: nn.Module, device: torch.device | str) -> nn.Module:

@@ -8,7 +8,6 @@ import signal
 import threading
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import default_collate as collate
 
+from smd_evo.core.blocks import Inference, within
 from smd_evo.errors import InvalidType, SmdEvoError
 
 __all__ = ["Reader"]
@@ -52,11 +52,9 @@ class Reader:
         assert isinstance(plan, _Plan)
         plan.numbers, plan.size = numbers, size
         try:
-            with torch.inference_mode(False), _interrupts_wait():
-                batches = iter(loader)
+            batches = within(Inference(False), lambda: within(_InterruptsWait(), lambda: iter(loader)))
             while True:
-                with torch.inference_mode(False):  # what a data set keeps is for training, too
-                    inputs = next(batches, None)
+                inputs = within(Inference(False), lambda: next(batches, None))  # what it keeps is for training, too
                 if inputs is None:
                     break
                 if isinstance(inputs, SmdEvoError):
@@ -121,20 +119,28 @@ def _samples(data: Any, numbers: list[int]) -> list[Tensor]:
     return found
 
 
-@contextmanager
-def _interrupts_wait() -> Iterator[None]:
+class _InterruptsWait:
     """Ctrl-C waits until the workers have started, where torch would leave a muddle; and it is never for them."""
-    if threading.current_thread() is not threading.main_thread():  # where none arrives
-        yield
-        return
-    caught: list[tuple[int, FrameType | None]] = []
-    before = signal.signal(signal.SIGINT, lambda *arguments: caught.append(arguments))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-        if caught and callable(before):
-            before(*caught[0])
+
+    def __init__(self) -> None:
+        self._caught: list[tuple[int, FrameType | None]] = []
+        self._before: Any = None
+
+    def enter(self) -> None:
+        """Wait."""
+        if threading.current_thread() is not threading.main_thread():  # where none arrives
+            return
+        self._before = signal.getsignal(signal.SIGINT)
+        if self._before is not None:  # else it is not Python's
+            signal.signal(signal.SIGINT, lambda *arguments: self._caught.append(arguments))
+
+    def leave(self) -> None:
+        """Go on, with one that has come."""
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+            before, self._before = self._before, None
+            if self._caught and callable(before):
+                before(*self._caught[0])
 
 
 def _stop_idle(idle: dict[int, DataLoader[Any]]) -> None:

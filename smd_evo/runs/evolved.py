@@ -13,7 +13,8 @@ from smd_evo.experiments.export import plain_state
 from smd_evo.experiments.parent import load_parent
 from smd_evo.runs.folder import RESULTS, read_results
 from smd_evo.runs.identity import IDENTITY, resumed_config
-from smd_evo.zoo.checkpoint import load_weights, read_checkpoint
+from smd_evo.zoo.checkpoint import read_checkpoint
+from smd_evo.zoo.weights import load_weights
 
 __all__ = ["ENSEMBLE", "NETWORK", "check_single", "evolved_weights", "is_evolution"]
 

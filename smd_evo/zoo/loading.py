@@ -19,7 +19,7 @@ from torch import nn
 
 from smd_evo.errors import InvalidValue, SmdEvoError, check_choice, check_count, check_number
 from smd_evo.evaluation.classification import logits_of
-from smd_evo.evaluation.guard import reseed
+from smd_evo.evaluation.randomness import reseed
 from smd_evo.evaluation.stream import Stream
 from smd_evo.zoo.balance import remarks
 from smd_evo.zoo.checkpoint import weights_of

@@ -28,6 +28,7 @@ from smd_evo import (
     sample_mutations,
 )
 from smd_evo.core.delta import SparseValues
+from smd_evo.core.exclusive import _blocks
 from smd_evo.ensemble.combine import COMBINES, combined
 
 WEIGHTS = [0.5, 0.1, 0.3, 0.1]
@@ -345,7 +346,7 @@ class TestNoTrace:
                 torch._C._functorch._vmap_decrement_nesting()
             assert same_bits(before, state_bits(ensemble))
             assert all(parameter is parameters[name] for name, parameter in ensemble.named_parameters())
-            assert not ensemble._lock.locked()
+            assert not _blocks.held
         assert torch.equal(ensemble(images()), expected)
 
 
