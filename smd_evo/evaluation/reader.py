@@ -52,10 +52,10 @@ class Reader:
         assert isinstance(plan, _Plan)
         plan.numbers, plan.size = numbers, size
         try:
-            with torch.inference_mode(False), _interrupts_wait():
+            with torch.inference_mode(False), torch.device("cpu"), _interrupts_wait():
                 batches = iter(loader)
             while True:
-                with torch.inference_mode(False):  # what a data set keeps is for training, too
+                with torch.inference_mode(False), torch.device("cpu"):  # what a data set keeps is for training, too
                     inputs = next(batches, None)
                 if inputs is None:
                     break
@@ -85,7 +85,7 @@ class _Plan:
     """Which samples are the batches of the next pass: a loader's sampler, to be set before each."""
 
     def __init__(self) -> None:
-        self.numbers, self.size = torch.empty(0, dtype=torch.int64), 1
+        self.numbers, self.size = torch.empty(0, dtype=torch.int64, device="cpu"), 1
 
     def __iter__(self) -> Iterator[list[int]]:
         return (piece.tolist() for piece in self.numbers.split(self.size))

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from smd_evo.errors import InvalidValue, check_choice, check_keep, check_number
+from smd_evo.errors import InvalidValue, check_choice, kept
 from smd_evo.experiments import readers
 
 __all__ = [
@@ -66,7 +66,7 @@ class ExperimentConfig:
         4.0,
         "GIB",
         "Decoded images to hold in memory; more are decoded again when needed [4].",
-        lambda name, value: check_number(name, value, low=0, mend="try 4"),
+        readers.memory,
     )
     select: str = setting(
         "all", "TERMS", "Parameters to mutate: all, weight, bias, norm, head, layers, patterns [all].", readers.text
@@ -81,6 +81,11 @@ class ExperimentConfig:
     )
     batch_size: int | str = setting("auto", "N", "Images a forward pass, or auto [auto].", readers.batch_size)
 
+    def __post_init__(self) -> None:
+        # However they come, from Python, a file or the command line; the device last, as it may have to import torch.
+        own = sorted(fields(self), key=lambda each: each.name == "device")
+        kept(self, **{each.name: each.metadata["read"](each.name, getattr(self, each.name)) for each in own})
+
     @classmethod
     def read(cls: type[_Config], values: Mapping[str, Any]) -> _Config:
         """Settings from a mapping of names to numbers or strings; what is missing has its default.
@@ -91,9 +96,9 @@ class ExperimentConfig:
         known: dict[str, Field[Any]] = {setting.name: setting for setting in fields(cls)}
         for name in values:
             check_choice("setting", name, known)
-        # Resolved now, so that the stored settings say what was used; last, because it has to import torch.
+        # Resolved now, so that the stored settings say what was used.
         values = {**values, "device": values.get("device", "auto")}
-        config = cls(**{name: known[name].metadata["read"](name, value) for name, value in values.items()})
+        config = cls(**values)
         config.check(values)
         return config
 
@@ -138,7 +143,7 @@ class FinetuneConfig(ExperimentConfig):
         0.9,
         "X",
         "Share of the parent's score that calibration leaves the median child [0.9].",
-        lambda _, value: check_keep(value),
+        readers.keep,
     )
     fitness: str = setting(
         "cross_entropy", "NAME", "cross_entropy or accuracy [cross_entropy].", readers.one_of(FITNESSES)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from smd_evo.atomic import write_whole
-from smd_evo.core.keys import derive
+from smd_evo.core.keys import derive, folded
 from smd_evo.core.noise import gaussian
 from smd_evo.zoo.data import Data
 
@@ -95,7 +95,7 @@ def _clean(seed: int) -> tuple[Tensor, Tensor, dict[str, NDArray[np.int64]]]:
     rest, indices = np.arange(len(images)), {}
     for split, size in _SIZES.items():
         rest, indices[split] = train_test_split(
-            rest, test_size=size, stratify=digits.target[rest], random_state=seed % 2**32
+            rest, test_size=size, stratify=digits.target[rest], random_state=folded(seed)
         )
     return images, torch.tensor(digits.target, dtype=torch.int64), {"source": rest, **indices}
 
