@@ -12,6 +12,7 @@ density: expected a number in (0, 1], got 2; try 0.01
 
 from __future__ import annotations
 
+import contextlib
 import decimal
 import difflib
 import math
@@ -97,16 +98,17 @@ def check_number(
     0.25
     """
     sign, bracket = (">=", "[") if closed else (">", "(")
-    interval = f"{sign} {low:g}" if math.isinf(high) else f"in {bracket}{low:g}, {high:g}]"
+    interval = f" {sign} {low:g}" if math.isinf(high) else f" in {bracket}{low:g}, {high:g}]"
+    interval = "" if math.isinf(low) and math.isinf(high) else interval
     plain = value if type(value) is float else _held(value)
     if isinstance(plain, bool) or not isinstance(plain, numbers.Real | decimal.Decimal):
-        raise InvalidType(f"{name}: expected a number {interval}, got {shown(value)}; {mend}")
+        raise InvalidType(f"{name}: expected a number{interval}, got {shown(value)}; {mend}")
     try:
         number = float(plain)
     except (OverflowError, ValueError):  # a whole number beyond all floats, a signalling NaN
         number = math.nan
     if not (low < number <= high or (closed and number == low)) or math.isinf(number):  # NaN fails the comparison
-        raise InvalidValue(f"{name}: expected a finite number {interval}, got {shown(value)}; {mend}")
+        raise InvalidValue(f"{name}: expected a finite number{interval}, got {shown(value)}; {mend}")
     return number
 
 
@@ -165,8 +167,10 @@ def whole(value: object) -> int | None:
 
 def _held(value: object) -> object:
     """What an array or tensor of no dimensions holds; anything else as it is."""
-    if getattr(value, "shape", None) != () or getattr(getattr(value, "dtype", None), "kind", "") in ("m", "M"):
-        return value  # spans and moments of time would become numbers of no unit
+    if getattr(value, "shape", None) != ():
+        return value
+    if getattr(getattr(value, "dtype", None), "kind", "") in ("m", "M"):
+        return None  # numpy takes spans and moments of time for whole numbers
     try:
         return value.item()  # type: ignore[attr-defined]
     except (AttributeError, RuntimeError):  # of the meta device, which holds nothing
@@ -186,7 +190,8 @@ def plain(value: object) -> Any:
     if isinstance(value, numbers.Integral):
         return int(value)
     if isinstance(value, numbers.Real | decimal.Decimal):
-        return float(value)
+        with contextlib.suppress(OverflowError, ValueError):  # beyond all floats, a signalling NaN
+            return float(value)
     if isinstance(value, Mapping):
         return {name: plain(item) for name, item in value.items()}
     if type(value) in (list, tuple):

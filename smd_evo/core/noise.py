@@ -267,6 +267,6 @@ def _in_pieces(
 
 
 def _check_int64(name: str, tensor: object) -> None:
-    if not isinstance(tensor, Tensor) or tensor.dtype != torch.int64:
-        got = f"a tensor of {tensor.dtype}" if isinstance(tensor, Tensor) else repr(tensor)
-        raise InvalidType(f"{name}: expected an int64 tensor, got {got}")
+    if not isinstance(tensor, Tensor) or tensor.dtype != torch.int64 or tensor.is_meta:
+        got = f"a {tensor.device.type} tensor of {tensor.dtype}" if isinstance(tensor, Tensor) else repr(tensor)
+        raise InvalidType(f"{name}: expected an int64 tensor with values, got {got}")

@@ -52,7 +52,7 @@ class Subspace(ABC):
             index: number of the child in it.
         """
         number = torch.tensor(check_count("index", index, low=0), dtype=torch.int64, device="cpu")
-        return key_from_int64(int(self.draws(check_key(key), generation, number)))
+        return key_from_int64(int(self.draws(check_key(key), check_key(generation, "generation"), number)))
 
     def draws(self, key: Key, generation: int, indices: Tensor) -> Tensor:
         """:meth:`draw` of many children: bit patterns, int64, for int64 ``indices`` of any shape."""

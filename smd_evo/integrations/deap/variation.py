@@ -16,7 +16,7 @@ from smd_evo.core.layout import Layout
 from smd_evo.core.mutation import Lineage, Mutation
 from smd_evo.core.noise import gaussian
 from smd_evo.core.subspace import RandomSubspace
-from smd_evo.errors import InvalidType, InvalidValue, check_number, shown
+from smd_evo.errors import InvalidType, InvalidValue, check_number, plain, shown
 from smd_evo.integrations.deap.individuals import LineageIndividual
 
 __all__ = ["cxLineage", "draw_key", "mutSparseGaussian"]
@@ -62,7 +62,8 @@ def mutSparseGaussian(  # noqa: N802  # DEAP's naming
     """
     rule = RandomSubspace(density)
     if isinstance(individual, LineageIndividual):
-        if check_number("mu", mu, low=-math.inf, mend="for a lineage it is 0") != 0:
+        mean = plain(mu)
+        if isinstance(mean, bool) or not (isinstance(mean, int | float) and mean == 0):
             raise InvalidValue(f"mu: expected 0 for a lineage, got {shown(mu)}")
         key = draw_key()
         mutation = Mutation(derive(key, "noise"), check_number("sigma", sigma, low=0), rule, rule.draw(key))
@@ -94,7 +95,7 @@ def mutSparseGaussian(  # noqa: N802  # DEAP's naming
 
 def _at(values: Any, genes: Tensor, size: int, name: str) -> Any:
     """The values of those genes, of one for all or one for each."""
-    if isinstance(values, str) or getattr(values, "shape", None) == () or not hasattr(values, "__len__"):
+    if isinstance(values, str | bytes) or getattr(values, "shape", None) == () or not hasattr(values, "__len__"):
         return check_number(name, values, low=0 if name == "sigma" else -math.inf)
     if len(values) < size:
         raise IndexError(f"{name} must be at least the size of individual: {len(values)} < {size}")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from smd_evo.core.keys import Key, check_key, derive
 from smd_evo.core.parameters import Child, ParameterSpace
 from smd_evo.core.selection import Select
-from smd_evo.errors import InvalidType, InvalidValue, check_count, check_number, shown
+from smd_evo.errors import InvalidType, InvalidValue, check_choice, check_count, check_number, shown
 from smd_evo.evaluation.data import minibatch
 from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.evaluation.fitness import WORST, Fitness, get_fitness
@@ -43,11 +43,13 @@ def checked_host(host: Mapping[str, Any]) -> dict[str, Any]:
         "num_subbatches": check_count,
         "subbatch_size": check_count,
     }
-    words = ("num_actors", "num_gpus_per_actor")  # which may be "max", for instance
+    words = {"num_actors": ("max", "num_cpus", "num_gpus", "num_devices"), "num_gpus_per_actor": ("max", "all")}
     found = dict(host)
     for name, check in checks.items():
         value = host.get(name)
-        if value is not None and not (name in words and isinstance(value, str)):
+        if isinstance(value, str) and name in words:
+            found[name] = check_choice(name, value, words[name])
+        elif value is not None:
             found[name] = check(name, value)
     return found
 

@@ -16,7 +16,7 @@ from smd_evo.core.gradient import centered_ranks, es_gradient
 from smd_evo.core.keys import Key
 from smd_evo.core.mutation import Mutation, sample_mutations
 from smd_evo.core.subspace import Dense, Subspace
-from smd_evo.errors import InvalidType, InvalidValue, check_choice, check_number, kept, plain
+from smd_evo.errors import InvalidType, InvalidValue, check_choice, check_number, kept, plain, shown
 from smd_evo.integrations.evotorch.finetune import FinetuneProblem
 from smd_evo.integrations.evotorch.replica import Replica
 from smd_evo.integrations.evotorch.searcher import NetworkSearcher
@@ -51,10 +51,10 @@ class OptimizerSpec:
         )
         try:
             self.make(1, torch.device("cpu"))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
             raise InvalidValue(
-                f"optimizer_config: expected settings of evotorch.optimizers' {self.name}, got {dict(self.config)} "
-                f"({error})"
+                f"optimizer_config: expected settings of evotorch.optimizers' {self.name}, got "
+                f"{shown(self.config)} ({' '.join(str(error).split())[:200]})"
             ) from None
 
     def make(self, size: int, device: torch.device) -> Any:
