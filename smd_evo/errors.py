@@ -153,7 +153,7 @@ def check_flag(name: str, value: object) -> bool:
     """Return ``value`` as a plain bool, or raise if it is none: neither a number nor a text says yes or no."""
     plain = value if type(value) is bool else _held(value)
     if not isinstance(plain, bool):
-        raise InvalidType(f"{name}: expected True or False, got {shown(value)}")
+        raise InvalidType(f"{name}: expected true or false, got {shown(value)}")
     return plain
 
 

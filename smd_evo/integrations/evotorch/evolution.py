@@ -40,7 +40,7 @@ class SubspaceEvolution(NetworkSearcher):
         density: share of the coordinates that a mutation touches, in (0, 1]. Give this or ``subspace``.
         subspace: another rule of the coordinates.
         static: with ``density``: one subspace for the whole run.
-        sigma: mutation strength; "auto" calibrates it at the first generation, by some 200 evaluations.
+        sigma: mutation strength; "auto" calibrates it at the first generation, by some 110 evaluations.
         num_parents: mu.
         num_elites: parents that compete with their children, 0 to mu; 1 by default.
         adapt_sigma: the 1/5 success rule: after each generation sigma is multiplied by

@@ -166,7 +166,7 @@ class SubspaceES(NetworkSearcher):
         density: share of the coordinates that a mutation touches, in (0, 1]. Give this or ``subspace``.
         subspace: another rule of the coordinates.
         static: with ``density``: one subspace for the whole run; only its coordinates ever move.
-        sigma: mutation strength; "auto" calibrates it at the first generation, by some 200 evaluations.
+        sigma: mutation strength; "auto" calibrates it at the first generation, by some 110 evaluations.
         optimizer: "adam", "sgd" (``optimizer_config={"momentum": 0.9}``) or "clipup".
         optimizer_config: further settings of :mod:`evotorch.optimizers`.
         weight_decay: in the units of OpenAI's code (``l2coeff``), whose gradient is sigma times this one.
