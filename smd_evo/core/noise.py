@@ -108,7 +108,7 @@ def permutation(key: Key | Tensor, positions: Tensor, size: int) -> Tensor:
         tensor([376035420251, 988277130599])
     """
     _check_int64("positions", positions)
-    check_count("size", size)
+    size = check_count("size", size)
     if size > MAX_SIZE:
         raise InvalidValue(f"size: expected at most 2**40, got {size}")
     if positions.numel() and not 0 <= int(positions.min()) <= int(positions.max()) < size:
@@ -254,11 +254,11 @@ def _in_pieces(
         key = key.to(positions.device).reshape((1,) * (len(shape) - key.dim()) + key.shape)
         positions, rows = positions.expand(shape), max(1, _CHUNK // max(1, shape[1:].numel()))
     else:
-        check_key(key)
+        key = check_key(key)
         shape, positions, rows = positions.shape, positions.reshape(-1), _CHUNK
     if positions.device.type != "cpu" or len(positions) <= rows:
         return function(key, positions).view(shape)
-    result = torch.empty(positions.shape, dtype=dtype)
+    result = torch.empty(positions.shape, dtype=dtype, device=positions.device)
     for start in range(0, len(positions), rows):
         piece = slice(start, start + rows)
         own = key[piece] if isinstance(key, Tensor) and len(key) > 1 else key
@@ -267,6 +267,6 @@ def _in_pieces(
 
 
 def _check_int64(name: str, tensor: object) -> None:
-    if not isinstance(tensor, Tensor) or tensor.dtype != torch.int64:
-        got = f"a tensor of {tensor.dtype}" if isinstance(tensor, Tensor) else repr(tensor)
-        raise InvalidType(f"{name}: expected an int64 tensor, got {got}")
+    if not isinstance(tensor, Tensor) or tensor.dtype != torch.int64 or tensor.is_meta:
+        got = f"a {tensor.device.type} tensor of {tensor.dtype}" if isinstance(tensor, Tensor) else repr(tensor)
+        raise InvalidType(f"{name}: expected an int64 tensor with values, got {got}")

@@ -26,7 +26,7 @@ from smd_evo.core.mutation import Lineage, Mutation, replay
 from smd_evo.core.patches import Patched, Patches
 from smd_evo.core.selection import Select, select_names
 from smd_evo.core.supported import check_not_frozen, check_supported, without_aliases
-from smd_evo.errors import InvalidType, InvalidValue, WrongParent
+from smd_evo.errors import InvalidType, InvalidValue, WrongParent, check_flag
 
 __all__ = ["Child", "ParameterSpace"]
 
@@ -85,8 +85,8 @@ class ParameterSpace:
         if not isinstance(module, nn.Module):
             raise InvalidType(f"module: expected a torch.nn.Module, got {type(module).__name__}")
         check_not_frozen(module)
-        found = dict(module.named_parameters())
-        candidates = [name for name, tensor in found.items() if include_frozen or tensor.requires_grad]
+        found, frozen = dict(module.named_parameters()), check_flag("include_frozen", include_frozen)
+        candidates = [name for name, tensor in found.items() if frozen or tensor.requires_grad]
         if not candidates:
             mend = "pass include_frozen=True to mutate those" if found else "a quantized network keeps none"
             raise InvalidValue(f"module: expected trainable parameters, got {len(found)} frozen ones; {mend}")
@@ -263,7 +263,9 @@ class ParameterSpace:
     @alone
     def values_at(self, indices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """The parameters at sorted distinct coordinates, ``dtype`` [k] on :attr:`device`."""
-        nothing = SparseDelta(indices.to(self.device), torch.zeros(len(indices), device=self.device))
+        nothing = SparseDelta(
+            indices.to(self.device), torch.zeros(len(indices), dtype=torch.float32, device=self.device)
+        )
         pieces = [elements.index_select(0, places) for elements, places, _ in self._pieces(nothing)]
         return torch.cat([nothing.values[:0].to(dtype), *(piece.to(self.device, dtype) for piece in pieces)])
 
@@ -271,6 +273,11 @@ class ParameterSpace:
     def dtype(self) -> torch.dtype:
         """The narrowest type that holds every selected parameter exactly."""
         return reduce(torch.promote_types, (parameter.dtype for parameter in self._parameters))
+
+    @property
+    def narrowest(self) -> torch.dtype:
+        """The type of the selected parameters that has the fewest digits."""
+        return max((parameter.dtype for parameter in self._parameters), key=lambda dtype: torch.finfo(dtype).eps)
 
     @alone
     def values_of(self, child: Child) -> SparseValues:

@@ -132,7 +132,7 @@ class Kept:
                 self._ballots = _room(spill, (count, *ballot.shape))
                 if diversity is not None:
                     small = torch.int16 if output.shape[1] < 2**15 else torch.int32
-                    self._classes = torch.empty(count, len(output), dtype=small)
+                    self._classes = torch.empty(count, len(output), dtype=small, device="cpu")
             _check_shape(ballot, self._ballots[0])
             self._ballots[number] = ballot if spill is None else ballot.clamp(-_HALF, _HALF)
             if diversity is not None:
@@ -148,7 +148,7 @@ class Kept:
             The chosen candidates in order, and the fitness of the first, the first two, ...
         """
         judge, chosen, curve = self._judge, list[int](), list[float]()
-        pool, apart = None, torch.zeros(len(self._ballots), dtype=torch.float64)
+        pool, apart = None, torch.zeros(len(self._ballots), dtype=torch.float64, device="cpu")
         for votes in range(1, choices + 1):
             fitness = torch.cat([judge.fitness_of_each(pools, votes) for pools in self._joined(pool)])
             if self._diversity is None:
@@ -180,7 +180,7 @@ def _check_shape(ballot: Tensor, other: Tensor) -> None:
 def _room(spill: Path | str | None, shape: tuple[int, ...]) -> Tensor:
     """Memory for ballots; a file vanishes from its folder at once and from the disk with the last use."""
     if spill is None:
-        return torch.empty(shape)
+        return torch.empty(shape, dtype=torch.float32, device="cpu")
     try:
         with tempfile.NamedTemporaryFile(dir=spill) as file:
             size = torch.Size(shape).numel()

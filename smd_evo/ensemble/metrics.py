@@ -119,7 +119,7 @@ def brier_score(logits: Tensor, targets: Tensor) -> Tensor:
     Reference: Brier, "Verification of forecasts expressed in terms of probability", Monthly Weather Review 78, 1950.
     """
     probabilities = finite_logits(logits, targets).double().softmax(-1)
-    probabilities[torch.arange(len(targets)), targets] -= 1
+    probabilities[torch.arange(len(targets), device=targets.device), targets] -= 1
     return probabilities.square().sum(-1)
 
 
@@ -198,7 +198,7 @@ def binned_calibration_error(confidence: Tensor, correct: Tensor, bins: int = 15
     # Seconds to import, and most of the package does without.
     from torchmetrics.functional.classification import multiclass_calibration_error
 
-    check_count("bins", bins)
+    bins = check_count("bins", bins)
     if confidence.dim() != 1 or confidence.shape != correct.shape or len(confidence) < 1:
         raise InvalidValue(
             "confidence: expected [n] and correct [n], a sample or more, got "

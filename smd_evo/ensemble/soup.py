@@ -10,6 +10,7 @@ import torch
 from smd_evo.core.delta import SparseValues, union
 from smd_evo.core.parameters import Child, ParameterSpace
 from smd_evo.ensemble.weights import check_weights
+from smd_evo.errors import InvalidType, shown
 
 __all__ = ["soup"]
 
@@ -27,7 +28,7 @@ def soup(space: ParameterSpace, members: Sequence[Child], weights: Sequence[floa
         ``space.make_child(soup(...))`` is the network.
 
     Raises:
-        InvalidValue, InvalidType: no members, or unusable weights.
+        InvalidValue, InvalidType: no space or members, or unusable weights.
 
     Example:
         >>> from torch import nn
@@ -40,6 +41,12 @@ def soup(space: ParameterSpace, members: Sequence[Child], weights: Sequence[floa
 
     Reference: Wortsman et al., "Model soups", ICML 2022.
     """
+    if not isinstance(space, ParameterSpace):
+        raise InvalidType(
+            f"space: expected a ParameterSpace, got {type(space).__name__}; ParameterSpace(network) is one"
+        )
+    if not isinstance(members, Sequence):
+        raise InvalidType(f"members: expected a list of children, got {shown(members)}; put it in a list")
     shares = check_weights(weights, len(members))
     values = [space.values_of(member) for member in members]
     indices = union([own.indices for own in values], space.device)

@@ -13,11 +13,11 @@ from torch.utils.data import default_collate as collate
 
 from smd_evo.core.keys import Key, derive
 from smd_evo.core.noise import permutation
-from smd_evo.errors import InvalidType, InvalidValue, check_count
+from smd_evo.errors import InvalidType, InvalidValue, check_count, shown
 from smd_evo.evaluation.batches import Batch, Batches, MemoryBatches, changed, lengths_of, pieces, tensors_of
 from smd_evo.evaluation.stream import Stream
 
-__all__ = ["make_batches", "minibatch"]
+__all__ = ["check_batch_size", "make_batches", "minibatch"]
 
 _AUTO_BYTES = 2**20
 
@@ -39,8 +39,7 @@ def make_batches(data: Any, batch_size: int | str, device: torch.device) -> Batc
         InvalidValue: no samples, lengths that differ, NaN or infinite inputs, bad batch size.
         InvalidType: data of another kind.
     """
-    if batch_size != "auto":
-        check_count("batch_size", batch_size, mend='or give "auto"')
+    batch_size = check_batch_size(batch_size)
     if isinstance(data, Stream):
         if not len(data):
             raise InvalidValue("data: expected at least one sample, got none")
@@ -59,7 +58,7 @@ def make_batches(data: Any, batch_size: int | str, device: torch.device) -> Batc
     else:
         raise InvalidType(
             f"data: expected (inputs, targets), a Dataset, a Stream or an iterable of batches, "
-            f"got {type(data).__name__}"
+            f"got {shown(data) if isinstance(data, str) else type(data).__name__}; the order is parent, data, fitness"
         )
     batches, start = MemoryBatches(), 0
     for number, pair in enumerate(pairs):
@@ -76,6 +75,13 @@ def make_batches(data: Any, batch_size: int | str, device: torch.device) -> Batc
     if not batches:
         raise InvalidValue("data: expected at least one sample, got none")
     return batches
+
+
+def check_batch_size(value: object) -> int | str:
+    """Return a whole number of samples, or "auto", or raise."""
+    return (
+        "auto" if isinstance(value, str) and value == "auto" else check_count("batch_size", value, mend='try "auto"')
+    )
 
 
 def minibatch(key: Key, number: int, size: int, total: int) -> Tensor:
@@ -96,10 +102,12 @@ def minibatch(key: Key, number: int, size: int, total: int) -> Tensor:
         >>> minibatch(7, 0, 2, 5).tolist(), minibatch(7, 1, 2, 5).tolist()
         ([2, 3], [1, 0])
     """
-    if check_count("size", size) > total:
+    size, total, number = check_count("size", size), check_count("total", total), check_count("number", number, low=0)
+    if size > total:
         raise InvalidValue(f"size: expected at most the {total} samples that there are, got {size}")
     epoch, place = divmod(number, total // size)
-    return permutation(derive(key, "minibatch", epoch), torch.arange(place * size, (place + 1) * size), total)
+    positions = torch.arange(place * size, (place + 1) * size, device="cpu")
+    return permutation(derive(key, "minibatch", epoch), positions, total)
 
 
 def _split(data: Sequence[Any], batch_size: int | str, device: torch.device) -> Iterator[tuple[Any, Any]]:
@@ -122,7 +130,14 @@ def _holds_samples(data: Any) -> bool:
 
 def _load(data: Any, batch_size: int | str, device: torch.device) -> Iterator[Any]:
     size = _size(batch_size, lambda: collate([data[0]])[0], device)
-    return iter(DataLoader(data, size, shuffle=False, generator=torch.Generator()))  # not torch's global one
+    with torch.device("cpu"):  # where the loader's own numbers are, whatever the default device
+        pairs = iter(DataLoader(data, size, shuffle=False, generator=torch.Generator()))  # not torch's global one
+    while True:
+        with torch.device("cpu"):
+            pair = next(pairs, None)
+        if pair is None:
+            return
+        yield pair
 
 
 def _size(batch_size: int | str, first: Callable[[], Any], device: torch.device) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +17,10 @@ from smd_evo.core.exclusive import Exclusive
 from smd_evo.core.mutation import Lineage
 from smd_evo.core.parameters import Child, ParameterSpace
 from smd_evo.core.selection import Select
-from smd_evo.errors import InvalidType, InvalidValue
+from smd_evo.errors import InvalidType, InvalidValue, shown
 from smd_evo.evaluation.batches import Batch, Batches, MemoryBatches
 from smd_evo.evaluation.classification import check_range, class_range, logits_of
-from smd_evo.evaluation.data import make_batches
+from smd_evo.evaluation.data import check_batch_size, make_batches
 from smd_evo.evaluation.fitness import WORST, Fitness, ModuleFitness, get_fitness
 from smd_evo.evaluation.guard import Evaluating
 from smd_evo.evaluation.limit import BatchLimit
@@ -29,6 +29,8 @@ from smd_evo.evaluation.stream import StreamBatches
 from smd_evo.evaluation.turns import Turns
 
 __all__ = ["Evaluation", "Evaluator"]
+
+_Children = TypeVar("_Children", bound=Iterable[Child])
 
 _TOGETHER = 8, 2**24
 """Children, and bytes of outputs, that are predicted in one go: more than one child only if that saves something."""
@@ -117,13 +119,14 @@ class Evaluator:
         if isinstance(parent, nn.Module):
             parent = ParameterSpace(parent if device is None else _on_device(parent, device), select)
         elif not isinstance(parent, ParameterSpace):
-            raise InvalidType(f"parent: expected a torch.nn.Module or ParameterSpace, got {parent!r}")
+            mend = "; the order is parent, data, fitness" if isinstance(data, nn.Module) else ""
+            raise InvalidType(f"parent: expected a torch.nn.Module or ParameterSpace, got {shown(parent)}{mend}")
         elif select != "all" or device is not None:
             raise InvalidValue(
                 "parent: expected a torch.nn.Module where select or device is given, got a ParameterSpace"
             )
         self.space = parent
-        self.batch_size = batch_size
+        self.batch_size = check_batch_size(batch_size)
         self.limit = BatchLimit()
         self._said: list[bool] = []  # shared, as the limit is
         if data is None and not isinstance(self.fitness, ModuleFitness):
@@ -179,13 +182,13 @@ class Evaluator:
         parents: list[int] = []
 
         def noted() -> Iterator[Child]:
-            for number, child in enumerate(children):
+            for number, child in enumerate(_several(children)):
                 if isinstance(child, Lineage) and not child.steps:
                     parents.append(number)
                 yield child
 
         self._visit(add, noted(), batches, progress)
-        fitness = value(torch.stack(sums).cpu()) if sums else torch.zeros(0, dtype=torch.float64)
+        fitness = value(torch.stack(sums).cpu()) if sums else torch.zeros(0, dtype=torch.float64, device="cpu")
         finite = fitness.isfinite() & (fitness.abs() < WORST)
         worst = WORST if self.fitness.sense == "min" else -WORST
         result = Evaluation(fitness.where(finite, worst), self.fitness.sense, int((~finite).sum()))
@@ -205,7 +208,7 @@ class Evaluator:
         """Outputs of each child for all samples: float32 [N, samples, ...] on the CPU."""
         if not self._batches.samples:
             raise InvalidValue("data: expected samples to predict, got none; use evaluator.on(data)")
-        if not children:
+        if not _several(children):
             raise InvalidValue("children: expected at least one, got none")
         outputs: Tensor | None = None
 
@@ -229,10 +232,10 @@ class Evaluator:
 
     def outputs(self, children: Iterable[Child]) -> Iterator[Tensor]:
         """What :meth:`predict` returns, one child after the other, for more children than memory holds at once."""
-        waiting = iter(children)
+        waiting = iter(_several(children))
         some = list(islice(waiting, 1))
         if some and isinstance(self._batches, StreamBatches):  # one batch tells how many fit into one pass
-            first = self.on_samples(torch.arange(min(self._batches.size, self.samples))).predict(some)
+            first = self.on_samples(torch.arange(min(self._batches.size, self.samples), device="cpu")).predict(some)
             some += islice(waiting, self._at_once(first.nbytes // first.shape[1] * self.samples) - 1)
         while some:
             outputs = self.predict(some)
@@ -250,7 +253,11 @@ class Evaluator:
         if isinstance(fitness, ModuleFitness):
             whole = fitness
             once = MemoryBatches([Batch(None, None, count=1, start=0)])
-            return once, lambda module, _: torch.tensor(whole.of(module), dtype=torch.float64), lambda totals: totals
+            return (
+                once,
+                lambda module, _: torch.tensor(whole.of(module), dtype=torch.float64, device="cpu"),
+                lambda totals: totals,
+            )
         known = self._class_range if fitness.classes else None
 
         def score(module: nn.Module, batch: Batch) -> Tensor:
@@ -311,6 +318,14 @@ class Evaluator:
                 done += len(chunk)
                 if progress and done % len(batches) == 0:
                     progress()
+
+
+def _several(children: _Children) -> _Children:
+    """The children, if they are not one that was forgotten to be put in a list."""
+    if not isinstance(children, Iterable):
+        kind = type(children).__name__
+        raise InvalidType(f"children: expected a list of them, got one {kind}; put it in a list")
+    return children
 
 
 def _on_device(module: nn.Module, device: torch.device | str) -> nn.Module:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from smd_evo.errors import InvalidType, InvalidValue, check_choice
+from smd_evo.errors import InvalidType, InvalidValue, check_choice, shown
 from smd_evo.evaluation import classification
 
 __all__ = [
@@ -216,9 +216,10 @@ def get_fitness(fitness: str | Fitness) -> Fitness:
         return _BY_NAME[check_choice("fitness", fitness, _BY_NAME)]
     if isinstance(fitness, BatchFitness | TotalFitness | ModuleFitness):
         return fitness
+    wrap = "wrap a function as ModuleFitness(name, sense, function), sense 'min' or 'max'"
     raise InvalidType(
-        f"fitness: expected a name, a BatchFitness or a ModuleFitness, got {fitness!r}; wrap a function "
-        "as ModuleFitness(name, sense, function), sense 'min' or 'max'"
+        f"fitness: expected a name, a BatchFitness or a ModuleFitness, got {shown(fitness)}; "
+        f"{wrap if callable(fitness) else 'the order is parent, data, fitness'}"
     )
 
 

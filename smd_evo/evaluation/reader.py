@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -52,9 +52,11 @@ class Reader:
         assert isinstance(plan, _Plan)
         plan.numbers, plan.size = numbers, size
         try:
-            batches = within(Inference(False), lambda: within(_InterruptsWait(), lambda: iter(loader)))
-            while True:
-                inputs = within(Inference(False), lambda: next(batches, None))  # what it keeps is for training, too
+            batches = within(
+                Inference(False), lambda: within(_InterruptsWait(), lambda: _on_cpu(lambda: iter(loader)))
+            )
+            while True:  # what a data set keeps is for training, too
+                inputs = within(Inference(False), lambda: _on_cpu(lambda: next(batches, None)))
                 if inputs is None:
                     break
                 if isinstance(inputs, SmdEvoError):
@@ -83,7 +85,7 @@ class _Plan:
     """Which samples are the batches of the next pass: a loader's sampler, to be set before each."""
 
     def __init__(self) -> None:
-        self.numbers, self.size = torch.empty(0, dtype=torch.int64), 1
+        self.numbers, self.size = torch.empty(0, dtype=torch.int64, device="cpu"), 1
 
     def __iter__(self) -> Iterator[list[int]]:
         return (piece.tolist() for piece in self.numbers.split(self.size))
@@ -117,6 +119,12 @@ def _samples(data: Any, numbers: list[int]) -> list[Tensor]:
                 "a stream gets its targets apart"
             )
     return found
+
+
+def _on_cpu(function: Callable[[], Any]) -> Any:
+    """What a function returns where new tensors are on the CPU, whatever the default device."""
+    with torch.device("cpu"):
+        return function()
 
 
 class _InterruptsWait:

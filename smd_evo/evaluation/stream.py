@@ -57,7 +57,7 @@ class Stream:
         if len(targets) != len(inputs):
             raise InvalidValue(f"data: expected as many targets as inputs, got {len(targets)} and {len(inputs)}")
         self.targets = targets
-        self._numbers = torch.arange(len(targets))
+        self._numbers = torch.arange(len(targets), device="cpu")
         self._functions: tuple[Callable[[Tensor], Any], ...] = ()
         self._reader = Reader(inputs, check_count("workers", workers, low=0))
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from smd_evo.errors import InvalidValue, check_choice, check_keep, check_number
+from smd_evo.errors import InvalidValue, check_choice, kept
 from smd_evo.experiments import readers
 
 __all__ = [
@@ -80,7 +80,7 @@ class ExperimentConfig:
         4.0,
         "GIB",
         "Decoded images to hold in memory; more are decoded again when needed [4].",
-        lambda name, value: check_number(name, value, low=0, mend="try 4"),
+        readers.memory,
     )
     skip_unreadable: bool = setting(
         False, "", "Leave out unreadable images, however many [at most 1 %].", readers.flag
@@ -98,6 +98,11 @@ class ExperimentConfig:
     )
     batch_size: int | str = setting("auto", "N", "Images a forward pass, or auto [auto].", readers.batch_size)
 
+    def __post_init__(self) -> None:
+        # However they come, from Python, a file or the command line; the device last, as it may have to import torch.
+        own = sorted(fields(self), key=lambda each: each.name == "device")
+        kept(self, **{each.name: each.metadata["read"](each.name, getattr(self, each.name)) for each in own})
+
     @classmethod
     def read(cls: type[_Config], values: Mapping[str, Any]) -> _Config:
         """Settings from a mapping of names to numbers or strings; what is missing has its default.
@@ -108,9 +113,9 @@ class ExperimentConfig:
         known: dict[str, Field[Any]] = {setting.name: setting for setting in fields(cls)}
         for name in values:
             check_choice("setting", name, known)
-        # Resolved now, so that the stored settings say what was used; last, because it has to import torch.
+        # Resolved now, so that the stored settings say what was used.
         values = {**values, "device": values.get("device", "auto")}
-        config = cls(**{name: known[name].metadata["read"](name, value) for name, value in values.items()})
+        config = cls(**values)
         config.check(values)
         return config
 
@@ -155,7 +160,7 @@ class FinetuneConfig(ExperimentConfig):
         0.9,
         "X",
         "Share of the parent's score that calibration leaves the median child [0.9].",
-        lambda _, value: check_keep(value),
+        readers.keep,
     )
     fitness: str = setting(
         "cross_entropy", "NAME", f"{', '.join(FITNESSES)} [cross_entropy].", readers.one_of(tuple(FITNESSES))

@@ -75,7 +75,7 @@ def choose(shortlist: Shortlist, validation: Evaluator, method: str, size: int |
     """
     assert isinstance(validation.fitness, BatchFitness | TotalFitness)
     count = len(shortlist.recipes)
-    if size is not None and check_count("size", size) > count:
+    if size is not None and (size := check_count("size", size)) > count:
         raise InvalidValue(f"size: expected 1 to {count}, the children on each shortlist, got {size}")
     return select_from(
         stored(shortlist.logits),

@@ -21,7 +21,7 @@ from smd_evo.core.mutation import Lineage
 from smd_evo.core.parameters import Child, ParameterSpace
 from smd_evo.ensemble.metrics import accuracy, finite_logits, negative_log_likelihood
 from smd_evo.errors import InvalidValue
-from smd_evo.evaluation.calibration import calibrate_sigma
+from smd_evo.evaluation.calibration import Effort, calibrate_sigma
 from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.evaluation.fitness import ACCURACY, CROSS_ENTROPY, BatchFitness, TotalFitness, get_fitness, rank
 from smd_evo.experiments.evolution_config import EvolutionConfig, images_at, most_images
@@ -30,7 +30,7 @@ from smd_evo.experiments.progress import Progress, Silent
 from smd_evo.experiments.rules import CALIBRATION, make_rule, mean_density
 from smd_evo.integrations.ray_address import check_address
 
-__all__ = ["Evolution", "Generation", "Validation"]
+__all__ = ["Evolution", "Generation", "Validation", "calibration_effort"]
 
 _RATE = 0.2
 """Step size in units of the calibrated mutation's norm: the first of `smd-evo compare`'s settings."""
@@ -94,6 +94,11 @@ class Generation:
     def as_dict(self) -> dict[str, Any]:
         """As plain numbers."""
         return {**asdict(self), "validation": self.validation and self.validation.as_dict()}
+
+
+def calibration_effort(config: EvolutionConfig) -> Effort:
+    """How thoroughly a run finds its sigma, if none is given: half of what its children take, usually, at most."""
+    return Effort.within(config.children * config.generations // 2)
 
 
 class Evolution:
@@ -213,9 +218,16 @@ class Evolution:
     def _calibrated(self) -> float:
         config, size = self.config, min(CALIBRATION, self.data.sizes["fitness"])
         evaluator = Evaluator(self.space, self.data.fitness, config.fitness, batch_size=config.batch_size)
-        few = evaluator.on_samples(torch.arange(size))
+        few = evaluator.on_samples(torch.arange(size, device="cpu"))
         self.progress.start(f"calibrating sigma, {self._rule.spec}", None)
-        found = calibrate_sigma(few, self._rule, config.keep, key=config.seed, progress=self.progress.advance)
+        found = calibrate_sigma(
+            few,
+            self._rule,
+            config.keep,
+            key=config.seed,
+            progress=self.progress.advance,
+            **asdict(calibration_effort(config)),
+        )
         self.calibration = found.evaluations * size
         return found.sigma
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from smd_evo.errors import InvalidValue, check_choice, check_keep, check_number
+from smd_evo.errors import InvalidValue, check_choice
 from smd_evo.experiments import readers
 from smd_evo.experiments.config import FITNESSES, SUBSPACES, ExperimentConfig, FinetuneConfig, setting
 
@@ -85,11 +85,11 @@ def _logs(name: str, value: Any) -> tuple[str, ...]:
 
 
 def _density(name: str, value: Any) -> float:
-    return check_number(name, value, low=0, high=1, mend="with --generations there is one, try 0.1")
+    return readers.number(name, value, low=0, high=1, mend="with --generations there is one, try 0.1")
 
 
 def _rate(name: str, value: Any) -> float | None:
-    return None if value is None else check_number(name, value, low=0, mend="leave it out for the default")
+    return None if value is None else readers.number(name, value, low=0, mend="leave it out for the default")
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class EvolutionConfig(ExperimentConfig):
     subspace: str = setting("random", "NAME", "", readers.one_of(SUBSPACES[:-1]))
     density: float = setting(0.1, "X", "", _density)
     sigma: float | None = setting(None, "X", "", readers.sigma)
-    keep: float = setting(0.9, "X", "", lambda _, value: check_keep(value))
+    keep: float = setting(0.9, "X", "", readers.keep)
     adapt_sigma: bool = setting(False, "", "With selection: the 1/5 success rule.", readers.flag)
     learning_rate: float | None = setting(
         None, "X", "With gradient: step size of Adam [0.2 x sigma x sqrt(density), sigma as calibrated].", _rate

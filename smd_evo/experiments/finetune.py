@@ -12,7 +12,7 @@ Reference: Whitaker & Whitley, arXiv 2302.05832; the controls at matched norm an
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -24,7 +24,7 @@ from smd_evo.core.subspace import Dense, Subspace
 from smd_evo.ensemble.combine import combined
 from smd_evo.ensemble.files import load_children
 from smd_evo.ensemble.selection import select_from, stored
-from smd_evo.evaluation.calibration import calibrate_sigma
+from smd_evo.evaluation.calibration import Effort, calibrate_sigma
 from smd_evo.evaluation.evaluator import Evaluation, Evaluator
 from smd_evo.evaluation.fitness import BatchFitness, TotalFitness, best_of
 from smd_evo.experiments.config import FinetuneConfig
@@ -36,7 +36,9 @@ from smd_evo.experiments.scores import against, table_row
 from smd_evo.experiments.statistics import Estimate
 from smd_evo.zoo.data import Data
 
-__all__ = ["finetune", "verify_children"]
+__all__ = ["calibrations", "finetune", "verify_children"]
+
+_ARMS = 4
 
 _SHORTLIST = 20
 _BEST_OF = 10
@@ -110,12 +112,12 @@ def _plan(
     config: FinetuneConfig, ranker: Evaluator, progress: Progress
 ) -> tuple[dict[str, list[_Strength]], tuple[int, int]]:
     """How the groups of each arm mutate, and what finding the sigmas cost, sparse and dense."""
-    costs = [0, 0]
-    few = ranker.on_samples(torch.arange(CALIBRATION)) if ranker.samples > CALIBRATION else ranker
+    costs, (_, effort) = [0, 0], calibrations(config)
+    few = ranker.on_samples(torch.arange(CALIBRATION, device="cpu")) if ranker.samples > CALIBRATION else ranker
 
     def calibrated(subspace: Subspace, keep: float, dense: bool) -> float:
         progress.start(f"calibrating sigma, {subspace.spec}", None)
-        found = calibrate_sigma(few, subspace, keep, key=config.seed, progress=progress.advance)
+        found = calibrate_sigma(few, subspace, keep, key=config.seed, progress=progress.advance, **asdict(effort))
         costs[dense] += found.evaluations
         return found.sigma
 
@@ -135,6 +137,16 @@ def _plan(
         "dense, own sigma": dense(calibrated(Dense(), config.keep**exponent, dense=True) for exponent in exponents),
     }
     return plans, (costs[0], costs[1])
+
+
+def calibrations(config: FinetuneConfig) -> tuple[int, Effort]:
+    """How many calibrations the experiment makes, and how thorough each is: half of what its children take, usually.
+
+    ``number * calibration_cost(effort.children, effort.bisections)`` is the most that they take together.
+    """
+    groups = len(_subspaces(config))
+    number = groups * (1 if config.sigma else 2)
+    return number, Effort.within(config.children * groups * _ARMS // (2 * number))
 
 
 def _subspaces(config: FinetuneConfig) -> list[Subspace]:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from smd_evo.atomic import write_whole
-from smd_evo.core.keys import derive
+from smd_evo.core.keys import derive, folded
 from smd_evo.core.noise import gaussian
 from smd_evo.zoo.data import Data
 
@@ -64,11 +64,11 @@ class DemoCNN(nn.Module):
 
 def camera(images: Tensor, key: int) -> Tensor:
     """Images [n, 1, h, w] on a scale from 0 to 1 as the simulated camera sees them."""
-    profile = torch.exp(-torch.tensor([1.0, 0.0, 1.0]) / (2 * _BLUR**2))
+    profile = torch.exp(-images.new_tensor([1.0, 0.0, 1.0]) / (2 * _BLUR**2))
     profile /= profile.sum()
     kernel = (profile[:, None] * profile)[None, None]
     blurred = functional.conv2d(functional.pad(images * _CONTRAST, (1, 1, 1, 1), "replicate"), kernel)
-    noise = gaussian(key, torch.arange(images.numel())).view_as(images)
+    noise = gaussian(key, torch.arange(images.numel(), device=images.device)).view_as(images)
     return (blurred + _NOISE * noise).clamp(0, 1)
 
 
@@ -91,13 +91,14 @@ def shifted_digits(seed: int) -> Data:
 def _clean(seed: int) -> tuple[Tensor, Tensor, dict[str, NDArray[np.int64]]]:
     """All scans [n, 1, 8, 8] as they are, their digits, and who gets which; "source" is the parent's part."""
     digits = load_digits()
-    images = torch.tensor(digits.images / digits.images.max(), dtype=torch.float32)[:, None]
+    images = torch.tensor(digits.images / digits.images.max(), dtype=torch.float32, device="cpu")[:, None]
     rest, indices = np.arange(len(images)), {}
     for split, size in _SIZES.items():
         rest, indices[split] = train_test_split(
-            rest, test_size=size, stratify=digits.target[rest], random_state=seed % 2**32
+            rest, test_size=size, stratify=digits.target[rest], random_state=folded(seed)
         )
-    return images, torch.tensor(digits.target, dtype=torch.int64), {"source": rest, **indices}
+    targets = torch.tensor(digits.target, dtype=torch.int64, device="cpu")
+    return images, targets, {"source": rest, **indices}
 
 
 def trained_cnn(seed: int, cache: Path | None = None) -> DemoCNN:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from smd_evo.errors import InvalidValue, SmdEvoError, check_choice, check_count, check_number
+from smd_evo.errors import InvalidValue, SmdEvoError, check_choice, check_count, check_key, check_number
 from smd_evo.evaluation.classification import logits_of
 from smd_evo.evaluation.randomness import reseed
 from smd_evo.evaluation.stream import Stream
@@ -86,9 +86,10 @@ def load(
         for name, size in (sizes or {}).items()
         if size is not None
     }
-    check_number("memory", memory, low=0, mend="give GiB such as 4")
+    memory = check_number("memory", memory, low=0, mend="give GiB such as 4")
     check_name(model)  # before a big folder is looked through
-    with _random_numbers_apart():
+    seed = check_key(seed, "seed")
+    with _random_numbers_apart(), _usual_defaults():
         if data == "digits":
             return _digits(model, checkpoint, checkpoint_key, given, seed)
         source = open_source(data, data_dir, download)
@@ -117,6 +118,18 @@ def _random_numbers_apart() -> Iterator[None]:
     finally:
         random.setstate(python_state)
         np.random.set_state(numpy_state)
+
+
+@contextmanager
+def _usual_defaults() -> Iterator[None]:
+    """Parents are float32 on the CPU, whatever the caller's defaults: weights are published so, and kept so."""
+    dtype, elsewhere = torch.get_default_dtype(), torch.get_default_device().type != "cpu"
+    try:
+        torch.set_default_dtype(torch.float32)
+        with torch.device("cpu") if elsewhere else nullcontext():
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
 
 
 def _digits(

@@ -101,8 +101,11 @@ class Normalize:
     """
 
     def __init__(self, preprocessing: Preprocessing) -> None:
-        self.mean = 255 * torch.tensor(preprocessing.mean)[:, None, None]
-        self.std = 255 * torch.tensor(preprocessing.std)[:, None, None]
+        mean, std = (
+            torch.tensor(numbers, dtype=torch.float32, device="cpu")[:, None, None]
+            for numbers in (preprocessing.mean, preprocessing.std)
+        )
+        self.mean, self.std = 255 * mean, 255 * std
         self.channels_last = preprocessing.channels_last
 
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

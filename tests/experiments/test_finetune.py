@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from smd_evo import Dense, Evaluator, Lineage, RandomSubspace, sample_mutations
+from smd_evo.evaluation.calibration import Effort, calibration_cost
 from smd_evo.evaluation.evaluator import Evaluation
 from smd_evo.experiments import finetune as module
 from smd_evo.experiments.config import FinetuneConfig
-from smd_evo.experiments.finetune import finetune
+from smd_evo.experiments.finetune import calibrations, finetune
 from smd_evo.experiments.parent import load_parent
 from smd_evo.experiments.results import SPARSE
 from smd_evo.report.plot import plot_finetune
@@ -185,3 +186,13 @@ def test_children_that_are_all_broken_are_reported_as_they_are():
     assert rows[SPARSE, "best child"].accuracy < 0.3
     assert broken.arms[0].group.result.nonfinite == 3
     assert any("non-finite fitness" in line for line in finetune_verdict(broken))
+
+
+def test_calibration_follows_the_size_of_the_experiment_and_its_bound_is_known_before(result):
+    number, effort = calibrations(CONFIG)
+    spent = sum(result.evaluations[f"calibration, {arm}"] for arm in ("sparse", "dense"))
+    assert number == 4
+    assert spent <= number * calibration_cost(effort.children, effort.bisections)
+    assert number * effort.usual <= 96 / 2  # of the children of all arms
+    assert calibrations(FinetuneConfig()) == (6, Effort(16, 5))
+    assert calibrations(FinetuneConfig(sigma=0.1)) == (3, Effort(16, 5))

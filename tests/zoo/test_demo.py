@@ -48,6 +48,7 @@ def test_splits_are_stratified_and_differ_by_seed(data):
         counts = torch.bincount(getattr(data, name)[1], minlength=10)
         assert int(counts.max() - counts.min()) <= 0.02 * 500
     assert set(shifted_digits(1).indices["test"]) != set(data.indices["test"])
+    assert set(shifted_digits(2**32).indices["test"]) != set(data.indices["test"])
 
 
 def test_the_parent_handles_the_shift_worse_than_its_source(data, parent):

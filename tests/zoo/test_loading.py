@@ -323,7 +323,7 @@ class TestArguments:
             ({"memory": "much"}, InvalidType, "^memory: expected a number"),
             ({"model": "timm:resnt18"}, InvalidValue, "did you mean 'timm:resnet18'\\?$"),
             ({"data": "digit"}, InvalidValue, "did you mean 'digits'\\?$"),
-            ({"seed": -1}, InvalidValue, "key"),
+            ({"seed": -1}, InvalidValue, "seed"),
         ],
     )
     def test_unusable_ones(self, arguments, error, text):

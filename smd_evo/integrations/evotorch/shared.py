@@ -25,7 +25,7 @@ def _shared_gpus(host: dict[str, Any]) -> dict[str, Any]:
     """Actors that share a GPU share a CPU, too: Ray would reserve a whole one for each, and wait for ever."""
     config = dict(host.get("actor_config") or {})
     share = host.get("num_gpus_per_actor") or config.get("num_gpus")
-    if isinstance(share, float) and share < 1:
+    if isinstance(share, int | float) and 0 < share < 1:
         config.setdefault("num_cpus", share)
         return {**host, "actor_config": config}
     return host
