@@ -64,7 +64,8 @@ class Bar(Logged):
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        with suppress(OSError):  # of a terminal that is closed, which must not hide why this block ends
+            self._progress.stop()
 
     def expect(self, workload: Workload) -> None:
         """Tell what is to come, or end with that."""
@@ -79,7 +80,9 @@ class Bar(Logged):
             return
         if self._task is not None:
             self._progress.remove_task(self._task)
-        self._task = self._progress.add_task(printable(description), total=total, rate="")
+        with suppress(OSError):
+            self._progress.add_task(printable(description), total=total, rate="")
+        self._task = self._progress.task_ids[-1]
 
     def reached(self, done: int, text: str) -> None:
         """So many steps of this phase are done, and how things stand."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -28,6 +29,12 @@ from smd_evo.experiments.readers import whole_number
 from smd_evo.interrupts import INTERRUPTED, Interrupts
 from smd_evo.streams import open_streams, printable, swallow
 from smd_evo.terminal import option, show, takes
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from smd_evo.runs.place import Place
+    from smd_evo.runs.rescue import Files
 
 # What typer raises for unusable arguments: click's exception, of whichever copy of click typer uses.
 _UsageError: type[Any] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
@@ -73,15 +80,15 @@ def _settings(given: Mapping[str, Any], file: str | None) -> dict[str, Any]:
     return settings | {name: value for name, value in given.items() if value not in (None, False)}
 
 
-def _read(kind: type[_Config], settings: Mapping[str, Any], target: Path | None = None) -> _Config:
+def _read(kind: type[_Config], settings: Mapping[str, Any], out: str | None = None) -> _Config:
     """Settings; what is wrong with them or with the place for the results shows before torch is imported."""
     from smd_evo.runs.early import check_settings
-    from smd_evo.runs.folder import check_new
+    from smd_evo.runs.take import check_new
 
     config = kind.parsed(settings)
     check_settings(config)
-    if target is not None:
-        check_new(target)
+    if out is not None:
+        check_new(Path(out))
     return config.on_device()
 
 
@@ -112,15 +119,17 @@ def finetune(
     finished there already is not done again. There, --checkpoint is a folder of NAME.safetensors or NAME.pth.
     """
     settings = _settings(given, config)
-    target = Path(out or time.strftime("runs/finetune-%Y%m%d-%H%M%S"))
     if models is not None or protocol is not None:
-        _finetune_all(settings, models, protocol, target, dry_run)
+        _finetune_all(settings, models, protocol, out, dry_run)
     elif "generations" in settings:
-        config_of_many = _read(EvolutionConfig, settings, target)
-        _evolve(lambda bar: _runs().evolve(config_of_many, target, bar), target, dry_run)
+        config_of_many = _read(EvolutionConfig, settings, out)
+        with _chosen(out, "finetune") as target:
+            _evolve(lambda bar: _runs().evolve(config_of_many, target, bar), target, dry_run)
     else:
         check_single_generation(settings)
-        _finetune(_read(FinetuneConfig, settings, target), target, dry_run)
+        config_of_one = _read(FinetuneConfig, settings, out)
+        with _chosen(out, "finetune") as target:
+            _finetune(config_of_one, target, dry_run)
 
 
 @app.command()
@@ -143,6 +152,35 @@ def resume(
     _evolve(lambda bar: _runs().resume(Path(run), settings, bar), Path(run), dry_run)
 
 
+def _chosen(out: str | None, kind: str) -> AbstractContextManager[Path]:
+    from smd_evo.runs.take import chosen
+
+    return chosen(out, kind)
+
+
+@contextmanager
+def _interrupts_tell(what: Callable[[], str] = str) -> Iterator[None]:
+    """An interrupt in this block tells what it says itself, or what is found then, if anything."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if told := str(stop) or what():
+            raise _Interrupted(told) from None
+        raise
+
+
+def _deliver(place: Place, files: Files, tables: Iterable[Table], lines: Iterable[str]) -> None:
+    """Write results and show them; where they cannot be written they are shown all the same."""
+    with _interrupts_tell():
+        try:
+            place.write(files)
+        except OSError:
+            show(tables, lines, None)
+            raise
+    with _interrupts_tell(lambda: f"the results are in {place.target}"):
+        show(tables, lines, place.target)
+
+
 def _runs() -> Any:
     os.environ.setdefault("EVOTORCH_VERBOSE_LEVEL", "0")
     from smd_evo.runs import evolution
@@ -151,38 +189,31 @@ def _runs() -> Any:
 
 
 def _evolve(work: Callable[[Bar], Any], target: Path, dry_run: bool) -> None:
-    from smd_evo.runs.identity import IDENTITY
+    with _interrupts_tell(), Bar(dry_run) as bar:
+        result = work(bar)
+    with _interrupts_tell(lambda: f"the results are in {target}"):
+        from smd_evo.report.evolution_table import evolution_table, evolution_verdict
 
-    try:
-        with Bar(dry_run) as bar:
-            result = work(bar)
-    except KeyboardInterrupt as stop:
-        if not (target / IDENTITY).is_file():
-            raise
-        raise _Interrupted(f"{str(stop) or 'the last checkpoint is kept'}; smd-evo resume {target} goes on") from None
-
-    from smd_evo.report.evolution_table import evolution_table, evolution_verdict
-
-    show([evolution_table(result.rows)], evolution_verdict(result.rows), target)
+        show([evolution_table(result.rows)], evolution_verdict(result.rows), target)
 
 
 def _finetune(config: FinetuneConfig, target: Path, dry_run: bool) -> None:
     os.environ.setdefault("EVOTORCH_VERBOSE_LEVEL", "0")  # its notes on devices and dtypes
     from smd_evo.experiments.finetune import finetune
     from smd_evo.report.table import finetune_table, finetune_verdict
-    from smd_evo.runs.finetune import write_finetune
-    from smd_evo.runs.folder import new_run
+    from smd_evo.runs.finetune import finetune_files
+    from smd_evo.runs.take import new_run
 
     start = time.perf_counter()
-    with new_run(target) as folder:
+    with new_run(target) as place:
         with Bar(dry_run) as bar:
             result = finetune(config, bar)
-        write_finetune(folder, result, time.perf_counter() - start)
-    show([finetune_table(result)], finetune_verdict(result), target)
+        files = finetune_files(result, time.perf_counter() - start)
+        _deliver(place, files, [finetune_table(result)], finetune_verdict(result))
 
 
 def _finetune_all(
-    settings: dict[str, Any], models: str | None, protocol: str | None, target: Path, dry_run: bool
+    settings: dict[str, Any], models: str | None, protocol: str | None, out: str | None, dry_run: bool
 ) -> None:
     """Each model in a folder of its own; what is there already is kept if it was made with these settings."""
     from smd_evo.experiments.protocol import model_settings
@@ -191,25 +222,26 @@ def _finetune_all(
 
     from smd_evo.report.protocol_table import protocol_table, protocol_verdict
     from smd_evo.runs.finetune import is_finished
+    from smd_evo.runs.folder import RESULTS
     from smd_evo.runs.protocol import write_summary
 
-    done = [name for name, config in configs.items() if is_finished(target / name, config)]
-    try:
+    def told() -> str:
+        done = sum((target / name / RESULTS).is_file() for name in configs)
+        return f"{done} of {len(configs)} models are finished; the same command goes on"
+
+    with _chosen(out, "finetune") as target, _interrupts_tell(told):
+        done = [name for name, config in configs.items() if is_finished(target / name, config)]
         for name, config in configs.items():
             if name in done:
                 continue
             try:
                 _finetune(config, target / name, dry_run)
-            except DryRun as told:
-                typer.echo(printable(f"{name}: {told}"))
-            else:
-                done.append(name)
-    except KeyboardInterrupt:
-        raise _Interrupted(f"{len(done)} of {len(configs)} models are finished; the same command goes on") from None
-    if dry_run:
-        return
-    summary = write_summary(target, list(configs))
-    show([protocol_table(summary)], protocol_verdict(summary), target)
+            except DryRun as told_of:
+                _say(f"{name}: {told_of}")
+        if dry_run:
+            return
+        summary = write_summary(target, list(configs))
+        show([protocol_table(summary)], protocol_verdict(summary), target)
 
 
 @app.command()
@@ -222,20 +254,19 @@ def window(
     **given: Any,
 ) -> None:
     """Measure how strong mutations may be at each density before the network breaks."""
-    target = Path(out or time.strftime("runs/window-%Y%m%d-%H%M%S"))
-    resolved = _read(WindowConfig, _settings(given, config), target)
+    resolved = _read(WindowConfig, _settings(given, config), out)
 
     from smd_evo.experiments.window import window
     from smd_evo.report.window_table import window_tables, window_verdict
-    from smd_evo.runs.folder import new_run
-    from smd_evo.runs.window import write_window
+    from smd_evo.runs.take import new_run
+    from smd_evo.runs.window import window_files
 
     start = time.perf_counter()
-    with new_run(target) as folder:
+    with _chosen(out, "window") as target, new_run(target) as place:
         with Bar(dry_run) as bar:
             result, data = window(resolved, bar)
-        write_window(folder, result, data, time.perf_counter() - start)
-    show(window_tables(result), window_verdict(result), target)
+        files = window_files(result, data, time.perf_counter() - start)
+        _deliver(place, files, window_tables(result), window_verdict(result))
 
 
 @app.command()
@@ -256,19 +287,20 @@ def compare(
 
     os.environ.setdefault("EVOTORCH_VERBOSE_LEVEL", "0")
     workers = whole_number("jobs", jobs, mend="try 1")
-    target = Path(out or time.strftime("runs/compare-%Y%m%d-%H%M%S"))
-    check_comparison(target)
+    if out is not None:
+        check_comparison(Path(out))
     resolved = _read(CompareConfig, _settings(given, config))
 
     from smd_evo.report.compare_table import compare_tables, compare_verdict
     from smd_evo.runs.compare import compare, finished
 
-    try:
+    def told() -> str:
+        return f"{finished(target)} runs are finished; the same command goes on"
+
+    with _chosen(out, "compare") as target, _interrupts_tell(told):
         with Bar(dry_run) as bar:
             result = compare(resolved, target, workers, bar)
-    except KeyboardInterrupt:
-        raise _Interrupted(f"{finished(target)} runs are finished; the same command goes on") from None
-    show(compare_tables(result), compare_verdict(result), target)
+        show(compare_tables(result), compare_verdict(result), target)
 
 
 @app.command()
@@ -308,9 +340,7 @@ def verify(run: Annotated[str, typer.Argument(metavar="RUN", help="Folder that f
             generations = verify_history(Path(run), bar)
         typer.echo(f"{generations} generations replayed; the parent is that of the checkpoint, to the bit")
         return
-    from smd_evo.runs.early import check_run
-
-    check_run(Path(run), "finetune")
+    _check_run(run)
 
     from smd_evo.experiments.finetune import verify_children
     from smd_evo.runs.finetune import CHILDREN, read_config
@@ -321,6 +351,12 @@ def verify(run: Annotated[str, typer.Argument(metavar="RUN", help="Folder that f
     typer.echo(
         f"{count} children loaded; their fitness differs from the stored one by at most {worst:.1e}, relatively"
     )
+
+
+def _check_run(run: str) -> None:
+    from smd_evo.runs.early import check_run
+
+    check_run(Path(run), "finetune")
 
 
 def _choices(method: str, size: str | None, combine: str) -> int | None:
@@ -350,19 +386,19 @@ def ensemble(
 
     from smd_evo.experiments.ensembles import score_ensembles
     from smd_evo.report.ensemble_table import ensemble_tables, ensemble_verdict
-    from smd_evo.runs.ensemble import ensemble_name, write_ensemble
+    from smd_evo.runs.ensemble import ensemble_files, ensemble_name
     from smd_evo.runs.finetune import read_config, read_shortlists
-    from smd_evo.runs.folder import new_run
+    from smd_evo.runs.take import new_run
 
     start = time.perf_counter()
     name = ensemble_name(method, choices, combine)
     config, shortlists = read_config(run), read_shortlists(run)
     target = Path(out) if out else Path(run) / name
-    with new_run(target) as folder:
+    with new_run(target) as place:
         with Bar(dry_run) as bar:
             result = score_ensembles(config, shortlists, method=method, size=choices, combine=combine, progress=bar)
-        write_ensemble(folder, result, time.perf_counter() - start)
-    show(ensemble_tables(result), ensemble_verdict(result), target)
+        files = ensemble_files(result, time.perf_counter() - start)
+        _deliver(place, files, ensemble_tables(result), ensemble_verdict(result))
 
 
 @app.command()
@@ -384,16 +420,6 @@ def export(
 
     how = export_weights(run, Path(out), child, format, method=method, size=choices, combine=combine)
     _say(f"Written to {out}: {how}")
-
-
-def _check_run(run: str) -> None:
-    from smd_evo.runs.early import check_run
-
-    check_run(Path(run), "finetune")
-
-
-def _say(line: str) -> None:
-    typer.echo(printable(line))
 
 
 def main(interrupts: Interrupts | None = None) -> None:
@@ -436,16 +462,25 @@ def _called(interrupts: Interrupts) -> int | None:
             raise
         code = INTERRUPTED
     if code == INTERRUPTED:
-        print(f"smd-evo: interrupted; {printable(what)}", file=sys.stderr)
+        _tell(f"interrupted; {what}")
         # Where the interrupt met an exec of a string (a namedtuple of some import, say), CPython remembers it as
         # unhandled and, under -m, dies of SIGINT after this exit; the next such exec makes it forget.
         exec("")
     return code
 
 
+def _say(line: str) -> None:
+    typer.echo(printable(line))
+
+
 def _fail(message: str) -> int:
-    print(f"smd-evo: {printable(' '.join(message.split()))}", file=sys.stderr)
+    _tell(" ".join(message.split()))
     return 2
+
+
+def _tell(line: str) -> None:
+    with suppress(OSError):  # a terminal that is closed hears nothing
+        print(f"smd-evo: {printable(line)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

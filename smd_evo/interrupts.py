@@ -43,7 +43,7 @@ def undone(undo: Callable[[], object]) -> Iterator[None]:
 
 
 class Interrupts:
-    """What SIGINT and SIGTERM do to a command, from :meth:`begin` on: KeyboardInterrupt, at a moment that bears it.
+    """What SIGINT, SIGTERM and SIGHUP do from :meth:`begin` on: KeyboardInterrupt, at a moment that bears it.
 
     Signals that were ignored before, as in a shell's background, still are.
 
@@ -64,8 +64,9 @@ class Interrupts:
         if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
             return
         self._bottom = sys._getframe(1)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            if signal.getsignal(number) is not signal.SIG_IGN:
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)  # there is no terminal to be closed on Windows
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
                 signal.signal(number, self._come)
         sys.unraisablehook = self._lost
 

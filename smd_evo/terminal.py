@@ -66,8 +66,8 @@ def takes(*configs: type[ExperimentConfig], shown: Collection[str] | None = None
     return decorated
 
 
-def show(tables: Iterable[Table], lines: Iterable[str], target: Path) -> None:
-    """Results: tables, sentences, and where all of it is."""
+def show(tables: Iterable[Table], lines: Iterable[str], target: Path | None) -> None:
+    """Results: tables, sentences, and where all of it is, if it is anywhere."""
     from smd_evo.console import Plain
 
     console = Plain()
@@ -76,4 +76,5 @@ def show(tables: Iterable[Table], lines: Iterable[str], target: Path) -> None:
         console.print()
     for line in lines:
         console.print(line)
-    console.print(f"Written to {target}", soft_wrap=True)
+    if target is not None:
+        console.print(f"Written to {target}", soft_wrap=True)

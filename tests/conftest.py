@@ -34,10 +34,10 @@ def samples():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _own_cache(tmp_path_factory, worker_id):
+def _own_cache(tmp_path_factory):
     """Trained demo parents go to a folder of this session, shared by its workers."""
     base = tmp_path_factory.getbasetemp()
-    os.environ["TORCH_HOME"] = str((base if worker_id == "master" else base.parent) / "torch")
+    os.environ["TORCH_HOME"] = str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "torch")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,6 +10,7 @@ from torch import nn
 
 from smd_evo import FinetuneProblem, RandomSubspace, SparseDelta, gaussian
 from smd_evo.errors import InvalidType, SmdEvoError, UnsupportedParameter
+from smd_evo.evaluation.probe import tried
 from smd_evo.zoo import load
 
 RULE = RandomSubspace(0.2)
@@ -50,8 +51,12 @@ def evaluated(problem, batch):
 
 
 def passes(problem):
-    """A list that grows by an element for each forward pass: for each child, as the data are one batch."""
+    """A list that grows by an element for each forward pass: for each child, as the data are one batch.
+
+    That the weights matter has been tried before.
+    """
     calls: list[int] = []
+    tried.setdefault(problem.space.module, set()).add(problem.space.names)
     problem.space.module.register_forward_pre_hook(lambda *_: calls.append(1))
     return calls
 

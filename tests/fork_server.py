@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 
 import evolution_helpers
@@ -83,8 +84,8 @@ def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def fail():
-    raise OSError(28, "No space left on device")
+def fail(number):
+    raise OSError(number, os.strerror(number))
 
 
 def stop_in(generation, numbers):
@@ -103,7 +104,7 @@ def stop_in(generation, numbers):
 
 def prepare(job):
     """All that is to happen to this process."""
-    happens = fail if job.get("fails") else die
+    happens = partial(fail, job["fails"]) if "fails" in job else die
     moments = Moments(job.get("moment"), happens)
     if job.get("watch") == "writing":
         moments.watch_writing()
@@ -123,6 +124,8 @@ def work(job, report):
     """In the forked process: the command line, and how it ended."""
     sys.argv = ["smd-evo", *job["arguments"]]
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in job.get("ignores", ()):
+        signal.signal(number, signal.SIG_IGN)
     moments = prepare(job)
     try:
         cli.main()
@@ -161,12 +164,17 @@ def run(job):
     return {"returncode": code, "moments": int(count) if count else None, **told}
 
 
+def no_plot(*arguments):
+    """Instead of the slowest part of a run, and the last but one."""
+    arguments[-1].write(b"a plot")
+
+
 def main():
     torch.set_num_threads(1)
     os.environ["COLUMNS"] = "80"
     evolution_helpers.network(3)  # trained once
     plot = evolution_plot.plot_evolution
-    evolution_plot.plot_evolution = lambda *_: None  # the slowest part of a run, and the last but one
+    evolution_plot.plot_evolution = no_plot
     with tempfile.TemporaryDirectory() as folder:  # what is imported late is imported now
         for searcher in ("gradient", "selection"):
             settings = evolution_helpers.TINY | {"searcher": searcher, "generations": 2}
@@ -179,7 +187,7 @@ def main():
     for line in sys.stdin:
         job = json.loads(line)
         if not job.get("plot"):
-            evolution_plot.plot_evolution = lambda *_: None
+            evolution_plot.plot_evolution = no_plot
         answer = run(job)
         evolution_plot.plot_evolution = plot
         print(json.dumps(answer), flush=True)

@@ -148,7 +148,7 @@ class TestFinetune:
             stdout=subprocess.DEVNULL,
             text=True,
         )
-        while not list((place / "cut").glob(".nets-second.*.partial")):
+        while not list((place / "cut").glob(".nets-second.partial")):
             assert process.poll() is None
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)

@@ -21,6 +21,7 @@ SETTINGS = {
     "checkpoint": WORDS,
     "data": WORDS,
     "download": st.booleans(),
+    "skip_unreadable": st.booleans(),
     "fitness_samples": st.integers(1, 9999),
     "memory": st.floats(0.1, 100),
     "select": WORDS,

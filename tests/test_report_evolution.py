@@ -268,7 +268,7 @@ EVOLUTION = {name: SETTINGS[name] for name in SETTINGS if name not in ("children
     "patience": st.none() | st.integers(1, 99),
     "late_parents": st.integers(0, 9),
     "log": st.sampled_from([[], ["csv"], ["csv", "tensorboard"]]),
-    "fitness": st.sampled_from(["cross_entropy", "accuracy"]),
+    "fitness": st.sampled_from(["cross_entropy", "accuracy", "balanced_accuracy", "macro_f1"]),
 }
 SEARCHERS = [{}, {"learning_rate": 0.001}, {"searcher": "selection"}, {"searcher": "selection", "adapt_sigma": True}]
 
@@ -306,11 +306,11 @@ class TestPlot:
     def figure(self, tmp_path, monkeypatch):
         """What is drawn of some metrics."""
 
-        def drawn(metrics, **settings):
+        def drawn(metrics, start=START, **settings):
             kept = []
             with monkeypatch.context() as patch:
                 patch.setattr(Figure, "savefig", lambda figure, *_, **__: kept.append(figure))
-                plot_evolution(metrics, START, dataclasses.replace(CONFIG, **settings), tmp_path / "plot.png")
+                plot_evolution(metrics, start, dataclasses.replace(CONFIG, **settings), tmp_path / "plot.png")
             return kept[0]
 
         return drawn
@@ -331,6 +331,15 @@ class TestPlot:
             assert (star.get_xdata().tolist(), star.get_marker()) == ([4], "*")
             assert star.get_ydata().tolist() == [factor * validations[2][measure]]
         assert (accuracy.get_yscale(), loss.get_yscale()) == ("linear", "log")
+
+    def test_a_fitness_of_its_own_has_the_left_side_and_the_loss_the_right(self, figure):
+        metrics = lines()
+        for line in metrics:
+            if line["validation"]:
+                line["validation"]["fitness"] = 0.3 + 0.01 * line["generation"]
+        left, right = figure(metrics, start=dataclasses.replace(START, fitness=0.3), fitness="macro_f1").axes
+        assert [axes.get_ylabel() for axes in (left, right)] == ["macro F1, %", "validation cross-entropy"]
+        assert left.lines[-2].get_ydata().tolist() == pytest.approx([30, 32, 34, 36])
 
     def test_names_lines_axes_and_what_was_kept(self, figure):
         drawn = figure(lines())

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from smd_evo.core.layout import Layout
-from smd_evo.errors import InvalidType, InvalidValue
+from smd_evo.errors import InvalidType, InvalidValue, check_count
 
 __all__ = ["SparseDelta", "SparseValues", "placed", "union"]
 
@@ -87,7 +87,7 @@ class SparseDelta(_Sparse):
         """Union of the coordinates; where both have one, the float32 sum. Exact if they are disjoint."""
         both = torch.cat([self.indices, other.indices])
         indices, place = both.unique(return_inverse=True)
-        values = torch.zeros(len(indices), device=both.device)
+        values = torch.zeros(len(indices), dtype=torch.float32, device=both.device)
         values.index_add_(0, place[: len(self)], self.values)
         values.index_add_(0, place[len(self) :], other.values)
         return SparseDelta(indices, values)
@@ -97,7 +97,8 @@ class SparseDelta(_Sparse):
 
     def to_dense(self, size: int) -> Tensor:
         """The delta as a vector of ``size`` coordinates."""
-        return torch.zeros(size, device=self.values.device).index_copy_(0, self.indices, self.values)
+        flat = torch.zeros(check_count("size", size), dtype=torch.float32, device=self.values.device)
+        return flat.index_copy_(0, self.indices, self.values)
 
 
 def union(indices: Sequence[Tensor], device: torch.device | str) -> Tensor:

@@ -43,7 +43,7 @@ def centered_ranks(fitness: Tensor, sense: str) -> Tensor:
     """
     check_choice("sense", sense, ("min", "max"))
     _, places, counts = fitness.unique(return_inverse=True, return_counts=True)
-    middle = counts.cumsum(0).double() - (counts + 1) / 2
+    middle = counts.cumsum(0).double() - (counts + 1).double() / 2
     ranks: Tensor = (middle / max(1, len(fitness) - 1) - 0.5 * (len(fitness) > 1))[places]
     return -ranks if sense == "min" else ranks
 
@@ -93,7 +93,7 @@ def es_gradient(
         share = weight * mutation.sign / (mutation.sigma * len(mutations))
         shares[known] = (mutation, share + shares[known][1] if known in shares else share)
     size = layout.size if coordinates is None else len(coordinates)
-    gradient = torch.zeros(size, device=device)
+    gradient = torch.zeros(size, dtype=torch.float32, device=device)
     indices, drawn = torch.zeros(0, dtype=torch.int64, device=device), None
     for mutation, share in shares.values():
         if drawn != (mutation.subspace, mutation.draw):  # of a static subspace all draws are the same

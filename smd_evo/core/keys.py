@@ -14,25 +14,28 @@ import hashlib
 
 from torch import Tensor
 
-from smd_evo.errors import InvalidType, InvalidValue
+from smd_evo.errors import InvalidType, check_key, shown, whole
 
-__all__ = ["Key", "check_key", "derive", "key_from_int64", "key_to_int64"]
+__all__ = ["Key", "check_key", "derive", "folded", "key_from_int64", "key_to_int64"]
 
 Key = int
 
-_MASK64 = 2**64 - 1
+_MASK32, _MASK64 = 2**32 - 1, 2**64 - 1
 _GAMMA = 0x9E3779B97F4A7C15
 _MIX1 = 0xBF58476D1CE4E5B9
 _MIX2 = 0x94D049BB133111EB
 
 
-def check_key(key: object, name: str = "key") -> Key:
-    """Return ``key`` if it is an int in [0, 2**64), or raise."""
-    if isinstance(key, bool) or not isinstance(key, int):
-        raise InvalidType(f"{name}: expected an int in [0, 2**64), got {key!r}")
-    if not 0 <= key <= _MASK64:
-        raise InvalidValue(f"{name}: expected an int in [0, 2**64), got {key}; take it modulo 2**64")
-    return key
+def folded(seed: Key) -> int:
+    """A seed for a generator that takes 32 bits: the high half is mixed into the low one; below 2**32 it is the seed.
+
+    Seeds of one high half never become the same, others with the probability 2**-32, which is all that 32 bits can.
+
+    >>> folded(7), folded(7 + 2**32) == folded(7 + 2**33)
+    (7, False)
+    """
+    low, high = seed & _MASK32, seed >> 32
+    return low ^ (derive(high, "seed") & _MASK32 if high else 0)
 
 
 def key_to_int64(key: Key) -> int:
@@ -69,11 +72,14 @@ def derive(key: Key, *parts: int | str) -> Key:
         >>> derive(0, "noise", 3, 1) == derive(0, "noise", 1, 3)
         False
     """
-    check_key(key)
+    key = check_key(key)
     for part in parts:
+        number = whole(part)
         if isinstance(part, str):
-            part = int.from_bytes(hashlib.blake2b(part.encode(), digest_size=8).digest(), "little")
-        state = (key + _GAMMA * (part + 1)) & _MASK64
+            number = int.from_bytes(hashlib.blake2b(part.encode(), digest_size=8).digest(), "little")
+        if number is None:
+            raise InvalidType(f"parts: expected names and whole numbers, got {shown(part)}")
+        state = (key + _GAMMA * (number + 1)) & _MASK64
         state = ((state ^ (state >> 30)) * _MIX1) & _MASK64
         state = ((state ^ (state >> 27)) * _MIX2) & _MASK64
         key = state ^ (state >> 31)

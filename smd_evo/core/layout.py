@@ -11,7 +11,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from smd_evo.errors import InvalidValue
+from smd_evo.errors import InvalidValue, check_count, kept
 
 __all__ = ["Layout", "Slot"]
 
@@ -23,6 +23,9 @@ class Slot:
     name: str
     shape: tuple[int, ...]
     scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        kept(self, shape=tuple(check_count("shape", length, low=0) for length in self.shape), scale=float(self.scale))
 
     @property
     def size(self) -> int:
@@ -59,7 +62,7 @@ class Layout:
     @classmethod
     def flat(cls, size: int) -> Layout:
         """The layout of a plain vector of ``size`` coordinates."""
-        return cls((Slot("vector", (size,)),))
+        return cls((Slot("vector", (check_count("size", size),)),))
 
     @cached_property
     def offsets(self) -> tuple[int, ...]:
@@ -79,11 +82,11 @@ class Layout:
 
     def bounds(self, indices: Tensor) -> list[int]:
         """Where each slot's run begins in sorted ``indices``, and the end: one more entry than slots."""
-        ends = torch.tensor(self.offsets, device=indices.device)
+        ends = torch.tensor(self.offsets, dtype=torch.int64, device=indices.device)
         return torch.searchsorted(indices, ends).tolist()
 
     def scales(self, indices: Tensor) -> Tensor:
         """Scale of the tensor that each of the sorted ``indices`` lies in, float64."""
-        bounds = torch.tensor(self.bounds(indices))
-        scales = torch.tensor([slot.scale for slot in self.slots], dtype=torch.float64)
+        bounds = torch.tensor(self.bounds(indices), dtype=torch.int64, device="cpu")
+        scales = torch.tensor([slot.scale for slot in self.slots], dtype=torch.float64, device="cpu")
         return scales.repeat_interleave(bounds.diff()).to(indices.device)

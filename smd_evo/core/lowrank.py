@@ -14,7 +14,7 @@ from smd_evo.core.keys import Key, derive
 from smd_evo.core.layout import Layout
 from smd_evo.core.noise import gaussian
 from smd_evo.core.subspace import Subspace
-from smd_evo.errors import check_count
+from smd_evo.errors import check_count, kept
 
 __all__ = ["LowRank"]
 
@@ -46,7 +46,7 @@ class LowRank(Subspace):
     rank: int = 1
 
     def __post_init__(self) -> None:
-        check_count("rank", self.rank)
+        kept(self, rank=check_count("rank", self.rank))
 
     @property
     def spec(self) -> str:

@@ -21,8 +21,18 @@ from smd_evo.core.keys import Key, check_key, derive, derive_tensor, key_from_in
 from smd_evo.core.layout import Layout
 from smd_evo.core.noise import gaussian
 from smd_evo.core.specs import parse_subspace
-from smd_evo.core.subspace import Dense, PartitionSubspace, Subspace
-from smd_evo.errors import InvalidType, InvalidValue, check_choice, check_count, check_number
+from smd_evo.core.subspace import Dense, PartitionSubspace, Subspace, check_subspace
+from smd_evo.errors import (
+    InvalidType,
+    InvalidValue,
+    check_choice,
+    check_count,
+    check_flag,
+    check_number,
+    kept,
+    shown,
+    whole,
+)
 
 __all__ = [
     "SCALES",
@@ -70,14 +80,18 @@ class Mutation:
     scale: str = "absolute"
 
     def __post_init__(self) -> None:
-        check_key(self.key)
-        check_key(self.draw, "draw")
-        check_number("sigma", self.sigma, low=0, mend="calibrate_sigma finds one")
-        if not isinstance(self.subspace, Subspace):
-            raise InvalidType(f"subspace: expected e.g. RandomSubspace(0.01), got {self.subspace!r}")
-        if self.sign not in (-1, 1):
-            raise InvalidValue(f"sign: expected 1 or -1, got {self.sign!r}")
-        check_choice("scale", self.scale, SCALES)
+        check_subspace(self.subspace)
+        sign = whole(self.sign)
+        if sign not in (-1, 1):
+            raise InvalidValue(f"sign: expected 1 or -1, got {shown(self.sign)}")
+        kept(
+            self,
+            key=check_key(self.key),
+            sigma=check_number("sigma", self.sigma, low=0, mend="calibrate_sigma finds one"),
+            draw=check_key(self.draw, "draw"),
+            sign=sign,
+            scale=check_choice("scale", self.scale, SCALES),
+        )
 
     @property
     def strength(self) -> float:
@@ -109,10 +123,10 @@ class Mutation:
             InvalidValue: the text is not an encoded mutation.
         """
         try:
-            spec, scale, key, draw, strength = text.split("|")
+            spec, scale, key, draw, strength = str(text).split("|")
             numbers = int(key, 16), int(draw, 16), float(strength)
         except ValueError:
-            raise InvalidValue(f"mutation: expected SUBSPACE|SCALE|KEY|DRAW|STRENGTH, got {text!r}") from None
+            raise InvalidValue(f"mutation: expected SUBSPACE|SCALE|KEY|DRAW|STRENGTH, got {shown(text)}") from None
         return from_words(*numbers, parse_subspace(spec), scale)
 
 
@@ -130,6 +144,11 @@ class Lineage:
 
     steps: tuple[Mutation, ...] = ()
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.steps, Sequence) or not all(isinstance(step, Mutation) for step in self.steps):
+            raise InvalidType(f"steps: expected mutations, got {shown(self.steps)}; Lineage((one, two)) has two")
+        kept(self, steps=tuple(self.steps))
+
     def __len__(self) -> int:
         return len(self.steps)
 
@@ -144,7 +163,7 @@ class Lineage:
     @classmethod
     def decode(cls, text: str) -> Lineage:
         """Inverse of :meth:`encode`."""
-        return cls(tuple(Mutation.decode(step) for step in text.split(">")) if text else ())
+        return cls(tuple(Mutation.decode(step) for step in str(text).split(">")) if text else ())
 
 
 def sample_mutations(
@@ -181,6 +200,7 @@ def sample_mutations(
         >>> len({child.key for child in children}), len({child.draw for child in children})
         (4, 4)
     """
+    sigma = check_number("sigma", sigma, low=0, mend="calibrate_sigma finds one")
     keys, draws, signs = sample_words(key, count, subspace, generation, antithetic)
     words = zip(keys.tolist(), draws.tolist(), signs.tolist(), strict=True)
     return [
@@ -193,10 +213,11 @@ def sample_words(
     key: Key, count: int, subspace: Subspace, generation: int, antithetic: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Keys, draws and signs of the mutations of one generation, int64 [count] each (keys as bit patterns)."""
-    check_count("count", count)
-    if antithetic and count % 2:
+    key, generation, count = check_key(key), check_key(generation, "generation"), check_count("count", count)
+    check_subspace(subspace)
+    if check_flag("antithetic", antithetic) and count % 2:
         raise InvalidValue(f"count: expected an even number of children for antithetic pairs, got {count}")
-    children = torch.arange(count)
+    children = torch.arange(count, device="cpu")
     indices = children // 2 if antithetic else children
     signs = 1 - 2 * (children % 2) if antithetic else torch.ones_like(children)
     keys = derive_tensor(derive(key, "noise", generation), indices // subspace.siblings)
@@ -214,7 +235,7 @@ def replay(mutations: Sequence[Mutation], layout: Layout, device: torch.device |
         return [mutation.delta(layout, device) for mutation in mutations]
     subspace, scale = mutations[0].subspace, mutations[0].scale
     words = [(key_to_int64(mutation.key), key_to_int64(mutation.draw)) for mutation in mutations]
-    keys, draws = torch.tensor(words, device=device).unbind(1)
+    keys, draws = torch.tensor(words, dtype=torch.int64, device=device).unbind(1)
     strengths = torch.tensor([mutation.strength for mutation in mutations], dtype=torch.float64, device=device)
     numbers, coordinates = subspace.coordinates_of(draws, layout)
     both = (numbers * layout.size + coordinates).sort().values
@@ -250,11 +271,13 @@ def decompose(dense: Mutation, parts: int) -> tuple[Mutation, ...]:
 
     Reference: arXiv 2302.05832, abstract ("decomposing dense mutations into low-dimensional subspaces").
     """
+    if not isinstance(dense, Mutation):
+        raise InvalidType(f"dense: expected a Mutation, got {shown(dense)}")
     if not isinstance(dense.subspace, Dense):
         raise InvalidValue(f"dense: expected a mutation of the dense subspace, got {dense.subspace.spec}")
     subspace = PartitionSubspace(parts)
     first = subspace.first_draw(derive(dense.key, "decompose"))
-    return tuple(replace(dense, subspace=subspace, draw=first + part) for part in range(parts))
+    return tuple(replace(dense, subspace=subspace, draw=first + part) for part in range(subspace.parts))
 
 
 def from_words(key: Key, draw: int, strength: float, subspace: Subspace, scale: str) -> Mutation:

@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 import pickle
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from functools import reduce
 from itertools import islice
 from multiprocessing.reduction import ForkingPickler
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from smd_evo.core.blocks import within
 from smd_evo.core.delta import SparseDelta, SparseValues, union
+from smd_evo.core.exclusive import Exclusive, alone
 from smd_evo.core.layout import Layout, Slot
 from smd_evo.core.mutation import Lineage, Mutation, replay
+from smd_evo.core.patches import Patched, Patches
 from smd_evo.core.selection import Select, select_names
-from smd_evo.core.supported import check_supported, without_aliases
-from smd_evo.errors import InvalidType, InvalidValue, WrongParent
+from smd_evo.core.supported import check_not_frozen, check_supported, without_aliases
+from smd_evo.errors import InvalidType, InvalidValue, WrongParent, check_flag
 
 __all__ = ["Child", "ParameterSpace"]
+
+T = TypeVar("T")
 
 Child = Mutation | Lineage | SparseDelta | SparseValues | tuple[SparseDelta | SparseValues, ...]
 """What stands for a child of a parent: a recipe, a sequence of recipes, a difference, new values, several."""
@@ -40,6 +48,9 @@ class ParameterSpace:
     Tied parameters count once, buffers never, frozen ones only on request. Coordinates follow the logical
     order of the elements, so a child is the same in any memory format.
 
+    While a thread has a child applied, other threads that want the same network (its parameters, or a part of it, in
+    this or another space) wait. A copy is of the network as it is, and has nothing applied.
+
     Args:
         module: a network; it is patched in place by :meth:`applied` and otherwise only read.
         select: which parameters: see :func:`smd_evo.core.selection.select_names`.
@@ -51,7 +62,8 @@ class ParameterSpace:
 
     Raises:
         UnsupportedParameter: a selected parameter is quantized, lazy, on the meta device, sparse, not of
-            a 16-, 32- or 64-bit floating type, or overlaps another one in memory without being the same.
+            a 16-, 32- or 64-bit floating type, or overlaps another one in memory without being the same; or the
+            network was compiled with frozen weights.
         InvalidValue: nothing is selected.
 
     Example:
@@ -72,8 +84,9 @@ class ParameterSpace:
     def __init__(self, module: nn.Module, select: Select = "all", *, include_frozen: bool = False) -> None:
         if not isinstance(module, nn.Module):
             raise InvalidType(f"module: expected a torch.nn.Module, got {type(module).__name__}")
-        found = dict(module.named_parameters())
-        candidates = [name for name, tensor in found.items() if include_frozen or tensor.requires_grad]
+        check_not_frozen(module)
+        found, frozen = dict(module.named_parameters()), check_flag("include_frozen", include_frozen)
+        candidates = [name for name, tensor in found.items() if frozen or tensor.requires_grad]
         if not candidates:
             mend = "pass include_frozen=True to mutate those" if found else "a quantized network keeps none"
             raise InvalidValue(f"module: expected trainable parameters, got {len(found)} frozen ones; {mend}")
@@ -87,11 +100,15 @@ class ParameterSpace:
         self.names = tuple(chosen)
         self._parameters = tuple(chosen.values())
         self._layout: Layout | None = None
-        self._undo: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._patches = Patches()
 
     @property
     def layout(self) -> Layout:
         """Names, shapes and scales of the tensors; the scales are read from the parent at the first use."""
+        return self._layout or self._read_layout()
+
+    @alone
+    def _read_layout(self) -> Layout:
         if self._layout is None:
             slots = zip(self.names, self._parameters, strict=True)
             self._layout = Layout(tuple(Slot(name, tuple(p.shape), _scale(p)) for name, p in slots))
@@ -107,6 +124,7 @@ class ParameterSpace:
         """Where the first selected parameter is now; recipes are replayed there."""
         return self._parameters[0].device
 
+    @alone
     def fingerprint(self) -> str:
         """32 hexadecimal digits of the parent's whole state and of the selection.
 
@@ -158,28 +176,35 @@ class ParameterSpace:
         deltas = iter(replay(steps, self.layout, self.device) if steps else ())
         return [tuple(islice(deltas, len(lineage))) for lineage in lineages]
 
-    @contextmanager
-    def applied(self, child: Child) -> Iterator[nn.Module]:
+    def applied(self, child: Child) -> AbstractContextManager[nn.Module]:
         """Turn the network into a child, in place in O(k), for the duration of a ``with`` block.
 
         Each delta is added at its coordinates in the wider of float32 and the parameter's type and rounded
         once; new values are rounded as they are. On the way out the saved bits are copied back, whatever
         happened inside; nothing is ever subtracted. Blocks may be nested; the inner child is then a child of the
-        outer one.
+        outer one. Other threads that want this network wait until the block is left.
 
         Args:
             child: a recipe, a lineage, a delta, or new values.
 
         Raises:
             WrongParent: a coordinate lies outside this space, or a parameter changed its shape.
+            NetworkInUse: another thread has the network and will not leave it.
         """
-        depth = self.depth
-        try:
-            self._patch(child)
-            yield self.module
-        finally:
-            self.restore(depth)
+        return self._patched(child)
 
+    def while_applied(self, child: Child, function: Callable[[], T]) -> T:
+        """What a function returns while a child is applied; an interrupt at any moment leaves the parent."""
+        return within(self._patched(child), function)
+
+    def _patched(self, child: Child, then: Callable[[], object] = lambda: None) -> Patched:
+        def patch() -> None:
+            self._patch(child)
+            then()
+
+        return Patched(self.module, self._patches, patch)
+
+    @alone
     def fold(self, child: Child) -> None:
         """Make a child the parent, for good: what was to be applied to it gives the same bits as before.
 
@@ -190,17 +215,14 @@ class ParameterSpace:
         """
         if self.depth:
             raise WrongParent("fold: expected the parent itself, got it inside an applied() block; leave that first")
-        try:
-            self._patch(child)
-            self._undo.clear()
-        except BaseException:
-            self.restore()
-            raise
+        within(self._patched(child, self._patches.keep), lambda: None)
 
+    @alone
     def copied(self) -> dict[str, Tensor]:
         """The selected parameters by their names, as copies on the CPU."""
         return {name: parameter.detach().to("cpu", copy=True) for name, parameter in self._named()}
 
+    @alone
     def load(self, values: Mapping[str, Tensor]) -> None:
         """Make what :meth:`copied` gave the parent, to the bit; scales of relative mutations stay.
 
@@ -223,15 +245,27 @@ class ParameterSpace:
             )
         torch.clear_autocast_cache()
         _ = self.layout  # read from the first parent, not from this one
+        whole = False
+        try:
+            self._copy(values)
+            whole = True
+        finally:
+            if not whole:  # Ctrl-C: half of it is nobody's parent
+                self._copy(values)
+
+    def _copy(self, values: Mapping[str, Tensor]) -> None:
         for name, parameter in self._named():
             parameter.data.copy_(values[name])
 
     def _named(self) -> Iterator[tuple[str, nn.Parameter]]:
         return zip(self.names, self._parameters, strict=True)
 
+    @alone
     def values_at(self, indices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """The parameters at sorted distinct coordinates, ``dtype`` [k] on :attr:`device`."""
-        nothing = SparseDelta(indices.to(self.device), torch.zeros(len(indices), device=self.device))
+        nothing = SparseDelta(
+            indices.to(self.device), torch.zeros(len(indices), dtype=torch.float32, device=self.device)
+        )
         pieces = [elements.index_select(0, places) for elements, places, _ in self._pieces(nothing)]
         return torch.cat([nothing.values[:0].to(dtype), *(piece.to(self.device, dtype) for piece in pieces)])
 
@@ -240,6 +274,12 @@ class ParameterSpace:
         """The narrowest type that holds every selected parameter exactly."""
         return reduce(torch.promote_types, (parameter.dtype for parameter in self._parameters))
 
+    @property
+    def narrowest(self) -> torch.dtype:
+        """The type of the selected parameters that has the fewest digits."""
+        return max((parameter.dtype for parameter in self._parameters), key=lambda dtype: torch.finfo(dtype).eps)
+
+    @alone
     def values_of(self, child: Child) -> SparseValues:
         """A child as one set of new values: the same bits, whatever steps it was made of.
 
@@ -248,8 +288,7 @@ class ParameterSpace:
         deltas = self.deltas(child)
         wide = torch.promote_types(self.dtype, torch.float32)
         indices = deltas[0].indices if len(deltas) == 1 else union([delta.indices for delta in deltas], self.device)
-        with self.applied(tuple(deltas)):
-            return SparseValues(indices, self.values_at(indices, wide))
+        return SparseValues(indices, self.while_applied(tuple(deltas), lambda: self.values_at(indices, wide)))
 
     def _patch(self, child: Child) -> None:
         torch.clear_autocast_cache()  # autocast keeps copies of the weights in low precision
@@ -259,36 +298,33 @@ class ParameterSpace:
                 if isinstance(delta, SparseDelta):
                     values = old.to(torch.promote_types(old.dtype, torch.float32)).add(values)
                 new = values.to(old.dtype)
-                self._undo.append((elements, places, old))  # first: an interrupt may come in between
-                elements.index_copy_(0, places, new)
+                self._patches.write(elements, places, old, new)
 
     def make_child(self, child: Child) -> nn.Module:
         """A child as an independent network: a copy with nothing shared, in the parent's modes."""
-        with self.applied(child) as module:
-            return copy.deepcopy(module)
+        return self.while_applied(child, lambda: copy.deepcopy(self.module))
 
     @property
     def depth(self) -> int:
-        """How many patches are in place now: 0 outside of all :meth:`applied` blocks."""
-        return len(self._undo)
+        """How many patches and blocks are in place now: 0 outside of all :meth:`applied` blocks."""
+        return self._patches.depth
 
     def restore(self, depth: int = 0) -> None:
-        """Take back all patches, or all but the first ``depth``, even while Ctrl-C is pressed.
+        """Take back all patches of this thread, or all but the first ``depth``, even while Ctrl-C is pressed.
 
         :meth:`applied` does this by itself. A caller that must survive an interrupt in the very moment in
         which a ``with`` block is left calls it once more in a ``finally`` of its own.
         """
-        torch.clear_autocast_cache()
-        interrupt: KeyboardInterrupt | None = None
-        while self.depth > depth:
-            try:
-                elements, places, old = self._undo[-1]
-                elements.index_copy_(0, places, old)  # repeating it does no harm
-                self._undo.pop()
-            except KeyboardInterrupt as caught:
-                interrupt = caught
-        if interrupt is not None:
-            raise interrupt
+        self._patches.restore(depth)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_patches": Patches()}
+
+    @alone
+    def __deepcopy__(self, memo: dict[int, Any]) -> ParameterSpace:
+        other = memo[id(self)] = object.__new__(type(self))
+        other.__dict__.update(copy.deepcopy(self.__getstate__(), memo))
+        return other
 
     def _pieces(self, delta: SparseDelta | SparseValues) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """(flat memory of a parameter, places in it, values) for each parameter that a delta touches."""
@@ -312,7 +348,7 @@ class ParameterSpace:
 
 def _by_value(space: ParameterSpace) -> tuple[Any, ...]:
     """To another process as a copy: torch would share the memory, and the processes patch one network at a time."""
-    return pickle.loads, (pickle.dumps(space),)
+    return pickle.loads, (within(Exclusive(space.module), lambda: pickle.dumps(space)),)
 
 
 ForkingPickler.register(ParameterSpace, _by_value)
@@ -336,9 +372,21 @@ def _in_memory(parameter: Tensor, local: Tensor) -> tuple[Tensor, Tensor]:
 def _scale(parameter: Tensor) -> float:
     """Standard deviation of a tensor's elements; 1 for fewer than two or equal ones, which have none.
 
-    Rounded to float32, so that the order of the summation, which differs between devices and numbers of
-    threads, does not show.
+    Summed one element after the other in float64: PyTorch's own sum depends on the processor and on the number of
+    threads. Rounded to float32.
     """
-    if parameter.numel() < 2:
+    count = parameter.numel()
+    if count < 2:
         return 1.0
-    return float(parameter.detach().double().std(correction=0).float()) or 1.0
+    mean = _total(parameter, lambda elements: elements) / count
+    variance = _total(parameter, lambda elements: (elements - mean) * (elements - mean)) / count
+    return float(np.float32(math.sqrt(variance))) or 1.0
+
+
+def _total(parameter: Tensor, term: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> float:
+    """Sum of a term of each element, in their order, a cache's share of copies at a time."""
+    total = 0.0
+    for piece in parameter.detach().reshape(-1).split(2**16):
+        terms = term(piece.to("cpu", torch.float64).numpy())
+        total = float(np.add.accumulate(np.append(total, terms))[-1])
+    return total

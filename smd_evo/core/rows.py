@@ -46,7 +46,7 @@ def sample_rows(
         >>> decode_rows(rows, subspace=Dense()) == [Lineage((recipe,)) for recipe in recipes]
         True
     """
-    check_number("sigma", sigma, low=0, mend="calibrate_sigma finds one")
+    sigma = check_number("sigma", sigma, low=0, mend="calibrate_sigma finds one")
     keys, draws, signs = sample_words(key, count, subspace, generation, antithetic)
     return torch.stack([keys, draws, (signs.double() * sigma).view(torch.int64)], dim=1)
 
@@ -98,7 +98,7 @@ def encode_rows(lineages: Sequence[Lineage], steps: int) -> Tensor:
     Raises:
         InvalidValue: a lineage is too long, or the steps' subspaces or scales differ.
     """
-    check_count("steps", steps)
+    steps = check_count("steps", steps)
     rules = {(step.subspace, step.scale) for lineage in lineages for step in lineage.steps}
     if len(rules) > 1:
         raise InvalidValue(f"lineages: expected one subspace and scale in all rows, got {len(rules)}")
@@ -112,8 +112,9 @@ def encode_rows(lineages: Sequence[Lineage], steps: int) -> Tensor:
         for key, draw, strength in (row + padding)[:steps]:
             words.append((key, draw))
             strengths.append((strength,))
-    bits = torch.tensor(strengths, dtype=torch.float64).view(torch.int64)
-    rows = torch.cat([torch.tensor(words, dtype=torch.int64).view(-1, 2), bits.view(-1, 1)], dim=1)
+    bits = torch.tensor(strengths, dtype=torch.float64, device="cpu").view(torch.int64)
+    both = torch.tensor(words, dtype=torch.int64, device="cpu").view(-1, 2)
+    rows = torch.cat([both, bits.view(-1, 1)], dim=1)
     return rows.view(len(lineages), WORDS * steps)
 
 

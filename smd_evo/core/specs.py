@@ -5,7 +5,7 @@ from __future__ import annotations
 from smd_evo.core.lowrank import LowRank
 from smd_evo.core.structured import NeuronSubspace, TensorSubspace
 from smd_evo.core.subspace import Dense, PartitionSubspace, RandomSubspace, Subspace
-from smd_evo.errors import InvalidValue, check_choice
+from smd_evo.errors import InvalidType, InvalidValue, check_choice, shown
 
 __all__ = ["parse_subspace"]
 
@@ -22,7 +22,9 @@ def parse_subspace(spec: str) -> Subspace:
         >>> parse_subspace(TensorSubspace(2, "layer").spec)
         TensorSubspace(count=2, unit='layer', static=False)
     """
-    kind, *values = spec.split(":")
+    if not isinstance(spec, str):
+        raise InvalidType(f"subspace: expected a text such as 'random:0.01', got {shown(spec)}")
+    kind, *values = str(spec).split(":")
     static = values[-1:] == ["static"]
     values = values[:-1] if static else values
     check_choice("subspace", kind, ("random", "partition", "tensor", "neuron", "dense", "lowrank"))

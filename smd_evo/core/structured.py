@@ -12,7 +12,7 @@ from torch import Tensor
 from smd_evo.core.layout import Layout
 from smd_evo.core.noise import permutation
 from smd_evo.core.subspace import Subspace, share
-from smd_evo.errors import InvalidValue, check_choice, check_count, check_number
+from smd_evo.errors import InvalidValue, check_choice, check_count, check_flag, check_number, kept
 
 __all__ = ["NeuronSubspace", "TensorSubspace"]
 
@@ -41,8 +41,12 @@ class TensorSubspace(Subspace):
     static: bool = False
 
     def __post_init__(self) -> None:
-        check_count("count", self.count)
-        check_choice("unit", self.unit, ("tensor", "layer"))
+        kept(
+            self,
+            count=check_count("count", self.count),
+            unit=check_choice("unit", self.unit, ("tensor", "layer")),
+            static=check_flag("static", self.static),
+        )
 
     def _chosen(self, draw: int, layout: Layout, device: torch.device) -> Tensor:
         units: dict[str, list[range]] = {}
@@ -54,7 +58,7 @@ class TensorSubspace(Subspace):
             raise InvalidValue(
                 f"count: expected at most the {len(units)} {self.unit}s that are selected, got {self.count}"
             )
-        chosen = set(permutation(draw, torch.arange(self.count), len(units)).tolist())
+        chosen = set(permutation(draw, torch.arange(self.count, device="cpu"), len(units)).tolist())
         pieces = [piece for number, unit in enumerate(units.values()) if number in chosen for piece in unit]
         return torch.cat([torch.arange(piece.start, piece.stop, device=device) for piece in pieces])
 
@@ -83,14 +87,16 @@ class NeuronSubspace(Subspace):
     static: bool = False
 
     def __post_init__(self) -> None:
-        check_number("density", self.density, low=0, high=1, mend="try 0.01")
+        density = check_number("density", self.density, low=0, high=1, mend="try 0.01")
+        kept(self, density=density, static=check_flag("static", self.static))
 
     def _chosen(self, draw: int, layout: Layout, device: torch.device) -> Tensor:
         groups = list(_neuron_groups(layout))
-        ends = torch.tensor([rows for rows, _ in groups]).cumsum(0)
+        ends = torch.tensor([rows for rows, _ in groups], dtype=torch.int64, device="cpu").cumsum(0)
         total = int(ends[-1])
         # Neurons are few beside coordinates: they are drawn and grouped on the CPU.
-        drawn = permutation(draw, torch.arange(share(self.density, total)), total).sort().values
+        numbers = torch.arange(share(self.density, total), device="cpu")
+        drawn = permutation(draw, numbers, total).sort().values
         bounds = [0, *torch.searchsorted(drawn, ends).tolist()]
         pieces = []
         for number, (rows, members) in enumerate(groups):

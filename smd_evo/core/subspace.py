@@ -14,16 +14,17 @@ from typing import ClassVar, TypeVar
 import torch
 from torch import Tensor
 
-from smd_evo.core.keys import Key, derive, derive_tensor, key_from_int64, key_to_int64
+from smd_evo.core.keys import Key, check_key, derive, derive_tensor, key_from_int64, key_to_int64
 from smd_evo.core.layout import Layout
 from smd_evo.core.noise import gaussian, permutation
-from smd_evo.errors import InvalidValue, check_count, check_number
+from smd_evo.errors import InvalidType, InvalidValue, check_count, check_flag, check_number, kept, shown
 
 __all__ = [
     "Dense",
     "PartitionSubspace",
     "RandomSubspace",
     "Subspace",
+    "check_subspace",
 ]
 
 _Bits = TypeVar("_Bits", int, Tensor)
@@ -50,7 +51,8 @@ class Subspace(ABC):
             generation: number of the generation.
             index: number of the child in it.
         """
-        return key_from_int64(int(self.draws(key, generation, torch.tensor(index))))
+        number = torch.tensor(check_count("index", index, low=0), dtype=torch.int64, device="cpu")
+        return key_from_int64(int(self.draws(check_key(key), check_key(generation, "generation"), number)))
 
     def draws(self, key: Key, generation: int, indices: Tensor) -> Tensor:
         """:meth:`draw` of many children: bit patterns, int64, for int64 ``indices`` of any shape."""
@@ -70,7 +72,7 @@ class Subspace(ABC):
         Raises:
             InvalidValue: the layout is too small for the rule (more parts than coordinates, say).
         """
-        chosen = self._chosen(draw, layout, torch.device(device))
+        chosen = self._chosen(check_key(draw, "draw"), layout, torch.device(device))
         if chosen.device.type == "cpu":
             chosen.numpy().sort()  # in place and vectorised: a sixth of the time of torch.sort
             return chosen
@@ -125,7 +127,8 @@ class RandomSubspace(Subspace):
     static: bool = False
 
     def __post_init__(self) -> None:
-        check_number("density", self.density, low=0, high=1, mend="try 0.01")
+        density = check_number("density", self.density, low=0, high=1, mend="try 0.01")
+        kept(self, density=density, static=check_flag("static", self.static))
 
     def _chosen(self, draw: int, layout: Layout, device: torch.device) -> Tensor:
         positions = torch.arange(share(self.density, layout.size), device=device)
@@ -160,7 +163,7 @@ class PartitionSubspace(Subspace):
     static: bool = False
 
     def __post_init__(self) -> None:
-        check_count("parts", self.parts)
+        kept(self, parts=check_count("parts", self.parts), static=check_flag("static", self.static))
 
     @property
     def siblings(self) -> int:
@@ -175,7 +178,7 @@ class PartitionSubspace(Subspace):
 
     def first_draw(self, key: Key) -> int:
         """The draw of part 0 of the partition that belongs to ``key``."""
-        return self._whole(key >> 1)
+        return self._whole(check_key(key) >> 1)
 
     def _whole(self, halved: _Bits) -> _Bits:
         """A multiple of the number of parts; from a halved key, so that the last part's draw stays below 2**64."""
@@ -216,6 +219,14 @@ class Dense(Subspace):
 
     def _chosen(self, draw: int, layout: Layout, device: torch.device) -> Tensor:
         return torch.arange(layout.size, device=device)
+
+
+def check_subspace(value: object) -> Subspace:
+    """Return ``value`` if it is a subspace, or raise, saying how to make one."""
+    if isinstance(value, Subspace):
+        return value
+    mend = f"; parse_subspace({value!r}) makes one" if isinstance(value, str) else ""
+    raise InvalidType(f"subspace: expected e.g. RandomSubspace(0.01), got {shown(value)}{mend}")
 
 
 def share(density: float, total: int) -> int:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from smd_evo.errors import UnsupportedParameter
 
-__all__ = ["check_supported", "without_aliases"]
+__all__ = ["check_not_frozen", "check_supported", "without_aliases"]
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -30,6 +32,20 @@ def check_supported(name: str, tensor: Tensor) -> None:
         problem = "its memory is expanded or has gaps; make it .contiguous() first"
     if problem:
         raise UnsupportedParameter(f"{name}: expected a strided 16- to 64-bit floating tensor, but {problem}")
+
+
+def check_not_frozen(module: nn.Module) -> None:
+    """Refuse a network whose compiler makes constants of the weights: of the first child's, and for good."""
+    for part in module.modules():
+        config = getattr(part, "get_compiler_config", None)
+        if not hasattr(part, "_orig_mod") and getattr(part, "_compiled_call_impl", None) is None:
+            continue
+        inductor = sys.modules.get("torch._inductor.config")
+        if getattr(inductor, "freezing", False) or (callable(config) and (config() or {}).get("freezing")):
+            raise UnsupportedParameter(
+                "module: expected weights that may change, got a network compiled with torch._inductor's freezing, "
+                "which makes constants of them; compile it without that option, or pass the network itself"
+            )
 
 
 def _has_gaps(tensor: Tensor) -> bool:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from smd_evo.ensemble.combine import ballots, pooled, weighted
 from smd_evo.errors import InvalidValue
-from smd_evo.evaluation.fitness import ACCURACY, CROSS_ENTROPY, BatchFitness, rank
+from smd_evo.evaluation.classification import check_range, class_range
+from smd_evo.evaluation.fitness import CROSS_ENTROPY, BatchFitness, OutputFitness, rank
 
 __all__ = ["Judge", "Kept"]
 
@@ -35,13 +36,13 @@ class Judge:
         combine: see :func:`smd_evo.ensemble.combine.ballots`.
     """
 
-    def __init__(self, targets: Tensor, fitness: BatchFitness, combine: str) -> None:
+    def __init__(self, targets: Tensor, fitness: OutputFitness, combine: str) -> None:
         self.targets, self.combine, self.sense = targets, combine, fitness.sense
         self._fitness = fitness
-        classes = targets.dim() == 1 and not targets.is_floating_point() and fitness in (CROSS_ENTROPY, ACCURACY)
-        self._highest = int(targets.max()) if classes else -1
+        self._range = class_range([targets]) if fitness.classes else None
         # A negative target is one that cross-entropy is told to ignore.
-        self._compact = classes and fitness == CROSS_ENTROPY and combine != "logits" and int(targets.min()) >= 0
+        plain = targets.dim() == 1 and self._range is not None and int(targets.min()) >= 0
+        self._compact = plain and fitness == CROSS_ENTROPY and combine != "logits"
 
     def ballot(self, outputs: Tensor) -> Tensor:
         """What is kept of a candidate's outputs [n, ...]: [n], or [n, ...].
@@ -56,7 +57,7 @@ class Judge:
     def fitness_alone(self, outputs: Tensor) -> float:
         """Fitness of a candidate by itself, as an evaluator has it: of its outputs, not of its ballot."""
         self._check(outputs)
-        return float(self._usable(self._fitness.per_sample(outputs, self.targets, len(outputs)).mean()))
+        return float(self._usable(torch.tensor(self._fitness.of(outputs, self.targets), dtype=torch.float64)))
 
     def fitness_of(self, pool: Tensor, votes: int = 1) -> float:
         """Fitness of the mean of ``votes`` pooled ballots."""
@@ -67,6 +68,9 @@ class Judge:
         means = weighted(pools, 1 / votes, self.combine)
         if self._compact:
             return -means.mean(1, dtype=torch.float64)
+        if not isinstance(self._fitness, BatchFitness):
+            each = [self._fitness.of(mean, self.targets) for mean in means]
+            return self._usable(torch.tensor(each, dtype=torch.float64))
         count, samples = means.shape[:2]
         targets = self.targets.repeat(count, *[1] * (self.targets.dim() - 1))
         scores = self._fitness.per_sample(means.flatten(0, 1), targets, count * samples)
@@ -85,11 +89,7 @@ class Judge:
     def _check(self, outputs: Tensor) -> None:
         if len(outputs) != len(self.targets):
             raise InvalidValue(f"outputs: expected those of {len(self.targets)} samples, got {len(outputs)}")
-        if outputs.dim() == 2 and self._highest >= outputs.shape[1]:
-            raise InvalidValue(
-                f"targets: expected classes below {outputs.shape[1]}, which the network knows, "
-                f"got {self._highest}; use the data that the network was made for"
-            )
+        check_range(self._range, outputs)
 
     def _usable(self, fitness: Tensor) -> Tensor:
         """The fitness, but NaN where it is infinitely good: as with an evaluator, an accident, no success."""
@@ -132,7 +132,7 @@ class Kept:
                 self._ballots = _room(spill, (count, *ballot.shape))
                 if diversity is not None:
                     small = torch.int16 if output.shape[1] < 2**15 else torch.int32
-                    self._classes = torch.empty(count, len(output), dtype=small)
+                    self._classes = torch.empty(count, len(output), dtype=small, device="cpu")
             _check_shape(ballot, self._ballots[0])
             self._ballots[number] = ballot if spill is None else ballot.clamp(-_HALF, _HALF)
             if diversity is not None:
@@ -148,7 +148,7 @@ class Kept:
             The chosen candidates in order, and the fitness of the first, the first two, ...
         """
         judge, chosen, curve = self._judge, list[int](), list[float]()
-        pool, apart = None, torch.zeros(len(self._ballots), dtype=torch.float64)
+        pool, apart = None, torch.zeros(len(self._ballots), dtype=torch.float64, device="cpu")
         for votes in range(1, choices + 1):
             fitness = torch.cat([judge.fitness_of_each(pools, votes) for pools in self._joined(pool)])
             if self._diversity is None:
@@ -180,7 +180,7 @@ def _check_shape(ballot: Tensor, other: Tensor) -> None:
 def _room(spill: Path | str | None, shape: tuple[int, ...]) -> Tensor:
     """Memory for ballots; a file vanishes from its folder at once and from the disk with the last use."""
     if spill is None:
-        return torch.empty(shape)
+        return torch.empty(shape, dtype=torch.float32, device="cpu")
     try:
         with tempfile.NamedTemporaryFile(dir=spill) as file:
             size = torch.Size(shape).numel()

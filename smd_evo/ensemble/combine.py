@@ -87,7 +87,7 @@ def combined(
     Reference: Lakshminarayanan et al., "Simple and scalable predictive uncertainty estimation using deep
     ensembles", NeurIPS 2017, section 2.4 (mean probabilities).
     """
-    shares = None if weights is None else check_weights(weights, len(weights))
+    shares = None if weights is None else check_weights(weights)
     pool, used = None, 0
     for used, output in enumerate(outputs, start=1):
         if not isinstance(output, Tensor):

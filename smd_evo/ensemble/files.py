@@ -130,7 +130,7 @@ def save_ensemble(
     for number, member in enumerate(members):
         if not bool(member.values.isfinite().all()):
             raise InvalidValue(f"members: expected finite values, got others in member {number}; leave it out")
-    tensors = {"weights": torch.tensor(weights, dtype=torch.float64)}
+    tensors = {"weights": torch.tensor(weights, dtype=torch.float64, device="cpu")}
     if include_parent:
         state = space.module.state_dict()
         odd = [name for name, value in state.items() if not isinstance(value, Tensor)]

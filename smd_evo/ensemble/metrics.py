@@ -57,7 +57,7 @@ def finite_logits(logits: Tensor, targets: Tensor) -> Tensor:
             f"{list(logits.shape)} and {list(targets.shape)}; give one row of outputs for each target"
         )
     classes = logits.shape[-1]
-    wrong = WORST_LOSS * torch.nn.functional.one_hot((targets + 1) % classes, classes).to(logits.dtype)
+    wrong = WORST_LOSS * torch.nn.functional.one_hot((targets.long() + 1) % classes, classes).to(logits.dtype)
     # As float32, the type of the losses, which a larger float64 does not fit.
     return torch.where(logits.float().isfinite().all(-1, keepdim=True), logits, wrong)
 
@@ -119,7 +119,7 @@ def brier_score(logits: Tensor, targets: Tensor) -> Tensor:
     Reference: Brier, "Verification of forecasts expressed in terms of probability", Monthly Weather Review 78, 1950.
     """
     probabilities = finite_logits(logits, targets).double().softmax(-1)
-    probabilities[torch.arange(len(targets)), targets] -= 1
+    probabilities[torch.arange(len(targets), device=targets.device), targets] -= 1
     return probabilities.square().sum(-1)
 
 
@@ -198,7 +198,7 @@ def binned_calibration_error(confidence: Tensor, correct: Tensor, bins: int = 15
     # Seconds to import, and most of the package does without.
     from torchmetrics.functional.classification import multiclass_calibration_error
 
-    check_count("bins", bins)
+    bins = check_count("bins", bins)
     if confidence.dim() != 1 or confidence.shape != correct.shape or len(confidence) < 1:
         raise InvalidValue(
             "confidence: expected [n] and correct [n], a sample or more, got "

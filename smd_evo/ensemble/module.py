@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pickle
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import chain
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from smd_evo.core.blocks import within
 from smd_evo.core.delta import SparseValues
+from smd_evo.core.exclusive import Exclusive
 from smd_evo.core.parameters import Child, ParameterSpace
 from smd_evo.core.selection import Select
 from smd_evo.ensemble import files
@@ -23,7 +25,9 @@ from smd_evo.ensemble.packed import pack, unpack
 from smd_evo.ensemble.soup import soup
 from smd_evo.ensemble.weights import check_weights
 from smd_evo.errors import InvalidType, InvalidValue, SmdEvoError, check_choice, check_count
-from smd_evo.evaluation.guard import Buffers
+from smd_evo.evaluation.buffers import Buffers
+from smd_evo.evaluation.classification import logits_of
+from smd_evo.evaluation.guard import Predicting
 
 __all__ = ["SparseEnsemble"]
 
@@ -103,7 +107,6 @@ class SparseEnsemble(nn.Module):
         self._names = space.names
         self._space: ParameterSpace | None = space
         self._members: list[SparseValues] | None = None
-        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         """Number of members."""
@@ -128,19 +131,13 @@ class SparseEnsemble(nn.Module):
     def forward(self, *inputs: Any, **named: Any) -> Tensor:
         """The members' combined prediction."""
         run = self._batched if self.per_pass > 1 else self._one_by_one
-        with torch.no_grad(), self._lock:
-            depth, buffers = self.space.depth, Buffers(self.parent)
-            try:
-                return combined(run(buffers, inputs, named), self.weights.tolist(), self.combine)
-            finally:
-                self.space.restore(depth)
-                buffers.restore()
+        guard = Predicting(self.space)
+        return within(guard, lambda: combined(run(guard.buffers, inputs, named), self.weights.tolist(), self.combine))
 
     def _one_by_one(self, buffers: Buffers, inputs: Any, named: Any) -> Iterator[Tensor]:
         for member in self.members:
             with self.space.applied(member) as module:
-                output = module(*inputs, **named)
-                output = output.clone() if isinstance(output, Tensor) else output  # it may be a weight or a buffer
+                output = logits_of(module(*inputs, **named)).clone()  # it may be a weight or a buffer
             buffers.restore()
             yield output  # outside: whoever drops this iterator half-way leaves the parent as it was
 
@@ -148,10 +145,7 @@ class SparseEnsemble(nn.Module):
         """Outputs of all members, several in a pass."""
 
         def run(weights: dict[str, Tensor]) -> Tensor:
-            output = functional_call(self.parent, weights, inputs, named)
-            if not isinstance(output, Tensor):
-                raise InvalidType(f"outputs: expected one tensor, got {type(output).__name__}")
-            return output
+            return logits_of(functional_call(self.parent, weights, inputs, named))
 
         own = [(part, name, tensor) for part in self.parent.modules() for name, tensor in part._parameters.items()]
         changing = self._changing()
@@ -178,13 +172,14 @@ class SparseEnsemble(nn.Module):
 
     def soup(self) -> nn.Module:
         """The mean of the members' weights as an independent network, which may be trained or exported."""
-        with self._lock:
-            return self.space.make_child(soup(self.space, self.members, self.weights.tolist()))
+        return within(
+            Exclusive(self.parent),
+            lambda: self.space.make_child(soup(self.space, self.members, self.weights.tolist())),
+        )
 
     def member(self, number: int) -> nn.Module:
         """A member as an independent network."""
-        with self._lock:
-            return self.space.make_child(self.members[number])
+        return self.space.make_child(self.members[number])
 
     def save(self, path: Path | str, *, include_parent: bool = False) -> None:
         """Write the members, their weights and recipes as one safetensors file, which appears whole or not at all.
@@ -196,17 +191,18 @@ class SparseEnsemble(nn.Module):
         Raises:
             InvalidValue, InvalidType: members or notes that no file can hold.
         """
-        with self._lock:
-            files.save_ensemble(
-                path,
-                self.space,
-                self.members,
-                self.recipes,
-                self.weights.tolist(),
-                self.combine,
-                notes=self.notes,
-                include_parent=include_parent,
-            )
+        save = partial(
+            files.save_ensemble,
+            path,
+            self.space,
+            self.members,
+            self.recipes,
+            self.weights.tolist(),
+            self.combine,
+            notes=self.notes,
+            include_parent=include_parent,
+        )
+        within(Exclusive(self.parent), save)
 
     @classmethod
     def load(cls, path: Path | str, parent: nn.Module, *, per_pass: int = 1) -> SparseEnsemble:
@@ -270,11 +266,7 @@ class SparseEnsemble(nn.Module):
         self._members = self._space = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_lock": None, "_members": None, "_space": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._lock = threading.Lock()
+        return self.__dict__ | {"_members": None, "_space": None}
 
 
 def _by_value(ensemble: SparseEnsemble) -> tuple[Any, ...]:

@@ -17,7 +17,8 @@ def pack(children: Sequence[SparseValues]) -> tuple[Tensor, Tensor, Tensor]:
     """Indices and values of all children, one behind the other, and how many are of each: int64 [N]."""
     indices = torch.cat([child.indices for child in children])
     values = torch.cat([child.values for child in children])
-    return indices, values, torch.tensor([len(child) for child in children], device=indices.device)
+    lengths = torch.tensor([len(child) for child in children], dtype=torch.int64, device=indices.device)
+    return indices, values, lengths
 
 
 def unpack(indices: Tensor, values: Tensor, lengths: Tensor, size: int) -> list[SparseValues]:

@@ -13,9 +13,9 @@ from torch import Tensor
 from smd_evo.core.parameters import Child
 from smd_evo.ensemble.candidates import Judge, Kept
 from smd_evo.ensemble.choices import COMBINES, METHODS
-from smd_evo.errors import InvalidType, InvalidValue, check_choice, check_count, check_number
+from smd_evo.errors import InvalidType, InvalidValue, check_choice, check_count, check_number, shown
 from smd_evo.evaluation.evaluator import Evaluation, Evaluator
-from smd_evo.evaluation.fitness import BatchFitness, best_of, rank
+from smd_evo.evaluation.fitness import ModuleFitness, OutputFitness, best_of, rank
 
 __all__ = ["METHODS", "Selection", "select_from", "select_members", "stored"]
 
@@ -100,7 +100,11 @@ def select_members(
     Reference: Caruana et al., "Ensemble selection from libraries of models", ICML 2004 (greedy). The
     disagreement term is ours.
     """
-    if not isinstance(judge.fitness, BatchFitness):
+    if not isinstance(judge, Evaluator):
+        raise InvalidType(f"judge: expected an Evaluator, got {shown(judge)}; the order is judge, candidates, result")
+    if not isinstance(candidates, Sequence):
+        raise InvalidType(f"candidates: expected a list of children, got {shown(candidates)}; put it in a list")
+    if isinstance(judge.fitness, ModuleFitness):
         raise InvalidType(
             f"judge: expected a fitness of the network's outputs, got {judge.fitness.name!r}; "
             'use judge.on(validation, "cross_entropy")'
@@ -138,7 +142,7 @@ def select_from(
     source: Source,
     count: int,
     targets: Tensor,
-    fitness: BatchFitness,
+    fitness: OutputFitness,
     *,
     ranking: Sequence[int] | None = None,
     method: str = "greedy",
@@ -159,13 +163,13 @@ def select_from(
     """
     check_choice("method", method, METHODS)
     check_choice("combine", combine, COMBINES)
-    if diversity != 0:
-        diversity = check_number("diversity", diversity, low=0, mend="try 0.1, or 0 for none")
+    diversity = check_number("diversity", diversity, low=0, closed=True, mend="try 0.1, or 0 for none")
     if len(targets) == 0:
         raise InvalidValue("validation: expected at least one sample to choose by, got none")
     if count < 1:
         raise InvalidValue("candidates: expected at least one, got none")
-    if size is not None and check_count("size", size) > count:
+    size = None if size is None else check_count("size", size)
+    if size is not None and size > count:
         raise InvalidValue(
             f"size: expected at most the {count} candidates that there are, got {size}; make more children"
         )

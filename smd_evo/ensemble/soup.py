@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 
 from smd_evo.core.delta import SparseValues, union
 from smd_evo.core.parameters import Child, ParameterSpace
 from smd_evo.ensemble.weights import check_weights
+from smd_evo.errors import InvalidType, shown
 
 __all__ = ["soup"]
 
@@ -26,7 +28,7 @@ def soup(space: ParameterSpace, members: Sequence[Child], weights: Sequence[floa
         ``space.make_child(soup(...))`` is the network.
 
     Raises:
-        InvalidValue, InvalidType: no members, or unusable weights.
+        InvalidValue, InvalidType: no space or members, or unusable weights.
 
     Example:
         >>> from torch import nn
@@ -39,11 +41,17 @@ def soup(space: ParameterSpace, members: Sequence[Child], weights: Sequence[floa
 
     Reference: Wortsman et al., "Model soups", ICML 2022.
     """
+    if not isinstance(space, ParameterSpace):
+        raise InvalidType(
+            f"space: expected a ParameterSpace, got {type(space).__name__}; ParameterSpace(network) is one"
+        )
+    if not isinstance(members, Sequence):
+        raise InvalidType(f"members: expected a list of children, got {shown(members)}; put it in a list")
     shares = check_weights(weights, len(members))
     values = [space.values_of(member) for member in members]
     indices = union([own.indices for own in values], space.device)
     total = torch.full((len(indices),), -0.0, dtype=torch.float64, device=space.device)  # -0.0 + x is x, also -0.0
     for own, share in zip(values, shares, strict=True):
-        with space.applied(own):
-            total += share / sum(shares) * space.values_at(indices, torch.float64)
+        own_values = space.while_applied(own, partial(space.values_at, indices, torch.float64))
+        total += share / sum(shares) * own_values
     return SparseValues(indices, total.to(torch.promote_types(space.dtype, torch.float32)))

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from smd_evo.errors import InvalidValue, check_number
+from smd_evo.errors import InvalidType, InvalidValue, check_number, shown
 
 __all__ = ["check_weights"]
 
 
-def check_weights(weights: Sequence[float] | None, count: int) -> list[float]:
-    """Weights of ``count`` members: as given, or all alike.
+def check_weights(weights: Sequence[float] | None, count: int | None = None) -> list[float]:
+    """Weights of ``count`` members, or of as many as there are weights: as given, or all alike.
 
     Raises:
         InvalidValue, InvalidType: no members, another number of weights, or some that are not > 0 or do not add
             up to one.
     """
+    if weights is not None and (getattr(weights, "shape", None) == () or not isinstance(weights, Iterable)):
+        raise InvalidType(f"weights: expected numbers that add up to one, got {shown(weights)}; give one a member")
+    count = len(weights or ()) if count is None else count
     if count < 1:
         raise InvalidValue("members: expected at least one, got none")
     if weights is None:

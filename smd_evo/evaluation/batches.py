@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from smd_evo.errors import InvalidType, InvalidValue
 
-__all__ = ["Batch", "Batches", "MemoryBatches", "changed", "pieces", "sorted_numbers", "tensors_of"]
+__all__ = ["Batch", "Batches", "MemoryBatches", "changed", "lengths_of", "pieces", "sorted_numbers", "tensors_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,8 +175,19 @@ def _joined(parts: Sequence[Any]) -> Any:
     return tuple(_joined(part) for part in zip(*parts, strict=True))
 
 
+def lengths_of(part: Any) -> set[int]:
+    """How many samples the tensors of inputs or targets hold."""
+    tensors = tensors_of(part)
+    if any(not tensor.dim() for tensor in tensors):
+        raise InvalidValue(
+            "data: expected tensors [n, ...] of n samples, got a single number; DataLoader(data, 64) makes batches "
+            "of samples"
+        )
+    return {len(tensor) for tensor in tensors}
+
+
 def _length(part: Any) -> int:
-    lengths = {len(tensor) for tensor in tensors_of(part)}
+    lengths = lengths_of(part)
     if len(lengths) != 1:
         raise InvalidValue(f"data: expected tensors of one length in a batch, got {sorted(lengths)}")
     return lengths.pop()

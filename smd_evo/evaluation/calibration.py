@@ -6,15 +6,73 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from smd_evo.core.keys import Key, derive
-from smd_evo.core.mutation import Lineage, sample_mutations
-from smd_evo.core.subspace import Subspace
-from smd_evo.errors import InvalidValue, check_count, check_keep
+from smd_evo.core.keys import Key, check_key, derive
+from smd_evo.core.mutation import SCALES, Lineage, sample_mutations
+from smd_evo.core.subspace import Subspace, check_subspace
+from smd_evo.errors import InvalidType, InvalidValue, check_choice, check_count, check_keep, shown
 from smd_evo.evaluation.evaluator import Evaluator
 
-__all__ = ["Calibration", "calibrate_sigma", "calibration_cost"]
+__all__ = ["Calibration", "Effort", "calibrate_sigma", "calibration_cost"]
 
 _FIRST, _FACTOR, _LOWEST, _HIGHEST = 0.01, 4.0, 1e-8, 1e6
+
+_MOST_PROBES = 1 + math.ceil(math.log(_HIGHEST / _FIRST, _FACTOR))
+"""Strengths that are tried at most before one is known that is too weak and one that is too strong."""
+
+_USUAL_PROBES = 2
+"""The same where the first strength is near, as for most networks."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How thoroughly to calibrate.
+
+    Attributes:
+        children: test children, each evaluated at every strength that is tried; even, for they come in pairs.
+        bisections: halvings of the logarithmic bracket.
+    """
+
+    children: int = 16
+    bisections: int = 5
+
+    @classmethod
+    def within(cls, evaluations: int) -> Effort:
+        """The most thorough one that usually takes at most so many evaluations; 2 children where that is too few.
+
+        Half as many children make the median less certain; one bisection less goes with that.
+
+        Example:
+            >>> Effort.within(128), Effort.within(64), Effort.within(1)
+            (Effort(children=16, bisections=5), Effort(children=8, bisections=4), Effort(children=2, bisections=2))
+        """
+        evaluations = check_count("evaluations", evaluations, low=0)
+        efforts = (cls(2**power, power + 1) for power in (4, 3, 2))
+        return next((each for each in efforts if each.usual <= evaluations), cls(2, 2))
+
+    @property
+    def usual(self) -> int:
+        """Evaluations that a calibration takes where the first strength tried is near."""
+        return 1 + self.children * (_USUAL_PROBES + self.bisections)
+
+
+def calibration_cost(children: int = Effort.children, bisections: int = Effort.bisections) -> int:
+    """The most evaluations that :func:`calibrate_sigma` takes with these settings; usually it is a third.
+
+    Args:
+        children: number of test children.
+        bisections: halvings of the logarithmic bracket.
+
+    Returns:
+        An upper bound of ``Calibration.evaluations``, the parent's one included, whatever the network; also where
+        no strength is found.
+
+    Example:
+        >>> calibration_cost(), calibration_cost(**vars(Effort.within(64)))
+        (321, 153)
+    """
+    children = check_count("children", children, mend="try 16")
+    # Where all strengths are too weak, one more is tried, and nothing bisected.
+    return 1 + children * (_MOST_PROBES + max(1, check_count("bisections", bisections, low=0, mend="try 5")))
 
 
 @dataclass(frozen=True)
@@ -32,25 +90,14 @@ class Calibration:
     evaluations: int
 
 
-def calibration_cost(children: int = 16, bisections: int = 5) -> int:
-    """Children that :func:`calibrate_sigma` evaluates at most, the parent included.
-
-    Example:
-        >>> calibration_cost(children=8, bisections=4)
-        161
-    """
-    up = math.ceil(math.log(_HIGHEST / _FIRST, _FACTOR)) + 1  # the way down is shorter
-    return 1 + children * (1 + up + bisections)
-
-
 def calibrate_sigma(
     evaluator: Evaluator,
     subspace: Subspace,
     keep: float = 0.99,
     *,
     key: Key = 0,
-    children: int = 16,
-    bisections: int = 5,
+    children: int = Effort.children,
+    bisections: int = Effort.bisections,
     scale: str = "absolute",
     progress: Callable[[], object] | None = None,
 ) -> Calibration:
@@ -65,19 +112,27 @@ def calibrate_sigma(
         subspace: rule of the coordinates.
         keep: share to keep, in (0, 1).
         key: key of the test children.
-        children: number of test children, each evaluated about ten times.
+        children: number of test children, even, each evaluated about seven times, see :func:`calibration_cost`.
         bisections: halvings of the logarithmic bracket.
         scale: see :class:`smd_evo.core.mutation.Mutation`.
         progress: called after each child.
 
     Raises:
-        InvalidValue: ``keep`` out of range, a parent's score that is not above zero, or a network that no
-            strength between 1e-8 and 1e6 takes to that share.
+        InvalidType: an argument of another kind.
+        InvalidValue: ``keep`` out of range, a parent's score that is not above zero, or a network that no strength
+            between 1e-8 and 1e6 takes to that share.
 
     Reference: this definition is ours; it replaces the hand-tuned strengths of arXiv 2302.05832.
     """
-    check_keep(keep)
-    check_count("children", children)
+    if not isinstance(evaluator, Evaluator):
+        raise InvalidType(
+            f"evaluator: expected an Evaluator, got {shown(evaluator)}; the order is evaluator, subspace"
+        )
+    check_subspace(subspace)
+    keep, children, key = check_keep(keep), check_count("children", children), check_key(key)
+    bisections, scale = check_count("bisections", bisections, low=0), check_choice("scale", scale, SCALES)
+    if children % 2:
+        raise InvalidValue(f"children: expected an even number for antithetic pairs, got {children}")
     parent = float(evaluator.evaluate([Lineage()]).fitness[0])
     if parent <= 0:
         raise InvalidValue(
@@ -98,7 +153,9 @@ def calibrate_sigma(
             antithetic=True,  # cancels the slope, which would move a small sample's median either way
         )
         median = float(evaluator.evaluate(recipes, progress).fitness.quantile(0.5))
-        return median / parent if evaluator.fitness.sense == "max" else parent / median
+        if evaluator.fitness.sense == "max":
+            return median / parent
+        return parent / median if median else math.inf
 
     low, low_kept = _FIRST, kept(_FIRST)
     high = low

@@ -5,25 +5,32 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from smd_evo.core.blocks import Inference, within
+from smd_evo.core.exclusive import Exclusive
+from smd_evo.core.mutation import Lineage
 from smd_evo.core.parameters import Child, ParameterSpace
 from smd_evo.core.selection import Select
-from smd_evo.errors import InvalidType, InvalidValue
+from smd_evo.errors import InvalidType, InvalidValue, shown
 from smd_evo.evaluation.batches import Batch, Batches, MemoryBatches
-from smd_evo.evaluation.data import make_batches
-from smd_evo.evaluation.fitness import WORST, BatchFitness, Fitness, get_fitness
-from smd_evo.evaluation.guard import evaluating
+from smd_evo.evaluation.classification import check_range, class_range, logits_of
+from smd_evo.evaluation.data import check_batch_size, make_batches
+from smd_evo.evaluation.fitness import WORST, Fitness, ModuleFitness, get_fitness
+from smd_evo.evaluation.guard import Evaluating
 from smd_evo.evaluation.limit import BatchLimit
+from smd_evo.evaluation.probe import probe, say_if_alike
 from smd_evo.evaluation.stream import StreamBatches
 from smd_evo.evaluation.turns import Turns
 
 __all__ = ["Evaluation", "Evaluator"]
+
+_Children = TypeVar("_Children", bound=Iterable[Child])
 
 _TOGETHER = 8, 2**24
 """Children, and bytes of outputs, that are predicted in one go: more than one child only if that saves something."""
@@ -57,7 +64,10 @@ class Evaluator:
 
     The children are made in place, one after the other. Afterwards the parent's weights, buffers and modes
     and all random states are as they were, bit for bit, also after an exception or Ctrl-C. A network that
-    draws random numbers in its forward pass draws the same ones for each child.
+    draws random numbers in its forward pass draws the same ones for each child. Threads take turns.
+
+    Before the first children of a network and a selection, four or five forward passes of eight samples show whether
+    the selected weights reach the outputs: see :func:`smd_evo.evaluation.probe.probe`.
 
     Of data in memory each child sees all batches in turn. Each batch of a stream is seen by all children before the
     next is read, to the same bits, also where a network draws random numbers or writes to its buffers.
@@ -68,7 +78,8 @@ class Evaluator:
     Args:
         parent: the network, or a :class:`ParameterSpace` of it.
         data: see :func:`smd_evo.evaluation.data.make_batches`; None if the fitness brings its own.
-        fitness: "cross_entropy", "accuracy", a :class:`BatchFitness` or a :class:`ModuleFitness`.
+        fitness: "cross_entropy", "accuracy", "balanced_accuracy", "macro_f1", or one of the classes of
+            :mod:`smd_evo.evaluation.fitness`.
         select: which parameters are mutated, if ``parent`` is a network.
         batch_size: samples a forward pass, or "auto".
         device: where to evaluate; a parent that is elsewhere is copied there. Default: where it is.
@@ -77,7 +88,9 @@ class Evaluator:
         limit: of the samples in a forward pass, shared with the evaluators that are made of this one.
 
     Raises:
-        InvalidValue, InvalidType, UnsupportedParameter: unusable parent, data or fitness.
+        InvalidValue, InvalidType, UnsupportedParameter: unusable parent, data or fitness; when evaluating, also
+            selected weights that the outputs do not depend on.
+        NetworkInUse: when evaluating, another thread has the network and will not leave it.
         OutOfMemory: when evaluating, the device has not even memory for one sample.
 
     Example:
@@ -106,15 +119,17 @@ class Evaluator:
         if isinstance(parent, nn.Module):
             parent = ParameterSpace(parent if device is None else _on_device(parent, device), select)
         elif not isinstance(parent, ParameterSpace):
-            raise InvalidType(f"parent: expected a torch.nn.Module or ParameterSpace, got {parent!r}")
+            mend = "; the order is parent, data, fitness" if isinstance(data, nn.Module) else ""
+            raise InvalidType(f"parent: expected a torch.nn.Module or ParameterSpace, got {shown(parent)}{mend}")
         elif select != "all" or device is not None:
             raise InvalidValue(
                 "parent: expected a torch.nn.Module where select or device is given, got a ParameterSpace"
             )
         self.space = parent
-        self.batch_size = batch_size
+        self.batch_size = check_batch_size(batch_size)
         self.limit = BatchLimit()
-        if data is None and isinstance(self.fitness, BatchFitness):
+        self._said: list[bool] = []  # shared, as the limit is
+        if data is None and not isinstance(self.fitness, ModuleFitness):
             raise InvalidValue(f"data: expected samples for the fitness {self.fitness.name!r}, got None")
         self._batches: Batches = MemoryBatches() if data is None else make_batches(data, batch_size, parent.device)
 
@@ -122,7 +137,7 @@ class Evaluator:
         """An evaluator of the same parent on other data."""
         fitness = self.fitness if fitness is None else fitness
         other = Evaluator(self.space, data, fitness, batch_size=self.batch_size)
-        other.limit = self.limit
+        other.limit, other._said = self.limit, self._said
         return other
 
     def on_samples(self, numbers: Tensor) -> Evaluator:
@@ -133,7 +148,7 @@ class Evaluator:
 
     def to(self, device: torch.device | str) -> None:
         """Move the network itself and the samples to a device."""
-        self.space.module.to(device)
+        within(Exclusive(self.space.module), lambda: self.space.module.to(device))
         self._batches = self._batches.to(device)
 
     @property
@@ -152,29 +167,48 @@ class Evaluator:
             children: recipes, lineages or deltas; ``Lineage()`` is the parent.
             progress: called once for each child, as the work gets on.
         """
-        batches, score = self._scoring()
+        batches, score, value = self._scoring()
         sums: list[Tensor] = []  # on the device, which is not waited for
 
         def add(number: int, module: nn.Module, some: Sequence[Batch]) -> None:
-            total = torch.zeros((), dtype=torch.float64, device=self.space.device)
-            for batch in some:
-                total += score(module, batch)
+            total = score(module, some[0])
+            for batch in some[1:]:
+                total = total + score(module, batch)
             if number == len(sums):
                 sums.append(total)
             else:
                 sums[number] += total
 
-        self._visit(add, children, batches, progress)
-        fitness = torch.stack(sums).cpu() / batches.samples if sums else torch.zeros(0, dtype=torch.float64)
+        parents: list[int] = []
+
+        def noted() -> Iterator[Child]:
+            for number, child in enumerate(_several(children)):
+                if isinstance(child, Lineage) and not child.steps:
+                    parents.append(number)
+                yield child
+
+        self._visit(add, noted(), batches, progress)
+        fitness = value(torch.stack(sums).cpu()) if sums else torch.zeros(0, dtype=torch.float64, device="cpu")
         finite = fitness.isfinite() & (fitness.abs() < WORST)
         worst = WORST if self.fitness.sense == "min" else -WORST
-        return Evaluation(fitness.where(finite, worst), self.fitness.sense, int((~finite).sum()))
+        result = Evaluation(fitness.where(finite, worst), self.fitness.sense, int((~finite).sum()))
+        if parents:
+            values = result.fitness.tolist()
+            self.say_if_alike(
+                [value for number, value in enumerate(values) if number not in parents], values[parents[0]]
+            )
+        return result
+
+    def say_if_alike(self, fitness: Sequence[float], parent: float) -> None:
+        """Warn, once, where all of at least eight children have exactly the fitness of their parent."""
+        if not self._said and say_if_alike(fitness, parent):
+            self._said.append(True)
 
     def predict(self, children: Sequence[Child]) -> Tensor:
         """Outputs of each child for all samples: float32 [N, samples, ...] on the CPU."""
         if not self._batches.samples:
             raise InvalidValue("data: expected samples to predict, got none; use evaluator.on(data)")
-        if not children:
+        if not _several(children):
             raise InvalidValue("children: expected at least one, got none")
         outputs: Tensor | None = None
 
@@ -182,8 +216,7 @@ class Evaluator:
             nonlocal outputs
             if outputs is None:
                 shape = len(children), self.samples, *found.shape[1:]
-                with torch.inference_mode(False):
-                    outputs = torch.empty(shape, dtype=torch.float32, device="cpu")
+                outputs = within(Inference(False), lambda: torch.empty(shape, dtype=torch.float32, device="cpu"))
             place = outputs[number, batch.start : batch.start + batch.count]
             if found.shape != place.shape:
                 raise InvalidValue(f"outputs: expected {list(place.shape)} for a batch, got {list(found.shape)}")
@@ -191,7 +224,7 @@ class Evaluator:
 
         def predict(number: int, module: nn.Module, some: Sequence[Batch]) -> None:
             for batch in some:
-                keep(number, batch, batch.outputs(module))
+                keep(number, batch, logits_of(batch.outputs(module)))
 
         self._visit(predict, children, self._batches)
         assert outputs is not None
@@ -199,10 +232,10 @@ class Evaluator:
 
     def outputs(self, children: Iterable[Child]) -> Iterator[Tensor]:
         """What :meth:`predict` returns, one child after the other, for more children than memory holds at once."""
-        waiting = iter(children)
+        waiting = iter(_several(children))
         some = list(islice(waiting, 1))
         if some and isinstance(self._batches, StreamBatches):  # one batch tells how many fit into one pass
-            first = self.on_samples(torch.arange(min(self._batches.size, self.samples))).predict(some)
+            first = self.on_samples(torch.arange(min(self._batches.size, self.samples), device="cpu")).predict(some)
             some += islice(waiting, self._at_once(first.nbytes // first.shape[1] * self.samples) - 1)
         while some:
             outputs = self.predict(some)
@@ -214,16 +247,34 @@ class Evaluator:
         most, most_bytes = _TOGETHER if isinstance(self._batches, MemoryBatches) else _TOGETHER_ON_A_STREAM
         return max(1, min(most, most_bytes // max(1, nbytes)))
 
-    def _scoring(self) -> tuple[Batches, Callable[[nn.Module, Batch], Tensor]]:
-        """What to score, and the sum of a batch's scores, float64 []."""
+    def _scoring(self) -> tuple[Batches, Callable[[nn.Module, Batch], Tensor], Callable[[Tensor], Tensor]]:
+        """What to score, what a batch adds to a child's total, and the fitness by the totals of all children."""
         fitness = self.fitness
-        if isinstance(fitness, BatchFitness):
-            return self._batches, lambda module, batch: fitness.per_sample(
-                batch.outputs(module), batch.targets, batch.count
-            ).sum()
-        whole = fitness.function
-        once = MemoryBatches([Batch(None, None, count=1, start=0)])
-        return once, lambda module, batch: torch.tensor(float(whole(module)), dtype=torch.float64)
+        if isinstance(fitness, ModuleFitness):
+            whole = fitness
+            once = MemoryBatches([Batch(None, None, count=1, start=0)])
+            return (
+                once,
+                lambda module, _: torch.tensor(whole.of(module), dtype=torch.float64, device="cpu"),
+                lambda totals: totals,
+            )
+        known = self._class_range if fitness.classes else None
+
+        def score(module: nn.Module, batch: Batch) -> Tensor:
+            outputs = batch.outputs(module)
+            if known is not None:
+                check_range(known, outputs)
+            return fitness.total(outputs, batch.targets, batch.count)
+
+        return self._batches, score, lambda totals: fitness.value(totals, self.samples)
+
+    @cached_property
+    def _class_range(self) -> tuple[int, int] | None:
+        """Of the targets: looked for once, also for evaluators on some of the samples that are made later."""
+        batches = self._batches
+        if isinstance(batches, MemoryBatches):  # which need not fit together
+            return class_range(batch.targets for batch in batches)
+        return class_range([batches.targets()])
 
     def _visit(
         self,
@@ -240,27 +291,41 @@ class Evaluator:
             children = list(children)  # each batch meets all of them
             if not children:
                 return
-        depth = self.space.depth
-        turns = Turns(self.space.module, several=not isinstance(batches, MemoryBatches))
+        guard = Evaluating(self.space, free=isinstance(self.fitness, ModuleFitness))
+        within(guard, lambda: self._visit_all(guard, function, children, batches, progress))
+
+    def _visit_all(
+        self,
+        guard: Evaluating,
+        function: Callable[[int, nn.Module, Sequence[Batch]], object],
+        children: Iterable[Child],
+        batches: Batches,
+        progress: Callable[[], object] | None,
+    ) -> None:
+        turns = Turns(guard, several=not isinstance(batches, MemoryBatches))
         done = 0
 
         def turn(number: int, module: nn.Module, some: Sequence[Batch]) -> None:
             turns.begin(number)
             function(number, module, some)
 
-        try:
-            with evaluating(self.space.module):
-                for chunk in batches.chunks():
-                    for number, deltas in enumerate(self.space.replayed(children)):
-                        with self.space.applied(deltas) as module:
-                            self.limit.within(partial(turn, number, module), chunk)
-                            turns.end(number)
-                        done += len(chunk)
-                        if progress and done % len(batches) == 0:
-                            progress()
-        finally:
-            self.space.restore(depth)
-            turns.restore()
+        for chunk in batches.chunks():
+            probe(self.space, chunk[0], turns.fresh, self.limit.samples)
+            for number, deltas in enumerate(self.space.replayed(children)):
+                with self.space.applied(deltas) as module:
+                    self.limit.within(partial(turn, number, module), chunk)
+                    turns.end(number)
+                done += len(chunk)
+                if progress and done % len(batches) == 0:
+                    progress()
+
+
+def _several(children: _Children) -> _Children:
+    """The children, if they are not one that was forgotten to be put in a list."""
+    if not isinstance(children, Iterable):
+        kind = type(children).__name__
+        raise InvalidType(f"children: expected a list of them, got one {kind}; put it in a list")
+    return children
 
 
 def _on_device(module: nn.Module, device: torch.device | str) -> nn.Module:

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from smd_evo.errors import InvalidType, InvalidValue, check_choice
+from smd_evo.errors import InvalidType, InvalidValue, check_choice, shown
+from smd_evo.evaluation import classification
 
 __all__ = [
     "ACCURACY",
+    "BALANCED_ACCURACY",
     "CROSS_ENTROPY",
+    "MACRO_F1",
+    "NAMES",
     "WORST",
     "BatchFitness",
     "Fitness",
     "ModuleFitness",
+    "OutputFitness",
+    "TotalFitness",
     "best_of",
     "get_fitness",
     "rank",
@@ -43,6 +49,7 @@ class BatchFitness:
         sense: "min" if lower is better, "max" if higher is.
         score: ``score(outputs, targets)``: float tensor [B] or [B, ...] for a batch of B samples; further
             dimensions are averaged.
+        classes: whether targets are numbers of the network's outputs; those that it does not have are refused.
 
     Example:
         >>> absolute_error = BatchFitness("absolute error", "min", lambda out, target: (out - target).abs())
@@ -51,6 +58,7 @@ class BatchFitness:
     name: str
     sense: Sense
     score: Callable[[Any, Any], Tensor]
+    classes: bool = False
 
     def __post_init__(self) -> None:
         check_choice("sense", self.sense, ("min", "max"))
@@ -58,10 +66,68 @@ class BatchFitness:
     def per_sample(self, outputs: Any, targets: Any, count: int) -> Tensor:
         """Scores of one batch, float64 [count]."""
         scores = self.score(outputs, targets)
-        if not isinstance(scores, Tensor) or scores.dim() == 0 or len(scores) != count:
-            got = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        if not isinstance(scores, Tensor) or scores.dim() == 0 or len(scores) != count or scores.is_complex():
+            got = _described(scores) if isinstance(scores, Tensor) else type(scores).__name__
             raise InvalidValue(f"{self.name}: expected one score a sample, [{count}, ...], got {got}")
+        if _broadcast(scores, outputs, targets):
+            raise InvalidValue(
+                f"{self.name}: expected scores of each sample's own target, got {list(scores.shape)} from outputs "
+                f"{list(outputs.shape)} and targets {list(targets.shape)}; give both one shape"
+            )
         return scores.double().reshape(count, -1).mean(1)
+
+    def total(self, outputs: Any, targets: Any, count: int) -> Tensor:
+        """What a batch adds to the whole: the sum of its scores, float64 []."""
+        return self.per_sample(outputs, targets, count).sum()
+
+    def value(self, totals: Tensor, samples: int) -> Tensor:
+        """Fitness of several networks [N] by the totals of all samples [N]."""
+        return totals / samples
+
+    def of(self, outputs: Any, targets: Any) -> float:
+        """Fitness of outputs for all samples."""
+        return float(self.per_sample(outputs, targets, len(targets)).mean())
+
+
+@dataclass(frozen=True)
+class TotalFitness:
+    """A score of all samples together that is no mean over them, made of numbers that add up over batches.
+
+    Args:
+        name: what reports call it.
+        sense: "min" if lower is better, "max" if higher is.
+        count: ``count(outputs, targets)``: float tensor of a batch, of the same shape for each.
+        score: ``score(sums)``: of the sums of these [..., *shape], float tensor [...].
+        classes: whether targets are numbers of the network's outputs; those that it does not have are refused.
+
+    Example:
+        >>> def moments(out, target):
+        ...     return torch.stack([(out - target).square().sum(), target.square().sum()])
+        >>> unexplained = TotalFitness("unexplained", "min", moments, lambda sums: sums[..., 0] / sums[..., 1])
+        >>> unexplained.of(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 3.0]))
+        0.1
+    """
+
+    name: str
+    sense: Sense
+    count: Callable[[Any, Any], Tensor]
+    score: Callable[[Tensor], Tensor]
+    classes: bool = False
+
+    def __post_init__(self) -> None:
+        check_choice("sense", self.sense, ("min", "max"))
+
+    def total(self, outputs: Any, targets: Any, count: int) -> Tensor:
+        """What a batch adds to the whole: float64 [*shape]."""
+        return self.count(outputs, targets).double()
+
+    def value(self, totals: Tensor, samples: int) -> Tensor:
+        """Fitness of several networks [N] by the totals of all samples [N, *shape]."""
+        return self.score(totals)
+
+    def of(self, outputs: Any, targets: Any) -> float:
+        """Fitness of outputs for all samples."""
+        return float(self.value(self.total(outputs, targets, len(targets))[None], len(targets)))
 
 
 @dataclass(frozen=True)
@@ -71,7 +137,7 @@ class ModuleFitness:
     Args:
         name: what reports call it.
         sense: "min" if lower is better, "max" if higher is.
-        function: ``function(module) -> float``; it must not change the module.
+        function: ``function(module)``: one real number, as a float or a tensor; it must not change the module.
 
     Example:
         >>> weight = ModuleFitness("weight", "min", lambda module: module.weight.abs().sum().item())
@@ -84,8 +150,21 @@ class ModuleFitness:
     def __post_init__(self) -> None:
         check_choice("sense", self.sense, ("min", "max"))
 
+    def of(self, module: nn.Module) -> float:
+        """Fitness of a network."""
+        found = self.function(module)
+        if math.prod(getattr(found, "shape", (0,))) == 1:  # a tensor's or an array's only element
+            found = found.item()  # type: ignore[attr-defined]
+        if not isinstance(found, numbers.Real):
+            got = _described(found) if isinstance(found, Tensor) else repr(found)[:60]
+            raise InvalidType(f"{self.name}: expected one real number from its function, got {got}; return a float")
+        return float(found)
 
-Fitness = BatchFitness | ModuleFitness
+
+OutputFitness = BatchFitness | TotalFitness
+"""Of a network's outputs, which need not be computed again to know it."""
+
+Fitness = OutputFitness | ModuleFitness
 
 
 def best_of(values: Sequence[float], sense: str) -> int:
@@ -104,27 +183,30 @@ def rank(values: Sequence[float], sense: str) -> list[int]:
     return sorted(range(len(values)), key=lambda number: (math.isnan(values[number]), sign * values[number]))
 
 
-def _cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    return functional.cross_entropy(outputs.float(), targets, reduction="none")
-
-
-def _correct(outputs: Tensor, targets: Tensor) -> Tensor:
-    # A network that returns NaN predicts nothing; argmax would say the class of the first NaN.
-    valid = outputs.isfinite().all(1)
-    return torch.where(valid, (outputs.argmax(1) == targets).double(), math.nan)
-
-
-CROSS_ENTROPY = BatchFitness("cross_entropy", "min", _cross_entropy)
+CROSS_ENTROPY = BatchFitness("cross_entropy", "min", classification.cross_entropy, classes=True)
 """Negative log-likelihood of the true class, in nats."""
 
-ACCURACY = BatchFitness("accuracy", "max", _correct)
+ACCURACY = BatchFitness("accuracy", "max", classification.correct, classes=True)
 """Share of the samples whose largest output is the true class's."""
 
-_BY_NAME = {fitness.name: fitness for fitness in (CROSS_ENTROPY, ACCURACY)}
+BALANCED_ACCURACY = TotalFitness(
+    "balanced_accuracy", "max", classification.class_counts, classification.balanced_accuracy, classes=True
+)
+"""Mean over the classes of the share of a class's samples that are found: small classes count as large ones."""
+
+MACRO_F1 = TotalFitness("macro_f1", "max", classification.class_counts, classification.macro_f1, classes=True)
+"""Mean over the classes of F1, the harmonic mean of precision and recall."""
+
+_BY_NAME: dict[str, Fitness] = {
+    fitness.name: fitness for fitness in (CROSS_ENTROPY, ACCURACY, BALANCED_ACCURACY, MACRO_F1)
+}
+
+NAMES = tuple(_BY_NAME)
+"""Of the fitnesses above."""
 
 
 def get_fitness(fitness: str | Fitness) -> Fitness:
-    """A fitness by its name ("cross_entropy", "accuracy"), or the given one.
+    """A fitness by its name, one of :data:`NAMES`, or the given one.
 
     Raises:
         InvalidValue: unknown name.
@@ -132,9 +214,26 @@ def get_fitness(fitness: str | Fitness) -> Fitness:
     """
     if isinstance(fitness, str):
         return _BY_NAME[check_choice("fitness", fitness, _BY_NAME)]
-    if isinstance(fitness, BatchFitness | ModuleFitness):
+    if isinstance(fitness, BatchFitness | TotalFitness | ModuleFitness):
         return fitness
+    wrap = "wrap a function as ModuleFitness(name, sense, function), sense 'min' or 'max'"
     raise InvalidType(
-        f"fitness: expected a name, a BatchFitness or a ModuleFitness, got {fitness!r}; wrap a function "
-        "as ModuleFitness(name, sense, function), sense 'min' or 'max'"
+        f"fitness: expected a name, a BatchFitness or a ModuleFitness, got {shown(fitness)}; "
+        f"{wrap if callable(fitness) else 'the order is parent, data, fitness'}"
     )
+
+
+def _described(tensor: Tensor) -> str:
+    return f"{list(tensor.shape)} of {str(tensor.dtype).removeprefix('torch.')}"
+
+
+def _broadcast(scores: Tensor, outputs: Any, targets: Any) -> bool:
+    """Whether scores are of outputs and targets of which some stand for several, such as [n, 1] beside [n]."""
+    if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor):
+        return False
+    if scores.numel() <= max(outputs.numel(), targets.numel()):
+        return False
+    try:
+        return bool(scores.shape == torch.broadcast_shapes(outputs.shape, targets.shape))
+    except RuntimeError:  # they do not go together so
+        return False

@@ -2,103 +2,118 @@
 
 from __future__ import annotations
 
-import random
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
 
-__all__ = ["BufferChange", "Buffers", "evaluating", "reseed"]
+from smd_evo.core.blocks import Inference
+from smd_evo.core.exclusive import Exclusive
+from smd_evo.core.parameters import ParameterSpace
+from smd_evo.evaluation.buffers import Buffers
+from smd_evo.evaluation.modes import Modes
+from smd_evo.evaluation.randomness import RandomStates
 
-BufferChange = tuple[int, bool, Tensor | None]
-"""Number of a buffer, whether it is another object now, and its value."""
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode and inference mode inside; the mode of every submodule and all random states as before after.
-
-    Covered are the states of torch (CPU, and CUDA once it is in use), of ``random`` and of numpy's global
-    generator.
-    """
-    modes = [(part, part.training) for part in module.modules()]
-    cuda = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    numpy: Any = sys.modules.get("numpy")
-    python_state, numpy_state = random.getstate(), numpy and numpy.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=cuda), torch.inference_mode():
-            module.eval()
-            yield
-    finally:
-        for part, training in modes:
-            part.training = training
-        random.setstate(python_state)
-        if numpy:
-            numpy.random.set_state(numpy_state)
+__all__ = ["Evaluating", "Guard", "Predicting"]
 
 
-def reseed() -> None:
-    """The same random numbers for each child, so that one that draws some does not depend on the order."""
-    random.seed(0)
-    torch.default_generator.manual_seed(0)
-    if torch.cuda.is_initialized():
-        torch.cuda.manual_seed_all(0)
-    if "numpy" in sys.modules:
-        sys.modules["numpy"].random.seed(0)
+class Guard(ABC):
+    """A block in which a network may be patched, and no other thread has it: see :mod:`smd_evo.core.blocks`.
 
+    Afterwards its weights and buffers and whatever else the guard changes are as before.
 
-class Buffers:
-    """The buffers of a network as they are now, to be put back after a forward pass that changed some.
-
-    In eval mode batch normalisation changes none; a network's own forward may.
+    Args:
+        space: the network's.
+        random: whether no other thread may use the random states of the process either.
     """
 
-    def __init__(self, module: nn.Module) -> None:
-        self._saved = [
-            (part, name, buffer, None if buffer is None else (buffer.clone(), _version(buffer)))
-            for part in module.modules()
-            for name, buffer in part._buffers.items()
-        ]
+    def __init__(self, space: ParameterSpace, *, random: bool) -> None:
+        self.space = space
+        self._exclusive = Exclusive(space.module, random=random)
+        self._undos: list[Callable[[], object]] = []
 
-    def restore(self) -> None:
-        """Put back values and objects, at no cost where nothing changed."""
-        with torch.inference_mode():  # where a buffer that was made in that mode may be written to
-            self._restore()
+    def enter(self) -> None:
+        """Have the network, and note what there is to be put back."""
+        self._exclusive.enter()
+        depth = self.space.depth
+        self.space.restore(depth)
+        self._undos = [lambda: self.space.restore(depth)]
+        self._begin()
 
-    def changes(self) -> list[BufferChange]:
-        """Copies of what is not as it was."""
-        found: list[BufferChange] = []
-        for number, (part, name, buffer, saved) in enumerate(self._saved):
-            now = part._buffers.get(name)
-            if now is not buffer or _touched(buffer, saved):
-                found.append((number, now is not buffer, None if now is None else now.clone()))
-        return found
+    def leave(self) -> None:
+        """Put everything back, the last change first, even while Ctrl-C is pressed; then let others have it."""
+        interrupt: KeyboardInterrupt | None = None
+        while True:
+            try:
+                failure = self._undo()
+                break
+            except KeyboardInterrupt as caught:
+                interrupt = caught
+        self._exclusive.leave()
+        if interrupt or failure:
+            raise interrupt or failure  # type: ignore[misc]
 
-    def change(self, changes: list[BufferChange]) -> None:
-        """Make such changes again, as often as one likes."""
-        for number, replaced, value in changes:
-            part, name, buffer, _ = self._saved[number]
-            if replaced or buffer is None or value is None:
-                part._buffers[name] = None if value is None else value.clone()
-            else:
-                buffer.copy_(value)
+    def _undo(self) -> Exception | None:
+        """Undo every change, whatever goes wrong with one of them; once more does no harm."""
+        failure: Exception | None = None
+        for undo in reversed(self._undos):
+            try:
+                undo()
+            except Exception as caught:
+                failure = caught
+        self._undos = []
+        return failure
 
-    def _restore(self) -> None:
-        for number, (part, name, buffer, saved) in enumerate(self._saved):
-            part._buffers[name] = buffer
-            if buffer is not None and saved is not None and _touched(buffer, saved):
-                buffer.copy_(saved[0])
-                self._saved[number] = (part, name, buffer, (saved[0], _version(buffer)))
+    @abstractmethod
+    def _begin(self) -> None:
+        """Change what the guard is there for, each undo noted before."""
 
-
-def _touched(buffer: Tensor | None, saved: tuple[Tensor, int | None] | None) -> bool:
-    """Whether a buffer may have been written to since it was saved."""
-    return buffer is not None and saved is not None and (saved[1] is None or _version(buffer) != saved[1])
+    def _change(self, change: Callable[[], object], undo: Callable[[], object]) -> None:
+        self._undos.append(undo)
+        change()
 
 
-def _version(tensor: Tensor) -> int | None:
-    """Count of a tensor's in-place changes; a tensor made in inference mode has none."""
-    return None if tensor.is_inference() else tensor._version
+class Evaluating(Guard):
+    """Eval mode and inference mode inside; modes, random states and buffers as before after.
+
+    Args:
+        space: the network's.
+        free: whether the network itself is handed out, to a fitness that may switch its modes.
+
+    Attributes:
+        modes, random, buffers: of the network, to be put back between children, too.
+    """
+
+    modes: Modes
+    random: RandomStates
+    buffers: Buffers
+
+    def __init__(self, space: ParameterSpace, *, free: bool = False) -> None:
+        super().__init__(space, random=True)
+        self._free = free
+
+    def _begin(self) -> None:
+        module = self.space.module
+        self.random = RandomStates(module)
+        self._undos.append(self.random.restore)
+        self.modes = Modes(module, self._free)
+        self._change(self.modes.eval, self.modes.restore)
+        inference = Inference(True)
+        self._change(inference.enter, inference.leave)
+        self.buffers = Buffers(module)
+        self._undos.append(self.buffers.restore)
+
+
+class Predicting(Guard):
+    """No gradients inside; random numbers are drawn as ever, and are not the thread's own."""
+
+    buffers: Buffers
+
+    def __init__(self, space: ParameterSpace) -> None:
+        super().__init__(space, random=False)
+
+    def _begin(self) -> None:
+        grad = torch.is_grad_enabled()
+        self._change(lambda: torch.set_grad_enabled(False), lambda: torch.set_grad_enabled(grad))
+        self.buffers = Buffers(self.space.module)
+        self._undos.append(self.buffers.restore)

@@ -7,8 +7,7 @@ import os
 import signal
 import threading
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import default_collate as collate
 
+from smd_evo.core.blocks import Inference, within
 from smd_evo.errors import InvalidType, SmdEvoError
 
 __all__ = ["Reader"]
@@ -52,11 +52,11 @@ class Reader:
         assert isinstance(plan, _Plan)
         plan.numbers, plan.size = numbers, size
         try:
-            with torch.inference_mode(False), _interrupts_wait():
-                batches = iter(loader)
-            while True:
-                with torch.inference_mode(False):  # what a data set keeps is for training, too
-                    inputs = next(batches, None)
+            batches = within(
+                Inference(False), lambda: within(_InterruptsWait(), lambda: _on_cpu(lambda: iter(loader)))
+            )
+            while True:  # what a data set keeps is for training, too
+                inputs = within(Inference(False), lambda: _on_cpu(lambda: next(batches, None)))
                 if inputs is None:
                     break
                 if isinstance(inputs, SmdEvoError):
@@ -85,7 +85,7 @@ class _Plan:
     """Which samples are the batches of the next pass: a loader's sampler, to be set before each."""
 
     def __init__(self) -> None:
-        self.numbers, self.size = torch.empty(0, dtype=torch.int64), 1
+        self.numbers, self.size = torch.empty(0, dtype=torch.int64, device="cpu"), 1
 
     def __iter__(self) -> Iterator[list[int]]:
         return (piece.tolist() for piece in self.numbers.split(self.size))
@@ -121,20 +121,34 @@ def _samples(data: Any, numbers: list[int]) -> list[Tensor]:
     return found
 
 
-@contextmanager
-def _interrupts_wait() -> Iterator[None]:
+def _on_cpu(function: Callable[[], Any]) -> Any:
+    """What a function returns where new tensors are on the CPU, whatever the default device."""
+    with torch.device("cpu"):
+        return function()
+
+
+class _InterruptsWait:
     """Ctrl-C waits until the workers have started, where torch would leave a muddle; and it is never for them."""
-    if threading.current_thread() is not threading.main_thread():  # where none arrives
-        yield
-        return
-    caught: list[tuple[int, FrameType | None]] = []
-    before = signal.signal(signal.SIGINT, lambda *arguments: caught.append(arguments))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-        if caught and callable(before):
-            before(*caught[0])
+
+    def __init__(self) -> None:
+        self._caught: list[tuple[int, FrameType | None]] = []
+        self._before: Any = None
+
+    def enter(self) -> None:
+        """Wait."""
+        if threading.current_thread() is not threading.main_thread():  # where none arrives
+            return
+        self._before = signal.getsignal(signal.SIGINT)
+        if self._before is not None:  # else it is not Python's
+            signal.signal(signal.SIGINT, lambda *arguments: self._caught.append(arguments))
+
+    def leave(self) -> None:
+        """Go on, with one that has come."""
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+            before, self._before = self._before, None
+            if self._caught and callable(before):
+                before(*self._caught[0])
 
 
 def _stop_idle(idle: dict[int, DataLoader[Any]]) -> None:

@@ -6,12 +6,14 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from smd_evo.core.blocks import Inference, within
 from smd_evo.errors import InvalidType, InvalidValue, check_count
 from smd_evo.evaluation.batches import Batch, sorted_numbers
 from smd_evo.evaluation.reader import Reader
@@ -55,7 +57,7 @@ class Stream:
         if len(targets) != len(inputs):
             raise InvalidValue(f"data: expected as many targets as inputs, got {len(targets)} and {len(inputs)}")
         self.targets = targets
-        self._numbers = torch.arange(len(targets))
+        self._numbers = torch.arange(len(targets), device="cpu")
         self._functions: tuple[Callable[[Tensor], Any], ...] = ()
         self._reader = Reader(inputs, check_count("workers", workers, low=0))
 
@@ -95,9 +97,10 @@ class Stream:
     def read(self, size: int, device: torch.device) -> Iterator[Any]:
         """Inputs of all samples in order, ``size`` at a time."""
         for inputs in self._reader.read(self._numbers, size, device.type == "cuda"):
-            with torch.inference_mode(False):  # what a function keeps is for training, too
-                moved = self._passed(inputs.to(device, non_blocking=device.type == "cuda"))
-            yield moved
+            yield within(Inference(False), partial(self._moved, inputs, device))  # what is kept is for training, too
+
+    def _moved(self, inputs: Tensor, device: torch.device) -> Any:
+        return self._passed(inputs.to(device, non_blocking=device.type == "cuda"))
 
     def _passed(self, inputs: Any) -> Any:
         for function in self._functions:

@@ -68,7 +68,7 @@ def changes(count: int, flips: bool) -> list[Change]:
         >>> [(change.down, change.right, change.mirrored) for change in changes(4, flips=True)]
         [(0, 0, False), (0, 0, True), (1, 0, False), (1, 0, True)]
     """
-    check_count("count", count)
+    count = check_count("count", count)
     every = (Change(*shift, mirrored) for shift in _shifts() for mirrored in ((False, True) if flips else (False,)))
     return list(islice(every, count))
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from smd_evo.errors import InvalidValue, check_choice, check_count
+from smd_evo.errors import InvalidValue, check_choice, check_count, check_key
 from smd_evo.experiments.statistics import Estimate, check_level, pairs, scaled
 
 __all__ = ["mean_interval", "paired_difference", "statistic_interval"]
@@ -41,7 +41,7 @@ def mean_interval(values: ArrayLike, *, level: float = 0.95, resamples: int = 99
 
     Reference: Efron, "Better bootstrap confidence intervals", JASA 82, 1987.
     """
-    level, resamples = check_level(level), check_count("resamples", resamples)
+    level, resamples, seed = check_level(level), check_count("resamples", resamples), check_key(seed, "seed")
     x, exponent = scaled(values)
     mean = float(np.ldexp(x.mean(), exponent))
     if not np.ptp(x):  # every resample is the same; BCa is undefined
@@ -135,7 +135,7 @@ def statistic_interval(
             raise InvalidValue(f"statistic: expected a finite number for any set of the samples, got {value}")
         return value
 
-    check_count("count", count, low=2, mend="an interval needs them")
+    count = check_count("count", count, low=2, mend="an interval needs them")
     everything = np.arange(count)
     interval = stats.bootstrap(
         (everything,),
@@ -145,6 +145,6 @@ def statistic_interval(
         n_resamples=check_count("resamples", resamples),
         method=check_choice("method", method, ("percentile", "basic")),
         batch=max(1, _BATCH // count),
-        rng=seed,
+        rng=check_key(seed, "seed"),
     ).confidence_interval
     return Estimate(checked(everything), float(interval.low), float(interval.high))

@@ -31,6 +31,10 @@ __all__ = [
 MEASURES = {"accuracy": "max", "loss": "min"}
 """What runs are measured by, and whether it is to be high or low."""
 
+_RANGES = {"accuracy": (0.0, 1.0), "loss": (0.0, math.inf)}
+_DIFFERENCES = {"accuracy": (-1.0, 1.0), "loss": (-math.inf, math.inf)}
+"""What a measure, and a difference of two, can be: no interval goes beyond."""
+
 _RESAMPLES = 2000
 
 _Numbers = NDArray[np.float64]
@@ -50,7 +54,7 @@ class Difference:
     """A method's test score minus the reference's, over seeds in pairs.
 
     Attributes:
-        value: the mean with its t interval.
+        value: the mean with its t interval, of this one alone: no correction for several methods.
         p_value: of the paired t test.
         adjusted: the same after Holm's correction for all methods of this measure.
         wilcoxon: p of the signed-rank test, which n seeds cannot bring below 2 / 2**n.
@@ -183,8 +187,8 @@ def summarise(
                 method=name,
                 about=find_method(name).about,
                 settings=own[0].settings,
-                accuracy=t_interval(_tests(own, "accuracy")),
-                loss=t_interval(_tests(own, "loss")),
+                accuracy=t_interval(_tests(own, "accuracy"), within=_RANGES["accuracy"]),
+                loss=t_interval(_tests(own, "loss"), within=_RANGES["loss"]),
                 against={measure: found[name] for measure, found in differences.items() if name in found},
                 to_target={measure: found[name] for measure, found in targets.items()},
                 curve=_curve(own),
@@ -215,7 +219,7 @@ def _differences(runs: Mapping[str, Sequence[Run]], measure: str) -> dict[str, D
     reference = _tests(runs[REFERENCE], measure)
     names = [name for name in runs if name != REFERENCE]
     tests = {name: _tests(runs[name], measure) for name in names}
-    found = {name: paired_t(tests[name], reference) for name in names}
+    found = {name: paired_t(tests[name], reference, within=_DIFFERENCES[measure]) for name in names}
     adjusted = holm([p_value for _, p_value in found.values()])
     return {
         name: Difference(
@@ -231,8 +235,11 @@ def _differences(runs: Mapping[str, Sequence[Run]], measure: str) -> dict[str, D
 
 def _curve(runs: Sequence[Run]) -> Curve:
     evaluations = tuple(point.evaluations for point in runs[0].points)
-    columns = {measure: _curves(runs, measure).T for measure in MEASURES}
-    return Curve(evaluations, *(tuple(map(t_interval, columns[measure])) for measure in ("accuracy", "loss")))
+    accuracy, loss = (
+        tuple(t_interval(column, within=_RANGES[measure]) for column in _curves(runs, measure).T)
+        for measure in ("accuracy", "loss")
+    )
+    return Curve(evaluations, accuracy, loss)
 
 
 def _curves(runs: Sequence[Run], measure: str) -> _Numbers:

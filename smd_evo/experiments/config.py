@@ -9,12 +9,13 @@ from typing import Any, TypeVar
 
 import yaml
 
-from smd_evo.errors import InvalidValue, check_choice, check_keep, check_number
+from smd_evo.errors import InvalidValue, check_choice, kept
 from smd_evo.experiments import readers
 
 __all__ = [
     "FITNESSES",
     "FORMATS",
+    "METRICS",
     "SUBSPACES",
     "CompareConfig",
     "ExperimentConfig",
@@ -25,10 +26,16 @@ __all__ = [
 ]
 
 SUBSPACES = ("random", "partition", "neuron", "tensor")
-FITNESSES = ("cross_entropy", "accuracy")
+FITNESSES = {
+    "cross_entropy": "cross-entropy",
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro F1",
+}
+"""Names of fitnesses, and what reports call them."""
 FORMATS = ("safetensors", "torch")
 """Of exported weights."""
-
+METRICS = ("cross_entropy", "accuracy")
 _PRECISIONS = ("float32", "bfloat16")
 _Config = TypeVar("_Config", bound="ExperimentConfig")
 
@@ -51,6 +58,12 @@ class ExperimentConfig:
     checkpoint: str | None = setting(
         None, "FILE", "Its weights, safetensors or torch [the published ones].", readers.path
     )
+    checkpoint_key: str | None = setting(
+        None,
+        "NAME",
+        "Which of them, where the file holds several, like model or ema [the EMA].",
+        readers.path,
+    )
     data: str = setting(
         "digits",
         "NAME",
@@ -70,7 +83,10 @@ class ExperimentConfig:
         4.0,
         "GIB",
         "Decoded images to hold in memory; more are decoded again when needed [4].",
-        lambda name, value: check_number(name, value, low=0, mend="try 4"),
+        readers.memory,
+    )
+    skip_unreadable: bool = setting(
+        False, "", "Leave out unreadable images, however many [at most 1 %].", readers.flag
     )
     select: str = setting(
         "all", "TERMS", "Parameters to mutate: all, weight, bias, norm, head, layers, patterns [all].", readers.text
@@ -84,6 +100,11 @@ class ExperimentConfig:
         readers.one_of(_PRECISIONS),
     )
     batch_size: int | str = setting("auto", "N", "Images a forward pass, or auto [auto].", readers.batch_size)
+
+    def __post_init__(self) -> None:
+        # However they come, from Python, a file or the command line; the device last, as it may have to import torch.
+        own = sorted(fields(self), key=lambda each: each.name == "device")
+        kept(self, **{each.name: each.metadata["read"](each.name, getattr(self, each.name)) for each in own})
 
     @classmethod
     def read(cls: type[_Config], values: Mapping[str, Any]) -> _Config:
@@ -101,7 +122,7 @@ class ExperimentConfig:
         for name in values:
             check_choice("setting", name, known)
         values = {**values, "device": values.get("device", "auto")}
-        config = cls(**{name: known[name].metadata["read"](name, value) for name, value in values.items()})
+        config = cls(**values)
         config.check(values)
         return config
 
@@ -150,10 +171,10 @@ class FinetuneConfig(ExperimentConfig):
         0.9,
         "X",
         "Share of the parent's score that calibration leaves the median child [0.9].",
-        lambda _, value: check_keep(value),
+        readers.keep,
     )
     fitness: str = setting(
-        "cross_entropy", "NAME", "cross_entropy or accuracy [cross_entropy].", readers.one_of(FITNESSES)
+        "cross_entropy", "NAME", f"{', '.join(FITNESSES)} [cross_entropy].", readers.one_of(tuple(FITNESSES))
     )
 
     def check(self, given: Mapping[str, Any]) -> None:
@@ -235,13 +256,13 @@ class CompareConfig(ExperimentConfig):
         "cross_entropy",
         "NAME",
         "What settings are chosen by on validation: cross_entropy or accuracy [cross_entropy].",
-        readers.one_of(FITNESSES),
+        readers.one_of(METRICS),
     )
     fitness: str = setting(
         "cross_entropy",
         "NAME",
-        "What ranks children: cross_entropy or accuracy [cross_entropy].",
-        readers.one_of(FITNESSES),
+        f"What ranks children: {', '.join(FITNESSES)} [cross_entropy].",
+        readers.one_of(tuple(FITNESSES)),
     )
 
     def check(self, given: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from smd_evo.evaluation.calibration import calibration_cost
+from smd_evo.evaluation.calibration import Effort, calibration_cost
 from smd_evo.experiments.config import CompareConfig, FinetuneConfig, WindowConfig
 from smd_evo.experiments.evolution_config import VOTERS, EvolutionConfig, phases
 from smd_evo.experiments.methods.base import STRENGTH_COST
@@ -18,6 +18,8 @@ from smd_evo.experiments.window_sampling import MOST_CELLS
 from smd_evo.experiments.workload import Part, Workload, workload
 
 __all__ = [
+    "calibration_effort",
+    "calibrations",
     "compare_workload",
     "ensemble_workload",
     "evolution_workload",
@@ -30,6 +32,26 @@ Sizes = Mapping[str, int]
 """Samples of the fitness, the validation and the test split."""
 
 
+def calibrations(config: FinetuneConfig) -> tuple[int, Effort]:
+    """How many calibrations a single generation makes, and how thorough each is: half of its children, usually.
+
+    ``number * calibration_cost(effort.children, effort.bisections)`` is the most that they take together.
+    """
+    groups = _groups(config)
+    number = groups if config.sigma else 2 * groups  # the dense arm's own are always calibrated
+    return number, Effort.within(config.children * groups * ARMS // (2 * number))
+
+
+def calibration_effort(config: EvolutionConfig) -> Effort:
+    """How thoroughly a run finds its sigma, if none is given: half of what its children take, usually, at most."""
+    return Effort.within(config.children * config.generations // 2)
+
+
+def _groups(config: FinetuneConfig) -> int:
+    """Groups of children in each arm."""
+    return 1 if config.subspace == "tensor" else len(config.density)
+
+
 def finetune_workload(config: FinetuneConfig, sizes: Sizes) -> Workload:
     """A single generation with its controls.
 
@@ -38,12 +60,13 @@ def finetune_workload(config: FinetuneConfig, sizes: Sizes) -> Workload:
         >>> [(part.name, part.count, part.images) for part in finetune_workload(config, sizes).parts][1:3]
         [('children', 512, 300), ('parent', 2, 300)]
     """
-    groups = 1 if config.subspace == "tensor" else len(config.density)
+    groups = _groups(config)
     votes = min(SHORTLIST, config.children)
-    calibrations = groups if config.sigma else 2 * groups  # the dense arm's own are always calibrated
+    number, effort = calibrations(config)
+    calibrating = number * calibration_cost(effort.children, effort.bisections)
     return workload(
         [
-            Part("calibration", calibrations * calibration_cost(), min(CALIBRATION, sizes["fitness"]), bound=True),
+            Part("calibration", calibrating, min(CALIBRATION, sizes["fitness"]), bound=True),
             Part("children", ARMS * groups * config.children, sizes["fitness"]),
             Part("parent", 2, sizes["fitness"]),
             Part("validation", ARMS * groups * votes, sizes["validation"]),
@@ -66,11 +89,11 @@ def evolution_workload(config: EvolutionConfig, images: str, sizes: Sizes, done:
     first, last = (done or 0) + 1, config.generations
     validations = -(-last // config.validate_every) - (first - 1) // config.validate_every
     candidates = 1 + config.late_parents + min(VOTERS, config.children)
-    begun = done is not None
+    begun, effort = done is not None, calibration_effort(config)
     parts = [
         Part(
             "calibration",
-            0 if begun or config.sigma else calibration_cost(),
+            0 if begun or config.sigma else calibration_cost(effort.children, effort.bisections),
             min(CALIBRATION, sizes["fitness"]),
             bound=True,
         ),

@@ -24,7 +24,7 @@ from smd_evo.ensemble.selection import Selection, select_from, stored
 from smd_evo.ensemble.soup import soup
 from smd_evo.errors import InvalidValue, WrongParent, check_count
 from smd_evo.evaluation.evaluator import Evaluator
-from smd_evo.evaluation.fitness import BatchFitness, best_of
+from smd_evo.evaluation.fitness import BatchFitness, TotalFitness, best_of
 from smd_evo.evaluation.stream import Stream
 from smd_evo.experiments.augment import changes
 from smd_evo.experiments.config import FinetuneConfig
@@ -76,9 +76,9 @@ def choose(shortlist: Shortlist, validation: Evaluator, method: str, size: int |
     Raises:
         InvalidValue: more members than the shortlist has children, or an unknown method or combination.
     """
-    assert isinstance(validation.fitness, BatchFitness)
+    assert isinstance(validation.fitness, BatchFitness | TotalFitness)
     count = len(shortlist.recipes)
-    if size is not None and check_count("size", size) > count:
+    if size is not None and (size := check_count("size", size)) > count:
         raise InvalidValue(f"size: expected 1 to {count}, the children on each shortlist, got {size}")
     return select_from(
         stored(shortlist.logits),
@@ -227,7 +227,7 @@ def _first(samples: Samples) -> Tensor:
 def _flips(judge: Evaluator, samples: Samples, passes: int, combine: str) -> bool:
     """Whether mirrored views of images help on validation."""
     fitness, targets = judge.fitness, judge.targets()
-    assert isinstance(fitness, BatchFitness)
+    assert isinstance(fitness, BatchFitness | TotalFitness)
     options = (False, True)
     voted = [_views(judge, samples, passes, flips, combine) for flips in options]
-    return options[best_of([float(fitness.per_sample(v, targets, len(v)).mean()) for v in voted], fitness.sense)]
+    return options[best_of([fitness.of(votes, targets) for votes in voted], fitness.sense)]

@@ -8,6 +8,7 @@ Whatever the number of generations, a child costs its last mutation, and the sta
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -18,17 +19,18 @@ from torch import Tensor
 
 from smd_evo.core.mutation import Lineage
 from smd_evo.core.parameters import Child, ParameterSpace
-from smd_evo.ensemble.metrics import accuracy, negative_log_likelihood
+from smd_evo.ensemble.metrics import accuracy, finite_logits, negative_log_likelihood
 from smd_evo.errors import InvalidValue
 from smd_evo.evaluation.calibration import calibrate_sigma
 from smd_evo.evaluation.evaluator import Evaluator
-from smd_evo.evaluation.fitness import rank
-from smd_evo.experiments.counts import evolution_workload
-from smd_evo.experiments.evolution_config import EvolutionConfig, images_at, phases
+from smd_evo.evaluation.fitness import ACCURACY, CROSS_ENTROPY, BatchFitness, TotalFitness, get_fitness, rank
+from smd_evo.experiments.counts import calibration_effort, evolution_workload
+from smd_evo.experiments.evolution_config import EvolutionConfig, images_at, most_images
 from smd_evo.experiments.parent import in_precision, load_parent
 from smd_evo.experiments.progress import Logged, Progress
 from smd_evo.experiments.rules import CALIBRATION, make_rule, mean_density
 from smd_evo.experiments.speed import timed
+from smd_evo.integrations.ray_address import check_address
 
 __all__ = ["Evolution", "Generation", "Validation"]
 
@@ -46,11 +48,17 @@ class Validation:
     Attributes:
         accuracy, loss: of its predictions; the loss is the negative log-likelihood.
         best: whether no parent before was as good by the run's fitness.
+        fitness: its value, where it is neither of the above.
     """
 
     accuracy: float
     loss: float
     best: bool
+    fitness: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain values, without what there is not."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -87,7 +95,7 @@ class Generation:
 
     def as_dict(self) -> dict[str, Any]:
         """As plain numbers."""
-        return asdict(self)
+        return {**asdict(self), "validation": self.validation and self.validation.as_dict()}
 
 
 class Evolution:
@@ -112,13 +120,15 @@ class Evolution:
 
     def __init__(self, config: EvolutionConfig, progress: Progress | None = None) -> None:
         self.config, self.progress = config, progress or Logged()
+        if config.actors > 1:  # a cluster that is gone is told before the work that leads up to it
+            check_address(config.ray_address or os.environ.get("RAY_ADDRESS"))
         network, self.data = load_parent(config, self.progress)
         self.space = ParameterSpace(network, config.select)
         self._rule = make_rule(config.subspace, config.density)
         self._rule.coordinates(self._rule.draw(0), self.space.layout)  # the network may be too small for it
         samples = self.data.sizes["fitness"]
         self._images = config.images or str(min(_IMAGES, samples))
-        most = max(images for _, images in phases(self._images, 1, config.generations))
+        most = most_images(self._images, config.generations)
         if most > samples:
             raise InvalidValue(
                 f"images: expected at most the {samples} samples of the fitness split, got {most}; "
@@ -188,7 +198,7 @@ class Evolution:
         return {
             "generation": self.generation,
             "sigma": self._sigma,
-            "start": asdict(self.start),
+            "start": self.start.as_dict(),
             "searcher": self.searcher.state_dict(),
             "best": self.best,
             "best_score": self._best_score,
@@ -217,9 +227,16 @@ class Evolution:
     def _calibrated(self) -> float:
         config, size = self.config, min(CALIBRATION, self.data.sizes["fitness"])
         evaluator = Evaluator(self.space, self.data.fitness, config.fitness, batch_size=config.batch_size)
-        few = evaluator.on_samples(torch.arange(size))
+        few = evaluator.on_samples(torch.arange(size, device="cpu"))
         self.progress.start(f"calibrating sigma, {self._rule.spec}", None)
-        found = calibrate_sigma(few, self._rule, config.keep, key=config.seed, progress=self.progress.advance)
+        found = calibrate_sigma(
+            few,
+            self._rule,
+            config.keep,
+            key=config.seed,
+            progress=self.progress.advance,
+            **asdict(calibration_effort(config)),
+        )
         self.calibration = found.evaluations * size
         return found.sigma
 
@@ -286,7 +303,15 @@ class Evolution:
         child, judge = self.parent(), self._judge
         outputs, targets = judge.predict([child])[0], judge.targets()
         right, loss = (float(each(outputs, targets).mean()) for each in (accuracy, negative_log_likelihood))
-        score = right if self.config.fitness == "accuracy" else -loss
+        fitness, other = get_fitness(self.config.fitness), None
+        if fitness == ACCURACY:
+            score = right
+        elif fitness == CROSS_ENTROPY:
+            score = -loss
+        else:
+            assert isinstance(fitness, BatchFitness | TotalFitness)
+            other = fitness.of(finite_logits(outputs, targets), targets)
+            score = other if fitness.sense == "max" else -other
         best = not self.best or score > self._best_score
         with self.problem.space.applied(child):
             values = self.problem.space.copied()
@@ -294,4 +319,4 @@ class Evolution:
             self.best, self._best_score = values, score
         self._without = 0 if best else self._without + 1
         self.late = [*self.late, values][-self.config.late_parents :] if self.config.late_parents else []
-        return Validation(right, loss, best)
+        return Validation(right, loss, best, other)

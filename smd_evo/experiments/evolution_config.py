@@ -7,11 +7,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from smd_evo.errors import InvalidValue, check_choice, check_keep, check_number
+from smd_evo.errors import InvalidValue, check_choice
 from smd_evo.experiments import readers
 from smd_evo.experiments.config import FITNESSES, SUBSPACES, ExperimentConfig, FinetuneConfig, setting
 
-__all__ = ["MAY_CHANGE", "VOTERS", "EvolutionConfig", "check_single_generation", "images_at", "phases"]
+__all__ = [
+    "MAY_CHANGE",
+    "VOTERS",
+    "EvolutionConfig",
+    "check_single_generation",
+    "images_at",
+    "most_images",
+    "phases",
+]
 
 SEARCHERS = ("gradient", "selection")
 LOGS = ("csv", "tensorboard", "mlflow", "wandb")
@@ -22,7 +30,7 @@ VOTERS = 10
 MAY_CHANGE = (
     *("generations", "patience", "checkpoint_every", "keep_checkpoints", "log"),
     *("actors", "gpus_per_actor", "ray_address", "device", "memory"),
-    *("model", "checkpoint", "data", "data_dir", "download"),
+    *("model", "checkpoint", "checkpoint_key", "data", "data_dir", "download", "skip_unreadable"),
 )
 """Settings that a run may be resumed with other values of; of the last line only if the same parent and data come."""
 
@@ -49,40 +57,51 @@ def images_at(schedule: str, generation: int) -> int:
         >>> [images_at("300,1000@50", generation) for generation in (1, 49, 50)]
         [300, 300, 1000]
     """
-    return [count for begin, count in _steps(schedule) if begin <= generation][-1]
+    return [count for begin, count in _parts(schedule) if begin <= generation][-1]
 
 
 def phases(schedule: str, first: int, last: int) -> list[tuple[int, int]]:
     """How many of some generations have how many images.
 
     Args:
-        schedule: see :func:`images_at`.
+        schedule: as for :func:`images_at`.
         first, last: numbers of the generations.
 
     Example:
         >>> phases("300,1000@50", 41, 100)
         [(9, 300), (51, 1000)]
     """
-    steps = _steps(schedule)
-    ends = [begin - 1 for begin, _ in steps[1:]] + [last]
-    counts = [min(end, last) - max(begin, first) + 1 for (begin, _), end in zip(steps, ends, strict=True)]
-    return [(count, images) for count, (_, images) in zip(counts, steps, strict=True) if count > 0]
+    parts = _parts(schedule)
+    ends = [begin - 1 for begin, _ in parts[1:]] + [last]
+    counts = [min(end, last) - max(begin, first) + 1 for (begin, _), end in zip(parts, ends, strict=True)]
+    return [(count, images) for count, (_, images) in zip(counts, parts, strict=True) if count > 0]
 
 
-def _steps(schedule: str) -> list[tuple[int, int]]:
-    """Each first generation of a number of images, and that number."""
-    steps, last = list[tuple[int, int]](), 0
-    for number, part in enumerate(schedule.split(",")):
+def most_images(schedule: str, generations: int) -> int:
+    """The most images that rank a child in a run of so many generations, however many that are.
+
+    Args:
+        schedule: as for :func:`images_at`.
+        generations: of the run.
+
+    Example:
+        >>> most_images("300,1000@50", 49), most_images("300,1000@50", 10**12)
+        (300, 1000)
+    """
+    return max(count for begin, count in _parts(schedule) if begin <= generations)
+
+
+def _parts(schedule: str) -> list[tuple[int, int]]:
+    """The generation that each part begins with, the first one with 1, and its images."""
+    found: list[tuple[int, int]] = []
+    for part in schedule.split(","):
         size, _, start = part.partition("@")
-        begin = (
-            1 if not number and not start else readers.whole_number("images", start, low=1, mend="try 300,1000@50")
-        )
-        if begin <= last or (not number and begin > 1):
+        first = not found
+        begin = 1 if first and not start else readers.whole_number("images", start, low=1, mend="try 300,1000@50")
+        if (first and begin > 1) or (found and begin <= found[-1][0]):
             raise InvalidValue(f"images: expected later and later generations from 1 on, got {schedule!r}")
-        count = readers.whole_number("images", size, mend="try 300, or 300,1000@50")
-        steps.append((begin, count))
-        last = begin
-    return steps
+        found.append((begin, readers.whole_number("images", size, mend="try 300, or 300,1000@50")))
+    return found
 
 
 def _logs(name: str, value: Any) -> tuple[str, ...]:
@@ -94,11 +113,11 @@ def _logs(name: str, value: Any) -> tuple[str, ...]:
 
 
 def _density(name: str, value: Any) -> float:
-    return check_number(name, value, low=0, high=1, mend="with --generations there is one, try 0.1")
+    return readers.number(name, value, low=0, high=1, mend="with --generations there is one, try 0.1")
 
 
 def _rate(name: str, value: Any) -> float | None:
-    return None if value is None else check_number(name, value, low=0, mend="leave it out for the default")
+    return None if value is None else readers.number(name, value, low=0, mend="leave it out for the default")
 
 
 @dataclass(frozen=True)
@@ -132,12 +151,12 @@ class EvolutionConfig(ExperimentConfig):
     subspace: str = setting("random", "NAME", "", readers.one_of(SUBSPACES[:-1]))
     density: float = setting(0.1, "X", "", _density)
     sigma: float | None = setting(None, "X", "", readers.sigma)
-    keep: float = setting(0.9, "X", "", lambda _, value: check_keep(value))
+    keep: float = setting(0.9, "X", "", readers.keep)
     adapt_sigma: bool = setting(False, "", "With selection: the 1/5 success rule.", readers.flag)
     learning_rate: float | None = setting(
         None, "X", "With gradient: step size of Adam [0.2 x sigma x sqrt(density), sigma as calibrated].", _rate
     )
-    fitness: str = setting("cross_entropy", "NAME", "", readers.one_of(FITNESSES))
+    fitness: str = setting("cross_entropy", "NAME", "", readers.one_of(tuple(FITNESSES)))
     validate_every: int = setting(5, "N", "Generations between validations [5].", readers.whole("try 5"))
     patience: int | None = setting(
         None, "N", "Stop after N validations without a better one [never].", readers.samples

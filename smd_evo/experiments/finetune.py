@@ -12,7 +12,7 @@ Reference: Whitaker & Whitley, arXiv 2302.05832; the controls at matched norm an
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -26,9 +26,9 @@ from smd_evo.ensemble.files import load_children
 from smd_evo.ensemble.selection import select_from, stored
 from smd_evo.evaluation.calibration import calibrate_sigma
 from smd_evo.evaluation.evaluator import Evaluation, Evaluator
-from smd_evo.evaluation.fitness import BatchFitness, best_of
+from smd_evo.evaluation.fitness import BatchFitness, TotalFitness, best_of
 from smd_evo.experiments.config import FinetuneConfig
-from smd_evo.experiments.counts import finetune_workload
+from smd_evo.experiments.counts import calibrations, finetune_workload
 from smd_evo.experiments.parent import in_precision, load_parent
 from smd_evo.experiments.progress import Logged, Progress
 from smd_evo.experiments.results import SHORTLIST, SPARSE, Arm, FinetuneResult, Group, Row
@@ -113,12 +113,12 @@ def _plan(
     config: FinetuneConfig, ranker: Evaluator, progress: Progress
 ) -> tuple[dict[str, list[_Strength]], tuple[int, int]]:
     """How the groups of each arm mutate, and what finding the sigmas cost, sparse and dense."""
-    costs = [0, 0]
-    few = ranker.on_samples(torch.arange(CALIBRATION)) if ranker.samples > CALIBRATION else ranker
+    costs, (_, effort) = [0, 0], calibrations(config)
+    few = ranker.on_samples(torch.arange(CALIBRATION, device="cpu")) if ranker.samples > CALIBRATION else ranker
 
     def calibrated(subspace: Subspace, keep: float, dense: bool) -> float:
         progress.start(f"calibrating sigma, {subspace.spec}", None)
-        found = calibrate_sigma(few, subspace, keep, key=config.seed, progress=progress.advance)
+        found = calibrate_sigma(few, subspace, keep, key=config.seed, progress=progress.advance, **asdict(effort))
         costs[dense] += found.evaluations
         return found.sigma
 
@@ -176,8 +176,8 @@ def _group_runner(
 def _judged(strength: _Strength, recipes: list[Mutation], result: Evaluation, judge: Evaluator) -> Group:
     logits = judge.predict([recipes[number] for number in result.ranking()[:SHORTLIST]])
     fitness, targets = judge.fitness, judge.targets()
-    assert isinstance(fitness, BatchFitness)
-    alone = [float(fitness.per_sample(own, targets, len(own)).mean()) for own in logits[:_BEST_OF]]
+    assert isinstance(fitness, BatchFitness | TotalFitness)
+    alone = [fitness.of(own, targets) for own in logits[:_BEST_OF]]
     best = best_of(alone, fitness.sense)
     ensemble = select_from(stored(logits), len(logits), targets, fitness, ranking=range(len(logits)), method="top_k")
     return Group(strength.subspace, strength.sigma, strength.density, recipes, result, logits, best, ensemble)

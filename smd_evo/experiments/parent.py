@@ -27,11 +27,13 @@ def load_parent(config: ExperimentConfig, progress: Progress | None = None) -> t
         config.model,
         config.data,
         checkpoint=config.checkpoint,
+        checkpoint_key=config.checkpoint_key,
         data_dir=config.data_dir,
         download=config.download,
         sizes=config.sizes,
         memory=config.memory,
         seed=config.seed,
+        skip_unreadable=config.skip_unreadable,
         progress=progress.advance,
     )
     return network.to(config.device), data

@@ -5,12 +5,23 @@ A reader takes the setting's name and its value, and returns the value or raises
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from smd_evo.errors import InvalidType, InvalidValue, check_choice, check_count, check_number
+from smd_evo.errors import (
+    InvalidType,
+    InvalidValue,
+    check_choice,
+    check_count,
+    check_flag,
+    check_keep,
+    check_key,
+    check_number,
+    shown,
+)
 
 __all__ = [
     "Reader",
@@ -18,7 +29,10 @@ __all__ = [
     "device",
     "device_name",
     "flag",
+    "keep",
+    "memory",
     "names",
+    "number",
     "numbers",
     "one_of",
     "path",
@@ -40,11 +54,42 @@ def whole_number(name: str, value: object, *, low: int = 1, mend: str = "give su
     Raises:
         InvalidValue, InvalidType: it is none, or below ``low``.
     """
+    return check_count(name, _counted(value), low=low, mend=mend)
+
+
+def _counted(value: object) -> object:
+    """The whole number that a text says; anything else as it is."""
     try:
-        number = int(value) if isinstance(value, str) else value
+        return int(value) if isinstance(value, str) else value
     except ValueError:
-        number = value
-    return check_count(name, number, low=low, mend=mend)
+        return value
+
+
+def number(name: str, value: object, *, low: float, high: float = math.inf, mend: str) -> float:
+    """A number as a user writes it.
+
+    Raises:
+        InvalidValue, InvalidType: it is none, or not in (low, high].
+    """
+    return check_number(name, _spoken(value), low=low, high=high, mend=mend)
+
+
+def _spoken(value: object) -> object:
+    """The number that a text says; anything else as it is."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def keep(name: str, value: Any) -> float:
+    """The share of the parent's score that calibration keeps."""
+    return check_keep(_spoken(value))
+
+
+def memory(name: str, value: Any) -> float:
+    """GiB."""
+    return number(name, value, low=0, mend="try 4")
 
 
 def whole(mend: str, low: int = 1) -> Reader:
@@ -59,10 +104,7 @@ def samples(name: str, value: Any) -> int | None:
 
 def seed(name: str, value: Any) -> int:
     """A key."""
-    number = whole_number(name, value, low=0, mend="try 0")
-    if number >= 2**64:
-        raise InvalidValue(f"{name}: expected a whole number below 2**64, got {number}")
-    return number
+    return check_key(_counted(value), name)
 
 
 def numbers(mend: str, high: float) -> Reader:
@@ -70,25 +112,25 @@ def numbers(mend: str, high: float) -> Reader:
 
     def read(name: str, value: Any) -> tuple[float, ...]:
         items = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
-        numbers = tuple(check_number(name, item, low=0, high=high, mend=mend) for item in items)
-        if not numbers or len(set(numbers)) < len(numbers):
+        found = tuple(number(name, item, low=0, high=high, mend=mend) for item in items)
+        if not found or len(set(found)) < len(found):
             interval = "> 0" if high == float("inf") else f"in (0, {high:g}]"
-            raise InvalidValue(f"{name}: expected one or more different numbers {interval}, got {value!r}")
-        return numbers
+            raise InvalidValue(f"{name}: expected one or more different numbers {interval}, got {shown(value)}")
+        return found
 
     return read
 
 
 def sigma(name: str, value: Any) -> float | None:
     """A strength; None: to be calibrated."""
-    if value in (None, "auto"):
+    if value is None or (isinstance(value, str) and value == "auto"):
         return None
-    return check_number(name, value, low=0, mend="leave it out to have it calibrated")
+    return number(name, value, low=0, mend="leave it out to have it calibrated")
 
 
 def batch_size(name: str, value: Any) -> int | str:
     """A whole number, or "auto"."""
-    return "auto" if value == "auto" else whole_number(name, value, mend="try auto")
+    return "auto" if isinstance(value, str) and value == "auto" else whole_number(name, value, mend="try auto")
 
 
 def device_name(name: str, value: Any) -> str:
@@ -109,7 +151,7 @@ def device(name: str, value: Any) -> str:
     device = torch.device(value)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InvalidValue(
-            f"{name}: expected one of {torch.cuda.device_count()} CUDA devices, got {value!r}; try cpu"
+            f"{name}: expected one of {torch.cuda.device_count()} CUDA devices, got {shown(value)}; try cpu"
         )
     return str(device)
 
@@ -117,7 +159,7 @@ def device(name: str, value: Any) -> str:
 def text(name: str, value: Any) -> str:
     """A word."""
     if not isinstance(value, str) or not value:
-        raise InvalidType(f"{name}: expected a word, got {value!r}")
+        raise InvalidType(f"{name}: expected a word, got {shown(value)}")
     return value
 
 
@@ -128,9 +170,7 @@ def path(name: str, value: Any) -> str | None:
 
 def flag(name: str, value: Any) -> bool:
     """True or false."""
-    if not isinstance(value, bool):
-        raise InvalidType(f"{name}: expected true or false, got {value!r}")
-    return value
+    return check_flag(name, value)
 
 
 def one_of(choices: tuple[str, ...]) -> Reader:
@@ -142,7 +182,7 @@ def names(name: str, value: Any) -> tuple[str, ...]:
     """Different names, with commas between them."""
     items = tuple(text(name, item).strip() for item in (value.split(",") if isinstance(value, str) else value))
     if not items or len(set(items)) < len(items):
-        raise InvalidValue(f"{name}: expected one or more different names, got {value!r}")
+        raise InvalidValue(f"{name}: expected one or more different names, got {shown(value)}")
     return items
 
 
@@ -152,7 +192,9 @@ def several_of(choices: tuple[str, ...]) -> Reader:
     def read(name: str, value: Any) -> tuple[str, ...]:
         items = tuple(value.split(",") if isinstance(value, str) else value)
         if not items or len(set(items)) < len(items):
-            raise InvalidValue(f"{name}: expected one or more different ones of {', '.join(choices)}, got {value!r}")
+            raise InvalidValue(
+                f"{name}: expected one or more different ones of {', '.join(choices)}, got {shown(value)}"
+            )
         return tuple(check_choice(name, item, choices) for item in items)
 
     return read

@@ -112,7 +112,7 @@ def _calibration_error(logits: Tensor, targets: Tensor) -> Callable[[NDArray[np.
     """
     sure = confidence(logits, targets)
     gaps = (accuracy(logits, targets) - sure).numpy()
-    edges = torch.linspace(0, 1, _BINS + 1)
+    edges = torch.linspace(0, 1, _BINS + 1, dtype=torch.float32, device="cpu")
     bins = (torch.bucketize(sure.float(), edges, right=True) - 1).clamp(max=_BINS - 1).numpy()
 
     def error(numbers: NDArray[np.int64]) -> float:

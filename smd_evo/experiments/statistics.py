@@ -30,7 +30,11 @@ class Estimate:
     high: float
 
 
-def t_interval(values: ArrayLike, *, level: float = 0.95) -> Estimate:
+_Range = tuple[float, float]
+_ANY = (-np.inf, np.inf)
+
+
+def t_interval(values: ArrayLike, *, level: float = 0.95, within: _Range = _ANY) -> Estimate:
     """Mean of a few independent runs, such as seeds, with Student's t interval.
 
     The interval is mean +- t s / sqrt(n), with s the standard deviation (over n - 1) and t the quantile
@@ -39,6 +43,8 @@ def t_interval(values: ArrayLike, *, level: float = 0.95) -> Estimate:
     Args:
         values: [n], a number of each run, finite.
         level: confidence level of the interval, in (0, 1).
+        within: what such a number can be, (0, 1) for an accuracy: the interval ends there. It holds the truth as
+            often as before, as the truth is not beyond.
 
     Raises:
         InvalidValue: fewer than two runs, or a number that is not finite.
@@ -57,16 +63,19 @@ def t_interval(values: ArrayLike, *, level: float = 0.95) -> Estimate:
     mean = x.mean()
     half = stats.t.isf((1 - level) / 2, len(x) - 1) * stats.sem(x) if np.ptp(x) else 0.0
     value, low, high = (float(np.ldexp(number, exponent)) for number in (mean, mean - half, mean + half))
-    return Estimate(value, low, high)
+    return Estimate(value, max(low, min(value, within[0])), min(high, max(value, within[1])))
 
 
-def paired_t(values: ArrayLike, reference: ArrayLike, *, level: float = 0.95) -> tuple[Estimate, float]:
+def paired_t(
+    values: ArrayLike, reference: ArrayLike, *, level: float = 0.95, within: _Range = _ANY
+) -> tuple[Estimate, float]:
     """Mean difference of a few runs in pairs, such as the same seeds, with its t interval and two-sided p value.
 
     Args:
         values: [n], a number of each run, finite.
         reference: [n], the other number of each pair.
         level: confidence level of the interval, in (0, 1).
+        within: what such a difference can be, (-1, 1) for accuracies; see :func:`t_interval`.
 
     Returns:
         The estimate and the p value. Differences by rounding alone (1e-12 of the numbers) are 0. Where all
@@ -88,7 +97,7 @@ def paired_t(values: ArrayLike, reference: ArrayLike, *, level: float = 0.95) ->
     """
     difference, rounding = _differences(*pairs(values, reference, least=2))
     difference[np.abs(difference) <= rounding] = 0
-    estimate = t_interval(difference, level=level)
+    estimate = t_interval(difference, level=level, within=within)
     if estimate.low == estimate.high:
         return estimate, 1.0 if estimate.value == 0 else 2.0 ** (1 - len(difference))
     return estimate, float(stats.ttest_1samp(scaled(difference)[0], 0).pvalue)
@@ -215,9 +224,10 @@ def _differences(a: NDArray[np.float64], b: NDArray[np.float64]) -> tuple[NDArra
 
 def check_level(level: float) -> float:
     """Return the confidence level ``level``, or raise if it is not in (0, 1)."""
-    if check_number("level", level, low=0, high=1, mend="try 0.95") == 1:
+    number = check_number("level", level, low=0, high=1, mend="try 0.95")
+    if number == 1:
         raise InvalidValue("level: expected a number in (0, 1), got 1; no interval is certain, try 0.95")
-    return level
+    return number
 
 
 def scaled(values: ArrayLike) -> tuple[NDArray[np.float64], int]:

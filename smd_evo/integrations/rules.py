@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from smd_evo.core.subspace import RandomSubspace, Subspace
-from smd_evo.errors import InvalidType, InvalidValue, check_count
+from smd_evo.core.subspace import RandomSubspace, Subspace, check_subspace
+from smd_evo.errors import InvalidValue, check_count, check_flag
 
 __all__ = ["subspace_of", "subspace_of_dimensions"]
 
@@ -18,11 +18,10 @@ def subspace_of(density: float | None, subspace: Subspace | None, static: bool) 
         raise InvalidValue(f"density: expected it or subspace, got {'neither' if subspace is None else 'both'}")
     if density is not None:
         return RandomSubspace(density, static)
-    if not isinstance(subspace, Subspace):
-        raise InvalidType(f"subspace: expected e.g. RandomSubspace(0.01), got {subspace!r}")
-    if static:
-        raise InvalidValue(f"static: expected it with density, got {subspace}; make that one static itself")
-    return subspace
+    rule = check_subspace(subspace)
+    if check_flag("static", static):
+        raise InvalidValue(f"static: expected it with density, got {rule}; make that one static itself")
+    return rule
 
 
 def subspace_of_dimensions(dimensions: int | None, subspace: Subspace | None, size: int) -> Subspace:
@@ -34,9 +33,8 @@ def subspace_of_dimensions(dimensions: int | None, subspace: Subspace | None, si
     if (dimensions is None) == (subspace is None):
         raise InvalidValue(f"dimensions: expected it or subspace, got {'neither' if subspace is None else 'both'}")
     if dimensions is not None:
-        if check_count("dimensions", dimensions) > size:
+        dimensions = check_count("dimensions", dimensions)
+        if dimensions > size:
             raise InvalidValue(f"dimensions: expected at most the {size} selected parameters, got {dimensions}")
         return RandomSubspace(dimensions / size)
-    if not isinstance(subspace, Subspace):
-        raise InvalidType(f"subspace: expected e.g. RandomSubspace(0.01), got {subspace!r}")
-    return subspace
+    return check_subspace(subspace)

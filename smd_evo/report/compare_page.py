@@ -7,7 +7,7 @@ from typing import Any
 
 from smd_evo.experiments import compare_results as found
 from smd_evo.experiments.compare import Score
-from smd_evo.experiments.config import CompareConfig
+from smd_evo.experiments.config import FITNESSES, CompareConfig
 from smd_evo.report.commands import repeat
 from smd_evo.report.compare_table import compare_tables, compare_verdict
 from smd_evo.report.page_facts import data_facts, environment
@@ -22,7 +22,6 @@ _ROLES = {
     "test": "is reported, once a run",
 }
 _CHOSEN = "\N{NO-BREAK SPACE}\N{BLACK STAR}"
-_MEASURES = {"cross_entropy": "cross-entropy", "accuracy": "accuracy"}
 
 
 def compare_section(record: RunRecord) -> Section:
@@ -60,8 +59,8 @@ def _facts(record: RunRecord, result: found.CompareResult) -> dict[str, str]:
         "images; methods of a single generation, or of none, spend the same budget in their own way",
         "Runs": f"{config.seeds} of each method; a seed draws the same minibatches for all methods",
         "Tuning": f"{config.trials} trials of each method, of {tuning:,} image evaluations each, on a seed of their "
-        f"own; the settings that are best by {_MEASURES[config.metric]} on validation make the reported runs",
-        "Fitness": _MEASURES[config.fitness],
+        f"own; the settings that are best by {FITNESSES[config.metric]} on validation make the reported runs",
+        "Fitness": FITNESSES[config.fitness],
         "Seed": str(config.seed),
         "Computed on": f"{config.device}, {config.precision}",
     }

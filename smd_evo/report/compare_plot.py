@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import IO
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -16,12 +17,12 @@ __all__ = ["plot_compare"]
 _STYLES = ("-", "--", ":", "-.")
 
 
-def plot_compare(result: CompareResult, path: Path) -> None:
+def plot_compare(result: CompareResult, file: Path | IO[bytes]) -> None:
     """Validation accuracy and loss of each method over image evaluations; bands are t intervals over seeds.
 
     Args:
         result: the comparison.
-        path: PNG file to write.
+        file: PNG file to write.
     """
     with matplotlib.rc_context({"font.size": 11.5}):
         figure = Figure(figsize=(11, 5.6 + 0.25 * (len(result.methods) // 4)), layout="constrained")
@@ -33,7 +34,7 @@ def plot_compare(result: CompareResult, path: Path) -> None:
         figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
         seeds = result.config.seeds
         figure.suptitle(f"{result.config.model}: means of {seeds} seeds, bands: 95 % intervals")
-        figure.savefig(path, dpi=120)
+        figure.savefig(file, dpi=120, format="png")
 
 
 def _curves(axes: Axes, result: CompareResult, measure: str, scale: float) -> None:

@@ -70,7 +70,7 @@ def _scores(result: CompareResult) -> Table:
     config = result.config
     table = _table(
         f"{config.model} on {config.data}: {config.budget:,} image evaluations, {config.seeds} seeds",
-        "Test accuracy in % and cross-entropy: means with 95 % t intervals over seeds, "
+        "Test accuracy in % and cross-entropy: means with 95 % t intervals over seeds, as far as such numbers go, "
         "which differ in children and minibatches, not in splits.",
         "accuracy",
         "loss",
@@ -87,8 +87,8 @@ def _differences(result: CompareResult, measure: str) -> Table:
     in_points = " in points" if measure == "accuracy" else ""
     table = _table(
         f"Test {measure}: difference to {REFERENCE}",
-        f"Difference{in_points}: paired over seeds, with its 95 % t interval; p: paired "
-        "t test after Holm's correction for the lines of this table; W: signed-rank "
+        f"Difference{in_points}: paired over seeds, with its 95 % t interval, each line's by itself, not corrected; "
+        "p: paired t test after Holm's correction for the lines of this table; W: signed-rank "
         f"test, not corrected, which {seeds} seeds cannot bring below {2 / 2**seeds:.2g}; better: seeds.",
         "difference",
         "p",
@@ -108,8 +108,8 @@ def _targets(result: CompareResult) -> Table:
     table = _table(
         f"Image evaluations until the validation score that {REFERENCE} ends with",
         "In % of the budget, by the mean curve of all seeds, made monotone; 95 % bootstrap intervals "
-        "over seeds, paired with the reference's, and the p value of taking all of it, after Holm's correction; "
-        "never: not within the budget.",
+        "over seeds, paired with the reference's, not corrected, and the p value of taking all of it, after Holm's "
+        "correction; never: not within the budget.",
         *(name for measure in MEASURES for name in (measure, "p")),
     )
     for method in result.methods:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -15,24 +16,24 @@ from smd_evo.experiments.statistics import Estimate
 __all__ = ["draw_curves", "plot_ensembles"]
 
 
-def plot_ensembles(result: EnsembleResult, path: Path) -> None:
+def plot_ensembles(result: EnsembleResult, file: Path | IO[bytes]) -> None:
     """Accuracy and loss against the ensemble's size, and disagreement against accuracy of its members.
 
     Args:
         result: scored ensembles.
-        path: PNG file to write.
+        file: PNG file to write.
     """
     samples = result.data.sizes["validation"]
-    draw_curves(result.curves, f"{result.config.model}, {samples} validation images; bands: 95 % intervals", path)
+    draw_curves(result.curves, f"{result.config.model}, {samples} validation images; bands: 95 % intervals", file)
 
 
-def draw_curves(curves: Sequence[Curve], title: str, path: Path) -> None:
+def draw_curves(curves: Sequence[Curve], title: str, file: Path | IO[bytes]) -> None:
     """The same of any curves.
 
     Args:
         curves: one a method.
         title: what they are of.
-        path: PNG file to write.
+        file: PNG file to write.
     """
     figure = Figure(figsize=(13, 4.6), layout="constrained")
     accuracy, loss, members = figure.subplots(1, 3)
@@ -53,7 +54,7 @@ def draw_curves(curves: Sequence[Curve], title: str, path: Path) -> None:
     for axes in (accuracy, loss, members):
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title)
-    figure.savefig(path, dpi=120)
+    figure.savefig(file, dpi=120, format="png")
 
 
 def _band(axes: Axes, estimates: Sequence[Estimate], colour: str, label: str, scale: float) -> None:

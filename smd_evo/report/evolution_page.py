@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from smd_evo.experiments.config import FITNESSES
 from smd_evo.experiments.results import Row
 from smd_evo.report.commands import repeat
 from smd_evo.report.evolution_table import evolution_table, evolution_verdict, kept_generation
-from smd_evo.report.page_facts import data_facts, environment, stored_rows
+from smd_evo.report.page_facts import data_facts, environment, fitness_fact, stored_rows
 from smd_evo.report.page_parts import Cell, Group, Section, Table, decimal, figure, printed
 from smd_evo.report.record import RunRecord
 
@@ -23,7 +24,6 @@ _SEARCHERS = {
     "gradient": "gradient: the parent follows what all children tell",
     "selection": "selection: the best child is the next parent",
 }
-_FITNESSES = {"cross_entropy": "cross-entropy, lower is better", "accuracy": "accuracy, higher is better"}
 _CHOSEN = "\N{NO-BREAK SPACE}\N{BLACK STAR}"
 _LINES = 20
 """Validations that a table shows, about."""
@@ -34,9 +34,8 @@ def evolution_section(record: RunRecord) -> Section:
     config, results = record.config, record.results
     rows = stored_rows(results)
     samples = f"{results['data']['samples']['validation']:,}"
-    measure, other = (
-        ("accuracy", "cross-entropy") if config["fitness"] == "accuracy" else ("cross-entropy", "accuracy")
-    )
+    measure = FITNESSES.get(config["fitness"], config["fitness"])
+    other = "accuracy" if config["fitness"] == "cross_entropy" else "cross-entropy"
     return Section(
         title=f"Fine-tuning {config['model']} on {config['data']} over {results['generations']:,} generations",
         folder=record.name,
@@ -45,7 +44,7 @@ def evolution_section(record: RunRecord) -> Section:
         tables=[
             printed(evolution_table(rows)),
             _voters(results),
-            _validations(record.metrics, results["validation"]),
+            _validations(record.metrics, results["validation"], measure),
         ],
         figure=figure(
             record,
@@ -84,7 +83,7 @@ def _facts(record: RunRecord) -> dict[str, str]:
     return {
         **data_facts(config, results, _ROLES),
         "Searcher": _SEARCHERS.get(config["searcher"], config["searcher"]) + _rate(config),
-        "Fitness": _FITNESSES.get(config["fitness"], config["fitness"]),
+        "Fitness": fitness_fact(config["fitness"]),
         "Children": f"{config['children']:,} a generation; images of each: {_schedule(images)}",
         "Subspaces": f"{config['subspace']}, density {config['density']:g}",
         "Sigma": _sigma(config, record.metrics),
@@ -159,7 +158,7 @@ def _voters(results: Mapping[str, Any]) -> Table:
     )
 
 
-def _validations(metrics: Sequence[Mapping[str, Any]], start: Mapping[str, Any]) -> Table:
+def _validations(metrics: Sequence[Mapping[str, Any]], start: Mapping[str, Any], measure: str) -> Table:
     found = [line for line in metrics if line["validation"]]
     kept, every = kept_generation(metrics), -(-len(found) // _LINES)
     first = {"generation": 0, "evaluations": 0, "sigma": None, "validation": start}
@@ -171,7 +170,10 @@ def _validations(metrics: Sequence[Mapping[str, Any]], start: Mapping[str, Any])
     part = "" if every == 1 else f" One in {every} is shown, beside the kept and the last one."
     return Table(
         title="Parents on validation",
-        columns=["generation", "networks evaluated", "sigma", "accuracy, %", "loss"],
+        columns=[
+            *("generation", "networks evaluated", "sigma", "accuracy, %", "loss"),
+            *([f"{measure}, %"] if start.get("fitness") is not None else []),
+        ],
         groups=[Group([_validation(line, kept) for line in (first, *shown)])],
         note="Generation 0 is the pre-trained parent. Loss: negative log-likelihood, in nats. A star marks the "
         f"parent that was kept.{part}",
@@ -182,4 +184,5 @@ def _validation(line: Mapping[str, Any], kept: int) -> list[Cell]:
     found, star = line["validation"], _CHOSEN if line["generation"] == kept else ""
     sigma = "" if line["sigma"] is None else f"{line['sigma']:.3g}"
     numbers = [f"{line['evaluations']:,}", sigma, f"{100 * found['accuracy']:.1f}"]
-    return [Cell(f"{line['generation']:,}{star}"), *map(Cell, [*numbers, decimal(found["loss"])])]
+    own = [f"{100 * found['fitness']:.1f}"] if found.get("fitness") is not None else []
+    return [Cell(f"{line['generation']:,}{star}"), *map(Cell, [*numbers, decimal(found["loss"]), *own])]

@@ -6,13 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
+from smd_evo.experiments.config import FITNESSES
 from smd_evo.experiments.evolution import Validation
 from smd_evo.experiments.evolution_config import EvolutionConfig
 from smd_evo.report.evolution_table import kept_generation
@@ -21,40 +22,47 @@ __all__ = ["plot_evolution"]
 
 _Records = Sequence[Mapping[str, Any]]
 _NOISY = {"median": ("median child", "C1"), "fitness": ("best child", "C2"), "parent": ("parent", "0.6")}
-_MEASURES = {"accuracy": ("accuracy, %", 100), "loss": ("cross-entropy", 1)}
+_MEASURES = {"cross_entropy": "loss", "accuracy": "accuracy"}
+"""Fitnesses that every validation tells under another name."""
 _MARKED = 60
 """Validations that have room for a mark each."""
 _THIN = 300
 """Generations from which on their lines would cover each other."""
 
 
-def plot_evolution(records: _Records, start: Validation, config: EvolutionConfig, path: Path) -> None:
+def plot_evolution(records: _Records, start: Validation, config: EvolutionConfig, file: Path | IO[bytes]) -> None:
     """Left: fitness on minibatches and on validation. Right: the other measure on validation, and what changes.
 
     Args:
         records: the lines of metrics.jsonl, at least one, the last one of them validated.
         start: the pre-trained parent on validation.
         config: the run's settings.
-        path: PNG file to write.
+        file: PNG file to write.
     """
-    measure, other = ("accuracy", "loss") if config.fitness == "accuracy" else ("loss", "accuracy")
+    measure = _MEASURES.get(config.fitness, "fitness")
+    other, other_label = ("accuracy", "accuracy, %") if measure == "loss" else ("loss", "cross-entropy")
+    label = FITNESSES[config.fitness] + ("" if measure == "loss" else ", %")
     changing = [name for name in ("sigma", "images") if len({record[name] for record in records}) > 1]
     with matplotlib.rc_context({"font.size": 11.5}):
         figure = Figure(figsize=(11, 5.6 + 0.6 * len(changing)), layout="constrained")
         grid = figure.add_gridspec(1 + len(changing), 2, height_ratios=[2.5, *(1 for _ in changing)])
         left = figure.add_subplot(grid[:, 0])
         right, *below = (figure.add_subplot(grid[row, 1], sharex=left) for row in range(1 + len(changing)))
-        _minibatches(left, records, _MEASURES[measure][1])
+        _minibatches(left, records, _scale(measure))
         for axes, shown in ((left, measure), (right, other)):
             _validations(axes, records, start, shown)
         for axes, name in zip(below, changing, strict=True):
             _course(axes, records, name)
-        left.set_ylabel(_MEASURES[measure][0])
-        right.set_ylabel(f"validation {_MEASURES[other][0]}")
+        left.set_ylabel(label)
+        right.set_ylabel(f"validation {other_label}")
         _finish(left, right, *below)
         figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
         figure.suptitle(f"{config.model}, {config.searcher} searcher, {config.children} children a generation")
-        figure.savefig(path, dpi=120)
+        figure.savefig(file, dpi=120, format="png")
+
+
+def _scale(measure: str) -> int:
+    return 1 if measure == "loss" else 100
 
 
 def _minibatches(axes: Axes, records: _Records, scale: float) -> None:
@@ -70,7 +78,7 @@ def _validations(axes: Axes, records: _Records, start: Validation, measure: str)
     """The parents that were validated, the pre-trained one first, and which of them was kept."""
     later = [(record["generation"], record["validation"]) for record in records if record["validation"]]
     found = [(0, asdict(start)), *later]
-    scale = _MEASURES[measure][1]
+    scale = _scale(measure)
     places, values = [place for place, _ in found], [scale * each[measure] for _, each in found]
     marker = "o" if len(found) <= _MARKED else ""
     axes.plot(places, values, color="C0", linewidth=2, marker=marker, markersize=5, label="parent, validation")

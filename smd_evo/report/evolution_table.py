@@ -18,9 +18,10 @@ def evolution_table(rows: Sequence[Row]) -> Table:
     table = new_table(
         title="On the test split, read once",
         caption="acc.: accuracy in %; loss: negative log-likelihood; differences: to the parent,\n"
-        "with 95 % paired bootstrap intervals; p: exact McNemar test. They know the\n"
-        "chance of the test images, not that of the run: another seed finds another\n"
-        "network. Network and ensemble were chosen on validation.",
+        "with 95 % paired bootstrap intervals; p: exact McNemar test; neither is\n"
+        "corrected for the number of lines. They know the chance of the test images, not\n"
+        "that of the run: another seed finds another network. Network and ensemble were\n"
+        "chosen on validation.",
         names=["network"],
         numbers=["acc.", "difference", "p", "loss", "difference"],
         edge=True,

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from smd_evo.experiments.config import FITNESSES
 from smd_evo.experiments.results import SPARSE, Row
 from smd_evo.report.commands import repeat
 from smd_evo.report.ensemble_page import ensemble_section
-from smd_evo.report.page_facts import data_facts, environment, listed, stored_rows
+from smd_evo.report.page_facts import data_facts, environment, fitness_fact, listed, stored_rows
 from smd_evo.report.page_parts import (
     Cell,
     Group,
@@ -96,14 +97,13 @@ def _verdict(rows: Sequence[Row], results: Mapping[str, Any]) -> list[str]:
 
 
 def _facts(config: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, str]:
-    sense = {"cross_entropy": "cross-entropy, lower is better", "accuracy": "accuracy, higher is better"}
     keep = 100 * config.get("keep", 0.9)
     calibrated = f"calibrated: the median child keeps {keep:g} % of the parent's score"
     density = f", densities {listed(config['density'])}" if config.get("density") else ""
     spent = [f"{purpose}: {number:,}" for purpose, number in results["evaluations"].items()]
     return {
         **data_facts(config, results, _ROLES),
-        "Fitness": sense.get(config["fitness"], config["fitness"]),
+        "Fitness": fitness_fact(config["fitness"]),
         "Subspaces": f"{config['subspace']}{density}; {config['children']:,} children of each",
         "Sigma": calibrated if config.get("sigma") is None else listed(config["sigma"]),
         "Controls": f"{'; '.join(name for name in results['arms'] if name != SPARSE)}; as many children each",
@@ -148,7 +148,7 @@ def _groups(results: Mapping[str, Any], fitness: str) -> Table:
         title="Groups that validation chose from",
         columns=["subspace", "density", "sigma", "best child", "ensemble", "members"],
         groups=groups,
-        note=f"In {fitness.replace('_', '-')}: the best child on the fitness split, where the parent has "
+        note=f"In {FITNESSES.get(fitness, fitness)}: the best child on the fitness split, where the parent has "
         f"{decimal(results['parent_fitness'])}, and the group's ensemble on validation. A star marks the chosen "
         "group of each method.",
     )

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from smd_evo.experiments.config import FITNESSES
 from smd_evo.experiments.results import Row
 from smd_evo.report.page_parts import estimate
 
-__all__ = ["data_facts", "environment", "listed", "stored_rows"]
+__all__ = ["data_facts", "environment", "fitness_fact", "listed", "stored_rows"]
 
 
 def data_facts(config: Mapping[str, Any], results: Mapping[str, Any], roles: Mapping[str, str]) -> dict[str, str]:
@@ -29,6 +30,15 @@ def environment(results: Mapping[str, Any]) -> dict[str, str]:
     names = {"smd_evo": "smd-evo", "python": "Python", "torch": "PyTorch", "seconds": "time"}
     found = {names.get(name, name): str(value) for name, value in results["environment"].items()}
     return found | ({"time": f"{found['time']} s"} if "time" in found else {})
+
+
+def fitness_fact(name: str) -> str:
+    """What ranks children, in words.
+
+    >>> fitness_fact("macro_f1")
+    'macro F1, higher is better'
+    """
+    return f"{FITNESSES.get(name, name)}, {'lower' if name == 'cross_entropy' else 'higher'} is better"
 
 
 def stored_rows(results: Mapping[str, Any]) -> list[Row]:

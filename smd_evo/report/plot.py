@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import IO
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
+from smd_evo.experiments.config import FITNESSES
 from smd_evo.experiments.results import FinetuneResult
 
 __all__ = ["plot_finetune"]
@@ -14,12 +16,12 @@ __all__ = ["plot_finetune"]
 _MARKERS = {"median child": "v", "best child": "o", "ensemble": "D"}
 
 
-def plot_finetune(result: FinetuneResult, path: Path) -> None:
+def plot_finetune(result: FinetuneResult, file: Path | IO[bytes]) -> None:
     """Left: fitness of all children of each arm's chosen group. Right: test accuracy and its gain's interval.
 
     Args:
         result: the finished run.
-        path: PNG file to write.
+        file: PNG file to write.
     """
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -33,9 +35,8 @@ def plot_finetune(result: FinetuneResult, path: Path) -> None:
         spread = [place + 0.6 * (number * 0.618 % 1 - 0.5) for number in range(len(values))]
         left.scatter(spread, values, s=9, alpha=0.5, color=colour, linewidths=0)
     left.axhline(result.parent_fitness, color="0.3", linestyle="--", linewidth=1, label="parent")
-    objective = result.config.fitness.replace("_", "-")
     better = "lower" if result.config.fitness == "cross_entropy" else "higher"
-    left.set_ylabel(f"{objective} on the fitness split ({better} is better)")
+    left.set_ylabel(f"{FITNESSES[result.config.fitness]} on the fitness split ({better} is better)")
     if result.config.fitness == "cross_entropy":
         left.set_yscale("log")
         left.yaxis.set_major_formatter(ScalarFormatter())
@@ -67,4 +68,4 @@ def plot_finetune(result: FinetuneResult, path: Path) -> None:
     for axes in (left, right):
         axes.set_xticks(places, names)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)
+    figure.savefig(file, dpi=120, format="png")

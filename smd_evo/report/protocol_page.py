@@ -67,7 +67,8 @@ def _gains(summary: Summary) -> Table:
         columns=["network", "millions", "parent, %", *(column for name in CANDIDATES for column in (name, "p"))],
         groups=[Group(lines)],
         note="Millions: of parameters that may be mutated. Best child and ensemble: difference of the sparse ones to "
-        "the parent, in points of test accuracy, with 95 % paired bootstrap intervals. p: exact McNemar test, "
+        "the parent, in points of test accuracy, with 95 % paired bootstrap intervals, each by itself, not "
+        "corrected. p: exact McNemar test, "
         f"adjusted by Holm for the {len(lines) * len(CANDIDATES)} gains of this table.",
     )
 
@@ -81,6 +82,7 @@ def _controls(summary: Summary, names: list[str]) -> Table:
         title="Sparse ensemble against dense ones",
         columns=["network", *(column for name in names for column in (name, "p"))],
         groups=[Group(lines)],
-        note="Differences in points of test accuracy, with 95 % paired bootstrap intervals. p: exact McNemar test, "
+        note="Differences in points of test accuracy, with 95 % paired bootstrap intervals, each by itself, not "
+        "corrected. p: exact McNemar test, "
         f"adjusted by Holm for the {len(lines) * len(names)} comparisons of this table.",
     )

@@ -16,7 +16,8 @@ def protocol_table(summary: Summary) -> Table:
     tests = sum(len(row.gains) for row in summary.rows)
     table = new_table(
         title=f"{count} network{'s' if count != 1 else ''}, each on its test split, read once",
-        caption="acc.: the parent's accuracy in %; gains in points with 95 % paired bootstrap intervals;\n"
+        caption="acc.: the parent's accuracy in %; gains in points with 95 % paired bootstrap intervals,\n"
+        "each by itself, not corrected;\n"
         f"p: exact McNemar test, adjusted by Holm for the {tests} gains of this table;\n"
         "d: parameters, in millions.",
         names=["network"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 import matplotlib
 import numpy as np
@@ -21,12 +22,12 @@ _COLUMNS = 20
 """Cells in a row that have room for their number and their strength."""
 
 
-def plot_window(result: WindowResult, path: Path) -> None:
+def plot_window(result: WindowResult, file: Path | IO[bytes]) -> None:
     """Top: the median accuracy of each cell. Below: the same against sigma, and against sigma at matched norm.
 
     Args:
         result: measured windows.
-        path: PNG file to write.
+        file: PNG file to write.
     """
     with matplotlib.rc_context({"font.size": 11.5, "hatch.linewidth": 0.6}):
         height = max(0.45 * len(result.profiles), 0.9) + 0.9
@@ -43,7 +44,7 @@ def plot_window(result: WindowResult, path: Path) -> None:
         figure.legend([*lines, *marks], [*names, *shares], loc="outside lower center", ncols=4, frameon=False)
         images = f"{result.samples['fitness']:,} images"
         figure.suptitle(f"{result.config.model}, {images}: median child, bands: its 95 % interval")
-        figure.savefig(path, dpi=120)
+        figure.savefig(file, dpi=120, format="png")
 
 
 def _heat_map(figure: Figure, axes: Axes, result: WindowResult) -> None:

@@ -65,7 +65,7 @@ def window_verdict(result: WindowResult) -> list[str]:
     for (profile, window), p_value in zip(found, adjusted, strict=True):
         assert window.best is not None
         which = f"Best child of {profile.rule} within {100 * window.share:.0f} %"
-        lines.append(f"{which}, p adjusted by Holm: {claim(window.best.gain, p_value)}")
+        lines.append(f"{which}, p adjusted by Holm, the interval not: {claim(window.best.gain, p_value)}")
     lost = sum(cell.nonfinite for profile in result.profiles for cell in profile.cells)
     if lost:
         lines.append(f"{lost} children had outputs that are not finite; their accuracy counts as 0.")

@@ -20,7 +20,19 @@ from smd_evo.report.compare_plot import plot_compare
 from smd_evo.runs.compare_runner import Runner
 from smd_evo.runs.compare_runs import RUNS, file_of, points_table, stored_run
 from smd_evo.runs.early import check_comparison
-from smd_evo.runs.folder import CONFIG, PLOT, RESULTS, described, differing, read_results, write_config, write_results
+from smd_evo.runs.folder import (
+    CONFIG,
+    PLOT,
+    RESULTS,
+    described,
+    differing,
+    read_results,
+    write_config,
+    write_plot,
+    write_results,
+)
+from smd_evo.runs.rescue import reason
+from smd_evo.runs.take import usable, working_in
 
 __all__ = ["POINTS", "compare", "finished"]
 
@@ -48,13 +60,15 @@ def compare(config: CompareConfig, folder: Path, workers: int, progress: Progres
     names = [REFERENCE, *(name for name in config.methods if name != REFERENCE)]
     for name in names:
         check_trials(name, len(find_method(name).grid), config.trials)
-    _check(folder, config)
-    with Runner(config, folder, workers, progress) as runner:
+    with usable(folder):
+        _check(folder, config)
+    with working_in(folder), Runner(config, folder, workers, progress) as runner:
+        _check(folder, config)  # nobody else changes it from now on
         # Settings that cannot be are found before anything is written.
         new = None if (folder / _DATA).is_file() else runner.here()
         progress.expect(_workload(config, folder, names, runner, workers))
-        _make(folder)
         write_config(folder, config)  # there may be more methods and seeds now
+        (folder / RUNS).mkdir(exist_ok=True)
         if new is not None:
             write_results(folder / _DATA, "compare-data", {"data": described(new.data), "parameters": new.parameters})
         tuning = {name: [Job(name, _TUNING, trial, False) for trial in range(config.trials)] for name in names}
@@ -66,10 +80,16 @@ def compare(config: CompareConfig, folder: Path, workers: int, progress: Progres
         runner.make([job for own in zip(*reported.values(), strict=True) for job in own])  # each seed of all methods
         runs = {name: [runner.done[job] for job in own] for name, own in reported.items()}
         parent = runner.done[Job(PARENT, _TUNING, 0, True)]
-    facts = read_results(folder / _DATA, "compare-data")
-    result = summarise(config, facts["parameters"], parent, trials, runs)
-    everything = [parent, *(run for own in (*trials.values(), *runs.values()) for run in own)]
-    _write(folder, result, everything, facts["data"])
+        facts = read_results(folder / _DATA, "compare-data")
+        result = summarise(config, facts["parameters"], parent, trials, runs)
+        everything = [parent, *(run for own in (*trials.values(), *runs.values()) for run in own)]
+        try:
+            _write(folder, result, everything, facts["data"])
+        except OSError as error:
+            raise OSError(
+                f"{folder}: {reason(error)}; all runs are kept, and once it can be written to, the same command "
+                "puts them together"
+            ) from error
     return result
 
 
@@ -104,18 +124,12 @@ def _check(folder: Path, config: CompareConfig) -> None:
     if not (folder / CONFIG).is_file():
         return
     wanted = {name: value for name, value in config.as_dict().items() if name not in _MAY_CHANGE}
-    if differ := differing(load_settings(folder / CONFIG), wanted):
+    there = CompareConfig().as_dict() | load_settings(folder / CONFIG)  # an older version has not written all
+    if differ := differing(there, wanted):
         raise InvalidValue(
             f"out: expected a comparison of the same settings but for {' and '.join(_MAY_CHANGE)}, got {folder} "
             f"with {differ}; choose another"
         )
-
-
-def _make(folder: Path) -> None:
-    try:
-        (folder / RUNS).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InvalidValue(f"out: expected a place that can be written to, got {folder} ({error.strerror})") from None
 
 
 def _write(folder: Path, result: CompareResult, runs: Sequence[Run], data: Mapping[str, Any]) -> None:
@@ -123,4 +137,4 @@ def _write(folder: Path, result: CompareResult, runs: Sequence[Run], data: Mappi
     seconds = sum(run.seconds for run in runs)
     write_results(folder / RESULTS, "compare", {**results, "data": dict(data)}, seconds)
     write_whole(folder / POINTS, points_table(runs).encode())
-    plot_compare(result, folder / PLOT)
+    write_plot(folder / PLOT, lambda file: plot_compare(result, file))

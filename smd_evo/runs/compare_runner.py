@@ -19,6 +19,7 @@ from smd_evo.experiments.compare import PARENT, Comparison, Job, Run
 from smd_evo.experiments.config import CompareConfig
 from smd_evo.experiments.progress import Progress
 from smd_evo.runs.compare_runs import store_run, stored_run, what
+from smd_evo.runs.survival import STOPPING
 
 __all__ = ["Runner"]
 
@@ -99,7 +100,8 @@ class Runner:
 def _enter(config: CompareConfig, workers: int) -> None:
     """A worker process: the parent and the data, once."""
     global _comparison  # noqa: PLW0603  # an initializer hands nothing else to the work that follows
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends its workers
+    for number in set(STOPPING) - {signal.SIGTERM}:  # the main process ends its workers, by that one
+        signal.signal(number, signal.SIG_IGN)
     main = multiprocessing.parent_process()
     assert main is not None
     threading.Thread(target=_end_with, args=(main,), daemon=True).start()

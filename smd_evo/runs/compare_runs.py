@@ -12,6 +12,7 @@ from typing import Any
 
 from smd_evo.experiments.compare import PARENT, Job, Point, Run, Score, settings_of
 from smd_evo.runs.folder import read_results, write_results
+from smd_evo.runs.rescue import Files, reason, rescued
 
 __all__ = ["RUNS", "file_of", "points_table", "store_run", "stored_run", "what"]
 
@@ -31,10 +32,22 @@ def file_of(folder: Path, job: Job) -> Path:
 
 
 def store_run(folder: Path, run: Run) -> None:
-    """Keep a run."""
+    """Keep a run.
+
+    Raises:
+        OSError: it cannot be written there; it says where it is.
+    """
     file = file_of(folder, run.job)
-    file.parent.mkdir(exist_ok=True)
-    write_results(file, "compare-run", dataclasses.asdict(run))
+    files: Files = {file.name: lambda place: write_results(place, "compare-run", dataclasses.asdict(run))}
+    try:
+        file.parent.mkdir(exist_ok=True)
+        files[file.name](file)
+    except OSError as error:
+        elsewhere, _ = rescued(file, files)
+        what = f"this run is in {elsewhere}, to be copied there" if elsewhere else "this run is lost"
+        raise OSError(
+            f"{file}: {reason(error)}; {what}; those before are kept, and the same command goes on"
+        ) from error
 
 
 def stored_run(folder: Path, job: Job) -> Run | None:

@@ -6,6 +6,7 @@ Whatever is refused here would be refused later, too.
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from smd_evo.experiments.config import CompareConfig, ExperimentConfig
 from smd_evo.experiments.methods.registry import METHODS, REFERENCE, TRIALS, check_trials
 from smd_evo.runs.folder import CONFIG, RESULTS, SUMMARY, read_results
 from smd_evo.runs.identity import changed_config, read_identity
+from smd_evo.runs.lock import LOCK
 from smd_evo.runs.metrics import METRICS
+from smd_evo.runs.take import usable
 from smd_evo.zoo.names import MODELS, SOURCES, unknown
 
 __all__ = ["check_comparison", "check_reported", "check_resumed", "check_run", "check_settings"]
@@ -57,10 +60,18 @@ def check_reported(run: Path) -> None:
 
 def check_comparison(folder: Path) -> None:
     """Raise OutputExists if there is something else than a comparison."""
-    if not (folder / CONFIG).is_file() and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OutputExists(
-            f"out: expected a new or empty folder, or a comparison to go on with, got {folder}; choose another"
-        )
+    with usable(folder):
+        if (folder / CONFIG).is_file() or not os.path.lexists(folder):
+            return
+        if not folder.is_dir() or any(map(_is_found, folder.iterdir())):
+            raise OutputExists(
+                f"out: expected a new or empty folder, or a comparison to go on with, got {folder}; choose another"
+            )
+
+
+def _is_found(entry: Path) -> bool:
+    """Whether this is more than what a process leaves that is killed at its first step."""
+    return entry.name != LOCK and not entry.name.endswith(".partial")
 
 
 def check_resumed(run: Path, given: Mapping[str, Any]) -> None:

@@ -6,17 +6,19 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from smd_evo.atomic import write_whole
 from smd_evo.ensemble.combine import COMBINES
 from smd_evo.ensemble.selection import METHODS
-from smd_evo.errors import InvalidValue, OutputExists, check_choice
+from smd_evo.errors import check_choice
 from smd_evo.experiments.ensembles import EnsembleResult
 from smd_evo.experiments.export import FORMATS, encode_weights, exported
 from smd_evo.report.ensemble_plot import plot_ensembles
+from smd_evo.runs.evolved import evolved_weights, is_evolution
 from smd_evo.runs.finetune import CHILDREN, read_config, read_shortlists
-from smd_evo.runs.folder import PLOT, RESULTS, gains, write_results
+from smd_evo.runs.folder import PLOT, RESULTS, gains, write_plot, write_results
+from smd_evo.runs.rescue import Files
+from smd_evo.runs.take import new_file
 
-__all__ = ["ensemble_name", "export_weights", "write_ensemble"]
+__all__ = ["ensemble_files", "ensemble_name", "export_weights"]
 
 ENSEMBLE = "ensemble.safetensors"
 
@@ -31,8 +33,8 @@ def ensemble_name(method: str, size: int | None, combine: str) -> str:
     return "-".join(parts if size is None else [*parts, str(size)])
 
 
-def write_ensemble(folder: Path, result: EnsembleResult, seconds: float) -> None:
-    """Everything of an ensemble: the members' file, numbers, the plot."""
+def ensemble_files(result: EnsembleResult, seconds: float) -> Files:
+    """What writes everything of an ensemble: the members' file, numbers, the plot."""
     results = {
         "scores": [dataclasses.asdict(row) for row in result.scores],
         "sparse_ensemble_against": gains(result.against),
@@ -40,9 +42,11 @@ def write_ensemble(folder: Path, result: EnsembleResult, seconds: float) -> None
         "diversity": [dataclasses.asdict(row) for row in result.diversity],
         "validation_curves": [dataclasses.asdict(curve) for curve in result.curves],
     }
-    write_results(folder / RESULTS, "ensemble", results, seconds)
-    result.ensemble.save(folder / ENSEMBLE)
-    plot_ensembles(result, folder / PLOT)
+    return {
+        ENSEMBLE: result.ensemble.save,
+        RESULTS: lambda file: write_results(file, "ensemble", results, seconds),
+        PLOT: lambda file: write_plot(file, lambda picture: plot_ensembles(result, picture)),
+    }
 
 
 def export_weights(
@@ -60,12 +64,12 @@ def export_weights(
     check_choice("format", kind, FORMATS)
     check_choice("method", method, METHODS)
     check_choice("combine", combine, COMBINES)
-    if out.exists():
-        raise OutputExists(f"out: expected a new file, got {out}; choose another name or move that away")
-    if not out.absolute().parent.is_dir():
-        raise InvalidValue(f"out: expected a file in a folder that is there, got {out}; make {out.parent} first")
-    config, shortlists = read_config(run), read_shortlists(run)
     choice: dict[str, Any] = {"method": method, "size": size, "combine": combine}
-    state, how = exported(config, shortlists, Path(run) / CHILDREN, child, **choice)
-    write_whole(out, encode_weights(state, how, kind))
+    with new_file(out) as write:
+        if is_evolution(Path(run)):
+            state, how = evolved_weights(Path(run), child, **choice)
+        else:
+            config, shortlists = read_config(run), read_shortlists(run)
+            state, how = exported(config, shortlists, Path(run) / CHILDREN, child, **choice)
+        write(encode_weights(state, how, kind))
     return how

@@ -12,17 +12,20 @@ from typing import Any
 
 from smd_evo.atomic import write_whole
 from smd_evo.errors import InvalidValue
+from smd_evo.experiments.config import FITNESSES
 from smd_evo.experiments.evolution import Evolution
 from smd_evo.experiments.evolution_config import EvolutionConfig
 from smd_evo.experiments.evolution_results import EvolutionResult, finish
 from smd_evo.experiments.export import encode_weights, plain_state
 from smd_evo.experiments.progress import Logged, Progress
 from smd_evo.runs.checkpoints import newest, write_checkpoint
-from smd_evo.runs.folder import PLOT, RESULTS, described, new_run, write_config, write_results
+from smd_evo.runs.evolved import ENSEMBLE, NETWORK
+from smd_evo.runs.folder import PLOT, RESULTS, described, write_config, write_plot, write_results
 from smd_evo.runs.identity import IDENTITY, check_same, identity_of, read_identity, resumed_config
 from smd_evo.runs.loggers import open_loggers
 from smd_evo.runs.metrics import HISTORY, Metrics, read_metrics
-from smd_evo.runs.survival import disk, locked, signals
+from smd_evo.runs.survival import Interrupted, disk, has_checkpoint, locked, signals
+from smd_evo.runs.take import new_run
 
 __all__ = ["ENSEMBLE", "NETWORK", "Interrupted", "evolve", "resume"]
 
@@ -30,12 +33,6 @@ _log = logging.getLogger(__name__)
 
 _Numbered = tuple[int, Mapping[str, Any]]
 _Validated = tuple[_Numbered, _Numbered, _Numbered]
-
-NETWORK, ENSEMBLE = "network.safetensors", "ensemble.safetensors"
-
-
-class Interrupted(KeyboardInterrupt):
-    """By a signal: the generation was finished and is stored."""
 
 
 def evolve(config: EvolutionConfig, out: Path, progress: Progress | None = None) -> EvolutionResult:
@@ -53,13 +50,13 @@ def evolve(config: EvolutionConfig, out: Path, progress: Progress | None = None)
         OSError: the disk is full, or nothing can be written there; once it can, :func:`resume` goes on.
     """
     progress = progress or Logged()
-    with new_run(out) as folder:
+    with new_run(out) as place:
         evolution = Evolution(config, progress)
         evolution.begin()
-        write_config(folder, config)
-        write_whole(folder / IDENTITY, (json.dumps(identity_of(evolution), indent=1) + "\n").encode())
-        write_checkpoint(folder, 0, evolution.state_dict(), config.keep_checkpoints)
-    with locked(out):
+        write_config(place.folder, config)
+        write_whole(place.folder / IDENTITY, (json.dumps(identity_of(evolution), indent=1) + "\n").encode())
+        write_checkpoint(place.folder, 0, evolution.state_dict(), config.keep_checkpoints)
+        place.publish()
         return _go_on(evolution, out, progress)
 
 
@@ -100,6 +97,16 @@ def resume(run: Path, given: Mapping[str, Any], progress: Progress | None = None
 
 
 def _go_on(evolution: Evolution, run: Path, progress: Progress) -> EvolutionResult:
+    """What is left of a run; an interrupt, whenever it comes, tells what is kept."""
+    try:
+        return _to_its_end(evolution, run, progress)
+    except KeyboardInterrupt as stop:
+        if not has_checkpoint(run):
+            raise Interrupted(f"{run} is gone, with its checkpoints") from None
+        raise Interrupted(f"{str(stop) or 'the last checkpoint is kept'}; smd-evo resume {run} goes on") from None
+
+
+def _to_its_end(evolution: Evolution, run: Path, progress: Progress) -> EvolutionResult:
     from smd_evo.report.evolution_plot import plot_evolution  # it takes a second to load: when all settings are right
 
     records = _generations(evolution, run, progress)
@@ -115,7 +122,7 @@ def _go_on(evolution: Evolution, run: Path, progress: Progress) -> EvolutionResu
             encode_weights(plain_state(result.ensemble.parent), "the best network on validation", "safetensors"),
         )
         result.ensemble.save(run / ENSEMBLE)
-        plot_evolution(records, evolution.start, evolution.config, run / PLOT)
+        write_plot(run / PLOT, lambda file: plot_evolution(records, evolution.start, evolution.config, file))
         _write_results(run, evolution, result, seconds)
     return result
 
@@ -175,7 +182,8 @@ def _told(last: Mapping[str, Any], validated: _Validated, config: EvolutionConfi
     told = f"{last['generation']}/{config.generations}: fitness {last['fitness']:.4g}, sigma {last['sigma']:.3g}"
     (_, start), (at, best), (latest, found) = validated
     if latest:
-        told += f"\nvalidation {found['accuracy']:.1%}, loss {found['loss']:.3f}"
+        own = f", {FITNESSES[config.fitness]} {found['fitness']:.3f}" if found.get("fitness") is not None else ""
+        told += f"\nvalidation {found['accuracy']:.1%}, loss {found['loss']:.3f}{own}"
         told += ", the best" if at == latest else f"; best {best['accuracy']:.1%}, {best['loss']:.3f} at {at}"
         told += f" (pre-trained {start['accuracy']:.1%}, {start['loss']:.3f})"
     return f"{told}\n{speed:,.0f} images/s"
@@ -184,7 +192,7 @@ def _told(last: Mapping[str, Any], validated: _Validated, config: EvolutionConfi
 def _write_results(run: Path, evolution: Evolution, result: EvolutionResult, seconds: float) -> None:
     results = {
         "rows": [asdict(row) for row in result.rows],
-        "validation": asdict(evolution.start),
+        "validation": evolution.start.as_dict(),
         "stopped": evolution.stopped,
         "generations": evolution.generation,
         "candidates": result.candidates,

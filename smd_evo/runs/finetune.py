@@ -11,6 +11,7 @@ from smd_evo.experiments.config import FinetuneConfig, load_settings
 from smd_evo.experiments.results import FinetuneResult
 from smd_evo.experiments.shortlists import Shortlist, load_shortlists, save_shortlists
 from smd_evo.report.plot import plot_finetune
+from smd_evo.runs.evolved import check_single
 from smd_evo.runs.folder import (
     CONFIG,
     PLOT,
@@ -20,17 +21,18 @@ from smd_evo.runs.folder import (
     gains,
     read_results,
     write_config,
+    write_plot,
     write_results,
 )
+from smd_evo.runs.rescue import Files
 
-__all__ = ["CHILDREN", "SHORTLISTS", "is_finished", "read_config", "read_shortlists", "write_finetune"]
+__all__ = ["CHILDREN", "SHORTLISTS", "finetune_files", "is_finished", "read_config", "read_shortlists"]
 
 CHILDREN, SHORTLISTS = "children.safetensors", "shortlists.safetensors"
 
 
-def write_finetune(folder: Path, result: FinetuneResult, seconds: float) -> None:
-    """Everything of a fine-tuning run: settings, numbers, the chosen sparse children, the plot."""
-    write_config(folder, result.config)
+def finetune_files(result: FinetuneResult, seconds: float) -> Files:
+    """What writes everything of a fine-tuning run: settings, the chosen sparse children, numbers, the plot."""
     fingerprint = result.space.fingerprint()
     results = {
         "rows": [dataclasses.asdict(row) for row in result.rows],
@@ -60,20 +62,24 @@ def write_finetune(folder: Path, result: FinetuneResult, seconds: float) -> None
         "data": described(result.data),
         "splits": {name: indices.tolist() for name, indices in result.data.indices.items()},
     }
-    write_results(folder / RESULTS, "finetune", results, seconds)
     group = result.arms[0].group
-    save_children(folder / CHILDREN, result.space, group.recipes, group.result, result.config.fitness)
     shortlists = [arm.group.shortlist(arm.name, fingerprint) for arm in result.arms]
-    save_shortlists(folder / SHORTLISTS, shortlists)
-    plot_finetune(result, folder / PLOT)
+    return {
+        CONFIG: lambda file: write_config(file.parent, result.config),
+        CHILDREN: lambda file: save_children(file, result.space, group.recipes, group.result, result.config.fitness),
+        SHORTLISTS: lambda file: save_shortlists(file, shortlists),
+        RESULTS: lambda file: write_results(file, "finetune", results, seconds),
+        PLOT: lambda file: write_plot(file, lambda picture: plot_finetune(result, picture)),
+    }
 
 
 def read_config(run: Path | str) -> FinetuneConfig:
     """The settings of a finished run; where its device is not there, with another.
 
     Raises:
-        InvalidValue: ``run`` is no run directory.
+        InvalidValue: ``run`` is no run directory, or one over generations.
     """
+    check_single(Path(run))
     read_results(Path(run) / RESULTS, "finetune")
     settings = load_settings(Path(run) / CONFIG)
     try:

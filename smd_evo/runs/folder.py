@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import io
 import json
 import math
 import platform
-import shutil
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import yaml
 
 from smd_evo import __version__
-from smd_evo.atomic import partial_name, write_whole
-from smd_evo.errors import InvalidValue, OutputExists
-from smd_evo.interrupts import undone
+from smd_evo.atomic import write_whole
+from smd_evo.errors import InvalidValue
+from smd_evo.runs.rescue import RESULTS, reason
 
 if TYPE_CHECKING:
     from smd_evo.experiments.config import ExperimentConfig
@@ -30,62 +30,19 @@ __all__ = [
     "PLOT",
     "RESULTS",
     "SUMMARY",
-    "check_new",
     "described",
     "differing",
     "gains",
-    "new_run",
     "read_results",
     "write_config",
+    "write_plot",
     "write_results",
 ]
 
-CONFIG, RESULTS, PLOT = "config.yaml", "results.json", "plot.png"
+CONFIG, PLOT = "config.yaml", "plot.png"
 
 SUMMARY = "summary.json"
 """Of a folder of runs, one for each architecture."""
-
-
-@contextlib.contextmanager
-def new_run(out: Path | str) -> Iterator[Path]:
-    """A folder to fill, which becomes ``out`` if all goes well and vanishes if not.
-
-    Raises:
-        OutputExists: ``out`` is a file or a folder that is not empty.
-        InvalidValue: the folder cannot be made there.
-    """
-    target = Path(out)
-    check_new(target)
-    made = [folder for folder in target.absolute().parents if not folder.exists()]
-    partial = partial_name(target)
-
-    def vanish() -> None:
-        shutil.rmtree(partial, ignore_errors=True)
-        for folder in made:  # innermost first; one that somebody else uses by now is not empty and stays
-            if folder.exists() and not any(folder.iterdir()):
-                folder.rmdir()
-
-    try:
-        with undone(vanish):
-            _make(partial, target)
-            yield partial
-        partial.replace(target)
-    except BaseException:
-        vanish()
-        raise
-
-
-def _make(partial: Path, target: Path) -> None:
-    try:
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise InvalidValue(f"out: expected a place that can be written to, got {target} ({error.strerror})") from None
-
-
-def check_new(target: Path) -> None:
-    """Raise OutputExists if there is a file, or a folder that is not empty."""
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise OutputExists(f"out: expected a new or empty folder, got {target}; choose another or move that away")
 
 
 def write_config(folder: Path, config: ExperimentConfig) -> None:
@@ -106,6 +63,25 @@ def write_results(file: Path, kind: str, results: Mapping[str, Any], seconds: fl
     if seconds is not None:
         content["environment"] = _environment(seconds)
     write_whole(file, (json.dumps(_finite(content), indent=1, allow_nan=False) + "\n").encode())
+
+
+def write_plot(file: Path, draw: Callable[[IO[bytes]], object]) -> None:
+    """A picture, whole or not at all; it shows what is in the numbers, and if it fails, that is told and no more.
+
+    Args:
+        file: where to.
+        draw: draws it as a PNG into a file.
+    """
+    try:
+        picture = io.BytesIO()
+        draw(picture)
+        write_whole(file, picture.getvalue())
+    except Exception as error:
+        warnings.warn(
+            f"plot: expected to draw {file}, got {reason(error)}; the numbers are there without it",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
 
 def differing(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:

@@ -125,7 +125,7 @@ def check_parent(stored: Mapping[str, Any], fingerprint: str) -> None:
     if stored["fingerprint"] != fingerprint:
         raise WrongParent(
             f"parent: expected the run's own, {stored['fingerprint']}, got {fingerprint}; give its --model "
-            "and --checkpoint"
+            f"and --checkpoint to resume, or as model and checkpoint in the run's {CONFIG}"
         )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from smd_evo.atomic import write_whole
 from smd_evo.errors import InvalidValue
+from smd_evo.experiments.config import METRICS
 from smd_evo.experiments.evolution import Generation
 from smd_evo.experiments.evolution_config import EvolutionConfig
 
@@ -63,7 +64,7 @@ def _numbers(record: Mapping[str, Any]) -> dict[str, float]:
 @contextlib.contextmanager
 def _csv(config: EvolutionConfig, run: Path, records: Sequence[Mapping[str, Any]]) -> Iterator[Log]:
     """metrics.csv, written anew when a run goes on."""
-    empty = {"accuracy": 0, "loss": 0, "best": 0}
+    empty = {"accuracy": 0, "loss": 0, "best": 0} | ({} if config.fitness in METRICS else {"fitness": 0})
     columns = list(_numbers({**dict.fromkeys(Generation.__annotations__, 0), "validation": empty}))
     with (run / "metrics.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [name for name in columns if name != "validation"])

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from smd_evo.atomic import write_whole
+from smd_evo.atomic import sync, write_whole
 from smd_evo.errors import InvalidValue
 
 __all__ = ["HISTORY", "METRICS", "Metrics", "read_metrics"]
@@ -52,6 +51,7 @@ class Metrics:
 
     def __init__(self, run: Path, records: Sequence[dict[str, Any]], name: str = METRICS) -> None:
         write_whole(run / name, "".join(map(_line, records)).encode())
+        self._run = run
         self._file = (run / name).open("ab")
 
     def append(self, record: dict[str, Any]) -> None:
@@ -61,7 +61,7 @@ class Metrics:
 
     def sync(self) -> None:
         """Have all lines on the disk: what is written survives this machine."""
-        os.fsync(self._file.fileno())
+        sync(self._file.fileno(), self._run)
 
     def __enter__(self) -> Metrics:
         return self

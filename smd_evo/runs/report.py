@@ -9,6 +9,7 @@ from smd_evo.atomic import write_whole
 from smd_evo.errors import InvalidValue
 from smd_evo.report.page import render_page
 from smd_evo.runs.records import read_record
+from smd_evo.runs.take import usable
 
 __all__ = ["REPORT", "write_report"]
 
@@ -28,9 +29,12 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
     Raises:
         InvalidValue: one of them is no run directory, or ``out`` is in no folder.
     """
-    page = render_page([read_record(run) for run in runs])
+    records = [read_record(run) for run in runs]
     file = out or runs[0] / REPORT
-    if not file.absolute().parent.is_dir() or file.is_dir():
-        raise InvalidValue(f"out: expected a file in a folder that is there, got {file}; make {file.parent} first")
-    write_whole(file, page.encode())
+    with usable(file):
+        if not file.absolute().parent.is_dir() or file.is_dir():
+            raise InvalidValue(
+                f"out: expected a file in a folder that is there, got {file}; make {file.parent} first"
+            )
+    write_whole(file, render_page(records).encode())
     return file

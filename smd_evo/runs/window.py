@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 from smd_evo.experiments.window import WindowResult
 from smd_evo.report.window_plot import plot_window
-from smd_evo.runs.folder import PLOT, RESULTS, described, write_config, write_results
+from smd_evo.runs.folder import CONFIG, PLOT, RESULTS, described, write_config, write_plot, write_results
+from smd_evo.runs.rescue import Files
 from smd_evo.zoo.data import Data
 
-__all__ = ["write_window"]
+__all__ = ["window_files"]
 
 
-def write_window(folder: Path, result: WindowResult, data: Data, seconds: float) -> None:
-    """Everything of a mutation window: settings, numbers, the plot."""
-    write_config(folder, result.config)
+def window_files(result: WindowResult, data: Data, seconds: float) -> Files:
+    """What writes everything of a mutation window: settings, numbers, the plot."""
     results = dataclasses.asdict(result) | {"data": described(data)}
-    write_results(folder / RESULTS, "window", results, seconds)
-    plot_window(result, folder / PLOT)
+    return {
+        CONFIG: lambda file: write_config(file.parent, result.config),
+        RESULTS: lambda file: write_results(file, "window", results, seconds),
+        PLOT: lambda file: write_plot(file, lambda picture: plot_window(result, picture)),
+    }

@@ -6,26 +6,31 @@ The data's classes tell how many outputs the parent has, the parent tells how it
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
-from smd_evo.errors import InvalidValue, check_choice, check_count, check_number
-from smd_evo.evaluation.guard import reseed
+from smd_evo.errors import InvalidValue, SmdEvoError, check_choice, check_count, check_key, check_number
+from smd_evo.evaluation.classification import logits_of
+from smd_evo.evaluation.randomness import reseed
 from smd_evo.evaluation.stream import Stream
+from smd_evo.zoo.balance import remarks
+from smd_evo.zoo.checkpoint import weights_of
 from smd_evo.zoo.data import Data, Samples
-from smd_evo.zoo.demo import shifted_digits, trained_cnn
+from smd_evo.zoo.demo import DemoCNN, shifted_digits, trained_cnn
 from smd_evo.zoo.models import build_model, check_name
 from smd_evo.zoo.pixels import Pixels, decoded, workers
 from smd_evo.zoo.preprocessing import Normalize, Preprocessing
 from smd_evo.zoo.sources import Source, open_source
 from smd_evo.zoo.splits import split
+from smd_evo.zoo.weights import load_weights
 
 __all__ = ["MEMORY", "load"]
 
@@ -40,11 +45,13 @@ def load(
     data: str = "digits",
     *,
     checkpoint: str | Path | None = None,
+    checkpoint_key: str | None = None,
     data_dir: str | Path = "data",
     download: bool = False,
     sizes: Mapping[str, int | None] | None = None,
     memory: float = MEMORY,
     seed: int = 0,
+    skip_unreadable: bool = False,
     progress: Callable[[], object] | None = None,
 ) -> tuple[nn.Module, Data]:
     """A pre-trained parent on the CPU, and data for it, in splits that never meet.
@@ -52,12 +59,15 @@ def load(
     Args:
         model: see :func:`smd_evo.zoo.models.build_model`; "demo-cnn" goes with "digits" alone.
         data: see :func:`smd_evo.zoo.sources.open_source`, or "digits".
-        checkpoint: file with the parent's weights.
+        checkpoint, checkpoint_key: file with the parent's weights, and which of them where it holds several; see
+            :func:`smd_evo.zoo.checkpoint.read_checkpoint`.
         data_dir, download: for data sets that torchvision knows.
         sizes: samples of "fitness" and "validation" (None: 5,000, at most a third of the training data) and of
             "test" (None: all).
         memory: see :data:`MEMORY`.
         seed: of the splits, and of the training of the demo's parent.
+        skip_unreadable: whether unreadable images are left out and named, however many there are; else at most 1 %
+            of a split are, or one.
         progress: called after each decoded image.
 
     Returns:
@@ -76,20 +86,23 @@ def load(
         for name, size in (sizes or {}).items()
         if size is not None
     }
-    check_number("memory", memory, low=0, mend="give GiB such as 4")
+    memory = check_number("memory", memory, low=0, mend="give GiB such as 4")
     check_name(model)  # before a big folder is looked through
-    with _random_numbers_apart():
+    seed = check_key(seed, "seed")
+    with _random_numbers_apart(), _usual_defaults():
         if data == "digits":
-            return _digits(model, checkpoint, given, seed)
+            return _digits(model, checkpoint, checkpoint_key, given, seed)
         source = open_source(data, data_dir, download)
         if model == "demo-cnn":
             raise InvalidValue(f"model: expected another one than demo-cnn for {data}; it knows the digits alone")
-        network, preprocessing = build_model(model, len(source.classes), checkpoint)
-        found = _decode(source, preprocessing, given, int(memory * 2**30), seed, progress)
+        network, preprocessing = build_model(model, len(source.classes), checkpoint, checkpoint_key)
+        found = _decode(source, preprocessing, given, int(memory * 2**30), seed, progress, skip_unreadable)
         network.register_forward_pre_hook(Normalize(preprocessing))
         if preprocessing.channels_last:  # else each child's weights are put into that order at each batch
             network.to(memory_format=torch.channels_last)
         _check_fit(model, network, found)
+        for line in _remarks(source, found):
+            warnings.warn(line, stacklevel=2)
         return network, found
 
 
@@ -107,17 +120,33 @@ def _random_numbers_apart() -> Iterator[None]:
         np.random.set_state(numpy_state)
 
 
-def _digits(model: str, checkpoint: str | Path | None, sizes: Mapping[str, int], seed: int) -> tuple[nn.Module, Data]:
+@contextmanager
+def _usual_defaults() -> Iterator[None]:
+    """Parents are float32 on the CPU, whatever the caller's defaults: weights are published so, and kept so."""
+    dtype, elsewhere = torch.get_default_dtype(), torch.get_default_device().type != "cpu"
+    try:
+        torch.set_default_dtype(torch.float32)
+        with torch.device("cpu") if elsewhere else nullcontext():
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+
+
+def _digits(
+    model: str, checkpoint: str | Path | None, key: str | None, sizes: Mapping[str, int], seed: int
+) -> tuple[nn.Module, Data]:
     if sizes:
         raise InvalidValue(
             f"data: expected the splits of digits as they are, got sizes of {', '.join(sizes)}; leave them out"
         )
     digits = shifted_digits(seed)
     if model == "demo-cnn":
-        if checkpoint is not None:
-            raise InvalidValue(f"checkpoint: expected none for demo-cnn, which is trained here, got {checkpoint}")
-        return trained_cnn(seed), digits
-    network, _ = build_model(model, len(digits.classes), checkpoint)
+        if (weights := weights_of(checkpoint, key)) is None:
+            return trained_cnn(seed), digits
+        parent = DemoCNN()
+        load_weights(parent, *weights)
+        return parent.eval(), digits
+    network, _ = build_model(model, len(digits.classes), checkpoint, key)
     _check_fit(model, network, digits)
     return network, digits
 
@@ -129,6 +158,7 @@ def _decode(
     memory: int,
     seed: int,
     progress: Callable[[], object] | None,
+    skip_unreadable: bool,
 ) -> Data:
     """Draw the splits, and decode their images, the fitness split's first."""
     train, test = (source.train, source.train_targets), (source.test, source.test_targets)
@@ -137,7 +167,8 @@ def _decode(
     unreadable: list[str] = []
     for name in _SPLITS:
         images, targets = train if name != "test" or source.test is None else test
-        found, indices[name], bad = _load(images, targets, indices[name], preprocessing, memory, progress)
+        pixels = Pixels(images, indices[name], preprocessing)
+        found, indices[name], bad = _load(pixels, targets, memory, progress, skip_unreadable)
         if isinstance(found, tuple):
             memory -= found[0].nbytes
         samples[name] = found
@@ -166,21 +197,26 @@ def _drawn(source: Source, sizes: Mapping[str, int], seed: int) -> dict[str, NDA
 
 
 def _load(
-    images: Any,
-    targets: Any,
-    numbers: NDArray[np.int64],
-    preprocessing: Preprocessing,
-    memory: int,
-    progress: Callable[[], object] | None,
+    pixels: Pixels, targets: Any, memory: int, progress: Callable[[], object] | None, skip_unreadable: bool
 ) -> tuple[Samples, NDArray[np.int64], list[str]]:
     """One split, in memory if it fits; its readable samples; the names of the others."""
-    held, good, bad = decoded(Pixels(images, numbers, preprocessing), memory, progress)
-    numbers = numbers[good]
+    held, good, bad = decoded(pixels, memory, progress, skip_unreadable)
+    numbers = pixels.numbers[good]
     classes = torch.from_numpy(targets[numbers])
     if held is not None:
         return (held, classes), numbers, bad
-    readable = Pixels(images, numbers, preprocessing)
+    readable = Pixels(pixels.images, numbers, pixels.preprocessing)
     return Stream(readable, classes, workers=workers(readable[0])), numbers, bad
+
+
+def _remarks(source: Source, data: Data) -> list[str]:
+    """What is to be known of the classes."""
+    every = [targets for targets in (source.train_targets, source.test_targets) if targets is not None]
+    splits = {}
+    for name in _SPLITS:
+        samples = getattr(data, name)
+        splits[name] = (samples.targets if isinstance(samples, Stream) else samples[1]).numpy()
+    return remarks(data.classes, np.concatenate(every), splits)
 
 
 def _check_fit(model: str, network: nn.Module, data: Data) -> None:
@@ -190,15 +226,17 @@ def _check_fit(model: str, network: nn.Module, data: Data) -> None:
     kind = f"images {list(image.shape[1:])} of {str(image.dtype).removeprefix('torch.')}"
     try:
         with torch.inference_mode():
-            outputs = network(image)
+            outputs = logits_of(network(image))
+    except SmdEvoError:
+        raise
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
         reason = " ".join(str(error).split())[:120]
         raise InvalidValue(
             f"model: expected a network that takes {kind}, got an error from {model}: {reason}"
         ) from error
     classes = len(data.classes)
-    if not isinstance(outputs, Tensor) or outputs.shape != (1, classes):
-        got = list(outputs.shape[1:]) if isinstance(outputs, Tensor) else type(outputs).__name__
+    if outputs.shape != (1, classes):
         raise InvalidValue(
-            f"model: expected {classes} outputs for the classes of {data.name}, got {got} from {model}"
+            f"model: expected {classes} outputs for the classes of {data.name}, got {list(outputs.shape[1:])} from "
+            f"{model}"
         )

@@ -3,48 +3,52 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from smd_evo.errors import InvalidType, InvalidValue
-from smd_evo.zoo.checkpoint import load_weights, read_checkpoint
+from smd_evo.errors import InvalidValue
+from smd_evo.zoo.checkpoint import weights_of
+from smd_evo.zoo.factories import made
 from smd_evo.zoo.names import CIFAR_RESNETS, MODELS, unknown, user_object
 from smd_evo.zoo.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from smd_evo.zoo.published import timm_from, torchvision_from
+from smd_evo.zoo.weights import load_weights
 
 __all__ = ["MODELS", "build_model", "check_name"]
 
-_TORCHVISION_OPTIONS: dict[str, dict[str, Any]] = {
-    # What torchvision sets with the published weights alone: these expect inputs that are scaled once more.
-    name: {"transform_input": True, "init_weights": False}
-    for name in ("googlenet", "inception_v3")
-}
+_Weights = tuple[Mapping[str, Tensor], str | Path]
+"""A state dict, and the file that it is from."""
 
 
-def build_model(name: str, classes: int, checkpoint: str | Path | None = None) -> tuple[nn.Module, Preprocessing]:
+def build_model(
+    name: str, classes: int, checkpoint: str | Path | None = None, key: str | None = None
+) -> tuple[nn.Module, Preprocessing]:
     """A pre-trained network, and what it wants done to a picture.
 
     Args:
         name: one of :data:`MODELS` but the demo's, or ``module.path:factory``: a function of the number of classes
             that returns a trained network; what it wants is read from timm's ``pretrained_cfg`` if it has one, else
-            it gets pixels on a scale from 0 to 1 and images as large as they are.
+            it gets pixels on a scale from 0 to 1 and images as large as they are. A function of nothing, a class
+            and a network as it is are taken, too.
         classes: outputs that the data has.
         checkpoint: file with its weights; without one, the published ones are fetched.
+        key: which weights of the file; see :func:`smd_evo.zoo.checkpoint.read_checkpoint`.
 
     Raises:
         InvalidValue, InvalidType: an unknown name, weights that cannot be had, another number of classes.
     """
     kind, rest = check_name(name)
+    weights = weights_of(checkpoint, key)
     if kind == "timm":
-        network, preprocessing = _timm(rest, classes, checkpoint)
+        network, preprocessing = _timm(rest, classes, weights)
     elif kind == "torchvision":
-        network, preprocessing = _torchvision(rest, classes, checkpoint)
+        network, preprocessing = _torchvision(rest, classes, weights)
     elif name in CIFAR_RESNETS:
-        network, preprocessing = _cifar_resnet(name, classes, checkpoint)
+        network, preprocessing = _cifar_resnet(name, classes, weights)
     else:
-        network, preprocessing = _from_factory(name, classes, checkpoint)
+        network, preprocessing = _from_factory(name, classes, weights)
     return network.eval().cpu(), preprocessing
 
 
@@ -80,10 +84,10 @@ def _torchvision_names() -> list[str]:
     return list(models.list_models(module=models))
 
 
-def _timm(name: str, classes: int, checkpoint: str | Path | None) -> tuple[nn.Module, Preprocessing]:
+def _timm(name: str, classes: int, weights: _Weights | None) -> tuple[nn.Module, Preprocessing]:
     import timm
 
-    if checkpoint is None:
+    if weights is None:
         published = timm.get_pretrained_cfg(name)
         assert published is not None
         if not published.has_weights:
@@ -93,24 +97,8 @@ def _timm(name: str, classes: int, checkpoint: str | Path | None) -> tuple[nn.Mo
             _ask_hub(published.hf_hub_id)
             network = timm.create_model(name, pretrained=True)
     else:
-        network = _timm_from_file(name, classes, checkpoint)
+        network = timm_from(name, classes, *weights)
     return network, _preprocessing_of_timm(network)
-
-
-def _timm_from_file(name: str, classes: int, checkpoint: str | Path) -> nn.Module:
-    import timm
-
-    weights = read_checkpoint(checkpoint)
-    network = timm.create_model(name, num_classes=classes)
-    try:
-        load_weights(network, weights, checkpoint)
-    except InvalidValue:
-        # Published files often have the names of their authors' own code, which timm knows how to translate.
-        given = {"state_dict": weights, "num_classes": classes}
-        with contextlib.suppress(Exception):
-            return timm.create_model(name, pretrained=True, num_classes=classes, pretrained_cfg_overlay=given)
-        raise
-    return network
 
 
 def _ask_hub(repository: str | None) -> None:
@@ -133,19 +121,19 @@ def _preprocessing_of_timm(network: nn.Module) -> Preprocessing:
     return Preprocessing(transform, config["mean"], config["std"], config["input_size"][0], channels_last=True)
 
 
-def _torchvision(name: str, classes: int, checkpoint: str | Path | None) -> tuple[nn.Module, Preprocessing]:
+def _torchvision(name: str, classes: int, weights: _Weights | None) -> tuple[nn.Module, Preprocessing]:
     from torchvision import models
     from torchvision.transforms import v2
 
-    weights = models.get_model_weights(name).DEFAULT
-    if checkpoint is None:
-        _check_head(f"torchvision:{name}", len(weights.meta["categories"]), classes)
+    published = models.get_model_weights(name).DEFAULT
+    network: nn.Module
+    if weights is None:
+        _check_head(f"torchvision:{name}", len(published.meta["categories"]), classes)
         with _fetching(f"torchvision:{name}"):
-            network = models.get_model(name, weights=weights)
+            network = models.get_model(name, weights=published)
     else:
-        network = models.get_model(name, num_classes=classes, **_TORCHVISION_OPTIONS.get(name, {}))
-        load_weights(network, read_checkpoint(checkpoint), checkpoint)
-    preset = weights.transforms()
+        network = torchvision_from(name, classes, *weights)
+    preset = published.transforms()
     transform = v2.Compose(
         [
             v2.Resize(preset.resize_size, interpolation=preset.interpolation, antialias=preset.antialias),
@@ -156,27 +144,25 @@ def _torchvision(name: str, classes: int, checkpoint: str | Path | None) -> tupl
     return network, Preprocessing(transform, tuple(preset.mean), tuple(preset.std), 3, channels_last=True)
 
 
-def _cifar_resnet(name: str, classes: int, checkpoint: str | Path | None) -> tuple[nn.Module, Preprocessing]:
+def _cifar_resnet(name: str, classes: int, weights: _Weights | None) -> tuple[nn.Module, Preprocessing]:
     from torchvision.transforms import v2
 
     from smd_evo.zoo.cifar_resnet import CifarResNet
 
-    if checkpoint is None:
+    if weights is None:
         raise _unpublished(name)
     network = CifarResNet(CIFAR_RESNETS[name], classes)
-    load_weights(network, read_checkpoint(checkpoint), checkpoint)
+    load_weights(network, *weights)
     transform = v2.Compose([v2.Resize((32, 32)), v2.PILToTensor()])
     return network, Preprocessing(transform, IMAGENET_MEAN, IMAGENET_STD, 3, channels_last=True)
 
 
-def _from_factory(name: str, classes: int, checkpoint: str | Path | None) -> tuple[nn.Module, Preprocessing]:
+def _from_factory(name: str, classes: int, weights: _Weights | None) -> tuple[nn.Module, Preprocessing]:
     from torchvision.transforms import v2
 
-    network = user_object("model", name, MODELS)(classes)
-    if not isinstance(network, nn.Module):
-        raise InvalidType(f"model: expected a torch.nn.Module from {name}, got {type(network).__name__}")
-    if checkpoint is not None:
-        load_weights(network, read_checkpoint(checkpoint), checkpoint)
+    network = made(name, user_object("model", name, MODELS), classes)
+    if weights is not None:
+        load_weights(network, *weights)
     if getattr(network, "pretrained_cfg", None):
         return network, _preprocessing_of_timm(network)
     return network, Preprocessing(v2.PILToTensor())

@@ -30,6 +30,8 @@ _BATCH = 64
 _SMALL = 3 * 64 * 64
 _WORKERS = 8
 
+_Attempt = Tensor | str | InvalidType
+
 
 class Pixels(Dataset[Tensor]):
     """Some images of a data set as the network wants them, decoded when they are asked for.
@@ -71,7 +73,7 @@ def workers(sample: Tensor) -> int:
 
 
 def decoded(
-    pixels: Pixels, memory: int, progress: Callable[[], object] | None = None
+    pixels: Pixels, memory: int, progress: Callable[[], object] | None = None, skip_unreadable: bool = False
 ) -> tuple[Tensor | None, NDArray[np.int64], list[str]]:
     """All images in memory, or the knowledge which of them can be read.
 
@@ -79,6 +81,7 @@ def decoded(
         pixels: the images.
         memory: bytes that they may take.
         progress: called after each image.
+        skip_unreadable: leave out any number of unreadable images, but for the last one.
 
     Returns:
         The pixels [n, ...], or None if they take more memory than that; which images are readable, int64 [n]; the
@@ -86,6 +89,7 @@ def decoded(
 
     Raises:
         InvalidValue: none is readable, more than 1 % are not, or they differ in size.
+        InvalidType: an image holds numbers of an unknown scale.
     """
     sample: Tensor | None = None
     held: Tensor | None = None
@@ -97,8 +101,10 @@ def decoded(
                 progress()
             if isinstance(image, str):
                 bad.append(pixels.name(number))
-                _check_unreadable(bad, len(pixels), image)
+                _check_unreadable(bad, len(pixels), image, skip_unreadable)
                 continue
+            if isinstance(image, InvalidType):
+                raise InvalidType(f"{image} ({pixels.name(number)})")
             if sample is None:
                 sample = image
                 if image.nbytes * len(pixels) <= memory:
@@ -115,7 +121,7 @@ def decoded(
 
 
 class _Tried(Dataset[Any]):
-    """Each image's pixels, or why there are none."""
+    """Each image's pixels, or why there are none: text, or an error that is not of a single image."""
 
     def __init__(self, pixels: Pixels) -> None:
         self.pixels = pixels
@@ -123,14 +129,16 @@ class _Tried(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def __getitem__(self, index: int) -> Tensor | str:
+    def __getitem__(self, index: int) -> _Attempt:
         try:
             return self.pixels[index]
+        except InvalidType as error:  # as a value: out of another process it would come with its traceback
+            return error
         except _ERRORS as error:
             return str(error) or type(error).__name__
 
 
-def _attempts(pixels: Pixels) -> Generator[Tensor | str, None, None]:
+def _attempts(pixels: Pixels) -> Generator[_Attempt, None, None]:
     """Each image's pixels, or why there are none, in order: the first ones here, the rest by several processes."""
     tried, sample = _Tried(pixels), None
     here = min(_BATCH, len(tried))
@@ -157,7 +165,7 @@ def _attempts(pixels: Pixels) -> Generator[Tensor | str, None, None]:
         getattr(batches, "_shutdown_workers", lambda: None)()
 
 
-def _collate(attempts: list[Tensor | str]) -> tuple[list[str | None], Tensor | list[Tensor]]:
+def _collate(attempts: list[_Attempt]) -> tuple[list[str | InvalidType | None], Tensor | list[Tensor]]:
     """Images as one tensor if they allow it: a process has to send each tensor by a file handle of its own."""
     images = [image for image in attempts if isinstance(image, Tensor)]
     reasons = [None if isinstance(image, Tensor) else image for image in attempts]
@@ -165,12 +173,17 @@ def _collate(attempts: list[Tensor | str]) -> tuple[list[str | None], Tensor | l
     return reasons, torch.stack(images) if alike else images
 
 
-def _check_unreadable(names: list[str], total: int, reason: str) -> None:
-    limit = max(1, int(UNREADABLE * total))
+def _check_unreadable(names: list[str], total: int, reason: str, skip: bool) -> None:
+    limit = total if skip else max(1, int(UNREADABLE * total))
     if len(names) > limit or len(names) == total:
+        mend = (
+            "mend them"
+            if skip or len(names) == total
+            else "mend them, or leave them out: --skip-unreadable, skip_unreadable=True"
+        )
         raise InvalidValue(
             f"data: expected at most {min(limit, total - 1)} unreadable of {total} images, got at least {len(names)} "
-            f"({', '.join(names[:3])}; the last: {' '.join(reason.split())}); mend or remove them"
+            f"({', '.join(names[:3])}; the last: {' '.join(reason.split())}); {mend}"
         )
 
 

@@ -10,15 +10,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor, nn
 
 from smd_evo.errors import InvalidType
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Normalize", "Preprocessing"]
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Normalize", "Preprocessing", "eight_bit", "upright"]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+_SIXTEEN_BITS = ("PNG", "PPM")
+"""Formats whose gray pictures PIL gives as 32-bit integers up to 65,535."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +47,44 @@ class Preprocessing:
         """The pixels of a picture, or a tensor as it is.
 
         Raises:
-            InvalidType: neither of them.
+            InvalidType: neither of them, or a picture whose scale is not known.
         """
         if isinstance(image, Tensor):
             return image
         if not isinstance(image, Image.Image):
             raise InvalidType(f"data: expected PIL images or tensors, got {type(image).__name__}; convert them")
+        image = upright(eight_bit(image))
         mode = {1: "L", 3: "RGB", None: "L" if image.mode == "L" else "RGB"}[self.channels]
         return self.pixels(image if image.mode == mode else image.convert(mode))
+
+
+def eight_bit(image: Image.Image) -> Image.Image:
+    """A picture of at most 8 bits a channel: one of 16 bits is put on that scale, which PIL would cut off instead.
+
+    Raises:
+        InvalidType: the picture holds numbers of another scale.
+    """
+    if not image.mode.startswith(("I", "F")):
+        return image
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in _SIXTEEN_BITS):
+        values = np.asarray(image).astype(np.uint32)
+        scaled = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+        scaled.info = image.info
+        return scaled
+    kind = "floats" if image.mode.startswith("F") else "integers of 32 bits"
+    raise InvalidType(
+        f"data: expected images of 8 or 16 bits a channel, got {kind} (PIL's mode {image.mode}), whose scale is not "
+        "known; save them as one of these"
+    )
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """A picture as it is to be seen, where its metadata (EXIF) says that it was taken with a turned camera."""
+    try:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        return ImageOps.exif_transpose(image) if turned else image
+    except Exception:  # damaged metadata of a picture that can be read
+        return image
 
 
 class Normalize:
@@ -67,8 +101,11 @@ class Normalize:
     """
 
     def __init__(self, preprocessing: Preprocessing) -> None:
-        self.mean = 255 * torch.tensor(preprocessing.mean)[:, None, None]
-        self.std = 255 * torch.tensor(preprocessing.std)[:, None, None]
+        mean, std = (
+            torch.tensor(numbers, dtype=torch.float32, device="cpu")[:, None, None]
+            for numbers in (preprocessing.mean, preprocessing.std)
+        )
+        self.mean, self.std = 255 * mean, 255 * std
         self.channels_last = preprocessing.channels_last
 
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

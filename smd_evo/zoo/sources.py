@@ -74,7 +74,8 @@ def open_source(name: str, data_dir: str | Path = "data", download: bool = False
 def _image_folder(name: str, path: Path) -> Source:
     """``path/train`` and ``path/test`` (or val), one of these alone, or ``path`` with a folder for each class."""
     if not path.is_dir():
-        raise InvalidValue(f"data: expected a folder, got {path}, which is not there")
+        what = "is a file; unpack it if it is an archive" if path.exists() else "is not there"
+        raise InvalidValue(f"data: expected a folder, got {path}, which {what}")
     train_part = [path / "train"] if (path / "train").is_dir() else []
     test_part = [path / folder for folder in _TEST_FOLDERS if (path / folder).is_dir()][:1]
     parts = [*train_part, *test_part] or [path]
@@ -98,16 +99,13 @@ def _image_folder(name: str, path: Path) -> Source:
 
 
 def _folder(path: Path) -> Any:
-    """torchvision's ImageFolder, whose errors do not say what to do."""
-    from torchvision.datasets import ImageFolder
+    """The images in the folders of a folder."""
+    from smd_evo.zoo.folders import ClassFolders  # torchvision takes its time
 
     try:
-        return ImageFolder(str(path))
+        return ClassFolders(path)
     except OSError as error:
-        raise InvalidValue(
-            f"data: expected a folder of images for each class in {path}, got: {str(error).splitlines()[0]}; "
-            "images that lie there side by side have no labels, sort them into folders"
-        ) from None
+        raise InvalidValue(f"data: expected a folder that can be read, got {path} ({error}); mend that") from None
 
 
 def _imagenet(name: str, path: Path) -> Source:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smd_evo.core.keys import check_key, derive, derive_tensor, key_from_int64, key_to_int64
+from smd_evo.core.keys import check_key, derive, derive_tensor, folded, key_from_int64, key_to_int64
 
 KEYS = st.integers(0, 2**64 - 1)
 
@@ -78,3 +78,18 @@ def test_signed_form_is_the_same_bits(key):
 def test_bad_keys_are_refused(bad):
     with pytest.raises((ValueError, TypeError), match=r"key: expected an int in \[0, 2\*\*64\)"):
         check_key(bad)
+
+
+class TestFolded:
+    @given(st.integers(0, 2**32 - 1))
+    def test_a_seed_of_32_bits_stays(self, seed):
+        assert folded(seed) == seed
+
+    @given(st.integers(0, 2**32 - 1), st.lists(st.integers(0, 2**32 - 1), min_size=2, max_size=9, unique=True))
+    def test_seeds_of_one_high_half_never_become_the_same(self, high, lows):
+        found = {folded(high << 32 | low) for low in lows}
+        assert len(found) == len(lows)
+        assert all(0 <= seed < 2**32 for seed in found)
+
+    def test_each_high_bit_counts(self):
+        assert len({folded(5 | 2**bit) for bit in range(32, 64)} | {folded(5)}) == 33

@@ -628,7 +628,7 @@ def test_a_tensor_is_missing(ensemble_file, name):
         ({"recipes": [f"random:0.1|absolute|{'f' * 10**6}|0|1"] * 5}, "consistent"),
         ({"recipes": ["random:nan|absolute|0|0|1"] * 5}, "density"),
         ({"recipes": ["random:1e-400|absolute|0|0|1"] * 5}, "density"),
-        ({"recipes": ["partition:99999999999999999999|absolute|0|0|nan"] * 5}, "sigma"),
+        ({"recipes": ["partition:99999999999999999999|absolute|0|0|nan"] * 5}, "parts"),
         ({"combine": "votes"}, "combine: expected one of"),
         ({"combine": ["logits"]}, "'combine' is some list"),
         ({"parameters": ["conv.weight"]}, "'parameters' is some list"),

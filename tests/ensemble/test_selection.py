@@ -592,7 +592,7 @@ class TestErrors:
             ({"method": "all", "size": 5}, 'size: expected none for "all", which takes all 12, got 5; try "top_k"'),
             ({"method": "greedi"}, "method: expected one of top_k, .*, got 'greedi'; did you mean 'greedy'"),
             ({"combine": "logit"}, "combine: .*did you mean 'logits'"),
-            ({"diversity": -0.1}, "diversity: expected a finite number > 0, got -0.1; try 0.1, or 0 for none"),
+            ({"diversity": -0.1}, "diversity: expected a finite number >= 0, got -0.1; try 0.1, or 0 for none"),
             ({"diversity": math.nan}, "diversity: expected a finite number"),
             ({"ranking": [0, 1, 2]}, r"ranking: expected each number of the 12 candidates once, got \[0, 1, 2\]"),
             ({"ranking": [0] * 12}, "ranking: expected each number of the 12 candidates once"),

@@ -1,7 +1,11 @@
 """Calibration finds the strength it promises, on a function whose answer is known and on a network."""
 
+import contextlib
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from smd_evo import (
@@ -13,6 +17,8 @@ from smd_evo import (
     calibrate_sigma,
     sample_mutations,
 )
+from smd_evo.errors import InvalidValue
+from smd_evo.evaluation.calibration import Effort, calibration_cost
 
 
 class Vector(nn.Module):
@@ -74,3 +80,47 @@ def test_a_network_that_no_mutation_changes():
     constant = ModuleFitness("constant", "max", lambda module: 1.0)
     with pytest.raises(ValueError, match="found none; is the selection connected"):
         calibrate_sigma(Evaluator(Vector(), fitness=constant), Dense())
+
+
+def cliff(edge):
+    """Fitness 1 near the parent and 0.1 beyond a distance; and how often it was asked for."""
+    calls: list[int] = []
+
+    def fitness(module):
+        calls.append(1)
+        return 1.0 if float(module.w.double().square().mean().sqrt()) < edge else 0.1
+
+    return Evaluator(Vector(50), fitness=ModuleFitness("cliff", "max", fitness)), calls
+
+
+class TestCost:
+    @settings(max_examples=8)
+    @given(st.floats(-10, 9), st.sampled_from([2, 4]), st.integers(0, 4))
+    def test_no_calibration_takes_more_than_was_told(self, exponent, children, bisections):
+        evaluator, calls = cliff(10**exponent)
+        with contextlib.suppress(InvalidValue):
+            calibrate_sigma(evaluator, Dense(), 0.5, children=children, bisections=bisections)
+        assert len(calls) <= calibration_cost(children, bisections)
+
+    @pytest.mark.parametrize("bisections", [0, 1, 5])
+    def test_some_take_as_much(self, bisections):
+        asked = []
+        for edge in (1.3e6, 1e9):
+            evaluator, calls = cliff(edge)
+            with contextlib.suppress(InvalidValue):
+                calibrate_sigma(evaluator, Dense(), 0.5, children=2, bisections=bisections)
+            asked.append(len(calls))
+        assert max(asked) == calibration_cost(2, bisections)
+
+    @given(st.integers(0, 1000), st.integers(0, 1000))
+    def test_effort_follows_the_evaluations_that_there_are(self, few, more):
+        small, large = sorted((few, few + more))
+        one, other = Effort.within(small), Effort.within(large)
+        assert (one.children, one.bisections) <= (other.children, other.bisections)
+        assert other.usual <= large or other == Effort.within(0)
+        assert other.children % 2 == 0
+
+    def test_a_loss_of_zero_is_infinitely_good(self):
+        fitness = ModuleFitness("distance to any child", "min", lambda module: float(not module.w.any()))
+        with pytest.raises(InvalidValue, match="keep: expected some strength"):
+            calibrate_sigma(Evaluator(Vector(9), fitness=fitness), Dense(), children=2)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from smd_evo import BatchFitness, Evaluator, Lineage, ModuleFitness, RandomSubspace, sample_mutations
 from smd_evo.core.parameters import Child
@@ -115,6 +115,58 @@ class TestAutomaticSize:
     def test_elsewhere_it_is_512_and_no_sample_is_looked_at(self):
         batches = make_batches(Stream(range(600), torch.zeros(600)), "auto", torch.device("meta"))
         assert len(batches) == 2
+
+
+class Rows(IterableDataset):
+    def __iter__(self):
+        return iter([(torch.zeros(1, 4, 4), 0)])
+
+
+class TestKinds:
+    @pytest.mark.parametrize("target", [int, float, torch.tensor], ids=["int", "float", "tensor"])
+    def test_a_list_of_inputs_with_a_number_each_holds_samples(self, target):
+        images = torch.randn(40, 1, 4, 4)
+        batches = make_batches([(image, target(number)) for number, image in enumerate(images)], 16, CPU)
+        assert [batch.count for batch in batches] == [16, 16, 8]
+        assert torch.equal(torch.cat([batch.inputs for batch in batches]), images)
+        assert batches.targets().tolist() == list(range(40))
+
+    def test_a_list_of_pairs_of_tensors_holds_batches(self, samples):
+        images, targets = samples
+        batches = make_batches([(images[:30], targets[:30]), (images[30:], targets[30:])], 16, CPU)
+        assert [batch.count for batch in batches] == [30, 10]
+
+    @pytest.mark.parametrize(
+        ("data", "message"),
+        [
+            (
+                Rows(),
+                r"got Rows, an IterableDataset; give DataLoader\(data, 64\) if it gives samples, ",
+            ),
+            ([torch.zeros(3, 4), torch.zeros(3)], r"in batch 0, got Tensor; two tensors are given as a tuple"),
+            ([{"x": torch.zeros(3)}], r"in batch 0, got dict; .* through a DataLoader"),
+            ([(torch.zeros(3), torch.zeros(3), torch.zeros(3))], r"in batch 0, got tuple of 3;"),
+            (
+                iter([(torch.zeros(1, 4), torch.tensor(2))]),
+                r"of n samples, got a single number; DataLoader",
+            ),
+            ((torch.tensor(1.0), torch.zeros(3)), r"of n samples, got a single number"),
+        ],
+        ids=["iterable", "two", "rows", "three", "generator", "scalar"],
+    )
+    def test_what_is_refused(self, data, message):
+        with pytest.raises((InvalidType, InvalidValue), match=f"^data: expected .*{message}") as caught:
+            make_batches(data, 16, CPU)
+        assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize("size", [64, None])
+    def test_what_an_iterable_data_set_is_told_to_be_given_as(self, size):
+        class Own(IterableDataset):
+            def __iter__(self):
+                shape = (1, 4, 4) if size else (5, 1, 4, 4)
+                return iter([(torch.zeros(shape), 0 if size else torch.zeros(5))] * 10)
+
+        assert make_batches(DataLoader(Own(), size), 16, CPU).samples == (10 if size else 50)
 
 
 class TestSamples:

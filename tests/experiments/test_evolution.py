@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from smd_evo import ParameterSpace
 from smd_evo.errors import InvalidValue, WrongParent
+from smd_evo.evaluation.fitness import get_fitness
 from smd_evo.experiments import evolution as module
 from smd_evo.experiments import evolution_results
 from smd_evo.experiments.evolution import Evolution
@@ -128,6 +129,20 @@ class TestKeepsTheBest:
         assert same_bits(made.best, space.copied())
         assert all(map(same_bits, made.late, (ParameterSpace(each).copied() for each in networks[-2:])))
         assert len(made.late) == 2
+
+    @pytest.mark.parametrize("fitness", ["balanced_accuracy", "macro_f1"])
+    def test_by_any_fitness_of_the_run(self, fitness):
+        made = begun(fitness=fitness, generations=4)
+        records, parents = run(made)
+        images, targets = made.data.validation
+        with torch.no_grad():
+            own = [get_fitness(fitness).of(parent.eval()(images), targets) for parent in parents]
+        validated = [record for record in records if record.validation]
+        found = [record.validation.fitness for record in validated]
+        assert found == pytest.approx([own[record.generation - 1] for record in validated])
+        scores = [made.start.fitness, *found]
+        bests = [each.best for each in (made.start, *(record.validation for record in validated))]
+        assert bests == [score > max(scores[:place], default=-1) for place, score in enumerate(scores)]
 
     def test_and_no_late_parents_if_none_are_wanted(self):
         made = begun(late_parents=0)

@@ -12,6 +12,7 @@ from smd_evo.experiments.evolution_config import (
     EvolutionConfig,
     check_single_generation,
     images_at,
+    most_images,
 )
 
 GRADIENT, SELECTION = {"searcher": "gradient"}, {"searcher": "selection"}
@@ -33,6 +34,16 @@ def written(schedule):
 def test_images_are_those_of_the_last_part_that_has_begun(schedule, generation):
     expected = dict(schedule)[max(start for start, _ in schedule if start <= generation)]
     assert images_at(written(schedule), generation) == expected
+
+
+@given(schedules(), st.integers(1, 80))
+def test_the_most_images_are_those_of_some_generation_of_the_run(schedule, generations):
+    text = written(schedule)
+    assert most_images(text, generations) == max(images_at(text, each + 1) for each in range(generations))
+
+
+def test_the_most_images_of_more_generations_than_anybody_could_count():
+    assert most_images("300,1000@50,20@60", 10**30) == 1000
 
 
 @given(schedules())

@@ -6,12 +6,15 @@ import pytest
 import torch
 
 from smd_evo import Dense, Evaluator, Lineage, RandomSubspace, sample_mutations
+from smd_evo.evaluation.calibration import Effort, calibration_cost
 from smd_evo.evaluation.evaluator import Evaluation
 from smd_evo.experiments import finetune as module
 from smd_evo.experiments.config import FinetuneConfig
+from smd_evo.experiments.counts import calibrations
 from smd_evo.experiments.finetune import finetune
 from smd_evo.experiments.parent import load_parent
 from smd_evo.experiments.results import SPARSE
+from smd_evo.report.plot import plot_finetune
 from smd_evo.report.table import finetune_table, finetune_verdict
 
 CONFIG = FinetuneConfig.read({"children": 12, "density": [0.3, 0.05], "seed": 1})
@@ -60,6 +63,18 @@ def test_every_arm_has_the_same_budget_and_the_same_number_of_choices(result, co
     assert {tuple(len(group.recipes) for group in arm.groups) for arm in result.arms} == {(12, 12)}
     assert result.evaluations["children of each arm"] == 24
     assert ["children", 96, 96] in counter.phases
+
+
+@pytest.mark.parametrize("fitness", ["balanced_accuracy", "macro_f1"])
+def test_any_fitness_ranks_and_chooses(fitness, tmp_path):
+    config = FinetuneConfig.read({"children": 6, "density": "0.1", "sigma": "0.02", "fitness": fitness})
+    found = finetune(config)
+    group = found.arms[0].group
+    parent, data = load_parent(config)
+    expected = Evaluator(parent, data.fitness, fitness).evaluate(group.recipes)
+    assert group.result.fitness.tolist() == pytest.approx(expected.fitness.tolist())
+    assert group.result.sense == "max"
+    plot_finetune(found, tmp_path / "plot.png")
 
 
 def test_controls_match_what_they_say(result):
@@ -175,3 +190,13 @@ def test_children_that_are_all_broken_are_reported_as_they_are():
     assert rows[SPARSE, "best child"].accuracy < 0.3
     assert broken.arms[0].group.result.nonfinite == 3
     assert any("non-finite fitness" in line for line in finetune_verdict(broken))
+
+
+def test_calibration_follows_the_size_of_the_experiment_and_its_bound_is_known_before(result):
+    number, effort = calibrations(CONFIG)
+    spent = sum(result.evaluations[f"calibration, {arm}"] for arm in ("sparse", "dense"))
+    assert number == 4
+    assert spent <= number * calibration_cost(effort.children, effort.bisections)
+    assert number * effort.usual <= 96 / 2  # of the children of all arms
+    assert calibrations(FinetuneConfig()) == (6, Effort(16, 5))
+    assert calibrations(FinetuneConfig(sigma=0.1)) == (3, Effort(16, 5))

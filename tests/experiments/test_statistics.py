@@ -84,6 +84,18 @@ class TestStudent:
         numbers = (ordinary.value, ordinary.low, ordinary.high)
         assert other == Estimate(*(math.ldexp(number, exponent) for number in numbers))
 
+    def test_ends_where_such_numbers_end(self):
+        values = [0.98, 1.0, 0.9]
+        whole = t_interval(values)
+        assert whole.high > 1
+        assert t_interval(values, within=(0, 1)) == Estimate(whole.value, whole.low, 1)
+        assert t_interval([-value for value in values], within=(-1, 0)) == Estimate(-whole.value, -1, -whole.low)
+        assert t_interval([0.4, 0.41], within=(0, 1)) == t_interval([0.4, 0.41])
+        pairs = [1, 1, 0.5], [0, 0.1, 0.2]
+        (ends, p), (whole, q) = paired_t(*pairs, within=(-1, 1)), paired_t(*pairs)
+        assert whole.high > 1
+        assert (ends, p) == (Estimate(whole.value, whole.low, 1), q)
+
     def test_near_equal_runs_do_not_warn(self):
         estimate = t_interval([1 + 1e-9, 1, 1 - 1e-9])
         assert estimate.high - estimate.low == pytest.approx(2 * 4.302653 * 1e-9 / math.sqrt(3), rel=1e-6)

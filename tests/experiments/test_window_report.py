@@ -97,12 +97,12 @@ def test_best_children_are_claimed_with_the_p_values_of_all_of_them():
     )
     claims = [line for line in lines if line.startswith("Best child")]
     assert claims == [
-        "Best child of dense within 90 %, p adjusted by Holm: accuracy +3.0 [+1.0, +5.0] points, p = 0.060: "
-        "no difference shown.",
-        "Best child of random:0.1 within 90 %, p adjusted by Holm: accuracy +5.0 [+3.0, +7.0] points, p = 0.003: "
-        "better.",
-        "Best child of random:0.01 within 90 %, p adjusted by Holm: accuracy +2.0 [-1.0, +5.0] points, p = 0.300: "
-        "no difference shown.",
+        "Best child of dense within 90 %, p adjusted by Holm, the interval not: "
+        "accuracy +3.0 [+1.0, +5.0] points, p = 0.060: no difference shown.",
+        "Best child of random:0.1 within 90 %, p adjusted by Holm, the interval not: "
+        "accuracy +5.0 [+3.0, +7.0] points, p = 0.003: better.",
+        "Best child of random:0.01 within 90 %, p adjusted by Holm, the interval not: "
+        "accuracy +2.0 [-1.0, +5.0] points, p = 0.300: no difference shown.",
     ]
 
 

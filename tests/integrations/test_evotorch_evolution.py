@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from helpers import blobs, same_bits, state_bits, trained
+from torch import nn
 
 from smd_evo import (
     BatchFitness,
@@ -249,6 +250,34 @@ class TestSigma:
         searcher = evolution(problem, popsize=6, adapt_sigma=True, sigma=1)
         searcher.run(3)
         assert searcher.sigma == pytest.approx(factor**3)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_on_a_plateau_ends_at_the_precision_of_the_parameters_and_comes_back(self, dtype):
+        change, calls = [0], []
+        fitness = ModuleFitness("a plateau, then a slope", "max", lambda _: calls.append(1) or change[0] * len(calls))
+
+        def made(sigma=0.5):
+            return evolution(
+                FinetuneProblem(nn.Linear(2, 2, dtype=dtype), fitness=fitness, seed=1),
+                popsize=2,
+                subspace=Dense(),
+                adapt_sigma=True,
+                sigma=sigma,
+            )
+
+        searcher, lowest = made(), 0.5 * torch.finfo(dtype).eps
+        searcher.run(70)  # of which each would take a quarter of a power of e
+        assert searcher.sigma == lowest
+        again = made(sigma=3)
+        again.load_state_dict(searcher.state_dict())
+        again.run(1)
+        assert again.sigma == lowest
+        change[0] = -1  # the parent, which is evaluated first, is always the best
+        searcher.run(1)
+        assert searcher.sigma == lowest
+        change[0] = 1
+        searcher.run(2)
+        assert searcher.sigma == pytest.approx(lowest * math.e**2)
 
     def test_stays_when_nothing_is_to_adapt_it(self):
         searcher = evolution(problem_of(), popsize=6)

@@ -27,7 +27,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from smd_evo import BatchFitness, Evaluator, FinetuneProblem, Lineage, ModuleFitness, ParameterSpace, SubspaceProblem
-from smd_evo.errors import InvalidType, InvalidValue, UnsupportedParameter
+from smd_evo.errors import InvalidType, InvalidValue, SmdEvoError, UnsupportedParameter
 from smd_evo.evaluation.fitness import CROSS_ENTROPY, WORST
 
 every_kind = pytest.mark.parametrize("kind", [FinetuneProblem, SubspaceProblem])
@@ -360,10 +360,17 @@ class TestBothProblems:
         assert results[0][0] != results[2][0]
         assert results[0][1] != results[2][1]
 
-    @pytest.mark.parametrize("seed", [0, -1, 2**63 - 1])
+    @pytest.mark.parametrize("seed", [0, 2**32, 2**63 - 1, 2**64 - 1])
     def test_any_seed(self, kind, seed, network, samples):
         one, other = (make(kind, network, samples, seed=seed, minibatch_size=7) for _ in range(2))
         assert evaluated(one, population(one)) == evaluated(other, population(other))
+
+    @pytest.mark.parametrize("seed", [-1, 2**64, 1.0, "1", True])
+    def test_what_is_no_seed(self, kind, seed, network, samples):
+        with pytest.raises(SmdEvoError, match="seed: expected an int in "):
+            make(kind, network, samples, seed=seed)
+        with pytest.raises(SmdEvoError, match="seed: expected an int in "):
+            make(kind, network, samples).manual_seed(seed)
 
     @pytest.mark.parametrize("store", [copy.deepcopy, pickled, lambda problem: problem.clone()])
     def test_a_stored_problem_goes_on_exactly_and_by_itself(self, kind, store, network, samples):

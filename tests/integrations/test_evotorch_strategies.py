@@ -304,3 +304,29 @@ class TestOpenAI:
         other.run(3)
         assert torch.equal(one.population.values, other.population.values)
         assert same_bits(state_bits(one.problem.make_net()), state_bits(other.problem.make_net()))
+
+
+class TestSwallowedSteps:
+    """Steps below the resolution of 16 bits are told, once, with the numbers."""
+
+    def searcher(self, dtype, rate):
+        """At 1 a bfloat16 is followed by 1.0078 and preceded by 0.9961."""
+        norm = nn.LayerNorm(8, dtype=dtype)
+        norm.bias.data += 1
+        images, targets = torch.randn(40, 8, generator=torch.Generator().manual_seed(1)), torch.arange(40) % 8
+        problem = FinetuneProblem(norm, (images.to(dtype), targets), seed=1)
+        return SubspaceES(problem, popsize=8, density=1.0, sigma=0.05, center_learning_rate=rate)
+
+    def test_told_once_with_the_numbers(self):
+        searcher = self.searcher(torch.bfloat16, 0.001)
+        told = "^16 of 16 selected parameters did not move in generation 1: .*bfloat16"
+        with pytest.warns(RuntimeWarning, match=told):
+            searcher.run(1)
+        searcher.run(3)  # a warning would be an error
+        assert (vector(searcher.problem.make_net()) == 1).all()
+
+    @pytest.mark.parametrize(("dtype", "rate"), [(torch.bfloat16, 0.1), (torch.float32, 0.001)])
+    def test_steps_that_the_type_can_hold_are_not(self, dtype, rate):
+        searcher = self.searcher(dtype, rate)
+        searcher.run(1)
+        assert (vector(searcher.problem.make_net()) != 1).all()

@@ -8,7 +8,7 @@ import torch
 from helpers import same_bits, state_bits
 from safetensors.torch import save
 from sklearn.datasets import load_digits
-from zoo_helpers import write_folder
+from zoo_helpers import saved, write_folder
 
 from smd_evo.zoo import demo, load
 from smd_evo.zoo.demo import shifted_digits, trained_cnn
@@ -48,6 +48,7 @@ def test_splits_are_stratified_and_differ_by_seed(data):
         counts = torch.bincount(getattr(data, name)[1], minlength=10)
         assert int(counts.max() - counts.min()) <= 0.02 * 500
     assert set(shifted_digits(1).indices["test"]) != set(data.indices["test"])
+    assert set(shifted_digits(2**32).indices["test"]) != set(data.indices["test"])
 
 
 def test_the_parent_handles_the_shift_worse_than_its_source(data, parent):
@@ -57,40 +58,62 @@ def test_the_parent_handles_the_shift_worse_than_its_source(data, parent):
         torch.tensor(digits.images[chosen] / 16, dtype=torch.float32)[:, None],
         torch.tensor(digits.target[chosen]),
     )
+    # The parent is a file, so that these are the same everywhere, but for images near a tie: 98.6 % and 69.8 %.
     assert accuracy(parent, clean) > 0.97
-    assert 0.4 < accuracy(parent, data.test) < accuracy(parent, clean) - 0.05
+    assert 0.66 < accuracy(parent, data.test) < 0.74
 
 
-def test_the_parent_is_the_same_trained_anew_with_any_threads_or_from_the_cache(parent, tmp_path):
-    state, generator, threads = state_bits(parent), torch.get_rng_state(), torch.get_num_threads()
+def test_the_parent_is_a_file_of_the_package(parent, tmp_path):
+    assert same_bits(state_bits(parent), state_bits(trained_cnn(0, tmp_path)))
+    assert not any(tmp_path.iterdir())
+    assert demo._checksum(parent.state_dict()) == "eb338b856217b8b908fcc96326c01411"
+
+
+def test_a_parent_of_another_seed_is_the_same_with_any_threads_and_from_the_cache(tmp_path):
+    generator, threads = torch.get_rng_state(), torch.get_num_threads()
+    first = trained_cnn(1, tmp_path / "a")
     try:
-        torch.set_num_threads(3 - min(threads, 2))  # another number than the fixture's
-        first = trained_cnn(0, tmp_path)
+        torch.set_num_threads(3 - min(threads, 2))
+        again = trained_cnn(1, tmp_path / "b")
         assert torch.get_num_threads() != threads
     finally:
         torch.set_num_threads(threads)
-    assert len(list(tmp_path.iterdir())) == 1
-    cached = trained_cnn(0, tmp_path)
-    assert same_bits(state, state_bits(first))
-    assert same_bits(state, state_bits(cached))
+    cached = trained_cnn(1, tmp_path / "a")
+    assert same_bits(state_bits(first), state_bits(again))
+    assert same_bits(state_bits(first), state_bits(cached))
     assert torch.equal(generator, torch.get_rng_state())
+    assert not first.training
     assert not cached.training
 
 
 def test_a_damaged_or_unwritable_cache_only_costs_time(parent, tmp_path, monkeypatch):
     trainings = []
     monkeypatch.setattr(demo, "_train", lambda seed: trainings.append(seed) or copy.deepcopy(parent))
-    trained_cnn(0, tmp_path)
+    trained_cnn(1, tmp_path)
     file = next(tmp_path.iterdir())
     whole = file.read_bytes()
-    for damaged in (whole[:100], b"", b"no weights", save({"conv1.weight": torch.zeros(1)})):
+    other = {name: tensor + 1 for name, tensor in parent.state_dict().items()}
+    flipped = whole[:-1] + bytes([whole[-1] ^ 1])  # one bit of a weight
+    for damaged in (whole[:100], b"", b"no weights", save({"conv1.weight": torch.zeros(1)}), save(other), flipped):
         file.write_bytes(damaged)
-        assert same_bits(state_bits(parent), state_bits(trained_cnn(0, tmp_path)))
+        assert same_bits(state_bits(parent), state_bits(trained_cnn(1, tmp_path)))
         assert file.read_bytes() == whole
     blocked = tmp_path / "a file"
     blocked.touch()
-    assert same_bits(state_bits(parent), state_bits(trained_cnn(0, blocked / "folder")))
-    assert trainings == [0] * 6
+    assert same_bits(state_bits(parent), state_bits(trained_cnn(1, blocked / "folder")))
+    assert trainings == [1] * 8
+
+
+def test_its_parent_from_a_file(parent, tmp_path):
+    changed = copy.deepcopy(parent)
+    with torch.no_grad():
+        changed.head.bias += 1
+    torch.save({"model": changed.state_dict(), "ema": parent.state_dict()}, tmp_path / "x.pt")
+    network, _ = load(checkpoint=tmp_path / "x.pt", checkpoint_key="model")
+    assert same_bits(state_bits(changed), state_bits(network))
+    assert not network.training
+    with pytest.raises(ValueError, match=r"conv1.weight is missing"):
+        load(checkpoint=saved(torch.nn.Linear(2, 2), tmp_path / "x.safetensors"))
 
 
 def test_unknown_names():
@@ -101,8 +124,8 @@ def test_unknown_names():
 
 
 def test_what_does_not_go_with_digits(tmp_path):
-    with pytest.raises(ValueError, match=r"^checkpoint: expected none for demo-cnn"):
-        load(checkpoint=tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match=r"^checkpoint_key: expected none without a checkpoint, got 'ema'; name its"):
+        load(checkpoint_key="ema")
     with pytest.raises(
         ValueError, match=r"^data: expected the splits of digits as they are, got sizes of fitness; leave them out$"
     ):

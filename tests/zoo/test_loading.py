@@ -13,7 +13,7 @@ from helpers import same_bits, state_bits
 from torch import nn
 from zoo_helpers import damage, number_of, numbered, picture, saved, untrained, write_folder, write_module
 
-from smd_evo import Evaluator, RandomSubspace, sample_mutations
+from smd_evo import Evaluator, Lineage, RandomSubspace, sample_mutations
 from smd_evo.errors import InvalidType, InvalidValue
 from smd_evo.evaluation.stream import Stream
 from smd_evo.zoo import load, pixels
@@ -45,6 +45,9 @@ def drawing(classes):
 class Pairs(Means):
     def forward(self, images): return super().forward(images), 1
 def pairs(classes): return Pairs(classes)
+class Named(Means):
+    def forward(self, images): return {"out": super().forward(images)}
+def named(classes): return Named(classes)
 class Buggy(Means):
     def forward(self, images): return self.no_such_layer(images)
 def buggy(classes): return Buggy(classes)
@@ -156,6 +159,8 @@ class TestFolders:
         damage(files[whole.indices["test"][7]], "empty")
         with pytest.raises(InvalidValue, match=r"^data: expected at most 1 unreadable of 20 images, got at least 2 "):
             load("my_things:means", "imagefolder:images", memory=memory)
+        _, data = load("my_things:means", "imagefolder:images", memory=memory, skip_unreadable=True)
+        assert (len(data.unreadable), data.sizes["test"]) == (4, 18)
 
 
 class TestMemory:
@@ -199,7 +204,8 @@ class TestImageNet:
     def test_any_classes_go_with_all_outputs(self, place):
         write_folder(place / "images" / "val", {"n01440764": 6, "n15075141": 6})
         file = saved(untrained(), place / "x.safetensors")
-        network, data = load("timm:test_resnet", "imagenet:images", checkpoint=file)
+        with pytest.warns(UserWarning, match=r"got none of 998 \(goldfish, .*, \.\.\.\); the outputs"):
+            network, data = load("timm:test_resnet", "imagenet:images", checkpoint=file)
         assert sorted(set(torch.cat([targets(getattr(data, name)) for name in SPLITS]).tolist())) == [0, 999]
         assert network(data.test[0]).shape == (4, 1000)
 
@@ -253,12 +259,7 @@ class TestFactories:
                 InvalidValue,
                 "takes images \\[3, 4, 4\\] of uint8, got an error from my_things:g",
             ),
-            (
-                "pairs",
-                "my_things:tensors",
-                InvalidValue,
-                "^model: expected 2 outputs for the classes of .*, got tuple from",
-            ),
+            ("named", "my_things:tensors", InvalidType, "^outputs: expected a tensor, .* got dict of out; wrap the"),
             (
                 "two_outputs",
                 "imagefolder:images",
@@ -276,6 +277,29 @@ class TestFactories:
         with pytest.raises(error, match=text) as caught:
             load(f"my_things:{model}", data)
         assert "\n" not in str(caught.value)
+
+    def test_a_network_whose_logits_are_the_first_of_its_outputs(self):
+        network, data = load("my_things:pairs", "my_things:tensors")
+        expected = Evaluator(network, data.test).predict([Lineage()])[0]
+        with torch.inference_mode():
+            assert torch.equal(network(data.test[0])[0], expected)
+
+
+class TestClasses:
+    def test_an_empty_folder_is_a_class_without_images(self, place):
+        write_folder(place / "images", {"a": 9, "c": 9})
+        (place / "images" / "b").mkdir()
+        with pytest.warns(UserWarning, match=r"^data: expected images of all 3 classes, got none of 1 \(b\); the"):
+            _, data = load("my_things:means", "imagefolder:images")
+        assert data.classes == ("a", "b", "c")
+        assert set(data.fitness[1].tolist()) == {0, 2}
+
+    @pytest.mark.parametrize("memory", [4, 1e-9])
+    def test_one_that_a_split_lacks(self, place, memory):
+        write_folder(place / "images" / "train", {"a": 9, "b": 9})
+        write_folder(place / "images" / "test", {"a": 1, "b": 1})
+        with pytest.warns(UserWarning, match=r"of each class in every split, got none of 1 \((a|b)\) in test; give"):
+            load("my_things:means", "imagefolder:images", sizes={"test": 1}, memory=memory)
 
 
 class TestArguments:
@@ -299,7 +323,7 @@ class TestArguments:
             ({"memory": "much"}, InvalidType, "^memory: expected a number"),
             ({"model": "timm:resnt18"}, InvalidValue, "did you mean 'timm:resnet18'\\?$"),
             ({"data": "digit"}, InvalidValue, "did you mean 'digits'\\?$"),
-            ({"seed": -1}, InvalidValue, "key"),
+            ({"seed": -1}, InvalidValue, "seed"),
         ],
     )
     def test_unusable_ones(self, arguments, error, text):

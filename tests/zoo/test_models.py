@@ -213,7 +213,21 @@ def linear(classes): return nn.Sequential(nn.Flatten(), nn.Linear(48, classes))
 def of_timm(classes): return timm.create_model("test_vit", num_classes=classes)
 def no_network(classes): return "a network"
 def failing(classes): raise ZeroDivisionError("mine")
-def without_arguments(): return nn.Linear(1, 1)
+def nothing(): return nn.Linear(1, 6)
+def default(classes=3): return nn.Linear(1, classes)
+def later(width=2, *, num_classes): return nn.Linear(width, num_classes)
+def only_by_place(n, /, width=2): return nn.Linear(width, n)
+def any_arguments(*sizes): return nn.Linear(1, *sizes)
+def options(*, width=4): return nn.Linear(width, 6)
+def two(width, num_classes): return nn.Linear(width, num_classes)
+def width_alone(width=64): return nn.Linear(width, 6)
+def anything(**options): return nn.Linear(1, 6)
+def a_class(classes): return Net
+class Net(nn.Linear):
+    def __init__(self, num_classes=3): super().__init__(2, num_classes)
+class Fixed(nn.Linear):
+    def __init__(self): super().__init__(2, 6)
+ready = nn.Sequential(nn.Linear(2, 6), nn.Dropout())
 """
 
 
@@ -233,6 +247,23 @@ class TestFactories:
         assert (preprocessing.mean, preprocessing.std) == ((0.0,), (1.0,))
         assert (preprocessing.channels, preprocessing.channels_last) == (None, False)
 
+    @pytest.mark.parametrize(
+        ("name", "outputs"),
+        [
+            *[("nothing", 6), ("options", 6), ("Fixed", 6)],
+            *[("default", 5), ("later", 5), ("only_by_place", 5), ("any_arguments", 5), ("Net", 5)],
+        ],
+    )
+    def test_the_number_of_classes_is_given_to_what_takes_it(self, name, outputs):
+        assert build_model(f"my_nets:{name}", 5)[0].out_features == outputs
+
+    def test_a_network_as_it_is_is_copied(self):
+        network, _ = build_model("my_nets:ready", 6)
+        own = sys.modules["my_nets"].ready
+        assert same(network, own)
+        assert network is not own
+        assert own.training
+
     def test_one_of_timm_gets_what_timm_says(self):
         network, preprocessing = build_model("my_nets:of_timm", 5)
         assert network.head.out_features == 5
@@ -247,9 +278,24 @@ class TestFactories:
     @pytest.mark.parametrize(
         ("factory", "error", "text"),
         [
-            ("no_network", InvalidType, "^model: expected a torch.nn.Module from my_nets:no_network, got str$"),
+            (
+                "no_network",
+                InvalidType,
+                "^model: expected a torch.nn.Module from my_nets:no_network, got str; ret",
+            ),
+            ("a_class", InvalidType, "^model: expected a torch.nn.Module from .*, got Net, a class; return the netw"),
             ("failing", ZeroDivisionError, "^mine$"),
-            ("without_arguments", TypeError, "takes 0 positional arguments but 1 was given"),
+            (
+                "two",
+                InvalidType,
+                r"^model: .* or of nothing, as my_nets:two, got one of \(width, num_classes\)",
+            ),
+            (
+                "width_alone",
+                InvalidType,
+                r"got one of \(width=64\); call that parameter `classes`, and give",
+            ),
+            ("anything", InvalidType, r"got one of \(\*\*options\); call that parameter `classes`"),
             ("missing", InvalidValue, "^model: expected a function 'missing' in my_nets, got None$"),
         ],
     )

@@ -16,6 +16,7 @@ from zoo_helpers import damage, number_of, numbered, picture, write_folder
 
 from smd_evo.errors import InvalidType, InvalidValue
 from smd_evo.zoo import pixels as module
+from smd_evo.zoo.folders import ClassFolders
 from smd_evo.zoo.pixels import Pixels, decoded, workers
 from smd_evo.zoo.preprocessing import Preprocessing
 
@@ -74,7 +75,30 @@ class TestDecoded:
         for file in files(tmp_path)[: limit + 1][:3]:
             assert str(file) in str(caught.value)
         assert "cannot identify image file" in str(caught.value)
+        advice = (
+            "; mend them, or leave them out: --skip-unreadable, skip_unreadable=True" if total > 2 else "; mend them"
+        )
+        assert str(caught.value).endswith(advice)
         assert "\n" not in str(caught.value)
+
+    def test_any_number_may_be_unreadable_if_that_is_asked_for(self, tmp_path, processes):
+        write_folder(tmp_path, {"a": 20})
+        for file in files(tmp_path)[1:]:
+            damage(file, "text")
+        held, good, bad = decoded(of_folder(tmp_path), ENOUGH, skip_unreadable=True)
+        assert (number_of(held), good.tolist()) == ([0], [0])
+        assert bad == [str(file) for file in files(tmp_path)[1:]]
+        damage(files(tmp_path)[0], "text")
+        with pytest.raises(InvalidValue, match=r"^data: expected at most 19 unreadable of 20 .*; mend them$"):
+            decoded(of_folder(tmp_path), ENOUGH, skip_unreadable=True)
+
+    def test_a_scale_that_is_not_known_is_told_at_once_wherever_it_is(self, tmp_path, processes):
+        write_folder(tmp_path, {"a": 30})
+        file = tmp_path / "a" / "0028.tif"
+        Image.fromarray(np.ones((4, 6), np.float32)).save(file)
+        pixels = Pixels(ClassFolders(tmp_path), np.arange(31), PREPROCESSING)
+        with pytest.raises(InvalidType, match=r"^data: expected images of 8 or 16 bits .* got floats .*0028.tif\)$"):
+            decoded(pixels, ENOUGH)
 
     def test_at_least_one_must_be_readable(self, tmp_path):
         damage(files(write_folder(tmp_path, {"a": 1}))[0], "empty")
@@ -147,7 +171,7 @@ class TestDecoded:
 
     @pytest.mark.parametrize(("sample", "got"), [(picture(), "Image"), (torch.zeros(3, 4, 4), "Tensor")])
     def test_samples_without_a_class(self, sample, got):
-        with pytest.raises(InvalidType, match=rf"^data: expected samples \(image, class\), got {got}$"):
+        with pytest.raises(InvalidType, match=rf"^data: expected samples \(image, class\), got {got} \(number 0\)$"):
             decoded(Pixels([sample] * 3, np.arange(3), PREPROCESSING), ENOUGH)
 
 

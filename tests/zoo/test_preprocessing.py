@@ -2,7 +2,9 @@
 
 import copy
 import pickle
+import warnings
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -18,7 +20,7 @@ from smd_evo.errors import InvalidType
 from smd_evo.zoo.models import build_model
 from smd_evo.zoo.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Normalize, Preprocessing
 
-MODES = ["RGB", "L", "1", "P", "RGBA", "LA", "CMYK", "YCbCr", "HSV", "I", "F"]
+MODES = ["RGB", "L", "1", "P", "RGBA", "LA", "CMYK", "YCbCr", "HSV"]
 
 
 def small(channels=1, classes=3):
@@ -49,13 +51,56 @@ class TestPictures:
     def test_are_gray_or_coloured_as_they_are_where_the_network_does_not_say(self, mode, channels):
         assert Preprocessing(v2.PILToTensor())(picture(mode=mode)).shape == (channels, 30, 40)
 
-    def test_are_not_turned_by_their_metadata_as_in_timm_and_torchvision(self, tmp_path):
+    @pytest.mark.parametrize("form", ["PNG", "WEBP", "TIFF"])
+    @pytest.mark.parametrize("mode", ["RGB", "L"])
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    def test_are_turned_as_their_metadata_say(self, tmp_path, orientation, form, mode):
+        """A corner tells: the picture is stored turned, and is to be seen as it was."""
+        seen = picture(mode=mode)
+        back = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}.get(orientation)  # PIL's number of the inverse
+        stored = seen if back is None else seen.transpose(Image.Transpose(back))
         exif = Image.Exif()
-        exif[0x0112] = 6  # to be turned by a quarter
-        picture().save(tmp_path / "turned.png", exif=exif)
-        with Image.open(tmp_path / "turned.png") as image:
-            assert image.getexif()[0x0112] == 6
-            assert torch.equal(Preprocessing(v2.PILToTensor())(image), v2.functional.pil_to_tensor(picture()))
+        exif[0x0112] = orientation
+        options = {"lossless": True} if form == "WEBP" else {}
+        stored.save(tmp_path / "x", form, exif=exif, **options)
+        # As a file, not by its name: Pillow 13 maps gray TIFFs into memory by name, and then they are scrambled.
+        with (tmp_path / "x").open("rb") as file, Image.open(file) as image:
+            found = Preprocessing(v2.PILToTensor(), channels=3)(image)
+        assert torch.equal(found, v2.functional.pil_to_tensor(seen.convert("RGB")))
+
+    def test_with_damaged_metadata_are_taken_as_they_are_stored(self, tmp_path):
+        picture().save(tmp_path / "x.png", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01")
+        with Image.open(tmp_path / "x.png") as image, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PIL's
+            found = Preprocessing(v2.PILToTensor())(image)
+        assert torch.equal(found, v2.functional.pil_to_tensor(picture()))
+
+    @pytest.mark.parametrize("form", ["PNG", "TIFF", "PPM"])
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_of_16_bits_are_put_on_the_scale_of_8(self, tmp_path, form, channels):
+        values = np.arange(65536).reshape(256, 256)
+        Image.fromarray(values.astype(np.uint16)).save(tmp_path / "x", form)
+        with Image.open(tmp_path / "x") as image:
+            found = Preprocessing(v2.PILToTensor(), channels=channels)(image)
+        assert torch.equal(found, torch.from_numpy(np.rint(values * 255 / 65535)).byte().expand(channels, -1, -1))
+
+    def test_of_16_bits_are_turned_too(self, tmp_path):
+        values = np.arange(24).reshape(4, 6) * 2570
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        Image.fromarray(values.astype(np.uint16)).save(tmp_path / "x.png", exif=exif)
+        with Image.open(tmp_path / "x.png") as image:
+            found = Preprocessing(v2.PILToTensor(), channels=1)(image)
+        assert found[0].tolist() == np.rot90(values // 257, -1).tolist()
+
+    @pytest.mark.parametrize(("dtype", "kind"), [(np.float32, "floats"), (np.int32, "integers of 32 bits")])
+    def test_of_numbers_on_no_known_scale_are_refused(self, tmp_path, dtype, kind):
+        Image.fromarray(np.array([[0, 1], [255, 40000]], dtype)).save(tmp_path / "x.tif")
+        with (
+            Image.open(tmp_path / "x.tif") as image,
+            pytest.raises(InvalidType, match=f"^data: expected images of 8 or 16 bits a channel, got {kind}"),
+        ):
+            Preprocessing(v2.PILToTensor(), channels=3)(image)
 
     def test_tensors_stay_as_they_are(self):
         for tensor in (torch.rand(2, 3), torch.zeros(1, 4, 4, dtype=torch.uint8)):

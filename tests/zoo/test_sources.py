@@ -72,19 +72,45 @@ class TestImageFolder:
         with pytest.raises(InvalidValue, match=r"^data: expected a folder, got .*nowhere, which is not there$"):
             open_source(f"{kind}:{tmp_path / 'nowhere'}")
         (tmp_path / "file").touch()
-        with pytest.raises(InvalidValue, match=r"^data: expected a folder, got .*file, which is not there$"):
+        with pytest.raises(InvalidValue, match=r"^data: expected a folder, got .*file, which is a file; unpack it"):
             open_source(f"{kind}:{tmp_path / 'file'}")
         with pytest.raises(InvalidValue, match=rf"^data: expected {kind}:PATH, got '{kind}'; add the folder"):
             open_source(kind)
 
     def test_a_class_without_images(self, tmp_path):
         write_folder(tmp_path, LETTERS)
-        (tmp_path / "empty").mkdir()
-        with pytest.raises(
-            InvalidValue, match=r"^data: expected a folder of images for each class in .* empty"
-        ) as caught:
+        (tmp_path / "aa").mkdir()
+        source = open_source(f"imagefolder:{tmp_path}")
+        assert source.classes == ("a", "aa", "b", "c")
+        assert source.train_targets.tolist() == [0, 0, 2, 2, 2, 3]
+
+    def test_folders_without_any_image(self, tmp_path):
+        for name in "abcd":
+            (tmp_path / name).mkdir()
+        (tmp_path / "a" / "x.gif").touch()
+        expected = r"^data: expected images in the class folders of .*, got none in a, b, c; their names end in "
+        with pytest.raises(InvalidValue, match=expected):
             open_source(f"imagefolder:{tmp_path}")
-        assert "\n" not in str(caught.value)
+
+    def test_what_is_hidden_is_left_alone(self, tmp_path):
+        write_folder(tmp_path / ".images" / "train", LETTERS)
+        write_folder(tmp_path / ".images" / "val", LETTERS)
+        for folder in ("train", "train/a", "val"):
+            write_folder(tmp_path / ".images" / folder, {".ipynb_checkpoints": 2})
+        numbered(9).save(tmp_path / ".images" / "train" / "b" / "._0001.png")
+        source = open_source(f"imagefolder:{tmp_path / '.images'}")
+        assert source.classes == ("a", "b", "c")
+        assert source.train_targets.tolist() == source.test_targets.tolist() == [0, 0, 1, 1, 1, 2]
+
+    def test_a_folder_that_may_not_be_read(self, tmp_path, monkeypatch):
+        write_folder(tmp_path, LETTERS)
+
+        def refused(*_):
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr("smd_evo.zoo.folders.os.scandir", refused)
+        with pytest.raises(InvalidValue, match=r"^data: expected a folder that can be read, got .*Permission denied"):
+            open_source(f"imagefolder:{tmp_path}")
 
     def test_an_empty_folder(self, tmp_path):
         with pytest.raises(InvalidValue, match=r"^data: expected a folder of images for each class in .* no labels"):
@@ -125,7 +151,7 @@ class TestImageNet:
         for number in range(3):
             numbered(number).save(tmp_path / "val" / f"ILSVRC2012_val_{number:08}.png")
         expected = (
-            "^data: expected a folder of images for each class in .*val, got: .*; images that lie there side by side"
+            "^data: expected a folder of images for each class in .*val, got 3 images and no folder; images that lie"
         )
         with pytest.raises(InvalidValue, match=expected):
             open_source(f"imagenet:{tmp_path}")

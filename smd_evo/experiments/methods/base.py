@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from smd_evo.core.keys import Key, derive
@@ -217,4 +216,5 @@ def voted(parent: Evaluator, members: Sequence[Child], combine: str = "probabili
 
 def alone(evaluator: Evaluator, data: Samples) -> Tensor:
     """The prediction of an evaluator's parent itself."""
-    return torch.as_tensor(evaluator.on(data).predict([Lineage()])[0])
+    outputs: Tensor = evaluator.on(data).predict([Lineage()])[0]
+    return outputs

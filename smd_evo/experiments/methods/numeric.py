@@ -7,7 +7,6 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
-import torch
 from evotorch.algorithms import CMAES, PGPE, SNES, SearchAlgorithm
 from torch import Tensor
 
@@ -38,7 +37,8 @@ class NumericSearch(SearcherMethod):
         centre = self.searcher.status["center"] if self.searcher.step_count else None
         network = self.problem.make_net(centre)
         evaluator = Evaluator(network, data, self.task.fitness, batch_size=self.task.batch_size)
-        return torch.as_tensor(evaluator.predict([Lineage()])[0])
+        outputs: Tensor = evaluator.predict([Lineage()])[0]
+        return outputs
 
 
 class Pgpe(NumericSearch):

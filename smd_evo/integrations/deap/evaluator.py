@@ -113,7 +113,7 @@ class ToolboxEvaluator(NetworkToolbox):
     ) -> None:
         self.evaluator = Evaluator(parent, data, fitness, select=select, batch_size=batch_size, device=device)
         space = self.evaluator.space
-        self._parent = space.values_at(torch.arange(space.size))
+        self._parent = space.values_at(torch.arange(space.size, device=space.device))
 
     @property
     def fitness(self) -> type[base.Fitness]:

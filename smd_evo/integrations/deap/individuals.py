@@ -10,7 +10,7 @@ from deap import base
 from numpy.typing import ArrayLike
 
 from smd_evo.core.mutation import Lineage
-from smd_evo.errors import InvalidType
+from smd_evo.errors import InvalidType, shown
 
 __all__ = ["DenseIndividual", "LineageIndividual", "MaxFitness", "MinFitness"]
 
@@ -94,7 +94,7 @@ class LineageIndividual:
 
     def __init__(self, lineage: Lineage = Lineage(), fitness: type[base.Fitness] = MinFitness) -> None:  # noqa: B008  # immutable
         if not isinstance(lineage, Lineage):
-            raise InvalidType(f"lineage: expected a Lineage, got {lineage!r}")
+            raise InvalidType(f"lineage: expected a Lineage, got {shown(lineage)}")
         self.lineage = lineage
         if not hasattr(self, "fitness"):
             self.fitness = _fitness_of(fitness)

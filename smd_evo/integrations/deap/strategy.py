@@ -12,12 +12,15 @@ from deap import cma
 
 from smd_evo.core.delta import SparseDelta, placed
 from smd_evo.core.subspace import Subspace
-from smd_evo.errors import InvalidType, WrongParent, check_number
+from smd_evo.errors import InvalidType, WrongParent, check_count, check_number
 from smd_evo.integrations.deap.evaluator import NetworkToolbox, ToolboxEvaluator
 from smd_evo.integrations.deap.variation import draw_key
 from smd_evo.integrations.rules import subspace_of_dimensions
 
 __all__ = ["SubspaceStrategy"]
+
+_COUNTS, _NUMBERS = ("lambda_", "mu"), ("cs", "damps", "ccum", "ccov1", "ccovmu")
+"""Settings of ``cma.Strategy``."""
 
 
 class SubspaceStrategy(NetworkToolbox):
@@ -62,12 +65,12 @@ class SubspaceStrategy(NetworkToolbox):
     ) -> None:
         if not isinstance(evaluator, ToolboxEvaluator):
             raise InvalidType(f"evaluator: expected a ToolboxEvaluator, got {type(evaluator).__name__}")
-        check_number("sigma", sigma, low=0, mend="try a tenth of the parameters' own")
+        sigma = check_number("sigma", sigma, low=0, mend="try a tenth of the parameters' own")
         self.evaluator = evaluator.evaluator
         space = self.evaluator.space
         rule = subspace_of_dimensions(dimensions, subspace, space.size)
         self._coordinates = rule.coordinates(rule.draw(draw_key()), space.layout, space.device)
-        self.strategy = cma.Strategy([0.0] * len(self._coordinates), sigma, **options)
+        self.strategy = cma.Strategy([0.0] * len(self._coordinates), sigma, **_checked(options))
 
     def generate(self, ind_init: Callable[[Any], Any]) -> list[Any]:
         """A population from the current distribution."""
@@ -92,3 +95,10 @@ class SubspaceStrategy(NetworkToolbox):
                 f"{list(values.shape)}"
             )
         return placed(values, self._coordinates, space.layout, "absolute")
+
+
+def _checked(options: dict[str, Any]) -> dict[str, Any]:
+    """Settings of ``cma.Strategy`` with plain numbers."""
+    counts = {name: check_count(name, options[name]) for name in _COUNTS if name in options}
+    numbers = {name: check_number(name, options[name], low=0, closed=True) for name in _NUMBERS if name in options}
+    return {**options, **counts, **numbers}

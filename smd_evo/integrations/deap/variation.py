@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import math
 import random
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -15,7 +16,7 @@ from smd_evo.core.layout import Layout
 from smd_evo.core.mutation import Lineage, Mutation
 from smd_evo.core.noise import gaussian
 from smd_evo.core.subspace import RandomSubspace
-from smd_evo.errors import InvalidType, InvalidValue, check_number
+from smd_evo.errors import InvalidType, InvalidValue, check_number, plain, shown
 from smd_evo.integrations.deap.individuals import LineageIndividual
 
 __all__ = ["cxLineage", "draw_key", "mutSparseGaussian"]
@@ -61,8 +62,9 @@ def mutSparseGaussian(  # noqa: N802  # DEAP's naming
     """
     rule = RandomSubspace(density)
     if isinstance(individual, LineageIndividual):
-        if not (isinstance(mu, int | float) and mu == 0):
-            raise InvalidValue(f"mu: expected 0 for a lineage, got {mu!r}")
+        mean = plain(mu)
+        if isinstance(mean, bool) or not (isinstance(mean, int | float) and mean == 0):
+            raise InvalidValue(f"mu: expected 0 for a lineage, got {shown(mu)}")
         key = draw_key()
         mutation = Mutation(derive(key, "noise"), check_number("sigma", sigma, low=0), rule, rule.draw(key))
         individual.lineage = individual.lineage.then(mutation)
@@ -93,10 +95,8 @@ def mutSparseGaussian(  # noqa: N802  # DEAP's naming
 
 def _at(values: Any, genes: Tensor, size: int, name: str) -> Any:
     """The values of those genes, of one for all or one for each."""
-    if not hasattr(values, "__len__"):
-        if name == "sigma":
-            check_number(name, values, low=0)
-        return float(values)
+    if isinstance(values, str | bytes) or getattr(values, "shape", None) == () or not hasattr(values, "__len__"):
+        return check_number(name, values, low=0 if name == "sigma" else -math.inf)
     if len(values) < size:
         raise IndexError(f"{name} must be at least the size of individual: {len(values)} < {size}")
     return np.asarray(values, dtype=np.float64)[genes.numpy()]
@@ -124,6 +124,9 @@ def cxLineage(  # noqa: N802  # DEAP's naming
         >>> [child.lineage.steps[0] == one for child in children], sum(map(len, children))
         ([True, True], 4)
     """
+    for individual in (ind1, ind2):
+        if not isinstance(individual, LineageIndividual):
+            raise InvalidType(f"individual: expected a LineageIndividual, got {shown(individual)}")
     first, second = ind1.lineage.steps, ind2.lineage.steps
     common = 0
     while common < min(len(first), len(second)) and first[common] == second[common]:

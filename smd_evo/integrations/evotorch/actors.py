@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,15 @@ _LOSSES = 3
 
 _START = 600.0
 """Seconds that new actors have for their start: a cluster may have to start machines, or may have lost one."""
+
+_LOOK = 5.0
+"""Seconds between two looks at the cluster while actors start."""
+
+
+def _processors() -> str:
+    """What there is of them."""
+    found = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return f"{found.get('CPU', 0):g} processors and {found.get('GPU', 0):g} GPUs"
 
 
 class LastingActors(Problem):  # type: ignore[misc]
@@ -73,12 +83,20 @@ class LastingActors(Problem):  # type: ignore[misc]
     def _tell(self) -> bool:
         """EvoTorch's message before an evaluation; it would wait without end for actors that cannot start."""
         if self.actors and not self._prepared:
-            try:
-                ray.get([actor.__ray_ready__.remote() for actor in self.actors], timeout=_START)
-            except ray.exceptions.GetTimeoutError as error:
+            self._await_start()
+        return bool(super()._sync_before())
+
+    def _await_start(self) -> None:
+        """Wait for new actors while the cluster is there; the processors for them may have to come, or come back."""
+        starting, end = [actor.__ray_ready__.remote() for actor in self.actors], time.monotonic() + _START
+        while starting:
+            ready, starting = ray.wait(starting, num_returns=len(starting), timeout=_LOOK)
+            ray.get(ready)  # raises what went wrong
+            if starting:
+                check_cluster()
+            if starting and time.monotonic() > end:
                 self.kill_actors()
                 raise ActorsLost(
-                    f"actors: expected {self.num_actors} to start, got fewer in {_START:.0f} s; has the cluster got "
-                    "the processors for them?"
-                ) from error
-        return bool(super()._sync_before())
+                    f"actors: expected {self.num_actors} to start, got {self.num_actors - len(starting)} in "
+                    f"{_START:.0f} s; the cluster has {_processors()}: are these enough, and free?"
+                )

@@ -13,14 +13,15 @@ import torch
 from evotorch import Solution, SolutionBatch
 from torch import Tensor, nn
 
-from smd_evo.core.keys import Key, derive
+from smd_evo.core.keys import Key, check_key, derive
 from smd_evo.core.parameters import Child, ParameterSpace
 from smd_evo.core.selection import Select
-from smd_evo.errors import InvalidType, InvalidValue, check_count
+from smd_evo.errors import InvalidType, InvalidValue, check_choice, check_count, check_number, shown
 from smd_evo.evaluation.data import minibatch
 from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.evaluation.fitness import WORST, Fitness, get_fitness
 from smd_evo.integrations.evotorch.cluster import WatchedPool
+from smd_evo.integrations.evotorch.keys import generator_seed
 from smd_evo.integrations.evotorch.replica import Replica
 from smd_evo.integrations.evotorch.shared import SharedParent
 
@@ -29,7 +30,28 @@ __all__ = ["NetworkProblem", "key_of", "space_of"]
 
 def key_of(seed: int | None) -> Key:
     """The key of a problem's seed; without one it comes from torch's global generator, as EvoTorch's numbers do."""
-    return derive(int(torch.randint(2**63 - 1, ())) if seed is None else seed % 2**64, "problem")
+    drawn = int(torch.randint(2**63 - 1, (), device="cpu")) if seed is None else check_key(seed, "seed")
+    return derive(drawn, "problem")
+
+
+def checked_host(host: Mapping[str, Any]) -> dict[str, Any]:
+    """Keywords of ``evotorch.Problem`` with plain numbers, where they are numbers."""
+    checks: dict[str, Callable[[str, Any], Any]] = {
+        "seed": lambda name, value: check_key(value, name),
+        "num_actors": lambda name, value: check_count(name, value, low=0),
+        "num_gpus_per_actor": lambda name, value: check_number(name, value, low=0, closed=True),
+        "num_subbatches": check_count,
+        "subbatch_size": check_count,
+    }
+    words = {"num_actors": ("max", "num_cpus", "num_gpus", "num_devices"), "num_gpus_per_actor": ("max", "all")}
+    found = dict(host)
+    for name, check in checks.items():
+        value = host.get(name)
+        if isinstance(value, str) and name in words:
+            found[name] = check_choice(name, value, words[name])
+        elif value is not None:
+            found[name] = check(name, value)
+    return found
 
 
 def space_of(parent: nn.Module | ParameterSpace, select: Select) -> ParameterSpace:
@@ -37,7 +59,10 @@ def space_of(parent: nn.Module | ParameterSpace, select: Select) -> ParameterSpa
     if isinstance(parent, nn.Module):
         return ParameterSpace(parent, select)
     if not isinstance(parent, ParameterSpace):
-        raise InvalidType(f"parent: expected a torch.nn.Module or ParameterSpace, got {parent!r}")
+        raise InvalidType(
+            f"parent: expected a torch.nn.Module or ParameterSpace, got {shown(parent)}; the order is parent, data, "
+            "fitness"
+        )
     if select != "all":
         raise InvalidValue("select: expected it with a torch.nn.Module, got it with a ParameterSpace")
     return parent
@@ -79,7 +104,7 @@ class NetworkProblem(SharedParent):
         host: dict[str, Any],
         key: Key | None = None,
     ) -> None:
-        fitness = get_fitness(fitness)
+        fitness, host = get_fitness(fitness), checked_host(host)
         super().__init__(
             fitness.sense,
             solution_length=solution_length,
@@ -126,7 +151,7 @@ class NetworkProblem(SharedParent):
 
     def count(self, evaluations: int) -> None:
         """Take note of networks that were evaluated beside the populations, by a calibration."""
-        self._evaluations += evaluations
+        self._evaluations += check_count("evaluations", evaluations, low=0)
 
     def state_dict(self) -> dict[str, Any]:
         """All that the problem has become since it was made: dicts and lists of tensors, numbers and texts.
@@ -161,6 +186,10 @@ class NetworkProblem(SharedParent):
         self._remember({bytes.fromhex(label): value for label, value in state["seen"].items()})
         if self.generator is not None:
             self.generator.set_state(state["generator"])
+
+    def manual_seed(self, seed: int | None = None) -> None:
+        """As EvoTorch's, whose generator on the CPU would take the low 32 bits of a seed and leave the others out."""
+        super().manual_seed(None if seed is None else generator_seed(check_key(seed, "seed")))
 
     def seed(self, seed: int | None = None) -> None:
         """The name under which EvoTorch's actors look for ``manual_seed``."""
@@ -235,13 +264,14 @@ class NetworkProblem(SharedParent):
         evals = [seen[label] for label in labels]
         batch.set_evals(torch.tensor(evals, dtype=self.eval_dtype, device=batch.device))
         self._parent_eval = seen[b""]
+        self.evaluator.say_if_alike([seen[label] for label in new if label], self._parent_eval)
         self._nonfinite = sum(abs(value) >= WORST for value in evals)
         self._remember({label: seen[label] for label in (*labels, b"")})
 
     def _ask(self, batch: SolutionBatch, values: Tensor) -> list[float]:
         """Fitness of solutions like those of a batch, from this process or the actors."""
         values = self._trimmed(values.to(batch.device))
-        found = torch.full((len(values),), math.nan, dtype=torch.float64)
+        found = torch.full((len(values),), math.nan, dtype=torch.float64, device="cpu")
 
         def evaluate_rest() -> None:
             rest = found.isnan().nonzero().flatten()

@@ -11,7 +11,7 @@ from evotorch import SolutionBatch
 
 from smd_evo.core.rows import WORDS, row_lengths
 from smd_evo.core.subspace import Subspace
-from smd_evo.errors import InvalidValue, check_count
+from smd_evo.errors import InvalidValue, check_count, check_flag
 from smd_evo.integrations.evotorch.finetune import FinetuneProblem
 from smd_evo.integrations.evotorch.searcher import NetworkSearcher
 from smd_evo.integrations.evotorch.solutions import solutions_from, solutions_state
@@ -40,11 +40,12 @@ class SubspaceEvolution(NetworkSearcher):
         density: share of the coordinates that a mutation touches, in (0, 1]. Give this or ``subspace``.
         subspace: another rule of the coordinates.
         static: with ``density``: one subspace for the whole run.
-        sigma: mutation strength; "auto" calibrates it at the first generation, by some 200 evaluations.
+        sigma: mutation strength; "auto" calibrates it at the first generation, by some 110 evaluations.
         num_parents: mu.
         num_elites: parents that compete with their children, 0 to mu; 1 by default.
         adapt_sigma: the 1/5 success rule: after each generation sigma is multiplied by
-            ``exp((p - 1/5) / (1 - 1/5))``, where p is the share of children that are better than their parent.
+            ``exp((p - 1/5) / (1 - 1/5))``, where p is the share of children that are better than their parent;
+            but not below the first sigma times the precision of the parameters' type (1.2e-7 of float32).
         keep: with "auto": share of the parent's score that the median child keeps.
         scale: see :class:`smd_evo.core.mutation.Mutation`.
 
@@ -83,18 +84,19 @@ class SubspaceEvolution(NetworkSearcher):
     ) -> None:
         rule = subspace_of(density, subspace, static)
         super().__init__(problem, popsize=popsize, sigma=sigma, subspace=rule, scale=scale, keep=keep)
-        self._num_parents = check_count("num_parents", num_parents)
-        self._num_elites = check_count("num_elites", num_elites, low=0)
-        if not num_elites <= num_parents <= popsize:
+        num_parents = self._num_parents = check_count("num_parents", num_parents)
+        num_elites = self._num_elites = check_count("num_elites", num_elites, low=0)
+        if not num_elites <= num_parents <= self._popsize:
             raise InvalidValue(
                 f"num_parents: expected num_elites <= num_parents <= popsize, got "
-                f"{num_elites}, {num_parents}, {popsize}"
+                f"{num_elites}, {num_parents}, {self._popsize}"
             )
         if num_parents > 1 and problem.steps < 2:
             raise InvalidValue(
                 f"num_parents: expected 1 where lineages have one step, got {num_parents}; FinetuneProblem(steps=8)"
             )
-        self._adapt_sigma = adapt_sigma
+        self._adapt_sigma = check_flag("adapt_sigma", adapt_sigma)
+        self._first_sigma: float | None = None
         self._parents = problem.generate_batch(1)
         self._dropped = 0
         self.add_status_getters({"dropped_parents": self._get_dropped})
@@ -106,12 +108,14 @@ class SubspaceEvolution(NetworkSearcher):
 
     def state_dict(self) -> dict[str, Any]:
         """See :meth:`NetworkSearcher.state_dict`."""
-        return {**super().state_dict(), "parents": solutions_state(self._parents), "dropped": self._dropped}
+        own = {"parents": solutions_state(self._parents), "dropped": self._dropped, "first_sigma": self._first_sigma}
+        return {**super().state_dict(), **own}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See :meth:`NetworkSearcher.load_state_dict`."""
         super().load_state_dict(state)
         self._parents, self._dropped = solutions_from(self.problem, state["parents"]), state["dropped"]
+        self._first_sigma = state.get("first_sigma")
 
     def _get_dropped(self) -> int:
         return self._dropped
@@ -119,22 +123,34 @@ class SubspaceEvolution(NetworkSearcher):
     def _step(self) -> None:
         problem, sigma = self.problem, self.sigma
         parents = self._make_room(self._parents)
-        of = torch.arange(self._popsize) * len(parents) // self._popsize  # a block of children for each parent
+        of = (
+            torch.arange(self._popsize, device="cpu") * len(parents) // self._popsize
+        )  # a block of children for each parent
         children = self._mutated(parents.take(of))
         if self._num_elites or self._adapt_sigma:
             everyone = SolutionBatch.cat([parents, children])
             problem.evaluate(everyone)
             parents, children = everyone[: len(parents)], everyone[len(parents) :]
             if self._adapt_sigma:
-                self._sigma = sigma * math.exp(
-                    (self._successes(parents, children, of) - _SUCCESSES) / (1 - _SUCCESSES)
-                )
+                change = math.exp((self._successes(parents, children, of) - _SUCCESSES) / (1 - _SUCCESSES))
+                self._sigma = max(sigma * change, self._lowest(sigma))
             elites = self._best(parents, self._num_elites)
             self._population = SolutionBatch.cat([elites, children])
         else:
             problem.evaluate(children)
             self._population = children
         self._parents = self._best(self._population, self._num_parents)
+
+    def _lowest(self, sigma: float) -> float:
+        """Where the 1/5 rule ends on a plateau: the first strength times the precision of the parameters' type.
+
+        A fitness is smooth where strengths are small: at a share r of the first strength it changes by some r of what
+        it changed by there. Below r = eps that is less than what numbers of this type are rounded by, so smaller
+        children tell no more, and only the way back (a factor e a generation at most) becomes longer.
+        """
+        if self._first_sigma is None:
+            self._first_sigma = sigma
+        return self._first_sigma * torch.finfo(self.problem.space.narrowest).eps
 
     def _best(self, solutions: SolutionBatch, count: int) -> SolutionBatch:
         """The best ones, best first, and of equals the first, which ``take_best`` does not promise."""

@@ -14,7 +14,7 @@ from smd_evo.core.mutation import SCALES, Lineage, Mutation
 from smd_evo.core.parameters import Child, ParameterSpace
 from smd_evo.core.rows import WORDS, append_steps, decode_rows, row_lengths, sample_rows
 from smd_evo.core.selection import Select
-from smd_evo.core.subspace import Subspace
+from smd_evo.core.subspace import Subspace, check_subspace
 from smd_evo.errors import InvalidType, InvalidValue, WrongParent, check_choice, check_count
 from smd_evo.evaluation.fitness import Fitness
 from smd_evo.integrations.evotorch.base import NetworkProblem, space_of
@@ -73,7 +73,7 @@ class FinetuneProblem(NetworkProblem):
         batch_size: int | str = "auto",
         **host: Any,
     ) -> None:
-        check_count("steps", steps)
+        steps = check_count("steps", steps)
         super().__init__(
             space_of(parent, select),
             data,
@@ -101,8 +101,8 @@ class FinetuneProblem(NetworkProblem):
         Raises:
             InvalidValue: the network is too small for the subspace, or there is no such scale.
         """
-        check_choice("scale", scale, SCALES)
-        if (subspace, scale) not in self._rules:
+        scale = check_choice("scale", scale, SCALES)
+        if (check_subspace(subspace), scale) not in self._rules:
             subspace.coordinates(subspace.draw(0), self.space.layout)
             self._rules.append((subspace, scale))
         return self._rules.index((subspace, scale))

@@ -46,7 +46,7 @@ def decoded(change: Mapping[str, Any]) -> Change:
         return Fold(Lineage.decode(change["fold"]))
     step = change["step"]
     own = {
-        "weights": torch.tensor(step["weights"], dtype=torch.float32),
+        "weights": torch.tensor(step["weights"], dtype=torch.float32, device="cpu"),
         "subspace": parse_subspace(step["subspace"]),
         "optimizer": OptimizerSpec(**step["optimizer"]),
     }

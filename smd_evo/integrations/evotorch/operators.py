@@ -11,7 +11,7 @@ from smd_evo.core.layout import Layout
 from smd_evo.core.noise import gaussian
 from smd_evo.core.rows import sample_rows
 from smd_evo.core.subspace import Dense, PartitionSubspace, RandomSubspace, Subspace
-from smd_evo.errors import InvalidType, InvalidValue, check_number
+from smd_evo.errors import InvalidType, InvalidValue, check_number, shown
 from smd_evo.integrations.evotorch.finetune import FinetuneProblem
 from smd_evo.integrations.evotorch.keys import draw_key
 from smd_evo.integrations.rules import subspace_of
@@ -70,8 +70,8 @@ class SparseGaussianMutation(CopyingOperator):  # type: ignore[misc]
         subspace = subspace_of(density, subspace, static)
         if not isinstance(subspace, RandomSubspace | PartitionSubspace | Dense):
             raise InvalidType(
-                f"subspace: expected a RandomSubspace, PartitionSubspace or Dense, got {subspace!r}; a plain vector "
-                "has no neurons or tensors"
+                f"subspace: expected a RandomSubspace, PartitionSubspace or Dense, got {shown(subspace)}; a plain "
+                "vector has no neurons or tensors"
             )
         self._subspace = subspace
         self._layout = Layout.flat(problem.solution_length)

@@ -32,6 +32,8 @@ class Replica:
         evaluator: its evaluator on all samples; None for one that is only to be looked at.
         changes: how many changes the parent has gone through since it was the pre-trained one.
         optimizer: state of the gradient searcher's optimizer, which belongs to the parent that it moves.
+        swallowed: of the last gradient step, how many parameters it left as they were because their type has no
+            number that near, and how many it was to move.
     """
 
     def __init__(self, space: ParameterSpace, evaluator: Evaluator | None = None) -> None:
@@ -39,6 +41,7 @@ class Replica:
         self.evaluator = evaluator
         self.changes = 0
         self.optimizer: Any = None
+        self.swallowed = 0, 0
 
     def copied(self) -> Replica:
         """The same parent on its own, with nothing to evaluate it on."""

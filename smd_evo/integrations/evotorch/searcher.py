@@ -9,8 +9,9 @@ from evotorch import SolutionBatch
 from evotorch.algorithms import SearchAlgorithm
 from evotorch.algorithms.searchalgorithm import SinglePopulationAlgorithmMixin
 
+from smd_evo.core.mutation import SCALES
 from smd_evo.core.subspace import Subspace
-from smd_evo.errors import InvalidType, check_count, check_keep, check_number
+from smd_evo.errors import InvalidType, check_choice, check_count, check_keep, check_number
 from smd_evo.evaluation.calibration import calibrate_sigma
 from smd_evo.integrations.evotorch.finetune import FinetuneProblem
 from smd_evo.integrations.evotorch.keys import draw_key
@@ -21,6 +22,8 @@ __all__ = ["NetworkSearcher"]
 
 class NetworkSearcher(SearchAlgorithm, SinglePopulationAlgorithmMixin):  # type: ignore[misc]
     """Base of searchers on a FinetuneProblem."""
+
+    _sigma: float | str
 
     def __init__(
         self,
@@ -35,12 +38,10 @@ class NetworkSearcher(SearchAlgorithm, SinglePopulationAlgorithmMixin):  # type:
         if not isinstance(problem, FinetuneProblem):
             raise InvalidType(f"problem: expected a FinetuneProblem, got a {type(problem).__name__}")
         self._popsize = check_count("popsize", popsize)
-        if sigma == "auto":
-            check_keep(keep)
-        else:
-            sigma = check_number("sigma", sigma, low=0, mend='"auto" finds one')
-        self._sigma, self._keep = sigma, keep
-        self._subspace, self._scale = subspace, scale
+        auto = isinstance(sigma, str) and sigma == "auto"
+        self._sigma = "auto" if auto else check_number("sigma", sigma, low=0, mend='"auto" finds one')
+        self._keep = check_keep(keep)
+        self._subspace, self._scale = subspace, check_choice("scale", scale, SCALES)
         problem.rule(subspace, scale)
         self._key = draw_key(problem)
         self._population: SolutionBatch | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from smd_evo.core.parameters import ParameterSpace
 from smd_evo.errors import ActorsDiverged
 from smd_evo.evaluation.limit import BatchLimit
 from smd_evo.integrations.evotorch.actors import LastingActors
-from smd_evo.integrations.evotorch.cluster import WatchedPool
+from smd_evo.integrations.evotorch.cluster import WatchedPool, start_ray, started_here
 from smd_evo.integrations.evotorch.replica import Change, Replica
 
 __all__ = ["SharedParent"]
@@ -24,10 +25,15 @@ def _shared_gpus(host: dict[str, Any]) -> dict[str, Any]:
     """Actors that share a GPU share a CPU, too: Ray would reserve a whole one for each, and wait for ever."""
     config = dict(host.get("actor_config") or {})
     share = host.get("num_gpus_per_actor") or config.get("num_gpus")
-    if isinstance(share, float) and share < 1:
+    if isinstance(share, int | float) and 0 < share < 1:
         config.setdefault("num_cpus", share)
         return {**host, "actor_config": config}
     return host
+
+
+def _connect() -> None:
+    """Have Ray ready before EvoTorch starts it, with its ports on all interfaces."""
+    start_ray(os.environ.get("RAY_ADDRESS") or started_here())
 
 
 class SharedParent(LastingActors):
@@ -39,6 +45,8 @@ class SharedParent(LastingActors):
     """
 
     def __init__(self, sense: str, *, host: dict[str, Any], **options: Any) -> None:
+        if isinstance(host.get("num_actors"), str):  # EvoTorch asks the cluster how many that are
+            _connect()
         super().__init__(sense, **options, **_shared_gpus(host))
         self._replica: Replica
         self._log: list[Change] = []
@@ -90,6 +98,7 @@ class SharedParent(LastingActors):
 
     def _parallelize(self) -> None:
         if self.num_actors and self.is_main and self.actors is None:
+            _connect()
             self._prepared = False  # new actors need the parent, also after kill_actors() and unpickling
             self._unsent = self.changes
             with self._same_random_state():

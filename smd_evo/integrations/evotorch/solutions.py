@@ -34,8 +34,10 @@ def rows_of(solutions: SolutionBatch | Solution) -> Tensor:
 
 
 def head(changes: Tensor | int, rule: Tensor | int) -> Tensor:
-    """First words of rows."""
-    return torch.as_tensor(rule) * 2**32 + changes
+    """First words of rows; one of the two is a tensor."""
+    words = rule * 2**32 + changes
+    assert isinstance(words, Tensor)
+    return words
 
 
 def changes_of(rows: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,13 +16,16 @@ from smd_evo.core.gradient import centered_ranks, es_gradient
 from smd_evo.core.keys import Key
 from smd_evo.core.mutation import Mutation, sample_mutations
 from smd_evo.core.subspace import Dense, Subspace
-from smd_evo.errors import InvalidType, InvalidValue, check_choice, check_number
+from smd_evo.errors import InvalidType, InvalidValue, check_choice, check_number, kept, plain, shown
 from smd_evo.integrations.evotorch.finetune import FinetuneProblem
 from smd_evo.integrations.evotorch.replica import Replica
 from smd_evo.integrations.evotorch.searcher import NetworkSearcher
 from smd_evo.integrations.rules import subspace_of
 
 __all__ = ["GradientStep", "OpenAIES", "OptimizerSpec", "SubspaceES"]
+
+_MANY = 0.01
+"""Share of the moving parameters whose step may be lost without a word: some are always near a rounding's edge."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +43,18 @@ class OptimizerSpec:
     def __post_init__(self) -> None:
         if not isinstance(self.config, Mapping):
             raise InvalidType(f"optimizer_config: expected a dict of settings, got {self.config!r}")
-        check_choice("optimizer", self.name, ("adam", "sgd", "clipup"))
-        check_number("center_learning_rate", self.learning_rate, low=0, mend="try 0.01")
+        kept(
+            self,
+            name=check_choice("optimizer", self.name, ("adam", "sgd", "clipup")),
+            learning_rate=check_number("center_learning_rate", self.learning_rate, low=0, mend="try 0.01"),
+            config=plain(self.config),
+        )
         try:
             self.make(1, torch.device("cpu"))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
             raise InvalidValue(
-                f"optimizer_config: expected settings of evotorch.optimizers' {self.name}, got {dict(self.config)} "
-                f"({error})"
+                f"optimizer_config: expected settings of evotorch.optimizers' {self.name}, got "
+                f"{shown(self.config)} ({' '.join(str(error).split())[:200]})"
             ) from None
 
     def make(self, size: int, device: torch.device) -> Any:
@@ -112,8 +120,13 @@ class GradientStep:
         if self.weight_decay:
             gradient -= self.weight_decay / self.sigma * space.values_at(coordinates) / scales
         # The state of an optimizer that came with the parent is where it was made.
-        ascent = self._optimizer_of(replica, len(coordinates)).ascent(gradient).to(device)
-        space.fold(SparseDelta(coordinates, ascent * scales))
+        step = self._optimizer_of(replica, len(coordinates)).ascent(gradient).to(device) * scales
+        narrow = space.narrowest.itemsize < 4  # a wider type loses steps that are beyond all use
+        before = space.values_at(coordinates) if narrow else step
+        space.fold(SparseDelta(coordinates, step))
+        if narrow:
+            stays = (space.values_at(coordinates) == before) & (step != 0)
+            replica.swallowed = int(stays.sum()), int((step != 0).sum())
 
     def mutations(self) -> list[Mutation]:
         """The generation's recipes."""
@@ -143,6 +156,9 @@ class SubspaceES(NetworkSearcher):
     fitness of the one before the step. Only ranks and keys are needed, so each of Ray's actors takes the
     step by itself. The gradient costs O(N k); the step O(k) in a static subspace, else O(D).
 
+    Parameters of 16 bits stay where they are while steps are below half of the distance to the next number of their
+    type; a ``RuntimeWarning`` tells once how many. Evolve a float32 copy then, under autocast.
+
     Args:
         problem: a FinetuneProblem.
         popsize: N, even.
@@ -150,7 +166,7 @@ class SubspaceES(NetworkSearcher):
         density: share of the coordinates that a mutation touches, in (0, 1]. Give this or ``subspace``.
         subspace: another rule of the coordinates.
         static: with ``density``: one subspace for the whole run; only its coordinates ever move.
-        sigma: mutation strength; "auto" calibrates it at the first generation, by some 200 evaluations.
+        sigma: mutation strength; "auto" calibrates it at the first generation, by some 110 evaluations.
         optimizer: "adam", "sgd" (``optimizer_config={"momentum": 0.9}``) or "clipup".
         optimizer_config: further settings of :mod:`evotorch.optimizers`.
         weight_decay: in the units of OpenAI's code (``l2coeff``), whose gradient is sigma times this one.
@@ -189,13 +205,14 @@ class SubspaceES(NetworkSearcher):
     ) -> None:
         rule = subspace_of(density, subspace, static)
         super().__init__(problem, popsize=popsize, sigma=sigma, subspace=rule, scale=scale, keep=keep)
-        if popsize % 2:
-            raise InvalidValue(f"popsize: expected an even number for antithetic pairs, got {popsize}")
+        if self._popsize % 2:
+            raise InvalidValue(f"popsize: expected an even number for antithetic pairs, got {self._popsize}")
         config = {} if optimizer_config is None else optimizer_config
         self._optimizer = OptimizerSpec(optimizer, center_learning_rate, config)
-        if weight_decay != 0:
-            check_number("weight_decay", weight_decay, low=0, high=1, mend="0 is none, OpenAI's is 0.005")
-        self._weight_decay = weight_decay
+        self._told = False
+        self._weight_decay = check_number(
+            "weight_decay", weight_decay, low=0, high=1, closed=True, mend="0 is none, OpenAI's is 0.005"
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """See :meth:`NetworkSearcher.state_dict`."""
@@ -226,6 +243,21 @@ class SubspaceES(NetworkSearcher):
                 optimizer=self._optimizer,
                 weight_decay=self._weight_decay,
             )
+        )
+        self._tell_swallowed(*problem.replica.swallowed)
+
+    def _tell_swallowed(self, count: int, total: int) -> None:
+        """Say once that many parameters do not move, by no fault of the search."""
+        if self._told or count <= _MANY * total:
+            return
+        self._told = True
+        kind = str(self.problem.space.narrowest).removeprefix("torch.")
+        warnings.warn(
+            f"{count:,} of {total:,} selected parameters did not move in generation {self.step_count + 1}: the step "
+            f"is below the resolution of their type ({kind}); evolve a float32 copy of the network, under autocast "
+            "if it is to compute in fewer bits, or give a larger center_learning_rate",
+            RuntimeWarning,
+            stacklevel=2,
         )
 
 

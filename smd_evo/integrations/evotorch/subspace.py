@@ -65,7 +65,7 @@ class SubspaceProblem(NetworkProblem):
         batch_size: int | str = "auto",
         **host: Any,
     ) -> None:
-        check_choice("scale", scale, SCALES)
+        scale = check_choice("scale", scale, SCALES)
         space = space_of(parent, select)
         subspace = subspace_of_dimensions(dimensions, subspace, space.size)
         if not (subspace.static or isinstance(subspace, RandomSubspace)):
@@ -115,7 +115,8 @@ class SubspaceProblem(NetworkProblem):
 
     def _point(self, values: Solution | Tensor) -> Tensor:
         tensor = values.access_values(keep_evals=True) if isinstance(values, Solution) else values
-        point: Tensor = torch.as_tensor(tensor).as_subclass(Tensor).detach().to(self.space.device, torch.float32)
+        device = self.space.device
+        point: Tensor = torch.as_tensor(tensor, device=device).as_subclass(Tensor).detach().to(torch.float32)
         if point.shape != (self.solution_length,):
             raise InvalidValue(f"values: expected [{self.solution_length}] numbers, got shape {list(point.shape)}")
         return point

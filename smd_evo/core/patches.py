@@ -1,0 +1,113 @@
+"""Patches: what a network's parameters were before they were written over, and the blocks that put it back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor, nn
+
+from smd_evo.core.exclusive import Exclusive
+
+__all__ = ["Patched", "Patches"]
+
+
+class Patches:
+    """The patches that are in place in a network, the last one on top.
+
+    Each block puts itself below its patches, so that they are known to be its own, and its thread's.
+    """
+
+    def __init__(self) -> None:
+        self._stack: list[Patched | tuple[Tensor, Tensor, Tensor]] = []
+
+    @property
+    def depth(self) -> int:
+        """How many patches are in place now, counting blocks: 0 outside of all."""
+        return len(self._stack)
+
+    def write(self, elements: Tensor, places: Tensor, old: Tensor, new: Tensor) -> None:
+        """Write over some elements of a flat memory."""
+        self._stack.append((elements, places, old))  # first: an interrupt may come in between
+        elements.index_copy_(0, places, new)
+
+    def keep(self) -> None:
+        """What is in place stays, for good."""
+        self._stack.clear()
+
+    def begin(self, block: Patched) -> None:
+        """A block begins."""
+        self.restore(self.depth)
+        self._stack.append(block)
+
+    def end(self, block: Patched) -> None:
+        """Take back a block's patches, and those of blocks inside of it."""
+        if block in self._stack:
+            self.take_back(self._stack.index(block))
+
+    def restore(self, depth: int) -> None:
+        """Take back all patches, or all but the first ``depth``, if they are this thread's, and end their blocks.
+
+        Those of a thread that a fork has left behind are taken back all.
+        """
+        first = self._stack[0] if self._stack else None
+        if isinstance(first, Patched) and first.exclusive.ours:
+            self.take_back(depth if first.exclusive.held else 0)
+
+    def take_back(self, depth: int) -> None:
+        """Take back all but the first ``depth`` patches, even while Ctrl-C is pressed."""
+        torch.clear_autocast_cache()
+        interrupt: KeyboardInterrupt | None = None
+        while self.depth > depth:
+            try:
+                top = self._stack[-1]
+                if isinstance(top, Patched):
+                    self._stack.pop()
+                    top.exclusive.leave()
+                else:
+                    elements, places, old = top
+                    elements.index_copy_(0, places, old)  # repeating it does no harm
+                    self._stack.pop()
+            except KeyboardInterrupt as caught:
+                interrupt = caught
+        if interrupt is not None:
+            raise interrupt
+
+
+class Patched(AbstractContextManager[nn.Module]):
+    """A block in which a network is a child, and no other thread has it; see :mod:`smd_evo.core.blocks`."""
+
+    def __init__(self, module: nn.Module, patches: Patches, patch: Callable[[], object]) -> None:
+        self._module, self._patches, self._patch = module, patches, patch
+        self.exclusive = Exclusive(module)
+
+    def enter(self) -> None:
+        """Have the network, and patch it."""
+        self.exclusive.enter()
+        self._patches.begin(self)
+        self._patch()
+
+    def leave(self) -> None:
+        """Take the patch back, and let others have the network."""
+        self._patches.end(self)
+        self.exclusive.leave()
+
+    def __enter__(self) -> nn.Module:
+        try:
+            try:
+                self.enter()
+                return self._module
+            except BaseException:
+                self.leave()
+                raise
+        except BaseException:
+            self.leave()
+            raise
+
+    def __exit__(self, *error: object) -> None:
+        try:
+            self.leave()
+        except BaseException:
+            self.leave()
+            raise

@@ -1,0 +1,234 @@
+"""Probe: whether the weights that are mutated are those that a network answers with.
+
+Weights may be merged into others (adapters), cached (``parametrize.cached()``, a cache built by ``eval()``) or copied
+into something compiled. Then all children are the parent, and nothing fails.
+"""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from smd_evo.core.delta import SparseValues
+from smd_evo.core.exclusive import memory_of
+from smd_evo.core.parameters import ParameterSpace
+from smd_evo.errors import InvalidValue
+from smd_evo.evaluation.batches import Batch
+from smd_evo.evaluation.buffers import same_bits
+from smd_evo.evaluation.fitness import WORST
+
+__all__ = ["probe", "say_if_alike", "tensors_in"]
+
+_SAMPLES = 8
+"""Samples of the batch that a network is tried with."""
+
+_PLACES = 1024
+"""Coordinates of a tensor that are changed, at equal distances."""
+
+_FEW = 8
+"""Children that may all be as good as their parent without a word."""
+
+_NAMED = 4
+"""Tensors that a message names."""
+
+tried: weakref.WeakKeyDictionary[nn.Module, set[tuple[str, ...]]] = weakref.WeakKeyDictionary()
+"""The selections that have been tried, of each network."""
+
+
+def probe(space: ParameterSpace, batch: Batch, fresh: Callable[[], object], most: int | None = None) -> None:
+    """Try once, for a network and a selection, that its patches change its outputs and leave nothing behind.
+
+    It takes four or five forward passes of at most eight samples, whatever the network's size: as it is; again, with
+    an eye on the memory that operations read; with some elements of every selected tensor changed; with only those
+    changed that nothing has read, if there are such; and as it is once more. A tensor that is read and changes
+    nothing (of a dead unit, before a zero) counts as one that matters: a child may wake it.
+
+    Args:
+        space: the parent's, had by this thread, in the modes in which children are evaluated.
+        batch: samples.
+        fresh: puts back what a forward pass may have changed, before each.
+        most: samples that fit into memory, where that is known to be little.
+
+    Raises:
+        InvalidValue: no selected tensor matters, or the network keeps something of a patch that was taken back.
+
+    Warns:
+        UserWarning: some of the selected tensors do not matter.
+    """
+    names = tried.setdefault(space.module, set())
+    if space.names in names or batch.inputs is None:
+        return
+    found = _asker(space.module, batch, fresh, min(_SAMPLES, most or _SAMPLES))
+    if found is None:
+        return  # the evaluation itself will say what is wrong
+    asked, before = found
+    read = _reads(space, asked)
+    again = asked() if read is None else read[1]
+    noise = 4 * _distance(before, again)  # of kernels that do not add up in a fixed order
+    reached = _changes(space, space.names, asked, before, noise)
+    sizes = {slot.name: slot.size for slot in space.layout.slots}
+    unread = [name for name in space.names if sizes[name] and read is not None and name not in read[0]]
+    if reached and unread and _changes(space, unread, asked, before, noise):
+        unread = []  # read past PyTorch's operations
+    _check_after(before, asked, noise)
+    if not reached and (read is None or not read[0]):
+        raise InvalidValue(
+            f"parent: expected outputs that change with the selected weights ({_some(space.names)}), got the same; "
+            "they are merged, cached or frozen into others: unmerge adapters (unmerge_adapter(), "
+            "merge_weights=False), leave parametrize.cached(), drop what eval() caches, or select the weights in use"
+        )
+    names.add(space.names)
+    if reached and unread:
+        _say_unread(space, unread)
+
+
+def say_if_alike(fitness: Sequence[float], parent: float) -> bool:
+    """Warn where all of many children are exactly as good as their parent; whether they are."""
+    if len(fitness) < _FEW or abs(parent) >= WORST or any(value != parent for value in fitness):
+        return False
+    warnings.warn(
+        f"all {len(fitness)} children have exactly the fitness of their parent, {parent:g}: sigma is too small for "
+        "this fitness on so few samples, or what is mutated does not matter; try a larger sigma",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+    return True
+
+
+def tensors_in(part: Any) -> Iterator[Tensor]:
+    """The tensors of outputs or arguments of any structure."""
+    if isinstance(part, Tensor):
+        yield part
+    elif isinstance(part, Mapping):
+        yield from tensors_in(list(part.values()))
+    elif isinstance(part, list | tuple):
+        for value in part:
+            yield from tensors_in(value)
+
+
+def _asker(
+    module: nn.Module, batch: Batch, fresh: Callable[[], object], most: int
+) -> tuple[Callable[[], list[Tensor]], list[Tensor]] | None:
+    """What asks the network about a few samples, or about the batch if it takes no fewer; and its first answer."""
+
+    def ask(some: Batch) -> list[Tensor]:
+        fresh()
+        torch.clear_autocast_cache()
+        return [output.clone() for output in tensors_in(some.outputs(module))]
+
+    compiled = any(_is_compiled(part) for part in module.modules())  # for the shapes that it meets
+    for some in (batch,) if compiled else (batch.split(most)[0], batch):
+        try:
+            if outputs := ask(some):
+                return partial(ask, some), outputs
+        except Exception:
+            continue
+    return None
+
+
+class _Reading(TorchDispatchMode):
+    """Notes the memory that operations read; making a view reads nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.memory: set[int] = set()
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, arguments: tuple[Any, ...] = (), keywords: dict[str, Any] | None = None
+    ) -> Any:
+        if not getattr(function, "is_view", False):
+            self.memory.update(memory_of(tensor) for tensor in tensors_in((arguments, keywords or {})))
+        return function(*arguments, **(keywords or {}))
+
+
+def _reads(space: ParameterSpace, asked: Callable[[], list[Tensor]]) -> tuple[set[str], list[Tensor]] | None:
+    """Names of the selected tensors that a forward pass reads, and its outputs; None where that cannot be seen."""
+    if any(_is_compiled(part) for part in space.module.modules()):
+        return None
+    reading = _Reading()
+    try:
+        with reading:
+            outputs = asked()
+    except Exception:  # of an operation that bears no such mode
+        return None
+    parameters = dict(space.module.named_parameters(remove_duplicate=False))
+    return {name for name in space.names if memory_of(parameters[name]) in reading.memory}, outputs
+
+
+def _changes(
+    space: ParameterSpace, names: Iterable[str], asked: Callable[[], list[Tensor]], before: list[Tensor], noise: float
+) -> bool:
+    """Whether other values in some tensors change the outputs."""
+    with space.applied(_other_values(space, set(names))):
+        try:
+            return _distance(before, asked()) > noise
+        except Exception:  # it has noticed
+            return True
+
+
+def _other_values(space: ParameterSpace, names: set[str]) -> SparseValues:
+    """Some elements of these tensors moved by their standard deviation."""
+    layout, places = space.layout, []
+    for slot, offset in zip(layout.slots, layout.offsets, strict=False):
+        if slot.name in names and slot.size:
+            places.append(offset + torch.arange(0, slot.size, -(-slot.size // _PLACES)))
+    indices = torch.cat(places).to(space.device)
+    wide = torch.promote_types(space.dtype, torch.float32)
+    values = space.values_at(indices, wide)
+    return SparseValues(indices, values + layout.scales(indices).to(wide))
+
+
+def _check_after(before: list[Tensor], asked: Callable[[], list[Tensor]], noise: float) -> None:
+    """Refuse a network that goes on answering otherwise after a patch."""
+    after = asked()
+    size = max((float(_wide(one).abs().nan_to_num(0, 0, 0).max()) for one in before if one.numel()), default=0.0)
+    # Its operations may have been tuned meanwhile, and round otherwise.
+    if _distance(before, after) > max(noise, 1e-3 * size) and _distance(after, asked()) <= noise:
+        raise InvalidValue(
+            "parent: expected the outputs of before once a patch is taken back, got others, though all weights are "
+            "as they were; it keeps what it computes from its weights: drop that cache, and load the network anew"
+        )
+
+
+def _distance(one: list[Tensor], other: list[Tensor]) -> float:
+    """Largest difference of outputs; 0 for the same bits, infinity where they are not comparable."""
+    if [(part.shape, part.dtype) for part in one] != [(part.shape, part.dtype) for part in other]:
+        return float("inf")
+    found = 0.0
+    for mine, yours in zip(one, other, strict=True):
+        if not same_bits(mine, yours):
+            mine, yours = _wide(mine), _wide(yours)
+            same = (mine == yours) | (mine.isnan() & yours.isnan())
+            difference = (mine - yours).abs().masked_fill(same, 0)
+            found = max(found, float(difference.nan_to_num(float("inf")).max()))
+    return found
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return (torch.view_as_real(tensor) if tensor.is_complex() else tensor).double()
+
+
+def _is_compiled(part: nn.Module) -> bool:
+    return hasattr(part, "_orig_mod") or getattr(part, "_compiled_call_impl", None) is not None
+
+
+def _say_unread(space: ParameterSpace, unread: Sequence[str]) -> None:
+    sizes = {slot.name: slot.size for slot in space.layout.slots}
+    share = sum(sizes[name] for name in unread) / space.size
+    warnings.warn(
+        f"select: {len(unread)} of {len(space.names)} tensors, {share:.1%} of the coordinates, do not reach the "
+        f"outputs ({_some(unread)}): mutating them changes nothing; unmerge or uncache them, or select the others",
+        UserWarning,
+        stacklevel=2,
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")

@@ -1,0 +1,187 @@
+"""Ctrl-C at every line: modes, random states, inference and grad mode, weights, buffers and turns are as before."""
+
+import os
+import random
+import sys
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+from helpers import state_bits
+from torch import nn
+from torch.nn import functional
+
+import smd_evo
+from smd_evo import Evaluator, ModuleFitness, ParameterSpace, SparseDelta, SparseEnsemble
+from smd_evo.core.exclusive import _blocks
+from smd_evo.evaluation import probe
+from smd_evo.evaluation.stream import Stream
+
+WATCHED = (os.path.dirname(smd_evo.__file__) + os.sep, torch.autograd.grad_mode.__file__, torch.random.__file__)
+
+
+class Restless(nn.Module):
+    """Draws numbers of every kind and changes buffers, one of them so that its version does not tell."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+        self.norm = nn.BatchNorm1d(2)
+        self.register_buffer("calls", torch.zeros(()))
+        self.generator = np.random.default_rng(1)
+
+    def forward(self, x):
+        self.calls += 1
+        functional.batch_norm(x, self.norm.running_mean, self.norm.running_var, training=True)
+        numbers = torch.randn(2) + np.random.rand() + random.random() + self.generator.random()
+        return self.norm(self.layer(x)) + numbers
+
+
+def everything(network):
+    kept, numpy = network.generator.bit_generator.state, np.random.get_state()
+    return {
+        "bits": {name: bits.numpy().tobytes() for name, bits in state_bits(network).items()},
+        "modes": [part.training for part in network.modules()],
+        "gradients": [weight.requires_grad for weight in network.parameters()],
+        "torch": torch.get_rng_state().numpy().tobytes(),
+        "random": random.getstate(),
+        "numpy": (numpy[1].tobytes(), numpy[2]),
+        "generator": kept,
+        "grad": torch.is_grad_enabled(),
+        "inference": torch.is_inference_mode_enabled(),
+        "turns": (len(_blocks.held), len(_blocks.waiting)),
+    }
+
+
+@contextmanager
+def watched(at_line):
+    """Calls a function at every line of this package and of torch's contexts, in this thread."""
+
+    def line(frame, event, _):
+        if event == "line":
+            at_line(frame.f_code.co_filename, frame.f_lineno)
+        return line
+
+    before = sys.gettrace()
+    sys.settrace(lambda frame, event, _: line if frame.f_code.co_filename.startswith(WATCHED) else None)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+
+
+def moments(act):
+    """Numbers of the lines that an action runs, counted from its start: each where it is met first, and last."""
+    met: list[tuple[str, int]] = []
+    with watched(lambda *line: met.append(line)):
+        act()
+    first, last = ({line: number for number, line in order} for order in (list(enumerate(met))[::-1], enumerate(met)))
+    return sorted({*first.values(), *last.values()}), met
+
+
+def interrupted(act, number):
+    """The KeyboardInterrupt that comes out of an action if one is raised at the line of this number."""
+    lines = iter(range(number + 1))
+
+    def interrupt(*_):
+        if next(lines) == number:
+            sys.settrace(None)
+            raise KeyboardInterrupt
+
+    try:
+        with watched(interrupt):
+            act()
+    except KeyboardInterrupt as caught:
+        return caught
+    return None
+
+
+def evaluate(network, data, children):
+    return lambda: Evaluator(network, data).evaluate(children)
+
+
+def evaluate_on_a_stream(network, data, children):
+    stream = Stream(*data)
+    return lambda: Evaluator(network, stream, batch_size=2).evaluate(children)
+
+
+def evaluate_the_network_itself(network, data, children):
+    fitness = ModuleFitness("weight", "min", lambda module: float(module.train().layer.weight.sum()))
+    return lambda: Evaluator(network, fitness=fitness).evaluate(children)
+
+
+def predict(network, data, children):
+    return lambda: Evaluator(network, data).predict(children)
+
+
+def try_the_weights_first(network, data, children):
+    def act():
+        probe.tried.clear()
+        return Evaluator(network, data).evaluate([])
+
+    return act
+
+
+def ensemble(network, data, children):
+    made = SparseEnsemble(network, children)
+    network.train()
+    network.norm.eval()
+
+    def act():
+        network.generator = np.random.default_rng(1)
+        before = torch.get_rng_state(), random.getstate(), np.random.get_state()
+        try:
+            return made(data[0])
+        finally:  # it draws numbers as any network does
+            sys.settrace(None)
+            torch.set_rng_state(before[0])
+            random.setstate(before[1])
+            np.random.set_state(before[2])
+            network.generator = np.random.default_rng(1)
+
+    return act
+
+
+def soup(network, data, children):
+    space = ParameterSpace(network)
+    return lambda: smd_evo.soup(space, children)
+
+
+def fingerprint(network, data, children):
+    return ParameterSpace(network).fingerprint
+
+
+def values(network, data, children):
+    return lambda: ParameterSpace(network).values_of(children[0])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        evaluate,
+        evaluate_on_a_stream,
+        evaluate_the_network_itself,
+        predict,
+        try_the_weights_first,
+        ensemble,
+        soup,
+        fingerprint,
+        values,
+    ],
+)
+def test_at_every_line(make):
+    torch.manual_seed(0)
+    network, data = Restless().train(), (torch.randn(4, 2), torch.arange(4) % 2)
+    network.norm.eval()
+    children = [SparseDelta(torch.tensor([0, 5]), torch.tensor([1.0, -1.0]))]
+    act = make(network, data, children)
+    act()  # what is imported and tried once
+    before = everything(network)
+    numbers, met = moments(act)
+    for number in numbers:
+        kept = interrupted(act, number)  # with its traceback: what ends only with that has not ended here
+        after = everything(network)
+        assert after == before, f"{met[number]}: {[name for name in before if after[name] != before[name]]}"
+        del kept
+    assert len(numbers) > 50
