@@ -16,6 +16,7 @@ from torch import Tensor
 
 from smd_evo import __version__
 from smd_evo.atomic import write_whole
+from smd_evo.documents import parse_json
 from smd_evo.errors import ChildrenFileError, InvalidType, InvalidValue, SmdEvoError
 
 __all__ = ["entry", "failure", "inconsistent", "read", "shown", "write"]
@@ -115,8 +116,8 @@ def inconsistent(path: Path | str, error: Exception) -> ChildrenFileError:
 def _about(entries: dict[str, str] | None) -> dict[str, Any]:
     """What the file says of itself, or nothing."""
     try:
-        about = json.loads((entries or {}).get(_ENTRY, "{}"))
-    except (ValueError, RecursionError):
+        about = parse_json((entries or {}).get(_ENTRY, "{}"))
+    except ValueError:
         return {}
     return about if isinstance(about, dict) else {}
 

@@ -7,8 +7,7 @@ from dataclasses import Field, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
+from smd_evo.documents import parse_yaml
 from smd_evo.errors import InvalidValue, check_choice, check_keep, check_number
 from smd_evo.experiments import readers
 
@@ -252,8 +251,8 @@ def load_settings(path: Path | str) -> dict[str, Any]:
         InvalidValue: the file is unreadable or holds no mapping.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        values = parse_yaml(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise InvalidValue(f"config: expected a readable YAML file, got {path} ({reason})") from None
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):

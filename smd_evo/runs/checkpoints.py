@@ -15,6 +15,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from smd_evo.atomic import write_whole
+from smd_evo.documents import parse_json
 from smd_evo.errors import InvalidValue
 
 __all__ = ["newest", "write_checkpoint"]
@@ -70,7 +71,7 @@ def newest(run: Path) -> tuple[int, dict[str, Any], list[str]]:
 
 def _read(folder: Path, number: int) -> dict[str, Any]:
     sealed = _file(folder, number, "json").read_bytes()
-    about = json.loads(sealed)
+    about = parse_json(sealed)
     if not isinstance(about, dict) or _sealed(about) != sealed:
         raise ValueError("its JSON file has another checksum")
     content = _file(folder, number, "safetensors").read_bytes()

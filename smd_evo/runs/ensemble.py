@@ -46,7 +46,15 @@ def write_ensemble(folder: Path, result: EnsembleResult, seconds: float) -> None
 
 
 def export_weights(
-    run: Path | str, out: Path, child: str, kind: str, *, method: str, size: int | None, combine: str
+    run: Path | str,
+    out: Path,
+    child: str,
+    kind: str,
+    *,
+    method: str,
+    size: int | None,
+    combine: str,
+    trust: bool = False,
 ) -> str:
     """Write the weights of a run's child, soup or ensemble; see :func:`smd_evo.experiments.export.exported`.
 
@@ -64,7 +72,7 @@ def export_weights(
         raise OutputExists(f"out: expected a new file, got {out}; choose another name or move that away")
     if not out.absolute().parent.is_dir():
         raise InvalidValue(f"out: expected a file in a folder that is there, got {out}; make {out.parent} first")
-    config, shortlists = read_config(run), read_shortlists(run)
+    config, shortlists = read_config(run, trust), read_shortlists(run)
     choice: dict[str, Any] = {"method": method, "size": size, "combine": combine}
     state, how = exported(config, shortlists, Path(run) / CHILDREN, child, **choice)
     write_whole(out, encode_weights(state, how, kind))

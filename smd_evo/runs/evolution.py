@@ -58,7 +58,11 @@ def evolve(config: EvolutionConfig, out: Path, progress: Progress | None = None)
 
 
 def resume(
-    run: Path, given: Mapping[str, Any], progress: Progress | None = None, notes: list[str] | None = None
+    run: Path,
+    given: Mapping[str, Any],
+    progress: Progress | None = None,
+    notes: list[str] | None = None,
+    trust: bool = False,
 ) -> EvolutionResult:
     """Go on with a run where its newest checkpoint is, to the same bits as if it had never stopped.
 
@@ -67,6 +71,7 @@ def resume(
         given: settings that are to be others from here on.
         progress: told of children and generations.
         notes: gets what the user should know.
+        trust: whether code and servers that the folder names, and ``given`` does not, may be imported and contacted.
 
     Raises:
         InvalidValue: ``run`` is no unfinished run, another process has it, or a setting may not change.
@@ -81,7 +86,7 @@ def resume(
             f"begin with --checkpoint {run / NETWORK}"
         )
     with locked(run):
-        config = resumed_config(run, given)
+        config = resumed_config(run, given, trust)
         number, state, damaged = newest(run)
         notes += [f"{each}; going on from {number}" for each in damaged]
         if config.generations < number:

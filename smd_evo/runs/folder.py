@@ -17,6 +17,7 @@ import yaml
 
 from smd_evo import __version__
 from smd_evo.atomic import partial_name, write_whole
+from smd_evo.documents import parse_json
 from smd_evo.errors import InvalidValue, OutputExists
 from smd_evo.experiments.config import ExperimentConfig
 from smd_evo.experiments.statistics import Estimate
@@ -103,7 +104,7 @@ def read_results(file: Path, *kinds: str) -> dict[str, Any]:
     """
     expected = f"run: expected a folder that {' or '.join(kinds)} wrote, got {file.parent}"
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parse_json(file.read_bytes())
     except OSError:
         raise InvalidValue(f"{expected}, which holds no {file.name}") from None
     except ValueError as error:

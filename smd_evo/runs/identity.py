@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,12 @@ from typing import Any
 import torch
 
 from smd_evo import __version__
+from smd_evo.documents import parse_json
 from smd_evo.errors import InvalidValue, WrongParent
 from smd_evo.experiments.config import load_settings
 from smd_evo.experiments.evolution import Evolution
 from smd_evo.experiments.evolution_config import MAY_CHANGE, EvolutionConfig
+from smd_evo.experiments.trust import check_trust
 from smd_evo.runs.folder import CONFIG, differing
 from smd_evo.zoo.data import Data
 
@@ -32,7 +33,7 @@ def read_identity(run: Path) -> dict[str, Any]:
     """
     expected = f"run: expected a folder that finetune --generations wrote, got {run}"
     try:
-        identity = json.loads((run / IDENTITY).read_bytes())
+        identity = parse_json((run / IDENTITY).read_bytes())
     except OSError:
         raise InvalidValue(f"{expected}, which holds no {IDENTITY}") from None
     except ValueError as error:
@@ -77,17 +78,19 @@ def _digest(data: Data) -> str:
     return digest.hexdigest()
 
 
-def resumed_config(run: Path, given: Mapping[str, Any]) -> EvolutionConfig:
+def resumed_config(run: Path, given: Mapping[str, Any], trust: bool = False) -> EvolutionConfig:
     """The settings to go on with.
 
     Args:
         run: the run directory.
         given: settings that are to be others.
+        trust: whether code and servers that the folder names may be imported and contacted.
 
     Raises:
-        InvalidValue, InvalidType: these may not change, or not to that.
+        InvalidValue, InvalidType: these may not change, or not to that, or the folder names code and is not trusted.
     """
     stored = load_settings(run / CONFIG)
+    check_trust(run, stored, given, trust)
     try:
         before = EvolutionConfig.read(stored)
     except InvalidValue:  # the run may come from a machine with other devices

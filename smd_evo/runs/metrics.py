@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from smd_evo.atomic import write_whole
+from smd_evo.documents import parse_json
 from smd_evo.errors import InvalidValue
 
 __all__ = ["HISTORY", "METRICS", "Metrics", "read_metrics"]
@@ -33,7 +34,7 @@ def read_metrics(run: Path, generations: int | None = None, name: str = METRICS)
     content = (run / name).read_bytes() if (run / name).is_file() else b""
     for line in content.splitlines():
         try:
-            record = json.loads(line)
+            record = parse_json(line)
         except ValueError:  # cut off by a crash, or damaged
             break
         if len(found) == generations or not isinstance(record, dict) or record.get("generation") != len(found) + 1:

@@ -9,7 +9,7 @@ from pathlib import Path
 from smd_evo.experiments.protocol import CANDIDATES, Architecture, Gain, Summary, summarise
 from smd_evo.experiments.results import SPARSE
 from smd_evo.experiments.statistics import Estimate
-from smd_evo.runs.finetune import read_config
+from smd_evo.runs.finetune import stored_config
 from smd_evo.runs.folder import RESULTS, read_results, write_results
 
 __all__ = ["SUMMARY", "write_summary"]
@@ -36,7 +36,7 @@ def _architecture(run: Path) -> Architecture:
         for name, each in results["sparse_ensemble_against"].items()
     }
     return Architecture(
-        model=read_config(run).model,
+        model=stored_config(run).model,
         parameters=results["parameters"],
         accuracy=results["rows"][0]["accuracy"],
         gains=gains,

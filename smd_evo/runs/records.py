@@ -8,6 +8,7 @@ from typing import Any
 
 from smd_evo.errors import InvalidValue
 from smd_evo.experiments.config import load_settings
+from smd_evo.experiments.trust import needs_trust
 from smd_evo.report.record import RunRecord
 from smd_evo.runs.folder import CONFIG, PLOT, RESULTS, read_results
 from smd_evo.runs.metrics import METRICS, read_metrics
@@ -29,7 +30,8 @@ def read_record(folder: Path | str) -> RunRecord:
     """
     run = Path(folder)
     if (run / METRICS).is_file() and not (run / RESULTS).is_file():
-        raise InvalidValue(f"run: expected a finished one, got {run}; smd-evo resume {run} goes on with it")
+        option = " --trust" if needs_trust(load_settings(run / CONFIG)) else ""
+        raise InvalidValue(f"run: expected a finished one, got {run}; smd-evo resume {run}{option} goes on with it")
     return _protocol(run) if (run / SUMMARY).is_file() else _run(run, "finetune", "window", "compare", "evolution")
 
 

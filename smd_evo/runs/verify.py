@@ -17,12 +17,13 @@ from smd_evo.runs.metrics import HISTORY, read_metrics
 __all__ = ["verify_history"]
 
 
-def verify_history(run: Path, progress: Progress | None = None) -> int:
+def verify_history(run: Path, progress: Progress | None = None, trust: bool = False) -> int:
     """Make the newest checkpoint's parent again, from the pre-trained one and the recipes of all generations.
 
     Args:
         run: the run directory, of a finished run or an unfinished one.
         progress: told of each generation.
+        trust: whether functions that the folder names may be imported.
 
     Returns:
         How many generations there are.
@@ -35,7 +36,7 @@ def verify_history(run: Path, progress: Progress | None = None) -> int:
     identity = read_identity(run)
     number, state, _ = newest(run)
     records = read_metrics(run, number, HISTORY)
-    config = resumed_config(run, {})
+    config = resumed_config(run, {}, trust)
     network, _ = load_parent(config, progress)
     space = ParameterSpace(network, config.select)
     check_parent(identity, space.fingerprint())
