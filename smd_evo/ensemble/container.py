@@ -5,11 +5,13 @@ Reading one executes nothing, and trusts nothing that it says.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -21,7 +23,7 @@ from smd_evo.errors import ChildrenFileError, InvalidType, InvalidValue, SmdEvoE
 
 __all__ = ["entry", "failure", "inconsistent", "read", "shown", "write"]
 
-_ENTRY, _LONGEST = "smd_evo", 500
+_ENTRY, _CHECKSUM, _LONGEST = "smd_evo", "checksum", 500
 _FOREIGN = (OSError, SafetensorError, RuntimeError, ValueError, TypeError, AttributeError, LookupError)
 
 _Error = TypeVar("_Error", bound=SmdEvoError)
@@ -41,13 +43,14 @@ def write(path: Path | str, kind: str, about: Mapping[str, Any], tensors: Mappin
         InvalidType: the file cannot hold one of these.
     """
     try:
-        # One entry: several would be written in an order that changes.
-        metadata = {_ENTRY: json.dumps({"format": kind, "version": __version__, **about})}
+        text = json.dumps({"format": kind, "version": __version__, **about})
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidType(f"notes: expected what JSON can hold, got something else ({error})") from None
     try:
         whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-        content = save(whole, metadata)
+        told = json.loads(text)
+        # One entry: several would be written in an order that changes.
+        content = save(whole, {_ENTRY: json.dumps({**told, _CHECKSUM: _checksum(told, whole)})})
     except _FOREIGN as error:
         raise failure(InvalidType, path, f"expected tensors that safetensors can hold, got {_told(error)}") from None
     write_whole(Path(path), content)
@@ -86,12 +89,29 @@ def read(
                     path,
                     f"expected the tensors of {kind!r}, got too many or too few: {differing}; write it again",
                 )
-            return about, {name: file.get_tensor(name).clone() for name in present}  # not the file's own memory
+            tensors = {name: file.get_tensor(name).clone() for name in present}  # not the file's own memory
+            stored = about.pop(_CHECKSUM, None)  # versions before wrote none
+            if stored is not None and stored != _checksum(about, tensors):
+                raise failure(
+                    ChildrenFileError,
+                    path,
+                    "expected what was written, got another checksum; it was changed or damaged",
+                )
+            return about, tensors
     except SmdEvoError:
         raise
     except _FOREIGN as error:
         text = f"expected a whole safetensors file, got {_told(error)}; write it again"
         raise failure(ChildrenFileError, path, text) from None
+
+
+def _checksum(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """Of everything that a file says, whatever its order."""
+    digest = hashlib.blake2b(json.dumps(about, sort_keys=True).encode(), digest_size=16)
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def entry(about: Mapping[str, Any], name: str, kind: type[_Type]) -> _Type:

@@ -1,6 +1,7 @@
 """Checkpoints: nested state as a safetensors file of its tensors and a JSON file of the rest, never pickle.
 
-The JSON file comes last and holds checksums of both, so a checkpoint is whole or it is none.
+The JSON file comes last and holds checksums of both, so a checkpoint is whole or it is none. It also holds one of the
+run's identity, so that another run's checkpoint is none of this one.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ from smd_evo.atomic import write_whole
 from smd_evo.documents import parse_json
 from smd_evo.errors import InvalidValue
 
-__all__ = ["newest", "write_checkpoint"]
+__all__ = ["IDENTITY", "newest", "write_checkpoint"]
+
+IDENTITY = "run.json"
+"""What a run is of; what :mod:`smd_evo.runs.identity` writes and reads."""
 
 _FOLDER, _MARK = "checkpoints", "$tensor"
 
@@ -39,7 +43,7 @@ def write_checkpoint(run: Path, number: int, state: Mapping[str, Any], keep: int
     tensors: dict[str, Tensor] = {}
     tree = _without_tensors(state, "", tensors, {})
     content = save(tensors)
-    about = {"generation": number, "tensors": _digest(content), "state": tree}
+    about = {"generation": number, "run": _run(run), "tensors": _digest(content), "state": tree}
     write_whole(_file(folder, number, "safetensors"), content)
     write_whole(_file(folder, number, "json"), _sealed(about))
     kept = [each for each in _numbers(folder, "json") if each <= number][:keep]
@@ -62,18 +66,25 @@ def newest(run: Path) -> tuple[int, dict[str, Any], list[str]]:
     folder, damaged = run / _FOLDER, list[str]()
     for number in _numbers(folder, "json"):
         try:
-            return number, _read(folder, number), damaged
+            return number, _read(folder, number, _run(run)), damaged
         except (OSError, ValueError, KeyError, RecursionError) as error:
             damaged.append(f"checkpoint {number} is damaged ({' '.join(str(error).split())})")
     told = f"; {'; '.join(damaged)}" if damaged else ""
     raise InvalidValue(f"run: expected a checkpoint in {folder} that is whole, got none{told}; start a new run")
 
 
-def _read(folder: Path, number: int) -> dict[str, Any]:
+def _run(run: Path) -> str:
+    """What tells a run from any other: its identity's digest."""
+    return _digest((run / IDENTITY).read_bytes()) if (run / IDENTITY).is_file() else ""
+
+
+def _read(folder: Path, number: int, run: str) -> dict[str, Any]:
     sealed = _file(folder, number, "json").read_bytes()
     about = parse_json(sealed)
     if not isinstance(about, dict) or _sealed(about) != sealed:
         raise ValueError("its JSON file has another checksum")
+    if about.get("run", run) != run:  # versions before wrote none
+        raise ValueError("it is another run's")
     content = _file(folder, number, "safetensors").read_bytes()
     if _digest(content) != about["tensors"]:
         raise ValueError("its tensors have another checksum")

@@ -16,12 +16,12 @@ from smd_evo.experiments.config import load_settings
 from smd_evo.experiments.evolution import Evolution
 from smd_evo.experiments.evolution_config import MAY_CHANGE, EvolutionConfig
 from smd_evo.experiments.trust import check_trust
+from smd_evo.runs.checkpoints import IDENTITY
 from smd_evo.runs.folder import CONFIG, differing
 from smd_evo.zoo.data import Data
 
 __all__ = ["IDENTITY", "check_parent", "check_same", "identity_of", "read_identity", "resumed_config"]
 
-IDENTITY = "run.json"
 _FORMAT = 1
 
 
