@@ -23,6 +23,7 @@ __all__ = [
     "ClusterLost",
     "InvalidType",
     "InvalidValue",
+    "NotReproduced",
     "OutOfMemory",
     "OutputExists",
     "SmdEvoError",
@@ -55,6 +56,10 @@ class ChildrenFileError(SmdEvoError, ValueError):
     """A file of children is unreadable, truncated or inconsistent."""
 
 
+class NotReproduced(SmdEvoError, ValueError):
+    """What a run says of itself does not come out again."""
+
+
 class OutOfMemory(SmdEvoError, MemoryError):
     """A device has no memory for a network and a single sample."""
 
@@ -82,10 +87,12 @@ def check_number(
     interval = f"> {low:g}" if math.isinf(high) else f"in ({low:g}, {high:g}]"
     try:
         number = float(value)  # type: ignore[arg-type]
+    except OverflowError:  # of a whole number beyond all floats
+        number = math.nan
     except (TypeError, ValueError):
-        raise InvalidType(f"{name}: expected a number {interval}, got {value!r}; {mend}") from None
+        raise InvalidType(f"{name}: expected a number {interval}, got {shown(value)}; {mend}") from None
     if not low < number <= high or math.isinf(number):  # NaN fails the comparison
-        raise InvalidValue(f"{name}: expected a finite number {interval}, got {value!r}; {mend}")
+        raise InvalidValue(f"{name}: expected a finite number {interval}, got {shown(value)}; {mend}")
     return number
 
 
@@ -100,11 +107,22 @@ def check_keep(value: object) -> float:
 def check_count(name: str, value: object, *, low: int = 1, mend: str = "give such a number") -> int:
     """Return ``value`` as an int, or raise if it is no whole number of at least ``low``."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise InvalidType(f"{name}: expected a whole number >= {low}, got {value!r}; {mend}")
+        raise InvalidType(f"{name}: expected a whole number >= {low}, got {shown(value)}; {mend}")
     number = int(value)
     if number < low:
-        raise InvalidValue(f"{name}: expected a whole number >= {low}, got {number}; {mend}")
+        raise InvalidValue(f"{name}: expected a whole number >= {low}, got {shown(number)}; {mend}")
     return number
+
+
+def shown(value: object) -> str:
+    """A value as it may stand in a message: one line, not long, whatever it is."""
+    if getattr(value, "shape", ()) != ():
+        return f"{type(value).__name__} of shape {list(value.shape)}"  # type: ignore[attr-defined]
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # a whole number of more digits than Python prints, anyone's own class
+        return f"some {type(value).__name__}"
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def check_choice(name: str, value: object, choices: Iterable[str]) -> str:
@@ -112,6 +130,6 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> str:
     known = list(choices)
     if isinstance(value, str) and value in known:
         return value
-    near = difflib.get_close_matches(str(value), known, n=1)
+    near = difflib.get_close_matches(shown(value).strip("'"), known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise InvalidValue(f"{name}: expected one of {', '.join(known)}, got {value!r}{hint}")
+    raise InvalidValue(f"{name}: expected one of {', '.join(known)}, got {shown(value)}{hint}")

@@ -14,7 +14,7 @@ import hashlib
 
 from torch import Tensor
 
-from smd_evo.errors import InvalidType, InvalidValue
+from smd_evo.errors import InvalidType, InvalidValue, shown
 
 __all__ = ["Key", "check_key", "derive", "key_from_int64", "key_to_int64"]
 
@@ -29,9 +29,9 @@ _MIX2 = 0x94D049BB133111EB
 def check_key(key: object, name: str = "key") -> Key:
     """Return ``key`` if it is an int in [0, 2**64), or raise."""
     if isinstance(key, bool) or not isinstance(key, int):
-        raise InvalidType(f"{name}: expected an int in [0, 2**64), got {key!r}")
+        raise InvalidType(f"{name}: expected an int in [0, 2**64), got {shown(key)}")
     if not 0 <= key <= _MASK64:
-        raise InvalidValue(f"{name}: expected an int in [0, 2**64), got {key}; take it modulo 2**64")
+        raise InvalidValue(f"{name}: expected an int in [0, 2**64), got {shown(key)}; take it modulo 2**64")
     return key
 
 

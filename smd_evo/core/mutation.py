@@ -10,6 +10,7 @@ only the paper's abstract was at hand.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -22,7 +23,7 @@ from smd_evo.core.layout import Layout
 from smd_evo.core.noise import gaussian
 from smd_evo.core.specs import parse_subspace
 from smd_evo.core.subspace import Dense, PartitionSubspace, Subspace
-from smd_evo.errors import InvalidType, InvalidValue, check_choice, check_count, check_number
+from smd_evo.errors import InvalidType, InvalidValue, check_choice, check_count, check_number, shown
 
 __all__ = [
     "SCALES",
@@ -34,6 +35,12 @@ __all__ = [
 ]
 
 SCALES = ("absolute", "relative")
+
+_WORD = re.compile(r"[0-9a-f]{1,16}", re.ASCII | re.IGNORECASE)
+"""64 bits; ``int`` would take any number of digits."""
+
+_MOST_STEPS = 100_000
+"""Of a lineage that comes as text: each takes some hundred bytes, and a pass over its coordinates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +116,12 @@ class Mutation:
             InvalidValue: the text is not an encoded mutation.
         """
         try:
-            spec, scale, key, draw, strength = text.split("|")
-            numbers = int(key, 16), int(draw, 16), float(strength)
+            spec, scale, *words, strength = text.split("|")
+            if len(words) != 2 or not all(map(_WORD.fullmatch, words)):
+                raise ValueError
+            numbers = int(words[0], 16), int(words[1], 16), float(strength)
         except ValueError:
-            raise InvalidValue(f"mutation: expected SUBSPACE|SCALE|KEY|DRAW|STRENGTH, got {text!r}") from None
+            raise InvalidValue(f"mutation: expected SUBSPACE|SCALE|KEY|DRAW|STRENGTH, got {shown(text)}") from None
         return from_words(*numbers, parse_subspace(spec), scale)
 
 
@@ -143,7 +152,15 @@ class Lineage:
 
     @classmethod
     def decode(cls, text: str) -> Lineage:
-        """Inverse of :meth:`encode`."""
+        """Inverse of :meth:`encode`.
+
+        Raises:
+            InvalidValue: the text is not an encoded lineage, or has more than 100,000 steps.
+        """
+        if (steps := text.count(">") + 1) > _MOST_STEPS:
+            raise InvalidValue(
+                f"lineage: expected at most {_MOST_STEPS:,} steps, got {steps:,}; fold the first of them"
+            )
         return cls(tuple(Mutation.decode(step) for step in text.split(">")) if text else ())
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from smd_evo.core.lowrank import LowRank
 from smd_evo.core.structured import NeuronSubspace, TensorSubspace
 from smd_evo.core.subspace import Dense, PartitionSubspace, RandomSubspace, Subspace
-from smd_evo.errors import InvalidValue, check_choice
+from smd_evo.errors import InvalidValue, check_choice, shown
 
 __all__ = ["parse_subspace"]
 
@@ -43,5 +43,5 @@ def parse_subspace(spec: str) -> Subspace:
         pass
     raise InvalidValue(
         f"subspace: expected random:DENSITY, neuron:DENSITY, partition:PARTS, tensor:COUNT:tensor|layer "
-        f"(each may end in :static), lowrank:RANK or dense, got {spec!r}"
+        f"(each may end in :static), lowrank:RANK or dense, got {shown(spec)}"
     )

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from smd_evo.core.keys import Key, derive, derive_tensor, key_from_int64, key_to_int64
 from smd_evo.core.layout import Layout
-from smd_evo.core.noise import gaussian, permutation
-from smd_evo.errors import InvalidValue, check_count, check_number
+from smd_evo.core.noise import MAX_SIZE, gaussian, permutation
+from smd_evo.errors import InvalidValue, check_count, check_number, shown
 
 __all__ = [
     "Dense",
@@ -160,7 +160,8 @@ class PartitionSubspace(Subspace):
     static: bool = False
 
     def __post_init__(self) -> None:
-        check_count("parts", self.parts)
+        if check_count("parts", self.parts) > MAX_SIZE:
+            raise InvalidValue(f"parts: expected at most 2**40 parts, got {shown(self.parts)}")
 
     @property
     def siblings(self) -> int:

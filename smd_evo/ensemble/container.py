@@ -18,8 +18,9 @@ from torch import Tensor
 
 from smd_evo import __version__
 from smd_evo.atomic import write_whole
-from smd_evo.documents import parse_json
+from smd_evo.documents import check_size, parse_json
 from smd_evo.errors import ChildrenFileError, InvalidType, InvalidValue, SmdEvoError
+from smd_evo.errors import shown as brief
 
 __all__ = ["entry", "failure", "inconsistent", "read", "shown", "write"]
 
@@ -57,7 +58,10 @@ def write(path: Path | str, kind: str, about: Mapping[str, Any], tensors: Mappin
 
 
 def read(
-    path: Path | str, kind: str, expected: Callable[[set[str]], set[str]]
+    path: Path | str,
+    kind: str,
+    expected: Callable[[set[str]], set[str]],
+    check: Callable[[dict[str, Any], dict[str, list[int]]], object] = lambda about, shapes: None,
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What a file says of itself, and its tensors, independent of the file.
 
@@ -65,11 +69,14 @@ def read(
         path: the file.
         kind: the format's name and version.
         expected: gives the names of the tensors that there must be, of those that there are.
+        check: raises if what the file says of itself is wrong, or does not go with these shapes of its tensors;
+            they are read afterwards.
 
     Raises:
         ChildrenFileError: it is missing, truncated, of another format or version, or has other tensors.
     """
     try:
+        check_size(Path(path))
         with safe_open(path, "pt") as file:
             about = _about(file.metadata())
             found = about.get("format")
@@ -89,6 +96,7 @@ def read(
                     path,
                     f"expected the tensors of {kind!r}, got too many or too few: {differing}; write it again",
                 )
+            check(about, {name: file.get_slice(name).get_shape() for name in present})
             tensors = {name: file.get_tensor(name).clone() for name in present}  # not the file's own memory
             stored = about.pop(_CHECKSUM, None)  # versions before wrote none
             if stored is not None and stored != _checksum(about, tensors):
@@ -146,7 +154,7 @@ def shown(value: object) -> str:
     """Something that a file says, as it may stand in a message."""
     if value is None:
         return "none"
-    return repr(value)[:80] if isinstance(value, str | int | float) else f"some {type(value).__name__}"
+    return brief(value)[:80] if isinstance(value, str | int | float) else f"some {type(value).__name__}"
 
 
 def _told(error: Exception) -> str:

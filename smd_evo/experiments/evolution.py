@@ -24,6 +24,7 @@ from smd_evo.evaluation.calibration import calibrate_sigma
 from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.evaluation.fitness import rank
 from smd_evo.experiments.evolution_config import EvolutionConfig, images_at
+from smd_evo.experiments.evolution_state import check_state
 from smd_evo.experiments.parent import in_precision, load_parent
 from smd_evo.experiments.progress import Progress, Silent
 from smd_evo.experiments.rules import CALIBRATION, make_rule, mean_density
@@ -190,7 +191,9 @@ class Evolution:
 
         Raises:
             WrongParent: the state is of another parent.
+            InvalidValue, InvalidType, LookupError, TypeError, ValueError, AttributeError: it is no such state.
         """
+        check_state(state, self.space.copied())
         self._make_searcher(state["sigma"])
         self.searcher.load_state_dict(state["searcher"])
         self.start = Validation(**state["start"])

@@ -9,7 +9,7 @@ from typing import Any
 
 from smd_evo.errors import InvalidValue, check_choice, check_keep, check_number
 from smd_evo.experiments import readers
-from smd_evo.experiments.config import FITNESSES, SUBSPACES, ExperimentConfig, FinetuneConfig, setting
+from smd_evo.experiments.config import CHILDREN, FITNESSES, SUBSPACES, ExperimentConfig, FinetuneConfig, setting
 
 __all__ = ["MAY_CHANGE", "EvolutionConfig", "check_single_generation", "images_at"]
 
@@ -60,8 +60,7 @@ def images_at(schedule: str, generation: int) -> int:
 
 
 def _logs(name: str, value: Any) -> tuple[str, ...]:
-    items = value.split(",") if isinstance(value, str) else value or ()
-    chosen = tuple(dict.fromkeys(check_choice(name, item, LOGS) for item in items))
+    chosen = tuple(dict.fromkeys(check_choice(name, item, LOGS) for item in readers.items(name, value or ())))
     if missing := [item for item in chosen if item != "csv" and importlib.util.find_spec(item) is None]:
         raise InvalidValue(f"{name}: expected {missing[0]} to be installed, got none; pip install 'smd-evo[log]'")
     return chosen
@@ -96,7 +95,7 @@ class EvolutionConfig(ExperimentConfig):
         "gradient: the parent follows what all children tell; selection: the best is the next parent [gradient].",
         readers.one_of(SEARCHERS),
     )
-    children: int = setting(32, "N", "", readers.whole("try 32", low=2))
+    children: int = setting(32, "N", "", readers.whole("try 32", low=2, high=CHILDREN))
     images: str | None = setting(
         None,
         "N[,N@G...]",
@@ -126,7 +125,7 @@ class EvolutionConfig(ExperimentConfig):
     keep_checkpoints: int = setting(3, "N", "Checkpoints to keep [3].", readers.whole("try 3"))
     log: tuple[str, ...] = setting((), "NAME[,NAME...]", "csv, tensorboard, mlflow, wandb.", _logs)
     actors: int = setting(
-        0, "N", "Processes that evaluate, by Ray; 0 or 1: this one [0].", readers.whole("try 2", low=0)
+        0, "N", "Processes that evaluate, by Ray; 0 or 1: this one [0].", readers.whole("try 2", low=0, high=10_000)
     )
     gpus_per_actor: float | None = setting(None, "X", "GPUs of each, or a share of one [none].", _rate)
     ray_address: str | None = setting(None, "ADDR", "Ray cluster to use [one of its own].", readers.path)

@@ -5,17 +5,19 @@ A reader takes the setting's name and its value, and returns the value or raises
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from smd_evo.errors import InvalidType, InvalidValue, check_choice, check_count, check_number
+from smd_evo.errors import InvalidType, InvalidValue, check_choice, check_count, check_number, shown
 
 __all__ = [
     "Reader",
     "batch_size",
     "device",
     "flag",
+    "items",
     "names",
     "numbers",
     "one_of",
@@ -45,9 +47,16 @@ def whole_number(name: str, value: object, *, low: int = 1, mend: str = "give su
     return check_count(name, number, low=low, mend=mend)
 
 
-def whole(mend: str, low: int = 1) -> Reader:
-    """A whole number of at least ``low``."""
-    return lambda name, value: whole_number(name, value, low=low, mend=mend)
+def whole(mend: str, low: int = 1, high: int = 10**12) -> Reader:
+    """A whole number from ``low`` to ``high``, beyond which it would ask for more memory than there is anywhere."""
+
+    def read(name: str, value: Any) -> int:
+        number = whole_number(name, value, low=low, mend=mend)
+        if number > high:
+            raise InvalidValue(f"{name}: expected at most {high:,}, got {shown(number)}; {mend}")
+        return number
+
+    return read
 
 
 def samples(name: str, value: Any) -> int | None:
@@ -71,7 +80,7 @@ def numbers(mend: str, high: float) -> Reader:
         numbers = tuple(check_number(name, item, low=0, high=high, mend=mend) for item in items)
         if not numbers or len(set(numbers)) < len(numbers):
             interval = "> 0" if high == float("inf") else f"in (0, {high:g}]"
-            raise InvalidValue(f"{name}: expected one or more different numbers {interval}, got {value!r}")
+            raise InvalidValue(f"{name}: expected one or more different numbers {interval}, got {shown(value)}")
         return numbers
 
     return read
@@ -100,18 +109,24 @@ def device(name: str, value: Any) -> str:
     except (RuntimeError, TypeError):
         device = None
     if device is None or device.type not in ("cpu", "cuda"):
-        raise InvalidValue(f"{name}: expected auto, cpu, cuda or cuda:N, got {value!r}")
+        raise InvalidValue(f"{name}: expected auto, cpu, cuda or cuda:N, got {shown(value)}")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InvalidValue(
-            f"{name}: expected one of {torch.cuda.device_count()} CUDA devices, got {value!r}; try cpu"
+            f"{name}: expected one of {torch.cuda.device_count()} CUDA devices, got {shown(value)}; try cpu"
         )
     return str(device)
 
 
 def text(name: str, value: Any) -> str:
-    """A word."""
+    """A word that may be a file's name, also one that is no UTF-8."""
     if not isinstance(value, str) or not value:
-        raise InvalidType(f"{name}: expected a word, got {value!r}")
+        raise InvalidType(f"{name}: expected a word, got {shown(value)}")
+    try:
+        os.fsencode(value)
+    except UnicodeEncodeError:
+        raise InvalidValue(f"{name}: expected a word, got {shown(value)}, which is no text") from None
+    if "\0" in value:
+        raise InvalidValue(f"{name}: expected a word, got {shown(value)} with a NUL in it")
     return value
 
 
@@ -123,7 +138,7 @@ def path(name: str, value: Any) -> str | None:
 def flag(name: str, value: Any) -> bool:
     """True or false."""
     if not isinstance(value, bool):
-        raise InvalidType(f"{name}: expected true or false, got {value!r}")
+        raise InvalidType(f"{name}: expected true or false, got {shown(value)}")
     return value
 
 
@@ -134,19 +149,28 @@ def one_of(choices: tuple[str, ...]) -> Reader:
 
 def names(name: str, value: Any) -> tuple[str, ...]:
     """Different names, with commas between them."""
-    items = tuple(text(name, item).strip() for item in (value.split(",") if isinstance(value, str) else value))
-    if not items or len(set(items)) < len(items):
-        raise InvalidValue(f"{name}: expected one or more different names, got {value!r}")
-    return items
+    found = tuple(text(name, item).strip() for item in items(name, value))
+    if not found or len(set(found)) < len(found):
+        raise InvalidValue(f"{name}: expected one or more different names, got {shown(value)}")
+    return found
 
 
 def several_of(choices: tuple[str, ...]) -> Reader:
     """Different ones of the choices, with commas between them."""
 
     def read(name: str, value: Any) -> tuple[str, ...]:
-        items = tuple(value.split(",") if isinstance(value, str) else value)
-        if not items or len(set(items)) < len(items):
-            raise InvalidValue(f"{name}: expected one or more different ones of {', '.join(choices)}, got {value!r}")
-        return tuple(check_choice(name, item, choices) for item in items)
+        found = tuple(check_choice(name, item, choices) for item in items(name, value))
+        if not found or len(set(found)) < len(found):
+            raise InvalidValue(
+                f"{name}: expected one or more different ones of {', '.join(choices)}, got {shown(value)}"
+            )
+        return found
 
     return read
+
+
+def items(name: str, value: Any) -> list[Any]:
+    """What stands between commas, or in a list."""
+    if not isinstance(value, str | list | tuple):
+        raise InvalidType(f"{name}: expected names with commas between them, got {shown(value)}")
+    return value.split(",") if isinstance(value, str) else list(value)

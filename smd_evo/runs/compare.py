@@ -18,6 +18,7 @@ from smd_evo.report.compare_plot import plot_compare
 from smd_evo.runs.compare_runner import Runner
 from smd_evo.runs.compare_runs import RUNS, points_table
 from smd_evo.runs.folder import CONFIG, PLOT, RESULTS, described, differing, read_results, write_config, write_results
+from smd_evo.runs.identity import wrong_state
 
 __all__ = ["POINTS", "compare", "finished"]
 
@@ -68,7 +69,8 @@ def compare(config: CompareConfig, folder: Path, workers: int, progress: Progres
         runs = {name: [runner.done[job] for job in own] for name, own in reported.items()}
         parent = runner.done[Job(PARENT, _TUNING, 0, True)]
     facts = read_results(folder / _DATA, "compare-data")
-    result = summarise(config, facts["parameters"], parent, trials, runs)
+    with wrong_state(f"the runs in {folder}"):
+        result = summarise(config, facts["parameters"], parent, trials, runs)
     everything = [parent, *(run for own in (*trials.values(), *runs.values()) for run in own)]
     _write(folder, result, everything, facts["data"])
     return result

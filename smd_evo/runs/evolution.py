@@ -16,9 +16,9 @@ from smd_evo.experiments.evolution_config import EvolutionConfig
 from smd_evo.experiments.evolution_results import EvolutionResult, finish
 from smd_evo.experiments.export import encode_weights, plain_state
 from smd_evo.experiments.progress import Progress, Silent
-from smd_evo.runs.checkpoints import newest, write_checkpoint
+from smd_evo.runs.checkpoints import newest, notes_its_run, write_checkpoint
 from smd_evo.runs.folder import PLOT, RESULTS, described, new_run, write_config, write_results
-from smd_evo.runs.identity import IDENTITY, check_same, identity_of, read_identity, resumed_config
+from smd_evo.runs.identity import IDENTITY, check_same, identity_of, read_identity, resumed_config, wrong_state
 from smd_evo.runs.loggers import open_loggers
 from smd_evo.runs.metrics import HISTORY, Metrics, read_metrics
 from smd_evo.runs.survival import disk, locked, signals
@@ -89,11 +89,18 @@ def resume(
         config = resumed_config(run, given, trust)
         number, state, damaged = newest(run)
         notes += [f"{each}; going on from {number}" for each in damaged]
+        if not notes_its_run(run, number):
+            notes.append(
+                f"checkpoint {number} is of a version that did not note whose it is; it is taken for this run's"
+            )
         if config.generations < number:
             raise InvalidValue(f"generations: expected at least the {number} that are done, got {config.generations}")
         evolution = Evolution(config, progress)
         check_same(identity, identity_of(evolution), notes)
-        evolution.load_state_dict(state)
+        with wrong_state(f"checkpoint {number} of {run}"):
+            evolution.load_state_dict(state)
+            if evolution.generation != number:
+                raise ValueError(f"it is of generation {evolution.generation}")
         write_config(run, config)
         return _go_on(evolution, run, progress)
 
