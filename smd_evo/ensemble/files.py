@@ -181,8 +181,8 @@ def load_ensemble(path: Path | str, parent: nn.Module) -> StoredEnsemble:
 
     def check(about: Mapping[str, Any], shapes: Mapping[str, list[int]]) -> None:
         found = dict(parent.named_parameters())
-        needed = _check_architecture(path, about, found)
-        size = sum(found[name].numel() for name in needed)
+        _check_architecture(path, about, found)
+        size = sum(parameter.numel() for parameter in found.values())
         _check_sizes(path, about, {name: shapes[name] for name in own}, size)
 
     about, tensors = read(

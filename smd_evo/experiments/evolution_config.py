@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from smd_evo.errors import InvalidValue, check_choice, check_keep, check_number
+from smd_evo.errors import InvalidValue, check_choice, check_keep, check_number, shown
 from smd_evo.experiments import readers
 from smd_evo.experiments.config import CHILDREN, FITNESSES, SUBSPACES, ExperimentConfig, FinetuneConfig, setting
 
@@ -27,7 +27,9 @@ MAY_CHANGE = (
 def _schedule(name: str, value: Any) -> str | None:
     if value is None:
         return None
-    text = str(value)
+    if not isinstance(value, str):
+        return str(readers.whole("try 300, or 300,1000@50")(name, value))
+    text = value
     images_at(text, 1)
     return text
 
@@ -53,7 +55,7 @@ def images_at(schedule: str, generation: int) -> int:
             1 if not number and not start else readers.whole_number("images", start, low=1, mend="try 300,1000@50")
         )
         if begin <= last or (not number and begin > 1):
-            raise InvalidValue(f"images: expected later and later generations from 1 on, got {schedule!r}")
+            raise InvalidValue(f"images: expected later and later generations from 1 on, got {shown(schedule)}")
         count = readers.whole_number("images", size, mend="try 300, or 300,1000@50")
         found, last = count if begin <= generation else found, begin
     return found

@@ -68,7 +68,7 @@ def seed(name: str, value: Any) -> int:
     """A key."""
     number = whole_number(name, value, low=0, mend="try 0")
     if number >= 2**64:
-        raise InvalidValue(f"{name}: expected a whole number below 2**64, got {number}")
+        raise InvalidValue(f"{name}: expected a whole number below 2**64, got {shown(number)}")
     return number
 
 
@@ -106,7 +106,7 @@ def device(name: str, value: Any) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(value)
-    except (RuntimeError, TypeError):
+    except (RuntimeError, TypeError, ValueError):
         device = None
     if device is None or device.type not in ("cpu", "cuda"):
         raise InvalidValue(f"{name}: expected auto, cpu, cuda or cuda:N, got {shown(value)}")
