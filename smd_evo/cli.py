@@ -69,6 +69,7 @@ def _settings(given: Mapping[str, Any], file: str | None) -> dict[str, Any]:
     return settings | {name: value for name, value in given.items() if value not in (None, False)}
 
 
+_TRUST = typer.Option("--trust", help="Import functions, and contact servers, that the folder's settings name.")
 _CONFIG = option("FILE", "YAML file of these settings; options given beside it win.")
 
 
@@ -112,6 +113,7 @@ def finetune(
 def resume(
     *,
     run: Annotated[str, typer.Argument(metavar="RUN", help="Folder that finetune --generations wrote.")],
+    trust: Annotated[bool, _TRUST] = False,
     **given: Any,
 ) -> None:
     """Go on with a run over generations, to the same bits as if it had never stopped.
@@ -121,7 +123,7 @@ def resume(
     """
     settings, notes = _settings(given, None), list[str]()
     try:
-        _evolve(lambda bar: _runs().resume(Path(run), settings, bar, notes), Path(run))
+        _evolve(lambda bar: _runs().resume(Path(run), settings, bar, notes, trust), Path(run))
     finally:
         for note in notes:
             print(f"smd-evo: note: {note}", file=sys.stderr)
@@ -280,7 +282,10 @@ def report(
 
 
 @app.command()
-def verify(run: Annotated[str, typer.Argument(metavar="RUN", help="Folder that finetune wrote.")]) -> None:
+def verify(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Folder that finetune wrote.")],
+    trust: Annotated[bool, _TRUST] = False,
+) -> None:
     """Load a run's children back onto their parent and check that their fitness comes out again.
 
     Of a run over generations: replay its history from the pre-trained parent and check that the newest
@@ -292,13 +297,13 @@ def verify(run: Annotated[str, typer.Argument(metavar="RUN", help="Folder that f
         from smd_evo.runs.verify import verify_history
 
         with Bar() as bar:
-            generations = verify_history(Path(run), bar)
+            generations = verify_history(Path(run), bar, trust)
         typer.echo(f"{generations} generations replayed; the parent is that of the checkpoint, to the bit")
         return
     from smd_evo.experiments.finetune import verify_children
     from smd_evo.runs.finetune import CHILDREN, read_config
 
-    config = read_config(run)
+    config = read_config(run, trust)
     with Bar() as bar:
         count, worst = verify_children(config, Path(run) / CHILDREN, bar)
     typer.echo(
@@ -322,6 +327,7 @@ def ensemble(
     size: Annotated[str | None, _SIZE] = None,
     combine: Annotated[str, _COMBINE] = "probabilities",
     out: Annotated[str | None, option("DIR", "New folder for the results [RUN/ensemble-METHOD-...].")] = None,
+    trust: Annotated[bool, _TRUST] = False,
 ) -> None:
     """Choose an ensemble of a run's children on validation and score it on test, beside its rivals."""
     from smd_evo.experiments.ensembles import score_ensembles
@@ -333,7 +339,7 @@ def ensemble(
     start = time.perf_counter()
     choices = _choices(size)
     name = ensemble_name(method, choices, combine)
-    config, shortlists = read_config(run), read_shortlists(run)
+    config, shortlists = read_config(run, trust), read_shortlists(run)
     target = Path(out) if out else Path(run) / name
     with new_run(target) as place:
         result = score_ensembles(config, shortlists, method=method, size=choices, combine=combine)
@@ -350,12 +356,13 @@ def export(
     method: Annotated[str, _METHOD] = "greedy",
     size: Annotated[str | None, _SIZE] = None,
     combine: Annotated[str, _COMBINE] = "probabilities",
+    trust: Annotated[bool, _TRUST] = False,
 ) -> None:
     """Write weights that load with plain load_state_dict, where smd_evo is not installed."""
     from smd_evo.runs.ensemble import export_weights
 
     choices = _choices(size)
-    how = export_weights(run, Path(out), child, format, method=method, size=choices, combine=combine)
+    how = export_weights(run, Path(out), child, format, method=method, size=choices, combine=combine, trust=trust)
     typer.echo(f"Written to {out}: {how}")
 
 

@@ -39,12 +39,15 @@ def check_single(run: Path) -> None:
         )
 
 
-def evolved_weights(run: Path, child: str, **choice: str | int | None) -> tuple[dict[str, Tensor], str]:
+def evolved_weights(
+    run: Path, child: str, trust: bool = False, **choice: str | int | None
+) -> tuple[dict[str, Tensor], str]:
     """Weights of the best network, or of the ensemble that was chosen at the end.
 
     Args:
         run: the folder of a run over generations.
         child: "best" (on validation), "soup" or "ensemble".
+        trust: whether functions that the folder names may be imported.
         choice: method, size and combination; the run has had its choice.
 
     Returns:
@@ -66,7 +69,7 @@ def evolved_weights(run: Path, child: str, **choice: str | int | None) -> tuple[
     state = read_checkpoint(run / NETWORK)
     if child == "best":
         return state, "the best network on validation"
-    network, _ = load_parent(resumed_config(run, {}))
+    network, _ = load_parent(resumed_config(run, {}, trust))
     load_weights(network, state, run / NETWORK)
     ensemble = SparseEnsemble.load(run / ENSEMBLE, network)
     shares = ", ".join(str(Fraction(weight).limit_denominator(1000)) for weight in ensemble.weights.tolist())
