@@ -93,6 +93,7 @@ def _read(kind: type[_Config], settings: Mapping[str, Any], out: str | None = No
 
 
 _DRY_RUN = typer.Option("--dry-run", help="Tell how much there is to evaluate and how long it may take; no more.")
+_TRUST = typer.Option("--trust", help="Import functions, and contact servers, that the folder's settings name.")
 _CONFIG = option("FILE", "YAML file of these settings; options given beside it win.")
 
 
@@ -138,6 +139,7 @@ def resume(
     *,
     run: Annotated[str, typer.Argument(metavar="RUN", help="Folder that finetune --generations wrote.")],
     dry_run: Annotated[bool, _DRY_RUN] = False,
+    trust: Annotated[bool, _TRUST] = False,
     **given: Any,
 ) -> None:
     """Go on with a run over generations, to the same bits as if it had never stopped.
@@ -148,8 +150,8 @@ def resume(
     from smd_evo.runs.early import check_resumed
 
     settings = _settings(given, None)
-    check_resumed(Path(run), settings)
-    _evolve(lambda bar: _runs().resume(Path(run), settings, bar), Path(run), dry_run)
+    check_resumed(Path(run), settings, trust)
+    _evolve(lambda bar: _runs().resume(Path(run), settings, bar, trust), Path(run), dry_run)
 
 
 def _chosen(out: str | None, kind: str) -> AbstractContextManager[Path]:
@@ -325,7 +327,10 @@ def report(
 
 
 @app.command()
-def verify(run: Annotated[str, typer.Argument(metavar="RUN", help="Folder that finetune wrote.")]) -> None:
+def verify(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Folder that finetune wrote.")],
+    trust: Annotated[bool, _TRUST] = False,
+) -> None:
     """Load a run's children back onto their parent and check that their fitness comes out again.
 
     Of a run over generations: replay its history from the pre-trained parent and check that the newest
@@ -337,15 +342,15 @@ def verify(run: Annotated[str, typer.Argument(metavar="RUN", help="Folder that f
         from smd_evo.runs.verify import verify_history
 
         with Bar() as bar:
-            generations = verify_history(Path(run), bar)
+            generations = verify_history(Path(run), bar, trust)
         typer.echo(f"{generations} generations replayed; the parent is that of the checkpoint, to the bit")
         return
-    _check_run(run)
+    _check_run(run, trust)
 
     from smd_evo.experiments.finetune import verify_children
     from smd_evo.runs.finetune import CHILDREN, read_config
 
-    config = read_config(run)
+    config = read_config(run, trust)
     with Bar() as bar:
         count, worst = verify_children(config, Path(run) / CHILDREN, bar)
     typer.echo(
@@ -353,10 +358,10 @@ def verify(run: Annotated[str, typer.Argument(metavar="RUN", help="Folder that f
     )
 
 
-def _check_run(run: str) -> None:
+def _check_run(run: str, trust: bool) -> None:
     from smd_evo.runs.early import check_run
 
-    check_run(Path(run), "finetune")
+    check_run(Path(run), trust)
 
 
 def _choices(method: str, size: str | None, combine: str) -> int | None:
@@ -379,10 +384,11 @@ def ensemble(
     combine: Annotated[str, _COMBINE] = "probabilities",
     out: Annotated[str | None, option("DIR", "New folder for the results [RUN/ensemble-METHOD-...].")] = None,
     dry_run: Annotated[bool, _DRY_RUN] = False,
+    trust: Annotated[bool, _TRUST] = False,
 ) -> None:
     """Choose an ensemble of a run's children on validation and score it on test, beside its rivals."""
     choices = _choices(method, size, combine)
-    _check_run(run)
+    _check_run(run, trust)
 
     from smd_evo.experiments.ensembles import score_ensembles
     from smd_evo.report.ensemble_table import ensemble_tables, ensemble_verdict
@@ -392,7 +398,7 @@ def ensemble(
 
     start = time.perf_counter()
     name = ensemble_name(method, choices, combine)
-    config, shortlists = read_config(run), read_shortlists(run)
+    config, shortlists = read_config(run, trust), read_shortlists(run)
     target = Path(out) if out else Path(run) / name
     with new_run(target) as place:
         with Bar(dry_run) as bar:
@@ -410,15 +416,18 @@ def export(
     method: Annotated[str, _METHOD] = "greedy",
     size: Annotated[str | None, _SIZE] = None,
     combine: Annotated[str, _COMBINE] = "probabilities",
+    trust: Annotated[bool, _TRUST] = False,
 ) -> None:
     """Write weights that load with plain load_state_dict, where smd_evo is not installed."""
+    from smd_evo.runs.early import check_exported
+
     check_choice("format", format, FORMATS)
     choices = _choices(method, size, combine)
-    _check_run(run)
+    check_exported(Path(run), trust)
 
     from smd_evo.runs.ensemble import export_weights
 
-    how = export_weights(run, Path(out), child, format, method=method, size=choices, combine=combine)
+    how = export_weights(run, Path(out), child, format, method=method, size=choices, combine=combine, trust=trust)
     _say(f"Written to {out}: {how}")
 
 

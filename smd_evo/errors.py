@@ -28,6 +28,7 @@ __all__ = [
     "InvalidType",
     "InvalidValue",
     "NetworkInUse",
+    "NotReproduced",
     "OutOfMemory",
     "OutputExists",
     "SmdEvoError",
@@ -58,6 +59,10 @@ class WrongParent(SmdEvoError, ValueError):
 
 class ChildrenFileError(SmdEvoError, ValueError):
     """A file of children is unreadable, truncated or inconsistent."""
+
+
+class NotReproduced(SmdEvoError, ValueError):
+    """What a run says of itself does not come out again."""
 
 
 class OutOfMemory(SmdEvoError, MemoryError):

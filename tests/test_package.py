@@ -13,6 +13,7 @@ from smd_evo import errors
 # From the ground up; an import never points down this list.
 LAYERS = [
     "errors",
+    "documents",
     "atomic",
     "interrupts",
     "core",

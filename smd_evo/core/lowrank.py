@@ -14,9 +14,12 @@ from smd_evo.core.keys import Key, derive
 from smd_evo.core.layout import Layout
 from smd_evo.core.noise import gaussian
 from smd_evo.core.subspace import Subspace
-from smd_evo.errors import check_count, kept
+from smd_evo.errors import InvalidValue, check_count, kept, shown
 
 __all__ = ["LowRank"]
+
+_MOST = 1024
+"""Ranks beyond are no low ones, and as a word in a file they would ask for any amount of memory."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class LowRank(Subspace):
     child is (m + n) * rank random numbers a matrix instead of m * n; it still touches every coordinate.
 
     Args:
-        rank: at least 1; that of a matrix of fewer rows or columns is at most as many.
+        rank: 1 to 1024; that of a matrix of fewer rows or columns is at most as many.
 
     Example:
         >>> from smd_evo.core.layout import Slot
@@ -47,6 +50,8 @@ class LowRank(Subspace):
 
     def __post_init__(self) -> None:
         kept(self, rank=check_count("rank", self.rank))
+        if self.rank > _MOST:
+            raise InvalidValue(f"rank: expected at most {_MOST}, got {shown(self.rank)}; dense noise has full rank")
 
     @property
     def spec(self) -> str:

@@ -10,6 +10,7 @@ only the paper's abstract was at hand.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -44,6 +45,12 @@ __all__ = [
 ]
 
 SCALES = ("absolute", "relative")
+
+_WORD = re.compile(r"[0-9a-f]{1,16}", re.ASCII | re.IGNORECASE)
+"""64 bits; ``int`` would take any number of digits."""
+
+_MOST_STEPS = 100_000
+"""Of a lineage that comes as text: each takes some hundred bytes, and a pass over its coordinates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +130,10 @@ class Mutation:
             InvalidValue: the text is not an encoded mutation.
         """
         try:
-            spec, scale, key, draw, strength = str(text).split("|")
-            numbers = int(key, 16), int(draw, 16), float(strength)
+            spec, scale, *words, strength = str(text).split("|")
+            if len(words) != 2 or not all(map(_WORD.fullmatch, words)):
+                raise ValueError
+            numbers = int(words[0], 16), int(words[1], 16), float(strength)
         except ValueError:
             raise InvalidValue(f"mutation: expected SUBSPACE|SCALE|KEY|DRAW|STRENGTH, got {shown(text)}") from None
         return from_words(*numbers, parse_subspace(spec), scale)
@@ -162,8 +171,17 @@ class Lineage:
 
     @classmethod
     def decode(cls, text: str) -> Lineage:
-        """Inverse of :meth:`encode`."""
-        return cls(tuple(Mutation.decode(step) for step in str(text).split(">")) if text else ())
+        """Inverse of :meth:`encode`.
+
+        Raises:
+            InvalidValue: the text is not an encoded lineage, or has more than 100,000 steps.
+        """
+        text = str(text)
+        if (steps := text.count(">") + 1) > _MOST_STEPS:
+            raise InvalidValue(
+                f"lineage: expected at most {_MOST_STEPS:,} steps, got {steps:,}; fold the first of them"
+            )
+        return cls(tuple(Mutation.decode(step) for step in text.split(">")) if text else ())
 
 
 def sample_mutations(

@@ -45,5 +45,5 @@ def parse_subspace(spec: str) -> Subspace:
         pass
     raise InvalidValue(
         f"subspace: expected random:DENSITY, neuron:DENSITY, partition:PARTS, tensor:COUNT:tensor|layer "
-        f"(each may end in :static), lowrank:RANK or dense, got {spec!r}"
+        f"(each may end in :static), lowrank:RANK or dense, got {shown(spec)}"
     )

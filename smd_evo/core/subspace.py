@@ -16,7 +16,7 @@ from torch import Tensor
 
 from smd_evo.core.keys import Key, check_key, derive, derive_tensor, key_from_int64, key_to_int64
 from smd_evo.core.layout import Layout
-from smd_evo.core.noise import gaussian, permutation
+from smd_evo.core.noise import MAX_SIZE, gaussian, permutation
 from smd_evo.errors import InvalidType, InvalidValue, check_count, check_flag, check_number, kept, shown
 
 __all__ = [
@@ -164,6 +164,8 @@ class PartitionSubspace(Subspace):
 
     def __post_init__(self) -> None:
         kept(self, parts=check_count("parts", self.parts), static=check_flag("static", self.static))
+        if self.parts > MAX_SIZE:
+            raise InvalidValue(f"parts: expected at most 2**40 parts, got {shown(self.parts)}")
 
     @property
     def siblings(self) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -152,8 +153,13 @@ def load_children(path: Path | str, space: ParameterSpace) -> Children:
         ChildrenFileError: the file is missing, truncated, of another format or version, or inconsistent.
         WrongParent: its children are of another parent.
     """
-    about, tensors = read(path, _CHILDREN, lambda _: {"indices", "values", "lengths", "fitness"})
-    _check_parent(path, about, space)
+    own = {"indices", "values", "lengths", "fitness"}
+
+    def check(about: Mapping[str, Any], shapes: Mapping[str, list[int]]) -> None:
+        _check_parent(path, about, space)
+        _check_sizes(path, about, shapes, space.size)
+
+    about, tensors = read(path, _CHILDREN, lambda _: own, check)
     try:
         members = _members(tensors, space, "fitness")
         if not bool(tensors["fitness"].isfinite().all()):
@@ -172,7 +178,16 @@ def load_ensemble(path: Path | str, parent: nn.Module) -> StoredEnsemble:
     if not isinstance(parent, nn.Module):
         raise InvalidType(f"parent: expected a torch.nn.Module, got {type(parent).__name__}")
     own = {"indices", "values", "lengths", "weights"}
-    about, tensors = read(path, _ENSEMBLE, lambda present: own | {n for n in present if n.startswith(_PARENT)})
+
+    def check(about: Mapping[str, Any], shapes: Mapping[str, list[int]]) -> None:
+        found = dict(parent.named_parameters())
+        _check_architecture(path, about, found)
+        size = sum(parameter.numel() for parameter in found.values())
+        _check_sizes(path, about, {name: shapes[name] for name in own}, size)
+
+    about, tensors = read(
+        path, _ENSEMBLE, lambda present: own | {name for name in present if name.startswith(_PARENT)}, check
+    )
     state = {name.removeprefix(_PARENT): tensors.pop(name) for name in sorted(tensors.keys() - own)}
     space = _space(path, about, parent, state)
     _check_parent(path, about, space)
@@ -244,12 +259,7 @@ def _check_parent(path: Path | str, about: Mapping[str, Any], space: ParameterSp
 
 def _space(path: Path | str, about: Mapping[str, Any], parent: nn.Module, state: dict[str, Tensor]) -> ParameterSpace:
     """The parent's space of the parameters that the file names; with a state, that of a copy that takes it."""
-    try:
-        needed = entry(about, "parameters", dict)
-    except InvalidValue as error:
-        raise inconsistent(path, error) from None
-    found = _described(dict(parent.named_parameters()))
-    _check_same(path, {name: found[name] for name in needed if name in found}, needed)
+    needed = _check_architecture(path, about, dict(parent.named_parameters()))
     if state:
         _check_same(path, _described(parent.state_dict()), _described(state))
         parent = copy.deepcopy(parent)
@@ -258,6 +268,28 @@ def _space(path: Path | str, about: Mapping[str, Any], parent: nn.Module, state:
         return ParameterSpace(parent, lambda name, _: name in needed, include_frozen=True)
     except SmdEvoError as error:
         raise failure(WrongParent, path, str(error)) from None
+
+
+def _check_architecture(
+    path: Path | str, about: Mapping[str, Any], parameters: Mapping[str, Tensor]
+) -> Mapping[str, str]:
+    """The parameters that the file names, if a network has them."""
+    try:
+        needed = entry(about, "parameters", dict)
+    except InvalidValue as error:
+        raise inconsistent(path, error) from None
+    found = _described(parameters)
+    _check_same(path, {name: found[name] for name in needed if name in found}, needed)
+    return needed
+
+
+def _check_sizes(path: Path | str, about: Mapping[str, Any], shapes: Mapping[str, list[int]], size: int) -> None:
+    """Raise if tensors are larger than those of as many children as there are recipes, of a parent of that size."""
+    recipes = about.get("recipes")
+    most = max(1, len(recipes) if isinstance(recipes, list) else 0) * (size + 1)
+    for name, shape in shapes.items():
+        if prod(shape) > most:
+            raise inconsistent(path, InvalidValue(f"{name!r} has the shape {shape}"))
 
 
 def _recipes(about: Mapping[str, Any], count: int) -> list[str | None]:

@@ -7,12 +7,12 @@ from dataclasses import Field, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
+from smd_evo.documents import YAML_BYTES, parse_yaml, read_file
 from smd_evo.errors import InvalidValue, check_choice, kept
 from smd_evo.experiments import readers
 
 __all__ = [
+    "CHILDREN",
     "FITNESSES",
     "FORMATS",
     "METRICS",
@@ -36,6 +36,8 @@ FITNESSES = {
 FORMATS = ("safetensors", "torch")
 """Of exported weights."""
 METRICS = ("cross_entropy", "accuracy")
+CHILDREN = 1_000_000
+"""The most of one generation."""
 _PRECISIONS = ("float32", "bfloat16")
 _Config = TypeVar("_Config", bound="ExperimentConfig")
 
@@ -156,7 +158,9 @@ class FinetuneConfig(ExperimentConfig):
         (0.1, 0.01)
     """
 
-    children: int = setting(128, "N", "Children of each density [128], or generation [32].", readers.whole("try 128"))
+    children: int = setting(
+        128, "N", "Children of each density [128], or generation [32].", readers.whole("try 128", high=CHILDREN)
+    )
     subspace: str = setting(
         "random", "NAME", f"{', '.join(SUBSPACES[:-1])} or tensor [random].", readers.one_of(SUBSPACES)
     )
@@ -202,7 +206,7 @@ class WindowConfig(ExperimentConfig):
         24,
         "N",
         "Children of a cell, at most; 6 or more [24].",
-        readers.whole("fewer give no 95 % interval, try 24", low=6),
+        readers.whole("fewer give no 95 % interval, try 24", low=6, high=CHILDREN),
     )
     subspace: tuple[str, ...] = setting(
         ("random",),
@@ -243,14 +247,18 @@ class CompareConfig(ExperimentConfig):
     tuning_budget: int | None = setting(
         None, "N", "Image evaluations of a trial, where it is to be fewer [the budget].", readers.samples
     )
-    seeds: int = setting(5, "N", "Reported runs of each method; 2 or more [5].", readers.whole("try 5", low=2))
+    seeds: int = setting(
+        5, "N", "Reported runs of each method; 2 or more [5].", readers.whole("try 5", low=2, high=10_000)
+    )
     trials: int = setting(4, "N", "Settings that each method may try [4].", readers.whole("try 4"))
-    children: int = setting(32, "N", "Children a generation, even [32].", readers.whole("try 32", low=8))
+    children: int = setting(
+        32, "N", "Children a generation, even [32].", readers.whole("try 32", low=8, high=CHILDREN)
+    )
     images: int = setting(
         300, "N", "Images that rank a child, others each generation [300].", readers.whole("try 300")
     )
     checkpoints: int = setting(
-        10, "N", "Points of a learning curve, in even steps of the budget [10].", readers.whole("try 10")
+        10, "N", "Points of a learning curve, in even steps of the budget [10].", readers.whole("try 10", high=10_000)
     )
     metric: str = setting(
         "cross_entropy",
@@ -285,10 +293,10 @@ def load_settings(path: Path | str) -> dict[str, Any]:
         InvalidValue: the file is unreadable or holds no mapping.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        values = parse_yaml(read_file(Path(path), YAML_BYTES).decode())
+    except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise InvalidValue(f"config: expected a readable YAML file, got {path} ({reason})") from None
-    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+    if not isinstance(values, dict):
         raise InvalidValue(f"config: expected lines like 'children: 64' in {path}, got {type(values).__name__}")
     return values

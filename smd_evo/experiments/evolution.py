@@ -26,6 +26,7 @@ from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.evaluation.fitness import ACCURACY, CROSS_ENTROPY, BatchFitness, TotalFitness, get_fitness, rank
 from smd_evo.experiments.counts import calibration_effort, evolution_workload
 from smd_evo.experiments.evolution_config import EvolutionConfig, images_at, most_images
+from smd_evo.experiments.evolution_state import check_state
 from smd_evo.experiments.parent import in_precision, load_parent
 from smd_evo.experiments.progress import Logged, Progress
 from smd_evo.experiments.rules import CALIBRATION, make_rule, mean_density
@@ -214,7 +215,9 @@ class Evolution:
 
         Raises:
             WrongParent: the state is of another parent.
+            InvalidValue, InvalidType, LookupError, TypeError, ValueError, AttributeError: it is no such state.
         """
+        check_state(state, self.space.copied())
         self._make_searcher(state["sigma"])
         self.searcher.load_state_dict(state["searcher"])
         self.start = Validation(**state["start"])

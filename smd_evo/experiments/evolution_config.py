@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from smd_evo.errors import InvalidValue, check_choice
+from smd_evo.errors import InvalidValue, check_choice, shown
 from smd_evo.experiments import readers
-from smd_evo.experiments.config import FITNESSES, SUBSPACES, ExperimentConfig, FinetuneConfig, setting
+from smd_evo.experiments.config import CHILDREN, FITNESSES, SUBSPACES, ExperimentConfig, FinetuneConfig, setting
 
 __all__ = [
     "MAY_CHANGE",
@@ -38,7 +38,9 @@ MAY_CHANGE = (
 def _schedule(name: str, value: Any) -> str | None:
     if value is None:
         return None
-    text = str(value)
+    if not isinstance(value, str):
+        return str(readers.whole("try 300, or 300,1000@50")(name, value))
+    text = value
     images_at(text, 1)
     return text
 
@@ -99,14 +101,13 @@ def _parts(schedule: str) -> list[tuple[int, int]]:
         first = not found
         begin = 1 if first and not start else readers.whole_number("images", start, low=1, mend="try 300,1000@50")
         if (first and begin > 1) or (found and begin <= found[-1][0]):
-            raise InvalidValue(f"images: expected later and later generations from 1 on, got {schedule!r}")
+            raise InvalidValue(f"images: expected later and later generations from 1 on, got {shown(schedule)}")
         found.append((begin, readers.whole_number("images", size, mend="try 300, or 300,1000@50")))
     return found
 
 
 def _logs(name: str, value: Any) -> tuple[str, ...]:
-    items = value.split(",") if isinstance(value, str) else value or ()
-    chosen = tuple(dict.fromkeys(check_choice(name, item, LOGS) for item in items))
+    chosen = tuple(dict.fromkeys(check_choice(name, item, LOGS) for item in readers.items(name, value or ())))
     if missing := [item for item in chosen if item != "csv" and importlib.util.find_spec(item) is None]:
         raise InvalidValue(f"{name}: expected {missing[0]} to be installed, got none; pip install 'smd-evo[log]'")
     return chosen
@@ -141,7 +142,7 @@ class EvolutionConfig(ExperimentConfig):
         "gradient: the parent follows what all children tell; selection: the best is the next parent [gradient].",
         readers.one_of(SEARCHERS),
     )
-    children: int = setting(32, "N", "", readers.whole("try 32", low=2))
+    children: int = setting(32, "N", "", readers.whole("try 32", low=2, high=CHILDREN))
     images: str | None = setting(
         None,
         "N[,N@G...]",
@@ -171,7 +172,7 @@ class EvolutionConfig(ExperimentConfig):
     keep_checkpoints: int = setting(3, "N", "Checkpoints to keep [3].", readers.whole("try 3"))
     log: tuple[str, ...] = setting((), "NAME[,NAME...]", "csv, tensorboard, mlflow, wandb.", _logs)
     actors: int = setting(
-        0, "N", "Processes that evaluate, by Ray; 0 or 1: this one [0].", readers.whole("try 2", low=0)
+        0, "N", "Processes that evaluate, by Ray; 0 or 1: this one [0].", readers.whole("try 2", low=0, high=10_000)
     )
     gpus_per_actor: float | None = setting(None, "X", "GPUs of each, or a share of one [none].", _rate)
     ray_address: str | None = setting(None, "ADDR", "Ray cluster to use [one of its own].", readers.path)

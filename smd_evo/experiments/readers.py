@@ -6,6 +6,7 @@ A reader takes the setting's name and its value, and returns the value or raises
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,7 @@ __all__ = [
     "device",
     "device_name",
     "flag",
+    "items",
     "keep",
     "memory",
     "names",
@@ -92,9 +94,16 @@ def memory(name: str, value: Any) -> float:
     return number(name, value, low=0, mend="try 4")
 
 
-def whole(mend: str, low: int = 1) -> Reader:
-    """A whole number of at least ``low``."""
-    return lambda name, value: whole_number(name, value, low=low, mend=mend)
+def whole(mend: str, low: int = 1, high: int = 10**12) -> Reader:
+    """A whole number from ``low`` to ``high``, beyond which it would ask for more memory than there is anywhere."""
+
+    def read(name: str, value: Any) -> int:
+        number = whole_number(name, value, low=low, mend=mend)
+        if number > high:
+            raise InvalidValue(f"{name}: expected at most {high:,}, got {shown(number)}; {mend}")
+        return number
+
+    return read
 
 
 def samples(name: str, value: Any) -> int | None:
@@ -157,9 +166,15 @@ def device(name: str, value: Any) -> str:
 
 
 def text(name: str, value: Any) -> str:
-    """A word."""
+    """A word that may be a file's name, also one that is no UTF-8."""
     if not isinstance(value, str) or not value:
         raise InvalidType(f"{name}: expected a word, got {shown(value)}")
+    try:
+        os.fsencode(value)
+    except UnicodeEncodeError:
+        raise InvalidValue(f"{name}: expected a word, got {shown(value)}, which is no text") from None
+    if "\0" in value:
+        raise InvalidValue(f"{name}: expected a word, got {shown(value)} with a NUL in it")
     return value
 
 
@@ -180,21 +195,28 @@ def one_of(choices: tuple[str, ...]) -> Reader:
 
 def names(name: str, value: Any) -> tuple[str, ...]:
     """Different names, with commas between them."""
-    items = tuple(text(name, item).strip() for item in (value.split(",") if isinstance(value, str) else value))
-    if not items or len(set(items)) < len(items):
+    found = tuple(text(name, item).strip() for item in items(name, value))
+    if not found or len(set(found)) < len(found):
         raise InvalidValue(f"{name}: expected one or more different names, got {shown(value)}")
-    return items
+    return found
 
 
 def several_of(choices: tuple[str, ...]) -> Reader:
     """Different ones of the choices, with commas between them."""
 
     def read(name: str, value: Any) -> tuple[str, ...]:
-        items = tuple(value.split(",") if isinstance(value, str) else value)
-        if not items or len(set(items)) < len(items):
+        found = tuple(check_choice(name, item, choices) for item in items(name, value))
+        if not found or len(set(found)) < len(found):
             raise InvalidValue(
                 f"{name}: expected one or more different ones of {', '.join(choices)}, got {shown(value)}"
             )
-        return tuple(check_choice(name, item, choices) for item in items)
+        return found
 
     return read
+
+
+def items(name: str, value: Any) -> list[Any]:
+    """What stands between commas, or in a list."""
+    if not isinstance(value, str | list | tuple):
+        raise InvalidType(f"{name}: expected names with commas between them, got {shown(value)}")
+    return value.split(",") if isinstance(value, str) else list(value)

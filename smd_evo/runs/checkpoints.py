@@ -1,6 +1,7 @@
 """Checkpoints: nested state as a safetensors file of its tensors and a JSON file of the rest, never pickle.
 
-The JSON file comes last and holds checksums of both, so a checkpoint is whole or it is none.
+The JSON file comes last and holds checksums of both, so a checkpoint is whole or it is none. It also holds one of the
+run's identity, so that another run's checkpoint is none of this one.
 """
 
 from __future__ import annotations
@@ -11,15 +12,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
 from smd_evo.atomic import write_whole
+from smd_evo.documents import parse_json, read_file
 from smd_evo.errors import InvalidValue
+from smd_evo.runs.folder import IDENTITY
 
-__all__ = ["newest", "write_checkpoint"]
+__all__ = ["IDENTITY", "newest", "notes_its_run", "write_checkpoint"]
 
-_FOLDER, _MARK = "checkpoints", "$tensor"
+_FOLDER, _MARK, _LONGEST = "checkpoints", "$tensor", 200
 
 
 def write_checkpoint(run: Path, number: int, state: Mapping[str, Any], keep: int) -> None:
@@ -38,7 +42,7 @@ def write_checkpoint(run: Path, number: int, state: Mapping[str, Any], keep: int
     tensors: dict[str, Tensor] = {}
     tree = _without_tensors(state, "", tensors, {})
     content = save(tensors)
-    about = {"generation": number, "tensors": _digest(content), "state": tree}
+    about = {"generation": number, "run": _run(run), "tensors": _digest(content), "state": tree}
     write_whole(_file(folder, number, "safetensors"), content)
     write_whole(_file(folder, number, "json"), _sealed(about))
     kept = [each for each in _numbers(folder, "json") if each <= number][:keep]
@@ -61,22 +65,37 @@ def newest(run: Path) -> tuple[int, dict[str, Any], list[str]]:
     folder, damaged = run / _FOLDER, list[str]()
     for number in _numbers(folder, "json"):
         try:
-            return number, _read(folder, number), damaged
-        except (OSError, ValueError, KeyError, RecursionError) as error:
-            damaged.append(f"checkpoint {number} is damaged ({' '.join(str(error).split())})")
+            return number, _read(folder, number, _run(run)), damaged
+        except (OSError, ValueError, LookupError, TypeError, SafetensorError) as error:
+            reason = " ".join(str(error).split())[:_LONGEST] or type(error).__name__
+            damaged.append(f"checkpoint {number} is damaged ({reason})")
     told = f"; {'; '.join(damaged)}" if damaged else ""
     raise InvalidValue(f"run: expected a checkpoint in {folder} that is whole, got none{told}; start a new run")
 
 
-def _read(folder: Path, number: int) -> dict[str, Any]:
-    sealed = _file(folder, number, "json").read_bytes()
-    about = json.loads(sealed)
+def notes_its_run(run: Path, number: int) -> bool:
+    """Whether a checkpoint says which run it is of, as those of versions before do not."""
+    return "run" in parse_json(read_file(_file(run / _FOLDER, number, "json")))
+
+
+def _run(run: Path) -> str:
+    """What tells a run from any other: its identity's digest."""
+    return _digest(read_file(run / IDENTITY)) if (run / IDENTITY).is_file() else ""
+
+
+def _read(folder: Path, number: int, run: str) -> dict[str, Any]:
+    sealed = read_file(_file(folder, number, "json"))
+    about = parse_json(sealed)
     if not isinstance(about, dict) or _sealed(about) != sealed:
         raise ValueError("its JSON file has another checksum")
-    content = _file(folder, number, "safetensors").read_bytes()
+    if about.get("run", run) != run:  # versions before wrote none
+        raise ValueError("it is another run's")
+    content = read_file(_file(folder, number, "safetensors"))
     if _digest(content) != about["tensors"]:
         raise ValueError("its tensors have another checksum")
-    state: dict[str, Any] = _with_tensors(about["state"], load(content))
+    state = _with_tensors(about["state"], load(content))
+    if not isinstance(state, dict):
+        raise ValueError("it holds no state")
     return state
 
 

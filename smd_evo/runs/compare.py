@@ -31,6 +31,7 @@ from smd_evo.runs.folder import (
     write_plot,
     write_results,
 )
+from smd_evo.runs.identity import wrong_state
 from smd_evo.runs.rescue import reason
 from smd_evo.runs.take import usable, working_in
 
@@ -81,7 +82,8 @@ def compare(config: CompareConfig, folder: Path, workers: int, progress: Progres
         runs = {name: [runner.done[job] for job in own] for name, own in reported.items()}
         parent = runner.done[Job(PARENT, _TUNING, 0, True)]
         facts = read_results(folder / _DATA, "compare-data")
-        result = summarise(config, facts["parameters"], parent, trials, runs)
+        with wrong_state(f"the runs in {folder}"):
+            result = summarise(config, facts["parameters"], parent, trials, runs)
         everything = [parent, *(run for own in (*trials.values(), *runs.values()) for run in own)]
         try:
             _write(folder, result, everything, facts["data"])

@@ -6,10 +6,12 @@ import csv
 import dataclasses
 import io
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from smd_evo.errors import InvalidValue, shown
 from smd_evo.experiments.compare import PARENT, Job, Point, Run, Score, settings_of
 from smd_evo.runs.folder import read_results, write_results
 from smd_evo.runs.rescue import Files, reason, rescued
@@ -55,16 +57,41 @@ def stored_run(folder: Path, job: Job) -> Run | None:
     file = file_of(folder, job)
     if not file.is_file():
         return None
-    run = _decoded(read_results(file, "compare-run"))
+    stored = read_results(file, "compare-run")
+    try:
+        run = _decoded(stored)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise InvalidValue(
+            f"out: expected a run of a comparison in {file}, got something else ({type(error).__name__}: "
+            f"{shown(str(error))}); delete that file, and it is made again"
+        ) from error
     settings = json.loads(json.dumps(settings_of(job)))
     return run if run.job == job and run.settings == settings else None
 
 
 def _decoded(stored: Mapping[str, Any]) -> Run:
     values = {field.name: stored[field.name] for field in dataclasses.fields(Run)}
-    points = tuple(Point(each["evaluations"], Score(**each["score"])) for each in stored["points"])
-    test = stored["test"] and Score(**stored["test"])
+    points = tuple(Point(_number(each["evaluations"], int), _score(each["score"])) for each in stored["points"])
+    test = None if stored["test"] is None else _score(stored["test"])
+    for name in ("evaluations", "calibration"):
+        _number(stored[name], int)
+    _number(stored["seconds"], int, float)
+    _number(stored["memory"], int, type(None))
+    if not points or not isinstance(stored["settings"], dict):
+        raise ValueError("no points, or no settings")
     return Run(**{**values, "job": Job(**stored["job"]), "points": points, "test": test})
+
+
+def _score(stored: Mapping[str, Any]) -> Score:
+    """A loss that was not finite is None in a file."""
+    loss = math.nan if stored["loss"] is None else _number(stored["loss"], int, float)
+    return Score(_number(stored["accuracy"], int, float), loss)
+
+
+def _number(value: Any, *kinds: type) -> Any:
+    if type(value) not in kinds:
+        raise TypeError(f"no number: {shown(value)}")
+    return value
 
 
 def points_table(runs: Iterable[Run]) -> str:

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from smd_evo.errors import InvalidValue, OutputExists
-from smd_evo.experiments.config import CompareConfig, ExperimentConfig
+from smd_evo.experiments.config import CompareConfig, ExperimentConfig, load_settings
 from smd_evo.experiments.methods.registry import METHODS, REFERENCE, TRIALS, check_trials
+from smd_evo.experiments.trust import check_trust, trust_option
+from smd_evo.runs.evolved import check_finished, check_single, is_evolution
 from smd_evo.runs.folder import CONFIG, RESULTS, SUMMARY, read_results
 from smd_evo.runs.identity import changed_config, read_identity
 from smd_evo.runs.lock import LOCK
@@ -21,7 +23,7 @@ from smd_evo.runs.metrics import METRICS
 from smd_evo.runs.take import usable
 from smd_evo.zoo.names import MODELS, SOURCES, unknown
 
-__all__ = ["check_comparison", "check_reported", "check_resumed", "check_run", "check_settings"]
+__all__ = ["check_comparison", "check_exported", "check_reported", "check_resumed", "check_run", "check_settings"]
 
 
 def check_settings(config: ExperimentConfig) -> None:
@@ -45,15 +47,26 @@ def check_settings(config: ExperimentConfig) -> None:
                 raise unknown("methods", name, f"one of {', '.join(METHODS)} or module.path:factory", [*METHODS])
 
 
-def check_run(run: Path, *kinds: str) -> None:
-    """Raise InvalidValue if there are no results of these kinds."""
-    read_results(run / RESULTS, *kinds)
+def check_run(run: Path, trust: bool) -> None:
+    """Raise InvalidValue if there are no results of a single generation, or they are not trusted and have to be."""
+    check_single(run)
+    read_results(run / RESULTS, "finetune")
+    check_trust(run, load_settings(run / CONFIG), {}, trust)
+
+
+def check_exported(run: Path, trust: bool) -> None:
+    """The same, or of a finished run over generations."""
+    if is_evolution(run):
+        check_finished(run)
+    else:
+        check_run(run, trust)
 
 
 def check_reported(run: Path) -> None:
     """Raise InvalidValue if there are no results of any kind."""
     if (run / METRICS).is_file() and not (run / RESULTS).is_file():
-        raise InvalidValue(f"run: expected a finished one, got {run}; smd-evo resume {run} goes on with it")
+        option = trust_option(load_settings(run / CONFIG))
+        raise InvalidValue(f"run: expected a finished one, got {run}; smd-evo resume {run}{option} goes on with it")
     if not (run / SUMMARY).is_file():
         read_results(run / RESULTS, "finetune", "window", "compare", "evolution")
 
@@ -74,7 +87,7 @@ def _is_found(entry: Path) -> bool:
     return entry.name != LOCK and not entry.name.endswith(".partial")
 
 
-def check_resumed(run: Path, given: Mapping[str, Any]) -> None:
+def check_resumed(run: Path, given: Mapping[str, Any], trust: bool) -> None:
     """Raise InvalidValue or InvalidType if there is no run over generations, or its settings may not change so."""
     read_identity(run)
-    changed_config(run, given)
+    changed_config(run, given, trust)

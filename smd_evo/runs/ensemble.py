@@ -50,7 +50,15 @@ def ensemble_files(result: EnsembleResult, seconds: float) -> Files:
 
 
 def export_weights(
-    run: Path | str, out: Path, child: str, kind: str, *, method: str, size: int | None, combine: str
+    run: Path | str,
+    out: Path,
+    child: str,
+    kind: str,
+    *,
+    method: str,
+    size: int | None,
+    combine: str,
+    trust: bool = False,
 ) -> str:
     """Write the weights of a run's child, soup or ensemble; see :func:`smd_evo.experiments.export.exported`.
 
@@ -67,9 +75,9 @@ def export_weights(
     choice: dict[str, Any] = {"method": method, "size": size, "combine": combine}
     with new_file(out) as write:
         if is_evolution(Path(run)):
-            state, how = evolved_weights(Path(run), child, **choice)
+            state, how = evolved_weights(Path(run), child, trust, **choice)
         else:
-            config, shortlists = read_config(run), read_shortlists(run)
+            config, shortlists = read_config(run, trust), read_shortlists(run)
             state, how = exported(config, shortlists, Path(run) / CHILDREN, child, **choice)
         write(encode_weights(state, how, kind))
     return how

@@ -18,10 +18,11 @@ from smd_evo.experiments.evolution_config import EvolutionConfig
 from smd_evo.experiments.evolution_results import EvolutionResult, finish
 from smd_evo.experiments.export import encode_weights, plain_state
 from smd_evo.experiments.progress import Logged, Progress
-from smd_evo.runs.checkpoints import newest, write_checkpoint
+from smd_evo.experiments.trust import trust_option
+from smd_evo.runs.checkpoints import newest, notes_its_run, write_checkpoint
 from smd_evo.runs.evolved import ENSEMBLE, NETWORK
 from smd_evo.runs.folder import PLOT, RESULTS, described, write_config, write_plot, write_results
-from smd_evo.runs.identity import IDENTITY, check_same, identity_of, read_identity, resumed_config
+from smd_evo.runs.identity import IDENTITY, check_same, identity_of, read_identity, resumed_config, wrong_state
 from smd_evo.runs.loggers import open_loggers
 from smd_evo.runs.metrics import HISTORY, Metrics, read_metrics
 from smd_evo.runs.survival import Interrupted, disk, has_checkpoint, locked, signals
@@ -60,13 +61,16 @@ def evolve(config: EvolutionConfig, out: Path, progress: Progress | None = None)
         return _go_on(evolution, out, progress)
 
 
-def resume(run: Path, given: Mapping[str, Any], progress: Progress | None = None) -> EvolutionResult:
+def resume(
+    run: Path, given: Mapping[str, Any], progress: Progress | None = None, trust: bool = False
+) -> EvolutionResult:
     """Go on with a run where its newest checkpoint is, to the same bits as if it had never stopped.
 
     Args:
         run: its folder.
         given: settings that are to be others from here on.
         progress: told of children and generations; what else the user should know, :mod:`logging` is told.
+        trust: whether code and servers that the folder names, and ``given`` does not, may be imported and contacted.
 
     Raises:
         InvalidValue: ``run`` is no unfinished run, another process has it, or a setting may not change.
@@ -81,17 +85,24 @@ def resume(run: Path, given: Mapping[str, Any], progress: Progress | None = None
             f"begin with --checkpoint {run / NETWORK}"
         )
     with locked(run):
-        config = resumed_config(run, given)
+        config = resumed_config(run, given, trust)
         number, state, damaged = newest(run)
         for each in damaged:
             _log.warning("%s; going on from %s", each, number)
+        if not notes_its_run(run, number):
+            _log.warning(
+                "checkpoint %s is of a version that did not note whose it is; it is taken for this run's", number
+            )
         if config.generations < number:
             raise InvalidValue(f"generations: expected at least the {number} that are done, got {config.generations}")
         evolution = Evolution(config, progress)
         for note in check_same(identity, identity_of(evolution)):
             _log.warning("%s", note)
         evolution.announce(number)
-        evolution.load_state_dict(state)
+        with wrong_state(f"checkpoint {number} of {run}"):
+            evolution.load_state_dict(state)
+            if evolution.generation != number:
+                raise ValueError(f"it is of generation {evolution.generation}")
         write_config(run, config)
         return _go_on(evolution, run, progress)
 
@@ -103,7 +114,10 @@ def _go_on(evolution: Evolution, run: Path, progress: Progress) -> EvolutionResu
     except KeyboardInterrupt as stop:
         if not has_checkpoint(run):
             raise Interrupted(f"{run} is gone, with its checkpoints") from None
-        raise Interrupted(f"{str(stop) or 'the last checkpoint is kept'}; smd-evo resume {run} goes on") from None
+        option = trust_option(evolution.config.as_dict())
+        raise Interrupted(
+            f"{str(stop) or 'the last checkpoint is kept'}; smd-evo resume {run}{option} goes on"
+        ) from None
 
 
 def _to_its_end(evolution: Evolution, run: Path, progress: Progress) -> EvolutionResult:

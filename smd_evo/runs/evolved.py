@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
-
-from smd_evo.ensemble.module import SparseEnsemble
 from smd_evo.errors import InvalidValue
-from smd_evo.experiments.export import plain_state
-from smd_evo.experiments.parent import load_parent
-from smd_evo.runs.folder import RESULTS, read_results
-from smd_evo.runs.identity import IDENTITY, resumed_config
-from smd_evo.zoo.checkpoint import read_checkpoint
-from smd_evo.zoo.weights import load_weights
+from smd_evo.runs.folder import IDENTITY, RESULTS, read_results
+from smd_evo.runs.identity import resumed_config
 
-__all__ = ["ENSEMBLE", "NETWORK", "check_single", "evolved_weights", "is_evolution"]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["ENSEMBLE", "NETWORK", "check_finished", "check_single", "evolved_weights", "is_evolution"]
 
 NETWORK, ENSEMBLE = "network.safetensors", "ensemble.safetensors"
 _CHOICES = {"method": "greedy", "size": None, "combine": "probabilities"}
@@ -31,7 +28,7 @@ def is_evolution(run: Path) -> bool:
 def check_single(run: Path) -> None:
     """Raise InvalidValue if a folder holds a run over generations, which says where its ensemble is."""
     if is_evolution(run):
-        _check_finished(run)
+        check_finished(run)
         raise InvalidValue(
             f"run: expected one of a single generation, got {run} of many, which chose its ensemble at its end: "
             f"{run / ENSEMBLE}, for SparseEnsemble.load with a network of {run / NETWORK}; smd-evo export {run} "
@@ -39,12 +36,15 @@ def check_single(run: Path) -> None:
         )
 
 
-def evolved_weights(run: Path, child: str, **choice: str | int | None) -> tuple[dict[str, Tensor], str]:
+def evolved_weights(
+    run: Path, child: str, trust: bool = False, **choice: str | int | None
+) -> tuple[dict[str, Tensor], str]:
     """Weights of the best network, or of the ensemble that was chosen at the end.
 
     Args:
         run: the folder of a run over generations.
         child: "best" (on validation), "soup" or "ensemble".
+        trust: whether functions that the folder names may be imported.
         choice: method, size and combination; the run has had its choice.
 
     Returns:
@@ -54,7 +54,7 @@ def evolved_weights(run: Path, child: str, **choice: str | int | None) -> tuple[
         InvalidValue: the run is not finished, or has no such child or choice.
         ChildrenFileError, WrongParent: its ensemble's file is damaged, or of another network.
     """
-    _check_finished(run)
+    check_finished(run)
     if child not in ("best", "soup", "ensemble"):
         raise InvalidValue(
             f"child: expected best, soup or ensemble, got {child!r}; a run over generations keeps no other children"
@@ -63,10 +63,19 @@ def evolved_weights(run: Path, child: str, **choice: str | int | None) -> tuple[
         raise InvalidValue(
             f"{other[0]}: expected none for a run over generations, which chose its ensemble at its end; leave it out"
         )
+
+    from torch import nn
+
+    from smd_evo.ensemble.module import SparseEnsemble
+    from smd_evo.experiments.export import plain_state
+    from smd_evo.experiments.parent import load_parent
+    from smd_evo.zoo.checkpoint import read_checkpoint
+    from smd_evo.zoo.weights import load_weights
+
     state = read_checkpoint(run / NETWORK)
     if child == "best":
         return state, "the best network on validation"
-    network, _ = load_parent(resumed_config(run, {}))
+    network, _ = load_parent(resumed_config(run, {}, trust))
     load_weights(network, state, run / NETWORK)
     ensemble = SparseEnsemble.load(run / ENSEMBLE, network)
     shares = ", ".join(str(Fraction(weight).limit_denominator(1000)) for weight in ensemble.weights.tolist())
@@ -76,7 +85,8 @@ def evolved_weights(run: Path, child: str, **choice: str | int | None) -> tuple[
     return plain_state(networks), f"a torch.nn.ModuleList; weights of its networks' probabilities: {shares}"
 
 
-def _check_finished(run: Path) -> None:
+def check_finished(run: Path) -> None:
+    """Raise InvalidValue if a run over generations is not finished."""
     if not (run / RESULTS).is_file():
         raise InvalidValue(f"run: expected a finished one, got {run}; smd-evo resume {run} goes on with it")
     read_results(run / RESULTS, "evolution")

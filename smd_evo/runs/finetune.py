@@ -10,6 +10,7 @@ from smd_evo.errors import InvalidValue
 from smd_evo.experiments.config import FinetuneConfig, load_settings
 from smd_evo.experiments.results import FinetuneResult
 from smd_evo.experiments.shortlists import Shortlist, load_shortlists, save_shortlists
+from smd_evo.experiments.trust import check_trust
 from smd_evo.report.plot import plot_finetune
 from smd_evo.runs.evolved import check_single
 from smd_evo.runs.folder import (
@@ -26,7 +27,15 @@ from smd_evo.runs.folder import (
 )
 from smd_evo.runs.rescue import Files
 
-__all__ = ["CHILDREN", "SHORTLISTS", "finetune_files", "is_finished", "read_config", "read_shortlists"]
+__all__ = [
+    "CHILDREN",
+    "SHORTLISTS",
+    "finetune_files",
+    "is_finished",
+    "read_config",
+    "read_shortlists",
+    "stored_config",
+]
 
 CHILDREN, SHORTLISTS = "children.safetensors", "shortlists.safetensors"
 
@@ -73,8 +82,23 @@ def finetune_files(result: FinetuneResult, seconds: float) -> Files:
     }
 
 
-def read_config(run: Path | str) -> FinetuneConfig:
-    """The settings of a finished run; where its device is not there, with another.
+def read_config(run: Path | str, trust: bool = False) -> FinetuneConfig:
+    """The settings of a finished run, to load its parent with; where its device is not there, with another.
+
+    Args:
+        run: the run directory.
+        trust: whether functions that it names may be imported.
+
+    Raises:
+        InvalidValue: ``run`` is no run directory, or names functions and is not trusted.
+    """
+    config = stored_config(run)
+    check_trust(run, config.as_dict(), {}, trust)
+    return config
+
+
+def stored_config(run: Path | str) -> FinetuneConfig:
+    """The same to read, not to load anything with.
 
     Raises:
         InvalidValue: ``run`` is no run directory, or one over generations.
@@ -105,6 +129,6 @@ def is_finished(run: Path, config: FinetuneConfig) -> bool:
     """
     if not (run / RESULTS).is_file():
         return False
-    if differ := differing(read_config(run).as_dict(), config.as_dict()):
+    if differ := differing(stored_config(run).as_dict(), config.as_dict()):
         raise InvalidValue(f"out: expected runs of the same settings, got {run} with {differ}; choose another")
     return True

@@ -17,7 +17,8 @@ import yaml
 
 from smd_evo import __version__
 from smd_evo.atomic import write_whole
-from smd_evo.errors import InvalidValue
+from smd_evo.documents import parse_json, read_file
+from smd_evo.errors import InvalidValue, shown
 from smd_evo.runs.rescue import RESULTS, reason
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CONFIG",
+    "IDENTITY",
     "PLOT",
     "RESULTS",
     "SUMMARY",
@@ -40,6 +42,9 @@ __all__ = [
 ]
 
 CONFIG, PLOT = "config.yaml", "plot.png"
+
+IDENTITY = "run.json"
+"""What a run is of; what :mod:`smd_evo.runs.identity` writes and reads."""
 
 SUMMARY = "summary.json"
 """Of a folder of runs, one for each architecture."""
@@ -87,7 +92,7 @@ def write_plot(file: Path, draw: Callable[[IO[bytes]], object]) -> None:
 def differing(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     """The settings of a run that is there which are not those that are wanted, in words; empty if all are."""
     return ", ".join(
-        f"{name} {there.get(name)!r} instead of {value!r}"
+        f"{name} {shown(there.get(name))} instead of {shown(value)}"
         for name, value in wanted.items()
         if there.get(name) != value
     )
@@ -101,14 +106,14 @@ def read_results(file: Path, *kinds: str) -> dict[str, Any]:
     """
     expected = f"run: expected a folder that {' or '.join(kinds)} wrote, got {file.parent}"
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parse_json(read_file(file))
     except OSError:
         raise InvalidValue(f"{expected}, which holds no {file.name}") from None
     except ValueError as error:
         raise InvalidValue(f"{expected}, whose {file.name} is damaged ({error})") from None
     kind = content.get("kind") if isinstance(content, dict) else None
     if kind not in kinds:
-        raise InvalidValue(f"{expected}, which holds results of {kind!r}")
+        raise InvalidValue(f"{expected}, which holds results of {shown(kind)}")
     return dict(content)
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smd_evo import __version__
-from smd_evo.errors import InvalidValue, WrongParent
+from smd_evo.documents import parse_json, read_file
+from smd_evo.errors import InvalidValue, SmdEvoError, WrongParent, shown
 from smd_evo.experiments.config import load_settings
 from smd_evo.experiments.evolution_config import MAY_CHANGE, EvolutionConfig
-from smd_evo.runs.folder import CONFIG, differing
+from smd_evo.experiments.trust import check_trust
+from smd_evo.runs.folder import CONFIG, IDENTITY, differing
 
 if TYPE_CHECKING:
     from smd_evo.experiments.evolution import Evolution
@@ -27,10 +29,11 @@ __all__ = [
     "identity_of",
     "read_identity",
     "resumed_config",
+    "wrong_state",
 ]
 
-IDENTITY = "run.json"
 _FORMAT = 1
+_ENTRIES = dict.fromkeys(("smd_evo", "torch", "device", "fingerprint", "data"), str) | {"settings": dict}
 
 
 def read_identity(run: Path) -> dict[str, Any]:
@@ -41,7 +44,7 @@ def read_identity(run: Path) -> dict[str, Any]:
     """
     expected = f"run: expected a folder that finetune --generations wrote, got {run}"
     try:
-        identity = json.loads((run / IDENTITY).read_bytes())
+        identity = parse_json(read_file(run / IDENTITY))
     except OSError:
         raise InvalidValue(f"{expected}, which holds no {IDENTITY}") from None
     except ValueError as error:
@@ -49,11 +52,12 @@ def read_identity(run: Path) -> dict[str, Any]:
     if not isinstance(identity, dict) or identity.get("format") != _FORMAT:
         wrote = identity.get("smd_evo") if isinstance(identity, dict) else None
         raise InvalidValue(
-            f"run: expected one of format {_FORMAT}, got {run} of smd_evo {wrote}; install that instead of "
+            f"run: expected one of format {_FORMAT}, got {run} of smd_evo {shown(wrote)}; install that instead of "
             f"{__version__}"
         )
-    if missing := {"smd_evo", "torch", "device", "fingerprint", "data", "settings"} - identity.keys():
-        raise InvalidValue(f"{expected}, whose {IDENTITY} is damaged (it holds no {', '.join(sorted(missing))})")
+    for name, kind in _ENTRIES.items():
+        if not isinstance(identity.get(name), kind):
+            raise InvalidValue(f"{expected}, whose {IDENTITY} is damaged (its {name} is {shown(identity.get(name))})")
     return identity
 
 
@@ -90,17 +94,18 @@ def _digest(data: Data) -> str:
     return digest.hexdigest()
 
 
-def resumed_config(run: Path, given: Mapping[str, Any]) -> EvolutionConfig:
+def resumed_config(run: Path, given: Mapping[str, Any], trust: bool = False) -> EvolutionConfig:
     """The settings to go on with.
 
     Args:
         run: the run directory.
         given: settings that are to be others.
+        trust: whether code and servers that the folder names may be imported and contacted.
 
     Raises:
-        InvalidValue, InvalidType: these may not change, or not to that.
+        InvalidValue, InvalidType: these may not change, or not to that, or the folder names code and is not trusted.
     """
-    config = changed_config(run, given)
+    config = changed_config(run, given, trust)
     try:
         return config.on_device()
     except InvalidValue:  # the run may come from a machine with other devices
@@ -109,9 +114,11 @@ def resumed_config(run: Path, given: Mapping[str, Any]) -> EvolutionConfig:
         return replace(config, device="auto").on_device()
 
 
-def changed_config(run: Path, given: Mapping[str, Any]) -> EvolutionConfig:
+def changed_config(run: Path, given: Mapping[str, Any], trust: bool = False) -> EvolutionConfig:
     """The same, whether or not its device is there, which takes torch to know."""
-    before = EvolutionConfig.parsed(load_settings(run / CONFIG))
+    stored = load_settings(run / CONFIG)
+    check_trust(run, stored, given, trust)
+    before = EvolutionConfig.parsed(stored)
     config = EvolutionConfig.parsed(before.as_dict() | dict(given))
     if differ := differing(before.as_dict(), _fixed(config)):
         raise InvalidValue(
@@ -148,3 +155,20 @@ def check_same(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         for name in ("smd_evo", "torch", "device")
         if stored[name] != now[name]
     ]
+
+
+@contextlib.contextmanager
+def wrong_state(what: str) -> Iterator[None]:
+    """A block that reads what a run has stored, whose own errors say that it is not what this version writes."""
+    import torch
+
+    try:
+        yield
+    except (SmdEvoError, torch.OutOfMemoryError):
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise InvalidValue(
+            f"run: expected what smd_evo {__version__} writes as {what}, got something else ({reason}); "
+            "take it from a backup"
+        ) from error

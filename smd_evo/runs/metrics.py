@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from smd_evo.atomic import sync, write_whole
+from smd_evo.documents import parse_json, read_file
 from smd_evo.errors import InvalidValue
 
 __all__ = ["HISTORY", "METRICS", "Metrics", "read_metrics"]
@@ -29,10 +30,15 @@ def read_metrics(run: Path, generations: int | None = None, name: str = METRICS)
         InvalidValue: some are missing or damaged.
     """
     found: list[dict[str, Any]] = []
-    content = (run / name).read_bytes() if (run / name).is_file() else b""
+    try:
+        content = read_file(run / name)
+    except FileNotFoundError:
+        content = b""
+    except ValueError as error:
+        raise InvalidValue(f"run: expected generations in {run / name}, got {error}; take it from a backup") from None
     for line in content.splitlines():
         try:
-            record = json.loads(line)
+            record = parse_json(line)
         except ValueError:  # cut off by a crash, or damaged
             break
         if len(found) == generations or not isinstance(record, dict) or record.get("generation") != len(found) + 1:

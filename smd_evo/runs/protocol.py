@@ -9,8 +9,9 @@ from pathlib import Path
 from smd_evo.experiments.protocol import CANDIDATES, Architecture, Gain, Summary, summarise
 from smd_evo.experiments.results import SPARSE
 from smd_evo.experiments.statistics import Estimate
-from smd_evo.runs.finetune import read_config
+from smd_evo.runs.finetune import stored_config
 from smd_evo.runs.folder import RESULTS, SUMMARY, read_results, write_results
+from smd_evo.runs.identity import wrong_state
 
 __all__ = ["SUMMARY", "write_summary"]
 
@@ -23,6 +24,11 @@ def write_summary(folder: Path, runs: Sequence[str]) -> Summary:
 
 
 def _architecture(run: Path) -> Architecture:
+    with wrong_state(f"the results in {run}"):
+        return _read(run)
+
+
+def _read(run: Path) -> Architecture:
     results = read_results(run / RESULTS, "finetune")
     gains = {
         row["candidate"]: _gain(row["accuracy_gain"], row["p_value"])
@@ -34,7 +40,7 @@ def _architecture(run: Path) -> Architecture:
         for name, each in results["sparse_ensemble_against"].items()
     }
     return Architecture(
-        model=read_config(run).model,
+        model=stored_config(run).model,
         parameters=results["parameters"],
         accuracy=results["rows"][0]["accuracy"],
         gains=gains,
@@ -43,4 +49,4 @@ def _architecture(run: Path) -> Architecture:
 
 
 def _gain(value: dict[str, float], p_value: float) -> Gain:
-    return Gain(Estimate(**value), p_value, p_value)
+    return Gain(Estimate(**{name: float(number) for name, number in value.items()}), float(p_value), float(p_value))

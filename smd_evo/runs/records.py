@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from smd_evo.documents import read_file
 from smd_evo.errors import InvalidValue
 from smd_evo.experiments.config import load_settings
 from smd_evo.report.record import RunRecord
@@ -16,6 +17,7 @@ from smd_evo.runs.protocol import SUMMARY
 
 __all__ = ["read_record"]
 
+_LARGEST = 2**26
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -78,7 +80,10 @@ def _plot(folder: Path) -> bytes | None:
     file = folder / PLOT
     if not file.is_file():
         return None
-    content = file.read_bytes()
+    try:
+        content = read_file(file, _LARGEST)
+    except ValueError as error:
+        raise InvalidValue(f"run: expected a plot as {file}, got {error}; run it again, or delete that") from None
     if not content.startswith(_PNG) or content[12:16] != b"IHDR" or len(content) < 24:
         raise InvalidValue(f"run: expected a PNG file as {file}, got another one; run it again, or delete that")
     return content

@@ -7,35 +7,42 @@ from pathlib import Path
 import torch
 
 from smd_evo.core.parameters import ParameterSpace
-from smd_evo.errors import WrongParent
+from smd_evo.errors import NotReproduced
 from smd_evo.experiments.parent import load_parent
 from smd_evo.experiments.progress import Logged, Progress
 from smd_evo.runs.checkpoints import newest
-from smd_evo.runs.identity import check_parent, read_identity, resumed_config
+from smd_evo.runs.identity import check_parent, read_identity, resumed_config, wrong_state
 from smd_evo.runs.metrics import HISTORY, read_metrics
 
 __all__ = ["verify_history"]
 
 
-def verify_history(run: Path, progress: Progress | None = None) -> int:
+def verify_history(
+    run: Path, progress: Progress | None = None, trust: bool = False, notes: list[str] | None = None
+) -> int:
     """Make the newest checkpoint's parent again, from the pre-trained one and the recipes of all generations.
 
     Args:
         run: the run directory, of a finished run or an unfinished one.
         progress: told of each generation.
+        trust: whether functions that the folder names may be imported.
+        notes: gets what the user should know.
 
     Returns:
         How many generations there are.
 
     Raises:
-        WrongParent: the pre-trained parent is another one, or the replayed one differs from the checkpoint's.
+        WrongParent: the pre-trained parent is another one.
+        NotReproduced: the replayed one differs from the checkpoint's.
         InvalidValue: ``run`` is no run over generations, or damaged.
     """
     progress = progress or Logged()
     identity = read_identity(run)
-    number, state, _ = newest(run)
+    number, state, damaged = newest(run)
+    if notes is not None:
+        notes += [f"{each}; that of generation {number} is looked at" for each in damaged]
     records = read_metrics(run, number, HISTORY)
-    config = resumed_config(run, {})
+    config = resumed_config(run, {}, trust)
     network, _ = load_parent(config, progress)
     space = ParameterSpace(network, config.select)
     check_parent(identity, space.fingerprint())
@@ -45,14 +52,15 @@ def verify_history(run: Path, progress: Progress | None = None) -> int:
 
     replica = Replica(space)
     progress.start("replaying generations", number)
-    for record in records:
-        for change in record["changes"]:
-            replica.apply(decoded(change))
-        progress.advance()
-    parent = state["searcher"]["problem"]["parent"]
-    differing = [name for name, values in replica.space.copied().items() if not torch.equal(values, parent[name])]
+    with wrong_state(f"{run / HISTORY} and checkpoint {number}"):
+        for record in records:
+            for change in record["changes"]:
+                replica.apply(decoded(change))
+            progress.advance()
+        parent = state["searcher"]["problem"]["parent"]
+        differing = [name for name, values in replica.space.copied().items() if not torch.equal(values, parent[name])]
     if differing:
-        raise WrongParent(
+        raise NotReproduced(
             f"parent: expected that of checkpoint {number} from the run's history, got another {differing[0]}; "
             f"{run / HISTORY} or the checkpoint was changed, or other versions round differently"
         )

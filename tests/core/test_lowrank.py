@@ -184,7 +184,7 @@ def test_the_gradient_is_its_definition(antithetic):
         assert torch.allclose(found.double(), total, rtol=1e-5, atol=1e-6)
 
 
-@given(KEYS, st.integers(1, 10**6))
+@given(KEYS, st.integers(1, 1024))
 def test_text_holds_the_rank(key, rank):
     mutation = Mutation(key, 0.5, LowRank(rank), 0, -1)
     assert mutation.encode() == f"lowrank:{rank}|absolute|{key:016x}|{0:016x}|-0.5"
@@ -197,6 +197,12 @@ def test_text_holds_the_rank(key, rank):
 )
 def test_no_rank(rank, kind):
     with pytest.raises(kind, match=r"rank: expected a whole number >= 1, got"):
+        LowRank(rank)
+
+
+@pytest.mark.parametrize("rank", [1025, 10**12, 10**4000])
+def test_a_rank_that_is_no_low_one_is_refused_before_it_takes_memory(rank):
+    with pytest.raises(InvalidValue, match="rank: expected at most 1024, got 10"):
         LowRank(rank)
 
 

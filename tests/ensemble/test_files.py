@@ -77,10 +77,14 @@ def about(path):
         return json.loads(file.metadata()["smd_evo"])
 
 
+def unsealed(entries):
+    return {name: value for name, value in entries.items() if name != "checksum"}
+
+
 def rewrite(path, tensors=None, without=(), **metadata):
-    """The same file with other tensors and metadata."""
+    """The same file with other tensors and metadata, as somebody would write it who leaves out the checksum."""
     kept = {name: tensor for name, tensor in load_file(path).items() if name not in without}
-    save_file(kept | (tensors or {}), path, {"smd_evo": json.dumps(about(path) | metadata)})
+    save_file(kept | (tensors or {}), path, {"smd_evo": json.dumps(unsealed(about(path)) | metadata)})
 
 
 def refused(load, *arguments, error=ChildrenFileError, match=None):
@@ -508,7 +512,7 @@ class TestDamage:
         anything = st.recursive(
             leaves, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=5
         )
-        name = data.draw(st.sampled_from(sorted(about(path).keys() - {"format", "notes", "version"})))
+        name = data.draw(st.sampled_from(sorted(about(path).keys() - {"format", "notes", "version", "checksum"})))
         before, value = about(path), data.draw(anything)
         rewrite(path, **{name: value})
         loaded = load_either(path, make())
@@ -629,6 +633,7 @@ def test_a_tensor_is_missing(ensemble_file, name):
         ({"recipes": ["random:nan|absolute|0|0|1"] * 5}, "density"),
         ({"recipes": ["random:1e-400|absolute|0|0|1"] * 5}, "density"),
         ({"recipes": ["partition:99999999999999999999|absolute|0|0|nan"] * 5}, "parts"),
+        ({"recipes": ["partition:9|absolute|0|0|nan"] * 5}, "sigma"),
         ({"combine": "votes"}, "combine: expected one of"),
         ({"combine": ["logits"]}, "'combine' is some list"),
         ({"parameters": ["conv.weight"]}, "'parameters' is some list"),
@@ -701,3 +706,25 @@ def test_an_index_far_beyond_is_never_used(ensemble_file):
         )
         refused(SparseEnsemble.load, path, ensemble.parent)
     assert same_bits(before, state_bits(ensemble.parent))
+
+
+@pytest.mark.parametrize("name", ["values", "indices", "weights"])
+def test_a_number_that_was_changed_is_found_by_the_checksum(ensemble_file, name):
+    path, parent = ensemble_file[0], make()
+    tensors = load_file(path)
+    changed = tensors[name].clone()
+    changed.view(torch.uint8)[0] ^= 1  # one bit, with which the file is as plausible as before
+    save_file(tensors | {name: changed}, path, {"smd_evo": json.dumps(about(path))})
+    refused(SparseEnsemble.load, path, parent, match="checksum")
+
+
+def test_a_recipe_that_was_changed_is_found_by_the_checksum(ensemble_file):
+    path, entries = ensemble_file[0], about(ensemble_file[0])
+    entries["recipes"] = list(reversed(entries["recipes"]))
+    save_file(load_file(path), path, {"smd_evo": json.dumps(entries)})
+    refused(SparseEnsemble.load, path, make(), match="checksum")
+
+
+def test_files_of_versions_without_checksums_are_read(ensemble_file):
+    rewrite(ensemble_file[0])
+    assert len(SparseEnsemble.load(ensemble_file[0], make())) > 0

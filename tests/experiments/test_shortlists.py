@@ -104,6 +104,7 @@ def rewrite(path, tensors=None, arm=None, without=(), **metadata):
     """Change some tensors, some of what is said about the first shortlist, and some of what is said about all."""
     with safe_open(path, "pt") as file:
         about = json.loads(file.metadata()["smd_evo"])
+    about.pop("checksum")  # as somebody would write it who leaves that out
     about["arms"][0] |= arm or {}
     kept = {name: tensor for name, tensor in load_file(path).items() if name not in without}
     save_file(kept | (tensors or {}), path, {"smd_evo": json.dumps(about | metadata)})

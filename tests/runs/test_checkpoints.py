@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from smd_evo.errors import InvalidValue
+from smd_evo.runs import checkpoints
 from smd_evo.runs.checkpoints import newest, write_checkpoint
 
 DTYPES = (
@@ -266,3 +268,28 @@ def test_a_failed_write_leaves_the_old_one_and_nothing_half(tmp_path, monkeypatc
         write_checkpoint(tmp_path, 5, {"number": 5}, 1)
     assert newest(tmp_path) == (4, {"number": 4}, [])
     assert not list((tmp_path / "checkpoints").glob("*.partial"))
+
+
+def test_a_checkpoint_of_another_run_is_not_gone_on_with(tmp_path):
+    mine, theirs = tmp_path / "mine", tmp_path / "theirs"
+    for run in (mine, theirs):
+        run.mkdir()
+        (run / "run.json").write_text(f'{{"fingerprint": "{run.name}"}}')
+        write_checkpoint(run, 1, {"run": run.name}, 3)
+    write_checkpoint(theirs, 2, {"run": "theirs"}, 3)
+    for file in (theirs / "checkpoints").glob("000002.*"):
+        shutil.copy(file, mine / "checkpoints")
+    number, state, damaged = newest(mine)
+    assert (number, state["run"]) == (1, "mine")
+    assert damaged == ["checkpoint 2 is damaged (it is another run's)"]
+
+
+def test_checkpoints_of_versions_that_named_no_run_are_read(tmp_path, monkeypatch):
+    (tmp_path / "run.json").write_text("{}")
+    sealed = checkpoints._sealed
+    monkeypatch.setattr(
+        checkpoints, "_sealed", lambda about: sealed({name: about[name] for name in about if name != "run"})
+    )
+    write_checkpoint(tmp_path, 1, {"number": 1}, 3)
+    monkeypatch.undo()
+    assert newest(tmp_path) == (1, {"number": 1}, [])

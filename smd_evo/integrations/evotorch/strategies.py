@@ -16,7 +16,7 @@ from smd_evo.core.gradient import centered_ranks, es_gradient
 from smd_evo.core.keys import Key
 from smd_evo.core.mutation import Mutation, sample_mutations
 from smd_evo.core.subspace import Dense, Subspace
-from smd_evo.errors import InvalidType, InvalidValue, check_choice, check_number, kept, plain, shown
+from smd_evo.errors import InvalidType, InvalidValue, check_choice, check_count, check_number, kept, plain, shown
 from smd_evo.integrations.evotorch.finetune import FinetuneProblem
 from smd_evo.integrations.evotorch.replica import Replica
 from smd_evo.integrations.evotorch.searcher import NetworkSearcher
@@ -224,6 +224,9 @@ class SubspaceES(NetworkSearcher):
         """See :meth:`NetworkSearcher.load_state_dict`."""
         super().load_state_dict(state)
         if state["optimizer"] is not None:
+            size, most = check_count("optimizer: size", state["optimizer"]["size"]), self.problem.space.size
+            if size > most:  # before anything of that size is made
+                raise InvalidValue(f"optimizer: expected at most D = {most} numbers, got {shown(size)}")
             optimizer = self._optimizer.restored(state["optimizer"], self.problem.space.device)
             self.problem.replica.optimizer = self._key, optimizer
 

@@ -1,0 +1,82 @@
+"""What a run folder names that would be imported or contacted: only if the user says so.
+
+A folder may come from anybody. Its settings can name functions (``module.path:factory``), servers that log, and a
+cluster. None of these is imported or contacted unless the same was given by the user now, or the folder is trusted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from smd_evo.errors import InvalidValue
+
+__all__ = ["check_trust", "needs_trust", "trust_option"]
+
+_KNOWN = {"model": ("timm", "torchvision"), "data": ("imagenet", "imagefolder"), "methods": (), "fitness": ()}
+"""Settings that can name a function, and what is before the colon where they do not."""
+
+_SERVERS = ("mlflow", "wandb")
+
+
+def needs_trust(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Settings that name what would be imported or contacted, and that.
+
+    Example:
+        >>> needs_trust({"model": "mymodule:network", "data": "imagefolder:pictures", "seed": 1})
+        {'model': 'mymodule:network'}
+        >>> needs_trust({"model": "timm:resnet18", "log": ["csv", "wandb"], "ray_address": "10.0.0.1:6379"})
+        {'log': 'wandb', 'ray_address': '10.0.0.1:6379'}
+    """
+    found = {}
+    for name, known in _KNOWN.items():
+        for value in _listed(settings.get(name)):
+            kind, colon, _ = value.partition(":")
+            if colon and kind not in known:
+                found[name] = value
+    for value in _listed(settings.get("log")):
+        if value in _SERVERS:
+            found["log"] = value
+    if settings.get("ray_address") is not None:
+        found["ray_address"] = str(settings["ray_address"])
+    return found
+
+
+def trust_option(settings: Mapping[str, Any]) -> str:
+    """What a command on a run of these settings wants behind it, to be pasted.
+
+    >>> trust_option({"model": "mymodule:network"}), trust_option({"model": "demo-cnn"})
+    (' --trust', '')
+    """
+    return " --trust" if needs_trust(settings) else ""
+
+
+def check_trust(run: Path | str, stored: Mapping[str, Any], given: Mapping[str, Any], trust: bool) -> None:
+    """Raise InvalidValue if a folder names what would be imported or contacted, and nobody has said that it may.
+
+    Args:
+        run: the folder.
+        stored: its settings.
+        given: settings that the user has given now.
+        trust: whether the user trusts the folder.
+    """
+    found = {name: value for name, value in needs_trust(stored).items() if name not in given}
+    if found and not trust:
+        named = ", ".join(f"{name} {value!r}" for name, value in found.items())
+        raise InvalidValue(
+            f"run: expected a folder whose settings name no code and no server, got {run} with {named}; if it is "
+            "yours, or you have read what that does, add --trust"
+        )
+    imported = [name for name in needs_trust({**stored, **given}) if name in _KNOWN]
+    here, there = Path.cwd().resolve(), Path(run).resolve()
+    if imported and there in (here, *here.parents):
+        raise InvalidValue(
+            f"run: expected to be called from another folder than the run's, got {run} from {here}; modules are "
+            "looked for in the current folder, and those of a run are never imported"
+        )
+
+
+def _listed(value: Any) -> list[str]:
+    items = value if isinstance(value, list | tuple) else [value]
+    return [word for item in items if isinstance(item, str) for word in item.split(",")]
