@@ -196,7 +196,8 @@ class TestUpdates:
     def test_equal_children_move_nothing(self, optimizer):
         problem = problem_of(ModuleFitness("nothing", "max", lambda module: 2.5))
         searcher = strategy(problem, density=0.3, optimizer=optimizer, weight_decay=0.01)
-        searcher.run(3)
+        with pytest.warns(RuntimeWarning, match="children have exactly the fitness of their parent, 2.5"):
+            searcher.run(3)
         assert same_bits(state_bits(problem.make_net()), state_bits(trained()))
         assert searcher.status["mean_eval"] == searcher.status["parent_eval"] == 2.5
 
