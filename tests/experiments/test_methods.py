@@ -17,6 +17,8 @@ from smd_evo.evaluation.fitness import ACCURACY
 from smd_evo.experiments.methods.base import Method, Task
 from smd_evo.experiments.methods.registry import METHODS, REFERENCE, find_method
 
+pytestmark = pytest.mark.numeric
+
 SAMPLES, CHILDREN, IMAGES = 96, 12, 24
 
 

@@ -28,6 +28,8 @@ from smd_evo import (
 )
 from smd_evo.integrations.evotorch.keys import draw_key
 
+pytestmark = pytest.mark.numeric
+
 SAMPLES = blobs(shift=2.5)
 strategy = functools.partial(SubspaceES, popsize=10, sigma=0.1, center_learning_rate=0.05)
 
