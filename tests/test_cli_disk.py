@@ -37,7 +37,7 @@ FILES = {
 COMMANDS = {
     "finetune": ["finetune", *options(SMALL)],
     "window": ["window", *options(PARENT | {"children": 6, "density": "1", "sigma": "0.1"})],
-    "ensemble": ["ensemble", "done"],
+    "ensemble": ["ensemble", "done", "--trust"],
 }
 
 
@@ -269,7 +269,7 @@ class TestGenerations:
         best = load_file(many / "network.safetensors")
         said = {}
         for child in ("best", "soup", "ensemble"):
-            result = here("export", str(many), "--child", child, "--out", child)
+            result = here("export", str(many), "--trust", "--child", child, "--out", child)
             assert result.returncode == 0, result.stderr
             said[child] = result.stdout
         assert said["best"] == "Written to best: the best network on validation\n"
@@ -292,7 +292,7 @@ class TestGenerations:
                 "size: expected none for a run over generations, which chose its",
             ),
         ):
-            result = here("export", str(many), *options_, "--out", str(tmp_path / "x"))
+            result = here("export", str(many), "--trust", *options_, "--out", str(tmp_path / "x"))
             assert result.returncode == 2
             assert text in result.stderr
         assert os.listdir(tmp_path) == []
@@ -346,7 +346,7 @@ class TestGenerations:
         assert result.returncode == 1
         assert result.stderr.endswith("all of it is whole in run-kept\n")
         assert Path("run").read_text() == "theirs"
-        result = here("resume", "run-kept")
+        result = here("resume", "run-kept", "--trust")
         assert result.returncode == 0, result.stderr
 
 
