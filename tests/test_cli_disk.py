@@ -17,13 +17,13 @@ from report_helpers import finetune_results, png, write_run
 from safetensors.torch import load_file
 
 from smd_evo import atomic
+from smd_evo.bar import Bar
 from smd_evo.experiments import ensembles, finetune, scores, window
 from smd_evo.experiments.bootstrap import mean_interval, paired_difference
 from smd_evo.report import evolution_plot
 from smd_evo.runs import compare, compare_runner, ensemble, evolution
 from smd_evo.runs import finetune as finetune_run
 from smd_evo.runs import window as window_run
-from smd_evo.terminal import Bar
 
 PARENT = {name: TINY[name] for name in ("model", "data", "fitness_samples", "validation_samples", "device")}
 SMALL = PARENT | {"children": 6, "sigma": 0.1, "density": 0.2}
@@ -389,7 +389,7 @@ class TestFiles:
     @pytest.mark.parametrize("command", ["finetune", "window", "compare", "report", "export", "ensemble"])
     def test_names_of_more_than_255_bytes_are_a_mistake(self, base, command):
         own = {**COMMANDS, "compare": ["compare", *options(COMPARE)], "report": ["report", "done"]}
-        own["export"] = ["export", "done"]
+        own["export"] = ["export", "done", "--trust"]
         before = tree(base[0])
         result = here(*own[command], "--out", "x" * 256)
         assert result.returncode == 2
