@@ -199,7 +199,8 @@ class TestWrongUse:
         assert (result.returncode, result.stdout) == (1, "")
         assert re.fullmatch(
             r"smd-evo: .*children.safetensors: expected the stored cross_entropy of all 6 children again, but for "
-            r"rounding \(1e-04 x \(1 \+ the stored loss\), in float32\), got .* for child 3, one of 1 that differ; .*\n",
+            r"rounding \(1e-04 x \(1 \+ the stored loss\), in float32\), got .* for child 3, one of 1 that differ; "
+            r".*\n",
             result.stderr,
         )
 

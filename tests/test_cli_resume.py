@@ -285,7 +285,8 @@ def test_processes_of_their_own_killed_terminated_and_interrupted(server, tmp_pa
         done = len(lines_so_far(out))
         assert process.returncode == 130
         assert errors == (
-            f"smd-evo: interrupted; {done} of 1000000000000 generations are done; smd-evo resume {out} --trust goes on\n"
+            f"smd-evo: interrupted; {done} of 1000000000000 generations are done; "
+            f"smd-evo resume {out} --trust goes on\n"
         )
         assert max(checkpoints(out)) == done
     ended(server.run("resume", out, "--generations", done + 3))
