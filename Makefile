@@ -10,8 +10,11 @@ READY = $(VENV)/.ready
 demo: $(READY)
 	$(BIN)/smd-evo finetune
 
+# What is computed in floating point is tested twice: with the processor's own kernels and with the plainest ones, which
+# round as no modern processor does by itself.
 test: $(READY) lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 $(BIN)/python -m pytest -n 2 --dist loadfile -m numeric tests
 
 lint: $(READY)
 	$(BIN)/ruff check .

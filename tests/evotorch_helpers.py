@@ -56,7 +56,7 @@ def passes(problem):
     That the weights matter has been tried before.
     """
     calls: list[int] = []
-    tried.setdefault(problem.space.module, set()).add(problem.space.names)
+    tried.add(problem.space)
     problem.space.module.register_forward_pre_hook(lambda *_: calls.append(1))
     return calls
 

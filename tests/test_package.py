@@ -35,6 +35,7 @@ CORE = [
     "blocks",
     "exclusive",
     "keys",
+    "exact",
     "layout",
     "noise",
     "subspace",

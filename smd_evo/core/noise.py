@@ -21,10 +21,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from smd_evo.core.exact import sqrt_
 from smd_evo.core.keys import Key, check_key, derive, derive_tensor
 from smd_evo.errors import InvalidType, InvalidValue, check_count
 
@@ -75,7 +75,7 @@ def gaussian(key: Key | Tensor, coordinates: Tensor, dtype: torch.dtype = torch.
         words = philox4x32((block & _MASK32, (block >> 32) & _MASK32, 0, 0), (key & _MASK32, key >> 32 & _MASK32))
         u = (words[0] << 21).bitwise_or_(words[1] >> 11).add_(1).double().mul_(2.0**-53)
         turn = ((piece & 1) << 30).add_(words[2]).bitwise_and_(_MASK32).double().mul_(2.0**-32)
-        radius = _sqrt(_log(u).mul_(-2.0))
+        radius = sqrt_(_log(u).mul_(-2.0))
         return radius.mul_(_cos_of_turn(turn)).to(dtype)
 
     return _in_pieces(normal, key, coordinates, dtype)
@@ -212,18 +212,6 @@ def _log(x: Tensor) -> Tensor:
     s = (mantissa - 1.0).div_(mantissa + 1.0)
     series = _horner(s * s, [2.0 / (2 * j + 1) for j in range(6)])
     return series.mul_(s).add_(exponent.mul_(math.log(2.0)))
-
-
-def _sqrt(x: Tensor) -> Tensor:
-    """Square root of float64, in place, rounded once.
-
-    PyTorch's on a CPU is a vector library's: it misses the last place of about one in a hundred. NumPy's is the
-    processor's own instruction, as CUDA's is.
-    """
-    if x.device.type != "cpu":
-        return x.sqrt_()
-    np.sqrt(x.numpy(), out=x.numpy())
-    return x
 
 
 def _cos_of_turn(turn: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import math
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -15,11 +14,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from smd_evo.core.blocks import within
 from smd_evo.core.delta import SparseDelta, SparseValues, union
+from smd_evo.core.exact import deviation
 from smd_evo.core.exclusive import Exclusive, alone
 from smd_evo.core.layout import Layout, Slot
 from smd_evo.core.mutation import Lineage, Mutation, replay
@@ -370,23 +369,7 @@ def _in_memory(parameter: Tensor, local: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _scale(parameter: Tensor) -> float:
-    """Standard deviation of a tensor's elements; 1 for fewer than two or equal ones, which have none.
-
-    Summed one element after the other in float64: PyTorch's own sum depends on the processor and on the number of
-    threads. Rounded to float32.
-    """
-    count = parameter.numel()
-    if count < 2:
+    """Standard deviation of a tensor, rounded to float32; 1 for one element or equal ones, which have none."""
+    if parameter.numel() < 2:
         return 1.0
-    mean = _total(parameter, lambda elements: elements) / count
-    variance = _total(parameter, lambda elements: (elements - mean) * (elements - mean)) / count
-    return float(np.float32(math.sqrt(variance))) or 1.0
-
-
-def _total(parameter: Tensor, term: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> float:
-    """Sum of a term of each element, in their order, a cache's share of copies at a time."""
-    total = 0.0
-    for piece in parameter.detach().reshape(-1).split(2**16):
-        terms = term(piece.to("cpu", torch.float64).numpy())
-        total = float(np.add.accumulate(np.append(total, terms))[-1])
-    return total
+    return float(np.float32(deviation(parameter))) or 1.0

@@ -48,7 +48,15 @@ class Buffers:
         self._saved = [
             _save(part, name, buffer, weights) for part in module.modules() for name, buffer in part._buffers.items()
         ]
-        self._small, self._others = _grouped(self._saved)
+        self._objects = [
+            (number, saved.part._buffers, saved.name, saved.buffer) for number, saved in enumerate(self._saved)
+        ]
+        there = [
+            (number, saved, saved.buffer) for number, saved in enumerate(self._saved) if saved.buffer is not None
+        ]
+        self._memory = [(number, buffer, saved.bits[0].data_ptr()) for number, saved, buffer in there if saved.bits]
+        self._odd = [number for number, saved, _ in there if not saved.bits]
+        self._small, self._large = _grouped(self._saved)
 
     def restore(self) -> None:
         """Put back values and objects."""
@@ -75,27 +83,19 @@ class Buffers:
                 buffer.data.copy_(value)
 
     def _changed(self) -> list[int]:
-        """Numbers of the buffers that are not as they were."""
-        small = [
-            number
-            for numbers, views, value in self._small
-            if not torch.equal(torch.cat(views), value)
-            for number in numbers
-        ]
-        return [number for number, saved in enumerate(self._saved) if self._is_changed(number, saved, small)]
+        """Numbers of the buffers that are not as they were, or may not be: of each child, so it is to be quick."""
+        found = [number for number, buffers, name, buffer in self._objects if buffers.get(name) is not buffer]
+        found += [number for number, buffer, place in self._memory if buffer.data_ptr() != place]
+        found += [number for number in self._odd if self._is_touched(self._saved[number])]
+        doubtful = self._large
+        for numbers, views, value in self._small:
+            if not torch.equal(torch.cat(views), value):
+                doubtful = doubtful + numbers
+        found += [number for number in doubtful if (bits := self._saved[number].bits) and not torch.equal(*bits)]
+        return sorted(set(found)) if found else found
 
-    def _is_changed(self, number: int, saved: _Saved, small: list[int]) -> bool:
-        if saved.part._buffers.get(saved.name) is not saved.buffer:
-            return True
-        if saved.buffer is None:
-            return False
-        if saved.bits is None:
-            return saved.version is None or saved.buffer._version != saved.version
-        if saved.buffer.data_ptr() != saved.bits[0].data_ptr():  # another memory was given to it
-            return True
-        if number in self._others or number in small:
-            return not torch.equal(*saved.bits)
-        return False
+    def _is_touched(self, saved: _Saved) -> bool:
+        return saved.buffer is not None and (saved.version is None or saved.buffer._version != saved.version)
 
     def _put_back(self, numbers: list[int]) -> None:
         for number in numbers:
@@ -132,22 +132,20 @@ def _save(part: nn.Module, name: str, buffer: Tensor | None, weights: set[int]) 
     return _Saved(part, name, buffer, value, None, (buffer.data.view(words), value.data.view(words)))
 
 
-def _grouped(saved: list[_Saved]) -> tuple[list[tuple[list[int], list[Tensor], Tensor]], set[int]]:
+def _grouped(saved: list[_Saved]) -> tuple[list[tuple[list[int], list[Tensor], Tensor]], list[int]]:
     """Small buffers of each device and word, as (numbers, flat views, copy in one piece), and the others' numbers."""
     groups: defaultdict[tuple[torch.device, torch.dtype], list[int]] = defaultdict(list)
-    others = set()
-    for number, (_, _, _, _, _, bits) in enumerate(saved):
-        if bits is None:
-            continue
-        if bits[0].is_contiguous() and bits[0].numel() < _SMALL:
+    large = []
+    for number, (*_, bits) in enumerate(saved):
+        if bits and bits[0].is_contiguous() and bits[0].numel() < _SMALL:
             groups[bits[0].device, bits[0].dtype].append(number)
-        else:
-            others.add(number)
+        elif bits:
+            large.append(number)
     made = []
     for numbers in groups.values():
         pairs = [bits for number in numbers if (bits := saved[number].bits)]
         made.append((numbers, [now.view(-1) for now, _ in pairs], torch.cat([value.view(-1) for _, value in pairs])))
-    return made, others
+    return made, large
 
 
 def _version(tensor: Tensor) -> int | None:

@@ -66,8 +66,8 @@ class Evaluator:
     and all random states are as they were, bit for bit, also after an exception or Ctrl-C. A network that
     draws random numbers in its forward pass draws the same ones for each child. Threads take turns.
 
-    Before the first children of a network and a selection, four or five forward passes of eight samples show whether
-    the selected weights reach the outputs: see :func:`smd_evo.evaluation.probe.probe`.
+    Before its first children, four or five forward passes of eight samples show whether the selected weights reach
+    the outputs: see :func:`smd_evo.evaluation.probe.probe`.
 
     Of data in memory each child sees all batches in turn. Each batch of a stream is seen by all children before the
     next is read, to the same bits, also where a network draws random numbers or writes to its buffers.

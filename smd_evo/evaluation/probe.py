@@ -38,12 +38,15 @@ _FEW = 8
 _NAMED = 4
 """Tensors that a message names."""
 
-tried: weakref.WeakKeyDictionary[nn.Module, set[tuple[str, ...]]] = weakref.WeakKeyDictionary()
-"""The selections that have been tried, of each network."""
+tried: weakref.WeakSet[ParameterSpace] = weakref.WeakSet()
+"""The spaces whose weights have been tried."""
+
+_told: weakref.WeakKeyDictionary[nn.Module, set[tuple[str, ...]]] = weakref.WeakKeyDictionary()
+"""The selections of a network of which it has been said that some do not matter."""
 
 
 def probe(space: ParameterSpace, batch: Batch, fresh: Callable[[], object], most: int | None = None) -> None:
-    """Try once, for a network and a selection, that its patches change its outputs and leave nothing behind.
+    """Try once, for a space, that its patches change its outputs and leave nothing behind.
 
     It takes four or five forward passes of at most eight samples, whatever the network's size: as it is; again, with
     an eye on the memory that operations read; with some elements of every selected tensor changed; with only those
@@ -62,8 +65,7 @@ def probe(space: ParameterSpace, batch: Batch, fresh: Callable[[], object], most
     Warns:
         UserWarning: some of the selected tensors do not matter.
     """
-    names = tried.setdefault(space.module, set())
-    if space.names in names or batch.inputs is None:
+    if space in tried or batch.inputs is None:
         return
     found = _asker(space.module, batch, fresh, min(_SAMPLES, most or _SAMPLES))
     if found is None:
@@ -84,7 +86,7 @@ def probe(space: ParameterSpace, batch: Batch, fresh: Callable[[], object], most
             "they are merged, cached or frozen into others: unmerge adapters (unmerge_adapter(), "
             "merge_weights=False), leave parametrize.cached(), drop what eval() caches, or select the weights in use"
         )
-    names.add(space.names)
+    tried.add(space)
     if reached and unread:
         _say_unread(space, unread)
 
@@ -220,6 +222,10 @@ def _is_compiled(part: nn.Module) -> bool:
 
 
 def _say_unread(space: ParameterSpace, unread: Sequence[str]) -> None:
+    told = _told.setdefault(space.module, set())
+    if tuple(unread) in told:
+        return
+    told.add(tuple(unread))
     sizes = {slot.name: slot.size for slot in space.layout.slots}
     share = sum(sizes[name] for name in unread) / space.size
     warnings.warn(

@@ -86,9 +86,13 @@ def _kept_by(module: nn.Module) -> list[Any]:
         kinds += numpy.random.Generator, numpy.random.RandomState, numpy.random.BitGenerator
         own.append(numpy.random.get_state.__self__)
     found: dict[int, Any] = {}
+    known: dict[type, bool] = {}  # modules have many attributes of few types
     for part in module.modules():
         for value in _attributes(part):
-            if isinstance(value, kinds) and not isinstance(value, random.SystemRandom):
+            kind = type(value)
+            if kind not in known:
+                known[kind] = issubclass(kind, kinds) and not issubclass(kind, random.SystemRandom)
+            if known[kind]:
                 found[id(value)] = value
     return [value for number, value in found.items() if number not in map(id, own)]
 

@@ -20,6 +20,8 @@ from smd_evo import (
 from smd_evo.errors import InvalidValue
 from smd_evo.evaluation.calibration import Effort, calibration_cost
 
+pytestmark = pytest.mark.numeric
+
 
 class Vector(nn.Module):
     def __init__(self, size=2000):

@@ -269,6 +269,14 @@ class TestAllMatter:
         evaluator.on(samples, "accuracy").predict(children())
         assert sizes == [8] * 4 + [40] * 9
 
+    def test_weights_that_are_merged_later_are_noticed_by_the_next_evaluator(self, samples):
+        torch.manual_seed(0)
+        network = Adapter()
+        Evaluator(network, samples).evaluate(children())
+        network.merge()
+        with pytest.raises(InvalidValue, match=NOTHING):
+            Evaluator(network, samples).evaluate(children())
+
     def test_of_no_children_nothing_is_asked_and_of_a_network_alone_neither(self, network, samples):
         network.register_forward_pre_hook(lambda *_: pytest.fail("was called"))
         Evaluator(network, Stream(*samples)).evaluate([])

@@ -17,6 +17,8 @@ from smd_evo.experiments.results import SPARSE
 from smd_evo.report.plot import plot_finetune
 from smd_evo.report.table import finetune_table, finetune_verdict
 
+pytestmark = pytest.mark.numeric
+
 CONFIG = FinetuneConfig.read({"children": 12, "density": [0.3, 0.05], "seed": 1})
 
 

@@ -12,6 +12,8 @@ from smd_evo.errors import InvalidValue
 from smd_evo.experiments.config import WindowConfig
 from smd_evo.experiments.window import measure_window
 
+pytestmark = pytest.mark.numeric
+
 CONFIG = WindowConfig(children=12, density=(1.0, 0.1, 0.01), seed=3)
 FITNESS, VALIDATION = blobs(90, shift=1.5, key=4), blobs(70, shift=1.5, key=5)
 

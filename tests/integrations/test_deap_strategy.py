@@ -15,6 +15,8 @@ from smd_evo import DenseIndividual, Evaluator, Lineage, RandomSubspace, SparseD
 from smd_evo.errors import InvalidType, InvalidValue, WrongParent
 from smd_evo.integrations.deap.individuals import MaxFitness
 
+pytestmark = pytest.mark.numeric
+
 every_sense = pytest.mark.parametrize("fitness", ["cross_entropy", "accuracy"])
 
 

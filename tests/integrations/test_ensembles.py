@@ -20,6 +20,8 @@ from smd_evo import (
 )
 from smd_evo.ensemble.combine import combined
 
+pytestmark = pytest.mark.numeric
+
 TRAIN, VALIDATION, TEST = (blobs(60, shift=2.5, key=key) for key in (3, 4, 5))
 
 

@@ -30,6 +30,8 @@ from smd_evo.evaluation.fitness import ACCURACY, CROSS_ENTROPY
 from smd_evo.integrations.evotorch import searcher as module
 from smd_evo.integrations.evotorch.keys import draw_key
 
+pytestmark = pytest.mark.numeric
+
 SAMPLES = blobs(shift=2.5)
 RULE = RandomSubspace(0.1)
 evolution = functools.partial(SubspaceEvolution, subspace=RULE, sigma=0.3)

@@ -28,6 +28,8 @@ from smd_evo import (
 )
 from smd_evo.integrations.evotorch.keys import draw_key
 
+pytestmark = pytest.mark.numeric
+
 SAMPLES = blobs(shift=2.5)
 strategy = functools.partial(SubspaceES, popsize=10, sigma=0.1, center_learning_rate=0.05)
 
@@ -196,7 +198,8 @@ class TestUpdates:
     def test_equal_children_move_nothing(self, optimizer):
         problem = problem_of(ModuleFitness("nothing", "max", lambda module: 2.5))
         searcher = strategy(problem, density=0.3, optimizer=optimizer, weight_decay=0.01)
-        searcher.run(3)
+        with pytest.warns(RuntimeWarning, match="children have exactly the fitness of their parent, 2.5"):
+            searcher.run(3)
         assert same_bits(state_bits(problem.make_net()), state_bits(trained()))
         assert searcher.status["mean_eval"] == searcher.status["parent_eval"] == 2.5
 

@@ -13,6 +13,8 @@ from zoo_helpers import saved, write_folder
 from smd_evo.zoo import demo, load
 from smd_evo.zoo.demo import shifted_digits, trained_cnn
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.fixture(scope="module")
 def data():

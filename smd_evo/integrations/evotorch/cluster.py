@@ -11,8 +11,7 @@ from typing import Any
 
 import ray
 from ray import exceptions
-from ray.util import ActorPool
-from ray.util.client import ray as client
+from ray.util import ActorPool, client
 
 from smd_evo.errors import ClusterLost, InvalidValue
 from smd_evo.integrations.ray_address import CLIENT, REFUSED, answer, check_address
@@ -120,7 +119,7 @@ def check_cluster() -> None:
     Raises:
         ClusterLost: the head has not answered for ten seconds, or this machine's raylet has ended.
     """
-    if client.is_connected():  # type: ignore[no-untyped-call]
+    if client.ray.is_connected():  # type: ignore[no-untyped-call]
         return  # Ray Client looks after its server itself
     end = time.monotonic() + _PATIENCE
     connected = ray.is_initialized()
