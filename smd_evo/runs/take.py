@@ -96,11 +96,16 @@ def chosen(out: str | None, kind: str) -> Iterator[Path]:
                 except FileExistsError:
                     continue
             break
-        try:
-            yield target
-        finally:
+
+        def give_back() -> None:
             with contextlib.suppress(OSError):
                 target.rmdir()
+
+        try:
+            with undone(give_back):
+                yield target
+        finally:
+            give_back()
 
 
 @contextlib.contextmanager
@@ -162,9 +167,14 @@ def usable(place: Path) -> Iterator[None]:
 def _taking_back(folder: Path) -> Iterator[None]:
     """A block that may make this folder and those above it; those of them that stay empty are gone afterwards."""
     made = [each for each in (folder, *folder.parents) if not os.path.lexists(each)]
-    try:
-        yield
-    finally:
+
+    def take_back() -> None:
         with contextlib.suppress(OSError):  # one that is in use is not empty, and so are those above
             for each in made:  # innermost first
                 each.rmdir()
+
+    try:
+        with undone(take_back):
+            yield
+    finally:
+        take_back()

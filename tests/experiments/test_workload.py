@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from smd_evo import RandomSubspace
 from smd_evo.errors import InvalidValue
+from smd_evo.evaluation import evaluator
 from smd_evo.evaluation.calibration import calibrate_sigma, calibration_cost
 from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.evaluation.fitness import ModuleFitness
@@ -50,6 +51,7 @@ class Watch(Silent):
 @pytest.fixture
 def watch(monkeypatch):
     monkeypatch.setattr(speed, "seconds_per_image", lambda evaluator: 0.0)
+    monkeypatch.setattr(evaluator, "probe", lambda *_: None)  # of each network, once, a few samples
     for name in ("mean_interval", "paired_difference", "statistic_interval"):  # intervals of few resamples
         made = getattr(scores, name)
         few = partial(lambda made, *given, **named: made(*given, **named | {"resamples": 9}), made)
@@ -135,11 +137,11 @@ def test_a_calibration_costs_no_more_than_it_says(scale, keep, children, bisecti
     def score(module):
         return 1 / (1 + float((module.weight - before).abs().max()) / 10**scale)
 
-    evaluator = Evaluator(network, fitness=ModuleFitness("score", "max", score))
+    judge = Evaluator(network, fitness=ModuleFitness("score", "max", score))
     count = []
     with suppress(InvalidValue):
         calibrate_sigma(
-            evaluator,
+            judge,
             RandomSubspace(0.5),
             keep,
             children=children,
