@@ -36,6 +36,8 @@ from smd_evo import (
     LineageIndividual,
     ModuleFitness,
     RandomSubspace,
+    ToolboxEvaluator,
+    mutSparseGaussian,
 )
 from smd_evo.errors import InvalidType, InvalidValue, WrongParent
 from smd_evo.integrations.deap.individuals import MaxFitness, MinFitness
