@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -22,11 +22,10 @@ from smd_evo.evaluation.batches import Batch, Batches, MemoryBatches
 from smd_evo.evaluation.classification import check_range, class_range, logits_of
 from smd_evo.evaluation.data import check_batch_size, make_batches
 from smd_evo.evaluation.fitness import WORST, Fitness, ModuleFitness, get_fitness
-from smd_evo.evaluation.guard import Evaluating
 from smd_evo.evaluation.limit import BatchLimit
-from smd_evo.evaluation.probe import probe, say_if_alike
+from smd_evo.evaluation.probe import say_if_alike
 from smd_evo.evaluation.stream import StreamBatches
-from smd_evo.evaluation.turns import Turns
+from smd_evo.evaluation.visit import Visitor, visit
 
 __all__ = ["Evaluation", "Evaluator"]
 
@@ -278,46 +277,13 @@ class Evaluator:
 
     def _visit(
         self,
-        function: Callable[[int, nn.Module, Sequence[Batch]], object],
+        function: Visitor,
         children: Iterable[Child],
         batches: Batches,
         progress: Callable[[], object] | None = None,
     ) -> None:
-        """``function`` of each child's number, the parent turned into it, and batches in order; guarded.
-
-        Where memory was short it is called again, with smaller batches: until it returns it must do nothing for good.
-        """
-        if not isinstance(batches, MemoryBatches):
-            children = list(children)  # each batch meets all of them
-            if not children:
-                return
-        guard = Evaluating(self.space, free=isinstance(self.fitness, ModuleFitness))
-        within(guard, lambda: self._visit_all(guard, function, children, batches, progress))
-
-    def _visit_all(
-        self,
-        guard: Evaluating,
-        function: Callable[[int, nn.Module, Sequence[Batch]], object],
-        children: Iterable[Child],
-        batches: Batches,
-        progress: Callable[[], object] | None,
-    ) -> None:
-        turns = Turns(guard, several=not isinstance(batches, MemoryBatches))
-        done = 0
-
-        def turn(number: int, module: nn.Module, some: Sequence[Batch]) -> None:
-            turns.begin(number)
-            function(number, module, some)
-
-        for chunk in batches.chunks():
-            probe(self.space, chunk[0], turns.fresh, self.limit.samples)
-            for number, deltas in enumerate(self.space.replayed(children)):
-                with self.space.applied(deltas) as module:
-                    self.limit.within(partial(turn, number, module), chunk)
-                    turns.end(number)
-                done += len(chunk)
-                if progress and done % len(batches) == 0:
-                    progress()
+        free = isinstance(self.fitness, ModuleFitness)
+        visit(self.space, children, batches, function, self.limit, free=free, progress=progress)
 
 
 def _several(children: _Children) -> _Children:

@@ -683,6 +683,18 @@ def test_nothing_of_the_size_of_the_network_is_allocated(subspace):
     assert 0 < allocations.largest <= 8 * (space.size / 1000 + 10)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+def test_scales_are_read_without_a_wider_copy_of_the_largest_tensor(dtype):
+    module = nn.Linear(3000, 1500, dtype=dtype)
+    space, before = ParameterSpace(module), state_bits(module)
+    with Allocations(module) as allocations:
+        weight, bias = space.layout.slots
+    assert 0 < allocations.largest <= 8 * 2**20 < 8 * module.weight.numel()
+    assert weight.scale == float(module.weight.detach().double().std(correction=0).float())
+    assert bias.scale == float(module.bias.detach().double().std(correction=0).float())
+    assert same_bits(before, state_bits(module))
+
+
 def test_dense_touches_everything(network):
     space = ParameterSpace(network)
     before = flat(space)

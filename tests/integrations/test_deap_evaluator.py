@@ -7,6 +7,8 @@ import multiprocessing
 import os
 import pickle
 import random
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.pool import ThreadPool
 
 import numpy as np
 import pytest
@@ -23,7 +25,7 @@ from deap_helpers import (
     values,
     where_and_what,
 )
-from helpers import same_bits, state_bits, trained
+from helpers import blobs, same_bits, state_bits, trained
 from torch import nn
 
 from smd_evo import (
@@ -34,6 +36,8 @@ from smd_evo import (
     LineageIndividual,
     ModuleFitness,
     RandomSubspace,
+    ToolboxEvaluator,
+    mutSparseGaussian,
 )
 from smd_evo.errors import InvalidType, InvalidValue, WrongParent
 from smd_evo.integrations.deap.individuals import MaxFitness, MinFitness
@@ -144,6 +148,29 @@ class TestMap:
         expected = batch.evals[:, 0]
         assert expected.dtype == torch.float64
         assert [value for (value,) in toolbox.map(toolbox.evaluate, population)] == expected.tolist()
+
+
+class TestThreads:
+    @pytest.mark.parametrize("encoding", ["lineage", "dense"])
+    @pytest.mark.parametrize("pool", [ThreadPool, ThreadPoolExecutor], ids=["multiprocessing", "concurrent"])
+    def test_get_what_one_thread_gets_and_the_network_stays(self, pool, encoding):
+        network = trained().train()
+        evaluator = ToolboxEvaluator(network, blobs())
+        before, modes = state_bits(network), [part.training for part in network.modules()]
+        random.seed(1)
+        individuals = [getattr(evaluator, encoding)() for _ in range(20)]
+        for individual in individuals:
+            mutSparseGaussian(individual, mu=0, sigma=0.5, density=0.3)
+        expected = [evaluator.evaluate(individual) for individual in individuals]
+        states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+        with pool(4) as threads:
+            assert list(threads.map(evaluator.evaluate, individuals)) == expected
+            one, other = (threads.map(evaluator.evaluate, individuals) for _ in range(2))
+            assert list(one) == list(other) == expected
+        assert len(set(expected)) > 10
+        assert same_bits(before, state_bits(network))
+        assert modes == [part.training for part in network.modules()]
+        assert states == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
 
 
 class TestAlgorithms:

@@ -79,7 +79,8 @@ class ToolboxEvaluator(NetworkToolbox):
     ``toolbox.register("evaluate", evaluator.evaluate)`` and ``toolbox.register("map", evaluator.map)``. A
     LineageIndividual is a child of the parent; any other sequence holds all selected parameters of a network.
     Fitness that is not finite becomes the worst there is, +-1e18, so that no NaN enters a HallOfFame. An
-    ``evaluate`` that is decorated (constraints) works, one individual after the other.
+    ``evaluate`` that is decorated (constraints) works, one individual after the other. Threads may map it, too; they
+    take turns.
 
     Args:
         parent: the network; it is patched in place while it is evaluated, and as before afterwards.

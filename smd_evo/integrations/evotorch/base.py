@@ -264,7 +264,8 @@ class NetworkProblem(SharedParent):
         evals = [seen[label] for label in labels]
         batch.set_evals(torch.tensor(evals, dtype=self.eval_dtype, device=batch.device))
         self._parent_eval = seen[b""]
-        self.evaluator.say_if_alike([seen[label] for label in new if label], self._parent_eval)
+        assert self._replica.evaluator is not None
+        self._replica.evaluator.say_if_alike([seen[label] for label in new if label], self._parent_eval)
         self._nonfinite = sum(abs(value) >= WORST for value in evals)
         self._remember({label: seen[label] for label in (*labels, b"")})
 
