@@ -110,14 +110,15 @@ def test_nor_by_pythons_path(foreign, tmp_path, monkeypatch):
     assert CODE not in sys.modules
 
 
-@pytest.mark.parametrize(
-    "settings", [{"log": ["csv", "wandb"]}, {"ray_address": "10.0.0.1:6379"}], ids=["log", "ray"]
-)
-def test_servers_are_not_contacted(foreign, settings):
+SERVERS = {"log": {"log": ["csv", "wandb"]}, "ray_address": {"ray_address": "10.0.0.1:6379", "actors": 2}}
+
+
+@pytest.mark.parametrize(("name", "settings"), SERVERS.items(), ids=SERVERS)
+def test_servers_are_not_contacted(foreign, name, settings):
     """Nor does verify, which needs none, want to be trusted with them."""
     run = foreign("many", **OWN_SETTINGS, **settings)
-    name, value = next(iter(settings.items()))
-    with pytest.raises(InvalidValue, match=f"{name} '{'wandb' if name == 'log' else value}'; if it is yours"):
+    named = {"log": "wandb", "ray_address": "10.0.0.1:6379"}[name]
+    with pytest.raises(InvalidValue, match=f"{name} '{named}'; if it is yours"):
         check_resumed(run, OWN_SETTINGS, trust=False)
     check_resumed(run, {**OWN_SETTINGS, **settings}, trust=False)
     check_resumed(run, {}, trust=True)
