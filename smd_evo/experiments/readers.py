@@ -145,7 +145,7 @@ def batch_size(name: str, value: Any) -> int | str:
 def device_name(name: str, value: Any) -> str:
     """The name of a device, whether or not it is there."""
     if not isinstance(value, str) or not re.fullmatch(r"auto|cpu(:0)?|cuda(:[0-9]{1,3})?", value):
-        raise InvalidValue(f"{name}: expected auto, cpu, cuda or cuda:N, got {value!r}")
+        raise InvalidValue(f"{name}: expected auto, cpu, cuda or cuda:N, got {shown(value)}")
     return value
 
 

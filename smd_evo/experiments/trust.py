@@ -53,7 +53,9 @@ def trust_option(settings: Mapping[str, Any]) -> str:
     return " --trust" if needs_trust(settings) else ""
 
 
-def check_trust(run: Path | str, stored: Mapping[str, Any], given: Mapping[str, Any], trust: bool) -> None:
+def check_trust(
+    run: Path | str, stored: Mapping[str, Any], given: Mapping[str, Any], trust: bool, servers: bool = True
+) -> None:
     """Raise InvalidValue if a folder names what would be imported or contacted, and nobody has said that it may.
 
     Args:
@@ -61,8 +63,10 @@ def check_trust(run: Path | str, stored: Mapping[str, Any], given: Mapping[str, 
         stored: its settings.
         given: settings that the user has given now.
         trust: whether the user trusts the folder.
+        servers: whether servers would be contacted; functions are always imported.
     """
     found = {name: value for name, value in needs_trust(stored).items() if name not in given}
+    found = found if servers else {name: value for name, value in found.items() if name in _KNOWN}
     if found and not trust:
         named = ", ".join(f"{name} {shown(value)}" for name, value in found.items())
         raise InvalidValue(

@@ -77,7 +77,7 @@ def evolved_weights(
     state = read_checkpoint(run / NETWORK)
     if child == "best":
         return state, "the best network on validation"
-    network, _ = load_parent(resumed_config(run, {}, trust))
+    network, _ = load_parent(resumed_config(run, {}, trust, servers=False))
     load_weights(network, state, run / NETWORK)
     ensemble = SparseEnsemble.load(run / ENSEMBLE, network)
     shares = ", ".join(str(Fraction(weight).limit_denominator(1000)) for weight in ensemble.weights.tolist())

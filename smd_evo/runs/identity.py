@@ -94,18 +94,19 @@ def _digest(data: Data) -> str:
     return digest.hexdigest()
 
 
-def resumed_config(run: Path, given: Mapping[str, Any], trust: bool = False) -> EvolutionConfig:
+def resumed_config(run: Path, given: Mapping[str, Any], trust: bool = False, servers: bool = True) -> EvolutionConfig:
     """The settings to go on with.
 
     Args:
         run: the run directory.
         given: settings that are to be others.
         trust: whether code and servers that the folder names may be imported and contacted.
+        servers: whether servers are contacted by who asks.
 
     Raises:
         InvalidValue, InvalidType: these may not change, or not to that, or the folder names code and is not trusted.
     """
-    config = changed_config(run, given, trust)
+    config = changed_config(run, given, trust, servers)
     try:
         return config.on_device()
     except InvalidValue:  # the run may come from a machine with other devices
@@ -114,10 +115,10 @@ def resumed_config(run: Path, given: Mapping[str, Any], trust: bool = False) -> 
         return replace(config, device="auto").on_device()
 
 
-def changed_config(run: Path, given: Mapping[str, Any], trust: bool = False) -> EvolutionConfig:
+def changed_config(run: Path, given: Mapping[str, Any], trust: bool = False, servers: bool = True) -> EvolutionConfig:
     """The same, whether or not its device is there, which takes torch to know."""
     stored = load_settings(run / CONFIG)
-    check_trust(run, stored, given, trust)
+    check_trust(run, stored, given, trust, servers)
     before = EvolutionConfig.parsed(stored)
     config = EvolutionConfig.parsed(before.as_dict() | dict(given))
     if differ := differing(before.as_dict(), _fixed(config)):

@@ -62,7 +62,7 @@ def verify_history(run: Path, progress: Progress | None = None, trust: bool = Fa
     for each in damaged:
         _log.warning("%s; that of generation %s is looked at", each, number)
     records = read_metrics(run, number, HISTORY)
-    config = resumed_config(run, {}, trust)
+    config = resumed_config(run, {}, trust, servers=False)
     network, _ = load_parent(config, progress)
     space = ParameterSpace(network, config.select)
     check_parent(identity, space.fingerprint())
