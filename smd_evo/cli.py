@@ -15,7 +15,7 @@ import typer
 from smd_evo import __version__
 from smd_evo.bar import Bar, DryRun, listening
 from smd_evo.ensemble.choices import COMBINES, METHODS
-from smd_evo.errors import SmdEvoError, check_choice
+from smd_evo.errors import NotReproduced, SmdEvoError, check_choice
 from smd_evo.experiments.config import (
     FORMATS,
     CompareConfig,
@@ -331,7 +331,7 @@ def verify(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Folder that finetune wrote.")],
     trust: Annotated[bool, _TRUST] = False,
 ) -> None:
-    """Load a run's children back onto their parent and check that their fitness comes out again.
+    """Load a run's children back onto their parent and check that their fitness comes out again, but for rounding.
 
     Of a run over generations: replay its history from the pre-trained parent and check that the newest
     checkpoint's parent comes out again, to the bit.
@@ -347,14 +347,13 @@ def verify(
         return
     _check_run(run, trust)
 
-    from smd_evo.experiments.finetune import verify_children
-    from smd_evo.runs.finetune import CHILDREN, read_config
+    from smd_evo.runs.verify import verify_run
 
-    config = read_config(run, trust)
     with Bar() as bar:
-        count, worst = verify_children(config, Path(run) / CHILDREN, bar)
-    typer.echo(
-        f"{count} children loaded; their fitness differs from the stored one by at most {worst:.1e}, relatively"
+        found = verify_run(Path(run), bar, trust)
+    _say(
+        f"{found.children} children loaded; their fitness differs from the stored one by at most {found.worst:.1e}, "
+        f"which is rounding: {found.allowed}"
     )
 
 
@@ -450,6 +449,8 @@ def _called(interrupts: Interrupts) -> int | None:
     try:
         code: int | None = app(standalone_mode=False)
         sys.stdout.flush()
+    except NotReproduced as error:
+        code = _fail(str(error)) - 1
     except SmdEvoError as error:
         code = _fail(str(error))
     except _UsageError as error:

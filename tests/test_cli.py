@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from cli_helpers import TINY, here, refused, smd_evo
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 
@@ -71,7 +72,9 @@ class TestRun:
     def test_verify_reproduces_the_stored_fitness(self, run):
         result = here("verify", str(run[0]))
         assert result.returncode == 0, result.stderr
-        assert re.fullmatch(r"6 children loaded; .* by at most 0\.0e\+00, relatively\n", result.stdout)
+        assert re.fullmatch(
+            r"6 children loaded; .* by at most 0\.0e\+00, which is rounding: 1e-04 x .*\n", result.stdout
+        )
 
     def test_rows_agree_with_their_parts(self, run):
         rows = json.loads((run[0] / "results.json").read_text())["rows"]
@@ -94,6 +97,15 @@ class TestRun:
         result = here("finetune", "--children", "1", "--subspace", "tensor", "--out", str(tmp_path / "run"))
         assert result.returncode == 0, result.stderr
         assert here("verify", str(tmp_path / "run")).returncode == 0
+
+
+def rewritten(path, change):
+    """A children file whose fitness is changed in place, by somebody who leaves out the checksum."""
+    with safe_open(path, "pt") as file:
+        about = json.loads(file.metadata()["smd_evo"])
+    tensors = load_file(path)
+    change(tensors["fitness"])
+    save_file(tensors, path, {"smd_evo": json.dumps({name: about[name] for name in about if name != "checksum"})})
 
 
 class TestWrongUse:
@@ -178,6 +190,25 @@ class TestWrongUse:
         tensors = load_file(tmp_path / "children.safetensors")
         save_file({"w": torch.zeros(2), **tensors}, tmp_path / "children.safetensors")
         refused(here("verify", str(tmp_path)), "it is another kind of file")
+
+    @pytest.mark.parametrize("change", [1e-3, -1.0])
+    def test_verify_fails_where_a_fitness_is_another(self, run, tmp_path, change):
+        self.copy(run[0], tmp_path)
+        rewritten(tmp_path / "children.safetensors", lambda fitness: fitness[2].add_(change))
+        result = here("verify", str(tmp_path))
+        assert (result.returncode, result.stdout) == (1, "")
+        assert re.fullmatch(
+            r"smd-evo: .*children.safetensors: expected the stored cross_entropy of all 6 children again, but for "
+            r"rounding \(1e-04 x \(1 \+ the stored loss\), in float32\), got .* for child 3, one of 1 that differ; "
+            r".*\n",
+            result.stderr,
+        )
+
+    def test_verify_takes_the_rounding_of_other_processors(self, run, tmp_path):
+        self.copy(run[0], tmp_path)
+        rewritten(tmp_path / "children.safetensors", lambda fitness: fitness.mul_(1 + 1e-6))
+        result = here("verify", str(tmp_path))
+        assert result.returncode == 0, result.stderr
 
     def copy(self, run, target):
         for name in ("config.yaml", "results.json", "children.safetensors"):

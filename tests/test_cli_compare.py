@@ -103,6 +103,13 @@ class TestAFinishedOne:
         result = compare(done[0])
         assert result.stdout == done[1]
 
+    def test_is_taken_from_a_version_that_did_not_know_all_settings(self, done, tmp_path):
+        old = shutil.copytree(done[0], tmp_path / "run")
+        settings = yaml.safe_load((old / "config.yaml").read_text())
+        del settings["skip_unreadable"]
+        (old / "config.yaml").write_text(yaml.safe_dump(settings))
+        assert compare(old).returncode == 0
+
     def test_takes_more_methods_and_seeds(self, done, tmp_path):
         first = tmp_path / "run"
         assert compare(first, methods=["smd"]).returncode == 0

@@ -17,13 +17,13 @@ from report_helpers import finetune_results, png, write_run
 from safetensors.torch import load_file
 
 from smd_evo import atomic
+from smd_evo.bar import Bar
 from smd_evo.experiments import ensembles, finetune, scores, window
 from smd_evo.experiments.bootstrap import mean_interval, paired_difference
 from smd_evo.report import evolution_plot
 from smd_evo.runs import compare, compare_runner, ensemble, evolution
 from smd_evo.runs import finetune as finetune_run
 from smd_evo.runs import window as window_run
-from smd_evo.terminal import Bar
 
 PARENT = {name: TINY[name] for name in ("model", "data", "fitness_samples", "validation_samples", "device")}
 SMALL = PARENT | {"children": 6, "sigma": 0.1, "density": 0.2}
@@ -37,7 +37,7 @@ FILES = {
 COMMANDS = {
     "finetune": ["finetune", *options(SMALL)],
     "window": ["window", *options(PARENT | {"children": 6, "density": "1", "sigma": "0.1"})],
-    "ensemble": ["ensemble", "done"],
+    "ensemble": ["ensemble", "done", "--trust"],
 }
 
 
@@ -269,7 +269,7 @@ class TestGenerations:
         best = load_file(many / "network.safetensors")
         said = {}
         for child in ("best", "soup", "ensemble"):
-            result = here("export", str(many), "--child", child, "--out", child)
+            result = here("export", str(many), "--trust", "--child", child, "--out", child)
             assert result.returncode == 0, result.stderr
             said[child] = result.stdout
         assert said["best"] == "Written to best: the best network on validation\n"
@@ -292,7 +292,7 @@ class TestGenerations:
                 "size: expected none for a run over generations, which chose its",
             ),
         ):
-            result = here("export", str(many), *options_, "--out", str(tmp_path / "x"))
+            result = here("export", str(many), "--trust", *options_, "--out", str(tmp_path / "x"))
             assert result.returncode == 2
             assert text in result.stderr
         assert os.listdir(tmp_path) == []
@@ -346,7 +346,7 @@ class TestGenerations:
         assert result.returncode == 1
         assert result.stderr.endswith("all of it is whole in run-kept\n")
         assert Path("run").read_text() == "theirs"
-        result = here("resume", "run-kept")
+        result = here("resume", "run-kept", "--trust")
         assert result.returncode == 0, result.stderr
 
 
@@ -389,7 +389,7 @@ class TestFiles:
     @pytest.mark.parametrize("command", ["finetune", "window", "compare", "report", "export", "ensemble"])
     def test_names_of_more_than_255_bytes_are_a_mistake(self, base, command):
         own = {**COMMANDS, "compare": ["compare", *options(COMPARE)], "report": ["report", "done"]}
-        own["export"] = ["export", "done"]
+        own["export"] = ["export", "done", "--trust"]
         before = tree(base[0])
         result = here(*own[command], "--out", "x" * 256)
         assert result.returncode == 2

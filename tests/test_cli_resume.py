@@ -205,7 +205,7 @@ class TestSignals:
         result = ended(server.finetune(out, stop_in=[generation, [number]]), 130)
         assert result.stdout == ""
         assert result.stderr == (
-            f"smd-evo: interrupted; {generation} of 7 generations are done; smd-evo resume {out} goes on\n"
+            f"smd-evo: interrupted; {generation} of 7 generations are done; smd-evo resume {out} --trust goes on\n"
         )
         assert max(checkpoints(out)) == generation
         assert lines(out) == whole()[0][:generation]
@@ -230,7 +230,10 @@ class TestSignals:
     def test_and_that_is_told(self, server, tmp_path):
         out = tmp_path / "run"
         result = server.finetune(out, stop_in=[2, [signal.SIGINT, signal.SIGINT]])
-        assert result.stderr == f"smd-evo: interrupted; the last checkpoint is kept; smd-evo resume {out} goes on\n"
+        assert (
+            result.stderr
+            == f"smd-evo: interrupted; the last checkpoint is kept; smd-evo resume {out} --trust goes on\n"
+        )
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
     def test_one_before_the_first_generation_leaves_nothing(self, server, tmp_path, number):
@@ -276,13 +279,14 @@ def test_processes_of_their_own_killed_terminated_and_interrupted(server, tmp_pa
     process.communicate()
     for number in (signal.SIGTERM, signal.SIGINT):
         done = len(lines_so_far(out))
-        process = start("resume", out, count=done + 3, run=out)
+        process = start("resume", out, "--trust", count=done + 3, run=out)
         process.send_signal(number)
         _, errors = process.communicate(timeout=300)
         done = len(lines_so_far(out))
         assert process.returncode == 130
         assert errors == (
-            f"smd-evo: interrupted; {done} of 1000000000000 generations are done; smd-evo resume {out} goes on\n"
+            f"smd-evo: interrupted; {done} of 1000000000000 generations are done; "
+            f"smd-evo resume {out} --trust goes on\n"
         )
         assert max(checkpoints(out)) == done
     ended(server.run("resume", out, "--generations", done + 3))

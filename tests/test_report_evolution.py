@@ -453,7 +453,8 @@ class TestRealRun:
 class TestDamagedRun:
     def test_an_unfinished_run_can_be_resumed(self, damaged):
         (damaged / "results.json").unlink()
-        refused(here("report", str(damaged)), "run: expected a finished one", f"smd-evo resume {damaged}")
+        command = f"smd-evo resume {damaged} --trust"
+        refused(here("report", str(damaged)), "run: expected a finished one", f"{command} goes on with it")
 
     @pytest.mark.parametrize("generations", [None, 0, -1, "7", 7.0, True, [7]])
     def test_a_number_of_generations_that_is_none(self, damaged, generations):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,17 +21,6 @@ _SMALL = 2**16
 _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-class _Saved(NamedTuple):
-    part: nn.Module
-    name: str
-    buffer: Tensor | None
-    value: Tensor | None
-    version: int | None
-    """Count of in-place changes, where that is what tells of them."""
-    bits: tuple[Tensor, Tensor] | None
-    """The buffer's memory as integers, and a copy, where those tell."""
-
-
 class Buffers:
     """The buffers of a network as they are now, to be put back.
 
@@ -45,18 +33,40 @@ class Buffers:
 
     def __init__(self, module: nn.Module) -> None:
         weights = {memory_of(weight) for weight in module.parameters()}
-        self._saved = [
-            _save(part, name, buffer, weights) for part in module.modules() for name, buffer in part._buffers.items()
+        self._all = [
+            (part._buffers, name, buffer) for part in module.modules() for name, buffer in part._buffers.items()
         ]
-        self._objects = [
-            (number, saved.part._buffers, saved.name, saved.buffer) for number, saved in enumerate(self._saved)
-        ]
-        there = [
-            (number, saved, saved.buffer) for number, saved in enumerate(self._saved) if saved.buffer is not None
-        ]
-        self._memory = [(number, buffer, saved.bits[0].data_ptr()) for number, saved, buffer in there if saved.bits]
-        self._odd = [number for number, saved, _ in there if not saved.bits]
-        self._small, self._large = _grouped(self._saved)
+        self._bits: dict[int, tuple[Tensor, Tensor]] = {}  # memory as integers, and a copy
+        self._places: list[tuple[int, Tensor, int]] = []  # buffer, and where its memory begins
+        self._memory: dict[int, Tensor] = {}
+        self._by_version: dict[int, tuple[Tensor, Tensor, int | None]] = {}  # buffer, copy, count of in-place changes
+        groups: defaultdict[tuple[torch.device, torch.dtype], list[int]] = defaultdict(list)
+        self._large = []
+        for number, (_, _, buffer) in enumerate(self._all):
+            if buffer is None:
+                continue
+            words = _words_of(buffer)
+            if words is None or memory_of(buffer) in weights:
+                self._by_version[number] = buffer, buffer.clone(), _version(buffer)
+                continue
+            self._memory[number] = memory = buffer.data
+            self._places.append((number, buffer, memory.data_ptr()))
+            now = memory.view(words)
+            if now.is_contiguous() and now.numel() < _SMALL:
+                self._bits[number] = now.view(-1), now
+                groups[now.device, words].append(number)
+            else:
+                self._bits[number] = now, now.clone()
+                self._large.append(number)
+        self._small = [self._together(numbers) for numbers in groups.values()]
+
+    def _together(self, numbers: list[int]) -> tuple[list[int], list[Tensor], Tensor]:
+        """Numbers of small buffers, their memory, and a copy of it in one piece."""
+        views = [self._bits[number][0] for number in numbers]
+        copy = torch.cat(views)
+        for number, view, piece in zip(numbers, views, copy.split([len(view) for view in views]), strict=True):
+            self._bits[number] = view, piece
+        return numbers, views, copy
 
     def restore(self) -> None:
         """Put back values and objects."""
@@ -68,84 +78,66 @@ class Buffers:
         """Copies of what is not as it was."""
         found: list[BufferChange] = []
         for number in self._changed():
-            part, name, buffer, *_ = self._saved[number]
-            now = part._buffers.get(name)
+            buffers, name, buffer = self._all[number]
+            now = buffers.get(name)
             found.append((number, now is not buffer, None if now is None else now.clone()))
         return found
 
     def change(self, changes: list[BufferChange]) -> None:
         """Make such changes again, as often as one likes."""
         for number, replaced, value in changes:
-            part, name, buffer, *_ = self._saved[number]
+            buffers, name, buffer = self._all[number]
             if replaced or buffer is None or value is None:
-                part._buffers[name] = None if value is None else value.clone()
+                buffers[name] = None if value is None else value.clone()
             else:
                 buffer.data.copy_(value)
 
     def _changed(self) -> list[int]:
         """Numbers of the buffers that are not as they were, or may not be: of each child, so it is to be quick."""
-        found = [number for number, buffers, name, buffer in self._objects if buffers.get(name) is not buffer]
-        found += [number for number, buffer, place in self._memory if buffer.data_ptr() != place]
-        found += [number for number in self._odd if self._is_touched(self._saved[number])]
-        doubtful = self._large
-        for numbers, views, value in self._small:
-            if not torch.equal(torch.cat(views), value):
-                doubtful = doubtful + numbers
-        found += [number for number in doubtful if (bits := self._saved[number].bits) and not torch.equal(*bits)]
-        return sorted(set(found)) if found else found
-
-    def _is_touched(self, saved: _Saved) -> bool:
-        return saved.buffer is not None and (saved.version is None or saved.buffer._version != saved.version)
+        found = [
+            number for number, (buffers, name, buffer) in enumerate(self._all) if buffers.get(name) is not buffer
+        ]
+        found += [number for number, buffer, place in self._places if buffer.data_ptr() != place]
+        for number, (buffer, _, version) in self._by_version.items():
+            if version is None or buffer._version != version:
+                found.append(number)
+        doubtful = list(self._large)
+        for numbers, views, copy in self._small:
+            if not torch.equal(torch.cat(views), copy):
+                doubtful += numbers
+        found += [number for number in doubtful if not torch.equal(*self._bits[number])]
+        return sorted(set(found))
 
     def _put_back(self, numbers: list[int]) -> None:
         for number in numbers:
-            part, name, buffer, value, _, bits = self._saved[number]
-            part._buffers[name] = buffer
-            if buffer is None or value is None:
+            buffers, name, buffer = self._all[number]
+            buffers[name] = buffer
+            if buffer is None:
                 continue
-            if bits is None:
-                buffer.copy_(value)
-                self._saved[number] = _Saved(part, name, buffer, value, _version(buffer), None)
+            if number in self._by_version:
+                _, copy, _ = self._by_version[number]
+                buffer.copy_(copy)
+                self._by_version[number] = buffer, copy, _version(buffer)
                 continue
-            if buffer.data_ptr() != bits[0].data_ptr():
-                buffer.data = bits[0].view(value.dtype)
-            if not torch.equal(*bits):
-                buffer.data.copy_(value)
+            now, copy = self._bits[number]
+            if buffer.data_ptr() != now.data_ptr():  # another memory was given to it
+                buffer.data = self._memory[number]
+            if not torch.equal(now, copy):
+                now.copy_(copy)
 
 
 def same_bits(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors of one shape and type are the same, NaN and the sign of zero included."""
-    words = _WORDS.get(one.element_size())
-    if words is None or one.layout != torch.strided or one.is_quantized:
+    words = _words_of(one)
+    if words is None:
         return torch.equal(one.detach(), other.detach())
     return torch.equal(one.detach().view(words), other.detach().view(words))
 
 
-def _save(part: nn.Module, name: str, buffer: Tensor | None, weights: set[int]) -> _Saved:
-    if buffer is None:
-        return _Saved(part, name, None, None, None, None)
-    value = buffer.clone()
-    words = _WORDS.get(buffer.element_size())
-    odd = type(buffer.data) is not Tensor or buffer.layout != torch.strided or buffer.is_quantized or buffer.is_meta
-    if odd or words is None or memory_of(buffer) in weights:
-        return _Saved(part, name, buffer, value, _version(buffer), None)
-    return _Saved(part, name, buffer, value, None, (buffer.data.view(words), value.data.view(words)))
-
-
-def _grouped(saved: list[_Saved]) -> tuple[list[tuple[list[int], list[Tensor], Tensor]], list[int]]:
-    """Small buffers of each device and word, as (numbers, flat views, copy in one piece), and the others' numbers."""
-    groups: defaultdict[tuple[torch.device, torch.dtype], list[int]] = defaultdict(list)
-    large = []
-    for number, (*_, bits) in enumerate(saved):
-        if bits and bits[0].is_contiguous() and bits[0].numel() < _SMALL:
-            groups[bits[0].device, bits[0].dtype].append(number)
-        elif bits:
-            large.append(number)
-    made = []
-    for numbers in groups.values():
-        pairs = [bits for number in numbers if (bits := saved[number].bits)]
-        made.append((numbers, [now.view(-1) for now, _ in pairs], torch.cat([value.view(-1) for _, value in pairs])))
-    return made, large
+def _words_of(tensor: Tensor) -> torch.dtype | None:
+    """The integers that a tensor's elements may be seen as; None where they may not."""
+    plain = type(tensor.data) is Tensor and tensor.layout == torch.strided and not tensor.is_quantized
+    return _WORDS.get(tensor.element_size()) if plain and not tensor.is_meta else None
 
 
 def _version(tensor: Tensor) -> int | None:

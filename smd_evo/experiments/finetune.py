@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -22,7 +21,6 @@ from smd_evo.core.mutation import Lineage, Mutation
 from smd_evo.core.structured import TensorSubspace
 from smd_evo.core.subspace import Dense, Subspace
 from smd_evo.ensemble.combine import combined
-from smd_evo.ensemble.files import load_children
 from smd_evo.ensemble.selection import select_from, stored
 from smd_evo.evaluation.calibration import calibrate_sigma
 from smd_evo.evaluation.evaluator import Evaluation, Evaluator
@@ -36,10 +34,9 @@ from smd_evo.experiments.rules import CALIBRATION, make_rule, mean_density
 from smd_evo.experiments.scores import against, table_row
 from smd_evo.experiments.speed import timed
 from smd_evo.experiments.statistics import Estimate
-from smd_evo.experiments.workload import Part, workload
 from smd_evo.zoo.data import Data
 
-__all__ = ["finetune", "verify_children"]
+__all__ = ["finetune", "ranker_of"]
 
 _BEST_OF = 10
 
@@ -69,7 +66,7 @@ def finetune(config: FinetuneConfig, progress: Progress | None = None) -> Finetu
 
 
 def _finetuned(config: FinetuneConfig, progress: Progress) -> FinetuneResult:
-    data, ranker = _ranker(config, progress)
+    data, ranker = ranker_of(config, progress)
     progress.expect(timed(finetune_workload(config, data.sizes), ranker))
     judge = ranker.on(data.validation)
     plans, calibrations = _plan(config, ranker, progress)
@@ -103,7 +100,7 @@ def _lean(group: Group, chosen: bool) -> Group:
     return group if chosen else replace(group, logits=group.logits.new_empty(0, *group.logits.shape[1:]))
 
 
-def _ranker(config: FinetuneConfig, progress: Progress) -> tuple[Data, Evaluator]:
+def ranker_of(config: FinetuneConfig, progress: Progress) -> tuple[Data, Evaluator]:
     """The data, and the parent on the fitness split."""
     parent, data = load_parent(config, progress)
     return data, Evaluator(parent, data.fitness, config.fitness, select=config.select, batch_size=config.batch_size)
@@ -198,28 +195,3 @@ def _report(arms: list[Arm], test: Evaluator, seed: int) -> tuple[list[Row], dic
                 ensembles[arm.name] = after
     sparse = ensembles.pop(SPARSE)
     return rows, {name: against(sparse, other, targets, seed) for name, other in ensembles.items()}
-
-
-def verify_children(config: FinetuneConfig, path: Path, progress: Progress | None = None) -> tuple[int, float]:
-    """Apply the children of a file to their parent and evaluate them again.
-
-    Args:
-        config: settings of the run that wrote the file.
-        path: the children file.
-        progress: told of each child.
-
-    Returns:
-        How many children there are, and the largest relative difference of their fitness to the stored one.
-
-    Raises:
-        ChildrenFileError, WrongParent: see :func:`smd_evo.ensemble.files.load_children`.
-    """
-    progress = progress or Logged()
-    _, ranker = _ranker(config, progress)
-    children = load_children(path, ranker.space)
-    with in_precision(config):
-        progress.expect(timed(workload([Part("children", len(children.members), ranker.samples)]), ranker))
-        progress.start("children", len(children.members))
-        again = ranker.evaluate(children.members, progress.advance).fitness
-    difference = (again - children.fitness).abs() / children.fitness.abs().clamp(min=1e-12)
-    return len(children.members), float(difference.max())

@@ -6,11 +6,12 @@ cluster. None of these is imported or contacted unless the same was given by the
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from smd_evo.errors import InvalidValue
+from smd_evo.errors import InvalidValue, shown
 
 __all__ = ["check_trust", "needs_trust", "trust_option"]
 
@@ -63,18 +64,41 @@ def check_trust(run: Path | str, stored: Mapping[str, Any], given: Mapping[str, 
     """
     found = {name: value for name, value in needs_trust(stored).items() if name not in given}
     if found and not trust:
-        named = ", ".join(f"{name} {value!r}" for name, value in found.items())
+        named = ", ".join(f"{name} {shown(value)}" for name, value in found.items())
         raise InvalidValue(
             f"run: expected a folder whose settings name no code and no server, got {run} with {named}; if it is "
             "yours, or you have read what that does, add --trust"
         )
-    imported = [name for name in needs_trust({**stored, **given}) if name in _KNOWN]
-    here, there = Path.cwd().resolve(), Path(run).resolve()
-    if imported and there in (here, *here.parents):
+    imported = {name: value for name, value in needs_trust({**stored, **given}).items() if name in _KNOWN}
+    here, there = Path.cwd(), Path(run).resolve()
+    if imported and _is_inside(here, there):
         raise InvalidValue(
             f"run: expected to be called from another folder than the run's, got {run} from {here}; modules are "
             "looked for in the current folder, and those of a run are never imported"
         )
+    for name, value in imported.items():
+        for place in _places(value):
+            if _is_inside(place, there):
+                raise InvalidValue(
+                    f"{name}: expected a module outside of the run's folder, got {place}; modules of a run are never "
+                    "imported, take that folder out of Python's path"
+                )
+
+
+def _is_inside(path: Path, folder: Path) -> bool:
+    path = path.resolve()
+    return folder in (path, *path.parents)
+
+
+def _places(name: str) -> list[Path]:
+    """Where the package of ``package.module:factory`` would be imported from; looking for it imports nothing."""
+    package = name.partition(":")[0].partition(".")[0]
+    try:
+        spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    except ValueError:  # of __main__
+        spec = None
+    found = [spec.origin, *(spec.submodule_search_locations or ())] if spec else []
+    return [Path(place) for place in found if place is not None]
 
 
 def _listed(value: Any) -> list[str]:

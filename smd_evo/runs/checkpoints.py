@@ -23,6 +23,7 @@ from smd_evo.runs.folder import IDENTITY
 
 __all__ = ["IDENTITY", "newest", "notes_its_run", "write_checkpoint"]
 
+_FIXED = ("fingerprint", "data", "settings")
 _FOLDER, _MARK, _LONGEST = "checkpoints", "$tensor", 200
 
 
@@ -79,8 +80,13 @@ def notes_its_run(run: Path, number: int) -> bool:
 
 
 def _run(run: Path) -> str:
-    """What tells a run from any other: its identity's digest."""
-    return _digest(read_file(run / IDENTITY)) if (run / IDENTITY).is_file() else ""
+    """What tells a run from any other: a digest of its identity, but for the versions that it began with."""
+    try:
+        identity = parse_json(read_file(run / IDENTITY))
+    except FileNotFoundError:
+        return ""
+    fixed = {name: identity[name] for name in _FIXED if name in identity} if isinstance(identity, dict) else {}
+    return _digest(json.dumps(fixed, sort_keys=True).encode())
 
 
 def _read(folder: Path, number: int, run: str) -> dict[str, Any]:

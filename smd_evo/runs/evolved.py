@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smd_evo.errors import InvalidValue
-from smd_evo.runs.folder import IDENTITY, RESULTS, read_results
+from smd_evo.experiments.config import load_settings
+from smd_evo.experiments.trust import trust_option
+from smd_evo.runs.folder import CONFIG, IDENTITY, RESULTS, read_results
 from smd_evo.runs.identity import resumed_config
 
 if TYPE_CHECKING:
@@ -88,5 +90,6 @@ def evolved_weights(
 def check_finished(run: Path) -> None:
     """Raise InvalidValue if a run over generations is not finished."""
     if not (run / RESULTS).is_file():
-        raise InvalidValue(f"run: expected a finished one, got {run}; smd-evo resume {run} goes on with it")
+        option = trust_option(load_settings(run / CONFIG))
+        raise InvalidValue(f"run: expected a finished one, got {run}; smd-evo resume {run}{option} goes on with it")
     read_results(run / RESULTS, "evolution")

@@ -1,32 +1,52 @@
-"""Runs over generations checked: the whole history, replayed from the pre-trained parent."""
+"""Runs checked: children evaluated again, or the whole history replayed from the pre-trained parent."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import torch
 
 from smd_evo.core.parameters import ParameterSpace
 from smd_evo.errors import NotReproduced
+from smd_evo.experiments.config import load_settings
 from smd_evo.experiments.parent import load_parent
 from smd_evo.experiments.progress import Logged, Progress
+from smd_evo.experiments.verification import Verified, verify_children
 from smd_evo.runs.checkpoints import newest
+from smd_evo.runs.finetune import CHILDREN, read_config
+from smd_evo.runs.folder import CONFIG
 from smd_evo.runs.identity import check_parent, read_identity, resumed_config, wrong_state
 from smd_evo.runs.metrics import HISTORY, read_metrics
 
-__all__ = ["verify_history"]
+__all__ = ["verify_history", "verify_run"]
+
+_log = logging.getLogger(__name__)
 
 
-def verify_history(
-    run: Path, progress: Progress | None = None, trust: bool = False, notes: list[str] | None = None
-) -> int:
+def verify_run(run: Path, progress: Progress | None = None, trust: bool = False) -> Verified:
+    """Evaluate the children of a run of a single generation again.
+
+    Args:
+        run: the run directory.
+        progress: told of each child.
+        trust: whether functions that the folder names may be imported.
+
+    Raises:
+        NotReproduced: the fitness of a child differs from the stored one by more than rounding.
+        InvalidValue, ChildrenFileError, WrongParent: ``run`` is no such run, or damaged, or of another parent.
+    """
+    config = read_config(run, trust)
+    return verify_children(config, run / CHILDREN, progress, str(load_settings(run / CONFIG).get("device")))
+
+
+def verify_history(run: Path, progress: Progress | None = None, trust: bool = False) -> int:
     """Make the newest checkpoint's parent again, from the pre-trained one and the recipes of all generations.
 
     Args:
         run: the run directory, of a finished run or an unfinished one.
-        progress: told of each generation.
+        progress: told of each generation; what else the user should know, :mod:`logging` is told.
         trust: whether functions that the folder names may be imported.
-        notes: gets what the user should know.
 
     Returns:
         How many generations there are.
@@ -39,8 +59,8 @@ def verify_history(
     progress = progress or Logged()
     identity = read_identity(run)
     number, state, damaged = newest(run)
-    if notes is not None:
-        notes += [f"{each}; that of generation {number} is looked at" for each in damaged]
+    for each in damaged:
+        _log.warning("%s; that of generation %s is looked at", each, number)
     records = read_metrics(run, number, HISTORY)
     config = resumed_config(run, {}, trust)
     network, _ = load_parent(config, progress)

@@ -37,10 +37,13 @@ from smd_evo import (
 from smd_evo.errors import InvalidType, InvalidValue
 
 # EvoTorch's CMA-ES copies a tensor by torch.tensor(), and has numpy round one.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:To copy construct from a tensor:UserWarning:evotorch",
-    "ignore:__array_wrap__ must accept:DeprecationWarning:evotorch",
-)
+pytestmark = [
+    pytest.mark.numeric,
+    pytest.mark.filterwarnings(
+        "ignore:To copy construct from a tensor:UserWarning:evotorch",
+        "ignore:__array_wrap__ must accept:DeprecationWarning:evotorch",
+    ),
+]
 
 SEARCHERS = {
     "SNES": lambda problem: SNES(problem, stdev_init=0.05, popsize=12),
