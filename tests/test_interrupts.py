@@ -70,6 +70,19 @@ with module.undone(lambda: print("undone", flush=True)):
     assert result.stderr == "smd-evo: interrupted while modules were loading; nothing was being written\n"
 
 
+def test_the_place_of_a_run_is_given_back_then_too(tmp_path):
+    code = """
+import smd_evo.interrupts as module
+from smd_evo.runs.take import chosen, new_run
+module._PATIENCE = 0.2
+with chosen(None, "window") as target, new_run(target):
+    import slow
+"""
+    result = run(tmp_path, code, slow="from __main__ import interrupt, time\ninterrupt()\ntime.sleep(60)\n")
+    assert result.returncode == 130
+    assert not (tmp_path / "runs").exists()
+
+
 def test_the_second_one_does_not_wait(tmp_path):
     twice = "from __main__ import interrupt, time\ninterrupt()\ntime.sleep(0)\ninterrupt()\ntime.sleep(60)\n"
     assert run(tmp_path, "import twice", twice=twice).returncode == 130
