@@ -27,6 +27,7 @@ def seconds_per_image(evaluator: Evaluator) -> float:
 
     The noise of children comes on top, which counts only where a network is large and the images are few.
     """
+    _timed(evaluator, 1)  # what PyTorch only does once, and the trial of the weights
     first = _timed(evaluator, _FEW)
     return first if first * min(_FEW, evaluator.samples) > _LONG else min(first, _timed(evaluator, _MORE))
 

@@ -76,6 +76,12 @@ def loss(outputs):
     return float(nn.functional.cross_entropy(outputs, DATA[1]))
 
 
+@pytest.fixture
+def without_trial(monkeypatch):
+    """No trial of the network's weights, which takes place once, on a few images, and is charged to nobody."""
+    monkeypatch.setattr(evaluator, "probe", lambda *_: None)
+
+
 every_method = pytest.mark.parametrize("name", METHODS)
 
 
@@ -87,12 +93,9 @@ def test_it_starts_at_the_parent(name):
 
 
 @every_method
-def test_a_step_evaluates_as_many_images_as_it_costs(name, monkeypatch):
-    """EvoTorch's problems also look at the parent on each minibatch, which nobody needs and nobody is charged for.
-
-    Nor is anybody for the trial of a network's weights, once, on a few images.
-    """
-    monkeypatch.setattr(evaluator, "probe", lambda *_: None)
+@pytest.mark.usefixtures("without_trial")
+def test_a_step_evaluates_as_many_images_as_it_costs(name):
+    """EvoTorch's problems also look at the parent on each minibatch, which nobody needs and nobody is charged for."""
     method = made(name, task())
     for _ in range(3):
         cost = method.cost
@@ -147,6 +150,7 @@ def test_it_leaves_the_parent_as_it_is(name):
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name not in ("smd", "sgd")])
+@pytest.mark.usefixtures("without_trial")
 def test_all_see_the_same_minibatch(name):
     own = task()
     made(name, own).step()
