@@ -86,7 +86,7 @@ def choose(shortlist: Shortlist, validation: Evaluator, method: str, size: int |
     if samples != len(targets) or classes <= int(targets.max()):
         raise InvalidValue(
             f"run: expected predictions of {len(targets)} validation samples of {int(targets.max()) + 1} classes or "
-            f"more, got those of {samples} of {classes}; the settings or the data have changed since: run finetune again"
+            f"more, got those of {samples} of {classes}; the data have changed since: run finetune again"
         )
     return select_from(
         stored(shortlist.logits),
