@@ -14,6 +14,7 @@ import yaml
 from compare_helpers import compare_result, compare_results
 from helpers import SmallNet, same_bits, state_bits
 from junk_helpers import CODE, ODD, changed, changed_bytes, changed_safetensors, little_memory, settled
+from report_helpers import CONFIG as CONFIG_OF_ONE
 from report_helpers import WINDOW, ensemble_results, finetune_results, window_results, write_protocol, write_run
 from test_report_evolution import CONFIG, lines, results
 
@@ -29,14 +30,18 @@ from smd_evo import (
 from smd_evo.core.rows import decode_rows, encode_rows
 from smd_evo.ensemble.files import load_children, save_children
 from smd_evo.errors import InvalidValue, SmdEvoError
+from smd_evo.experiments.compare import Job, Point, Run, Score, settings_of
 from smd_evo.experiments.config import CompareConfig, FinetuneConfig, WindowConfig, load_settings
+from smd_evo.experiments.ensembles import choose
 from smd_evo.experiments.evolution_config import EvolutionConfig
 from smd_evo.experiments.shortlists import Shortlist, load_shortlists, save_shortlists
 from smd_evo.report.page import render_page
 from smd_evo.runs import checkpoints
 from smd_evo.runs.checkpoints import newest, write_checkpoint
+from smd_evo.runs.compare_runs import file_of, store_run, stored_run
 from smd_evo.runs.identity import read_identity
 from smd_evo.runs.metrics import read_metrics
+from smd_evo.runs.protocol import write_summary
 from smd_evo.runs.records import read_record
 
 CONFIGS = (FinetuneConfig, EvolutionConfig, WindowConfig, CompareConfig)
@@ -149,6 +154,41 @@ def test_files_of_children(files, parent, tmp_path, kind, keep_checksum):
     assert taken < 120
     assert not isinstance(settled(load, valid), SmdEvoError)
     assert same_bits(before, state_bits(parent))
+
+
+@pytest.mark.parametrize("shape", [(4, 5, 3), (4, 0, 3), (4, 4, 1), (4, 4, 0)])
+def test_predictions_of_other_samples(parent, shape):
+    data = torch.linspace(-1, 1, 64).view(4, 1, 4, 4), torch.tensor([0, 1, 2, 0])
+    recipes = sample_mutations(1, 4, subspace=RandomSubspace(0.05), sigma=0.1)
+    arm = Shortlist("sparse", 0.05, 0.1, recipes, torch.zeros(4, dtype=torch.float64), 1, torch.zeros(shape), "x")
+    with pytest.raises(InvalidValue, match="run: expected predictions of 4 validation samples of 3 classes or"):
+        choose(arm, Evaluator(parent, data, "cross_entropy"), "greedy", None, "probabilities")
+
+
+def test_runs_of_a_comparison(tmp_path):
+    chance, job = random.Random(9), Job("openai-es", 1, 0, True)
+    points = tuple(Point(mark, Score(0.5, 1.0)) for mark in (0, 100, 200))
+    (tmp_path / "runs").mkdir()
+    store_run(tmp_path, Run(job, settings_of(job), points, 200, 50, 1.5, None, Score(0.6, float("nan"))))
+    file = file_of(tmp_path, job)
+    before, taken = file.read_bytes(), 0
+    assert stored_run(tmp_path, job).test.accuracy == 0.6
+    for _ in range(80):
+        if chance.random() < 0.7:
+            file.write_text(json.dumps(changed(chance, json.loads(before))))
+        else:
+            file.write_bytes(changed_bytes(chance, before))
+        taken += isinstance(settled(stored_run, tmp_path, job), Run)
+    assert taken < 40
+
+
+def test_results_that_a_protocol_gathers(tmp_path):
+    chance, run = random.Random(10), write_run(tmp_path / "net", finetune_results(), CONFIG_OF_ONE)
+    before = (run / "results.json").read_text()
+    assert not isinstance(settled(write_summary, tmp_path, ["net"]), SmdEvoError)
+    for _ in range(60):
+        (run / "results.json").write_text(json.dumps(changed(chance, json.loads(before))))
+        settled(write_summary, tmp_path, ["net"])
 
 
 def test_recipes():

@@ -74,16 +74,24 @@ def choose(shortlist: Shortlist, validation: Evaluator, method: str, size: int |
         method, size, combine: see :func:`smd_evo.ensemble.selection.select_members`.
 
     Raises:
-        InvalidValue: more members than the shortlist has children, or an unknown method or combination.
+        InvalidValue: more members than the shortlist has children, an unknown method or combination, or stored
+            predictions of other samples.
     """
     assert isinstance(validation.fitness, BatchFitness | TotalFitness)
     count = len(shortlist.recipes)
     if size is not None and (size := check_count("size", size)) > count:
         raise InvalidValue(f"size: expected 1 to {count}, the children on each shortlist, got {size}")
+    targets = validation.targets()
+    samples, classes = shortlist.logits.shape[1:]
+    if samples != len(targets) or classes <= int(targets.max()):
+        raise InvalidValue(
+            f"run: expected predictions of {len(targets)} validation samples of {int(targets.max()) + 1} classes or "
+            f"more, got those of {samples} of {classes}; the data have changed since: run finetune again"
+        )
     return select_from(
         stored(shortlist.logits),
         count,
-        validation.targets(),
+        targets,
         validation.fitness,
         ranking=range(count),
         method=method,
