@@ -108,11 +108,13 @@ def _workload(config: CompareConfig, folder: Path, names: Sequence[str], runner:
         trials += missing
         reported += [max(grid, key=votes_of)] * len(runs)
         strengths += len(missing) + (len(missing) < len(grid) and bool(runs))
-    here = runner.here() if workers == 1 or not (folder / _DATA).is_file() else None
-    sizes = here.data.sizes if here else read_results(folder / _DATA, "compare-data")["data"]["samples"]
+    begun = (folder / _DATA).is_file()
+    sizes = read_results(folder / _DATA, "compare-data")["data"]["samples"] if begun else runner.here().data.sizes
     parent = stored_run(folder, Job(PARENT, _TUNING, 0, True)) is None
     found = compare_workload(config, sizes, trials, reported, workers * strengths, parent)
-    return here.timed(found, f"in one process, which {workers} share" if workers > 1 else "") if here else found
+    if not found.parts or (begun and workers > 1):  # then the parent is not loaded here
+        return found
+    return runner.here().timed(found, f"in one process, which {workers} share" if workers > 1 else "")
 
 
 def finished(folder: Path) -> int:
