@@ -16,11 +16,13 @@ import time
 from pathlib import Path
 
 import pytest
-from cli_helpers import refused
+from cli_helpers import Ended, refused
 from evolution_helpers import SEARCHERS, TINY, network, options
 from resume_helpers import Server, checkpoints, ended, environment, lines, same, told, tree
 from safetensors.torch import save_file
 
+WORDS = 700
+"""Bytes that what a command tells takes, and no file of a run."""
 BRIEF = TINY | {"generations": 2, "children": 4, "checkpoint_every": 2, "keep_checkpoints": 1, "validate_every": 1}
 STOP = {"stop_in": [5, [signal.SIGTERM]]}
 
@@ -155,14 +157,14 @@ class TestADiskThatTakesNoMore:
                 "to, smd-evo resume goes on\n"
             )
             before = tree(out)
-            again = ended(server.run("resume", out, room=99), 1)
+            again = ended(server.run("resume", out, room=WORDS), 1)
             assert len(again.stderr.splitlines()) == 1
             assert tree(out) == before
             ended(server.run("resume", out))
             same(out, whole())
 
     def test_no_room_at_all(self, server, tmp_path):
-        result = ended(server.finetune(tmp_path / "a" / "run", room=99), 1)
+        result = ended(server.finetune(tmp_path / "a" / "run", room=WORDS), 1)
         assert "File too large" in result.stderr
         assert len(result.stderr.splitlines()) == 1
         assert os.listdir(tmp_path) == []
@@ -284,7 +286,7 @@ def test_processes_of_their_own_killed_terminated_and_interrupted(server, tmp_pa
         _, errors = process.communicate(timeout=300)
         done = len(lines_so_far(out))
         assert process.returncode == 130
-        assert errors == (
+        assert Ended((), 130, "", errors).stderr == (
             f"smd-evo: interrupted; {done} of 1000000000000 generations are done; "
             f"smd-evo resume {out} --trust goes on\n"
         )
