@@ -6,7 +6,7 @@ import signal
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background: commands would ignore Ctrl-C, too
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-os.environ["OMP_NUM_THREADS"] = "1"  # for the workers of a parallel run, and the commands that they start
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the workers of a parallel run, and the commands that they start
 os.environ["EVOTORCH_VERBOSE_LEVEL"] = "0"  # before its import: no INFO lines
 os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "WANDB_ERROR_REPORTING": "false"}  # evotorch imports both
 

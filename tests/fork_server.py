@@ -123,6 +123,7 @@ def prepare(job):
 def work(job, report):
     """In the forked process: the command line, and how it ended."""
     sys.argv = ["smd-evo", *job["arguments"]]
+    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115 - this one may be a pipe
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in job.get("ignores", ()):
         signal.signal(number, signal.SIG_IGN)
@@ -142,14 +143,39 @@ def work(job, report):
     os._exit(code)
 
 
+class Heard:
+    """Standard error of a process: a file, or a pipe, which takes words also where files may not grow."""
+
+    def __init__(self, pipe):
+        self._file = None if pipe else tempfile.TemporaryFile()  # noqa: SIM115
+        self._reading, self.writing = os.pipe() if pipe else (None, self._file.fileno())
+
+    def read(self):
+        if self._file is None:
+            return os.read(self._reading, 2**16)
+        self._file.seek(0)
+        return self._file.read()
+
+    def close(self):
+        if self._file is None:
+            os.close(self._reading)
+            os.close(self.writing)
+        else:
+            self._file.close()
+
+
+def heard(job):
+    return contextlib.closing(Heard("room" in job))
+
+
 def run(job):
     """Fork, perhaps kill after so many seconds, and tell how it ended."""
-    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+    with tempfile.TemporaryFile() as output, heard(job) as errors:
         reading, writing = os.pipe()
         child = os.fork()
         if not child:
             os.dup2(output.fileno(), 1)
-            os.dup2(errors.fileno(), 2)
+            os.dup2(errors.writing, 2)
             work(job, writing)
         os.close(writing)
         if "seconds" in job:
@@ -158,8 +184,7 @@ def run(job):
         count = os.read(reading, 99)
         os.close(reading)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        for file in (output, errors):
-            file.seek(0)
+        output.seek(0)
         told = {"stdout": output.read().decode(), "stderr": errors.read().decode()}
     return {"returncode": code, "moments": int(count) if count else None, **told}
 

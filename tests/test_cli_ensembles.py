@@ -254,7 +254,9 @@ class TestDamagedRuns:
     def test_shortlists_without_the_sparse_one(self, command, copy):
         with safe_open(copy / SHORTLISTS, "pt") as file:
             about = file.metadata()
-        about = {name: text.replace('"sparse"', '"spärlich"') for name, text in about.items()}
+        ((name, text),) = about.items()
+        text = re.sub(', "checksum": "[0-9a-f]+"', "", text)  # as somebody would write it who leaves that out
+        about = {name: text.replace('"sparse"', '"spärlich"')}
         save_file(load_file(copy / SHORTLISTS), copy / SHORTLISTS, about)
         self.refuses(command, copy, SHORTLISTS, "no shortlist of 'sparse'")
 

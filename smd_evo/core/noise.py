@@ -18,7 +18,6 @@ References:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -199,6 +198,12 @@ def _fmix32(word: Tensor) -> Tensor:
 
 _SQRT_HALF_BITS = 0x3FE6A09E667F3BCD
 _ONE_BITS = 0x3FF0000000000000
+_LOG_TWO = 0.6931471805599453
+_SINE = [
+    *(6.283185307179586, -41.341702240399755, 81.60524927607504, -76.70585975306136),
+    *(42.058693944897634, -15.094642576822984, 3.8199525848482803, -0.7181223017785001),
+]
+"""(-1)**j (2 pi)**(2 j + 1) / (2 j + 1)!, written out, as a library's power may differ in the last place."""
 
 
 def _log(x: Tensor) -> Tensor:
@@ -211,14 +216,13 @@ def _log(x: Tensor) -> Tensor:
     mantissa = (shifted & (2**52 - 1)).add_(_SQRT_HALF_BITS).view(torch.float64)
     s = (mantissa - 1.0).div_(mantissa + 1.0)
     series = _horner(s * s, [2.0 / (2 * j + 1) for j in range(6)])
-    return series.mul_(s).add_(exponent.mul_(math.log(2.0)))
+    return series.mul_(s).add_(exponent.mul_(_LOG_TWO))
 
 
 def _cos_of_turn(turn: Tensor) -> Tensor:
     """cos(2 pi turn) for turns in [0, 1), to about 1e-11: sin of an angle in [-pi/2, pi/2] by its series."""
     w = (turn - 0.5).abs_().sub_(0.25)
-    coefficients = [(-1) ** j * math.tau ** (2 * j + 1) / math.factorial(2 * j + 1) for j in range(8)]
-    return _horner(w * w, coefficients).mul_(w)
+    return _horner(w * w, _SINE).mul_(w)
 
 
 def _horner(x: Tensor, coefficients: list[float]) -> Tensor:
