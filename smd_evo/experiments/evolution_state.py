@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from smd_evo.core.keys import check_key
-from smd_evo.errors import InvalidValue, check_count, check_number, shown
+from smd_evo.errors import InvalidValue, WrongParent, check_count, check_number, shown
 
 __all__ = ["check_state"]
 
@@ -52,7 +52,12 @@ def check_state(state: Mapping[str, Any], parameters: Mapping[str, Tensor]) -> N
 
 
 def _check_parameters(what: str, found: Any, parameters: Mapping[str, Tensor]) -> None:
-    _check(isinstance(found, Mapping) and found.keys() == parameters.keys(), what, found)
+    _check(isinstance(found, Mapping), what, found)
+    if found.keys() != parameters.keys():
+        raise WrongParent(
+            f"values: expected the {len(parameters)} selected parameters, got {len(found)} others in the state's "
+            f"{what}; take the network and the selection that it is of"
+        )
     for name, tensor in parameters.items():
         same = (
             isinstance(found[name], Tensor)
