@@ -206,7 +206,7 @@ class TestFinetuneWrongUse:
             (["--model", "nets:first", *SMALL, "--fitness-samples", "90"], ["data: expected enough of its 90"]),
             (["--model", "nets:first", *SMALL, "--fitness-samples", "none"], ["fitness_samples"]),
             (["--model", "nets:first", *SMALL, "--precision", "float8"], ["precision: expected one of float32"]),
-            (["--model", "nets:first", *SMALL, "--checkpoint", "nets.py"], ["checkpoint", "never unpickled"]),
+            (["--model", "nets:first", *SMALL, "--checkpoint", "nets.py"], ["checkpoint", "a text", "state_dict()"]),
             (["--model", "demo-cnn", *SMALL], ["model: expected another one than demo-cnn"]),
             (["--fitness-samples", "10"], ["data: expected the splits of digits as they are"]),
         ],

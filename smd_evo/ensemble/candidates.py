@@ -57,7 +57,8 @@ class Judge:
     def fitness_alone(self, outputs: Tensor) -> float:
         """Fitness of a candidate by itself, as an evaluator has it: of its outputs, not of its ballot."""
         self._check(outputs)
-        return float(self._usable(torch.tensor(self._fitness.of(outputs, self.targets), dtype=torch.float64)))
+        alone = torch.tensor(self._fitness.of(outputs, self.targets), dtype=torch.float64, device="cpu")
+        return float(self._usable(alone))
 
     def fitness_of(self, pool: Tensor, votes: int = 1) -> float:
         """Fitness of the mean of ``votes`` pooled ballots."""

@@ -180,8 +180,8 @@ def _other_values(space: ParameterSpace, names: set[str]) -> SparseValues:
     layout, places = space.layout, []
     for slot, offset in zip(layout.slots, layout.offsets, strict=False):
         if slot.name in names and slot.size:
-            places.append(offset + torch.arange(0, slot.size, -(-slot.size // _PLACES)))
-    indices = torch.cat(places).to(space.device)
+            places.append(offset + torch.arange(0, slot.size, -(-slot.size // _PLACES), device=space.device))
+    indices = torch.cat(places)
     wide = torch.promote_types(space.dtype, torch.float32)
     values = space.values_at(indices, wide)
     return SparseValues(indices, values + layout.scales(indices).to(wide))

@@ -225,7 +225,7 @@ def test_the_parents_views_cost_what_the_ensemble_costs(shortlists, data, monkey
 def tampered(split, change):
     """The data with another split."""
 
-    def loaded(config):
+    def loaded(config, *_):
         parent, data = load_parent(config)
         return parent, dataclasses.replace(data, **{split: change(*getattr(data, split))})
 
@@ -276,7 +276,7 @@ def test_the_ensemble_that_is_kept_predicts_what_was_scored(result, shortlists, 
 @pytest.mark.usefixtures("quick")
 def test_the_parent_is_as_it_was(shortlists, parent, data, monkeypatch):
     before = state_bits(parent)
-    monkeypatch.setattr(module, "load_parent", lambda _: (parent, data))
+    monkeypatch.setattr(module, "load_parent", lambda *_: (parent, data))
     score_ensembles(CONFIG, shortlists)
     assert same_bits(before, state_bits(parent))
 
@@ -389,7 +389,7 @@ def test_wrong_use(options, message, shortlists):
 def test_predictions_of_other_validation_samples(shortlists):
     sparse, dense = shortlists
     fewer = dataclasses.replace(sparse, logits=sparse.logits[:, :200])
-    with pytest.raises(ValueError, match="outputs: expected those of 300 samples, got 200"):
+    with pytest.raises(ValueError, match="run: expected predictions of 300 validation samples"):
         score_ensembles(CONFIG, [fewer, dense])
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from smd_evo.core.mutation import Lineage
 from smd_evo.core.parameters import ParameterSpace
 from smd_evo.errors import InvalidType, InvalidValue
-from smd_evo.evaluation import evaluator
+from smd_evo.evaluation import visit
 from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.evaluation.fitness import ACCURACY
 from smd_evo.experiments.methods.base import Method, Task
@@ -79,7 +79,7 @@ def loss(outputs):
 @pytest.fixture
 def without_trial(monkeypatch):
     """No trial of the network's weights, which takes place once, on a few images, and is charged to nobody."""
-    monkeypatch.setattr(evaluator, "probe", lambda *_: None)
+    monkeypatch.setattr(visit, "probe", lambda *_: None)
 
 
 every_method = pytest.mark.parametrize("name", METHODS)

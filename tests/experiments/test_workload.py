@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from smd_evo import RandomSubspace
 from smd_evo.errors import InvalidValue
-from smd_evo.evaluation import evaluator
+from smd_evo.evaluation import visit
 from smd_evo.evaluation.calibration import calibrate_sigma, calibration_cost
 from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.evaluation.fitness import ModuleFitness
@@ -51,7 +51,7 @@ class Watch(Silent):
 @pytest.fixture
 def watch(monkeypatch):
     monkeypatch.setattr(speed, "seconds_per_image", lambda evaluator: 0.0)
-    monkeypatch.setattr(evaluator, "probe", lambda *_: None)  # of each network, once, a few samples
+    monkeypatch.setattr(visit, "probe", lambda *_: None)  # of each network, once, a few samples
     for name in ("mean_interval", "paired_difference", "statistic_interval"):  # intervals of few resamples
         made = getattr(scores, name)
         few = partial(lambda made, *given, **named: made(*given, **named | {"resamples": 9}), made)
