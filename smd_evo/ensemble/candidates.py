@@ -71,7 +71,7 @@ class Judge:
             return -means.mean(1, dtype=torch.float64)
         if not isinstance(self._fitness, BatchFitness):
             each = [self._fitness.of(mean, self.targets) for mean in means]
-            return self._usable(torch.tensor(each, dtype=torch.float64))
+            return self._usable(torch.tensor(each, dtype=torch.float64, device="cpu"))
         count, samples = means.shape[:2]
         targets = self.targets.repeat(count, *[1] * (self.targets.dim() - 1))
         scores = self._fitness.per_sample(means.flatten(0, 1), targets, count * samples)
