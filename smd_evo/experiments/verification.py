@@ -99,7 +99,7 @@ def tolerance(fitness: Tensor, name: str, samples: int, rounding: str) -> tuple[
         >>> tolerance(torch.tensor([1.0, 9.0], dtype=torch.float64), "cross_entropy", 300, "float32")
         (tensor([0.0002, 0.0010], dtype=torch.float64), '1e-04 x (1 + the stored loss), in float32')
         >>> tolerance(torch.tensor([0.9], dtype=torch.float64), "accuracy", 5000, "float32")
-        (tensor([0.0010], dtype=torch.float64), '5 of 5,000 samples, in float32')
+        (tensor([0.0011], dtype=torch.float64), '5 of 5,000 samples, in float32')
     """
     share, flips = _ALLOWED[rounding]
     where = "on a CUDA device" if rounding == "cuda" else f"in {rounding}"
