@@ -46,6 +46,7 @@ CORE = [
     "mutation",
     "rows",
     "gradient",
+    "optimizers",
     "selection",
     "supported",
     "patches",

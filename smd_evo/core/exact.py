@@ -14,7 +14,7 @@ import math
 import numpy as np
 from torch import Tensor
 
-__all__ = ["deviation", "sqrt_", "total"]
+__all__ = ["deviation", "norm", "power", "sqrt_", "total"]
 
 _PIECE = 2**20
 
@@ -60,6 +60,33 @@ def deviation(values: Tensor) -> float:
     mean = total(flat) / count
     squares = (_by_halves((piece.double() - mean).square()) for piece in flat.split(_PIECE))
     return math.sqrt(math.fsum(squares) / count)
+
+
+def norm(values: Tensor) -> float:
+    """Euclidean length, in float64.
+
+    Example:
+        >>> import torch
+        >>> norm(torch.tensor([3.0, 4.0]))
+        5.0
+    """
+    pieces = (piece.double() for piece in values.detach().reshape(-1).split(_PIECE))
+    return math.sqrt(math.fsum(_by_halves(piece.square()) for piece in pieces))
+
+
+def power(base: float, exponent: int) -> float:
+    """``base ** exponent`` for exponents >= 0 by squarings: a C library's powers differ in the last place.
+
+    Example:
+        >>> power(0.5, 3)
+        0.125
+    """
+    result = 1.0
+    while exponent > 0:
+        if exponent % 2:
+            result *= base
+        base, exponent = base * base, exponent // 2
+    return result
 
 
 def _by_halves(values: Tensor) -> float:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smd_evo.core import exact
-from smd_evo.core.exact import deviation, sqrt_, total
+from smd_evo.core.exact import deviation, norm, power, sqrt_, total
 from smd_evo.core.noise import gaussian
 
 pytestmark = pytest.mark.numeric
@@ -88,3 +88,15 @@ def test_a_deviation_keeps_its_digits_far_from_zero():
     assert deviation(torch.tensor([1e8, 1e8 + 1, 1e8 + 2], dtype=torch.float64)) == pytest.approx(math.sqrt(2 / 3))
     assert deviation(torch.zeros(0)) == 0
     assert deviation(torch.full((5,), 0.1)) == 0
+
+
+@given(st.lists(FINITE, max_size=70))
+def test_a_length_is_the_root_of_such_a_sum(values):
+    squares = [value * value for value in values]
+    assert norm(torch.tensor(values, dtype=torch.float64)) == math.sqrt(by_halves(squares))
+
+
+@given(st.floats(0, 1), st.integers(0, 10**6))
+def test_powers_are_products(base, exponent):
+    assert power(base, exponent) == pytest.approx(base**exponent, rel=1e-9, abs=1e-300)
+    assert power(base, 3) == base * (base * base)

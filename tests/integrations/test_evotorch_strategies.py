@@ -1,6 +1,7 @@
 """SubspaceES and OpenAIES: each update against dense vectors, published formulas and optimizers written out."""
 
 import functools
+import itertools
 import math
 
 import numpy as np
@@ -15,6 +16,7 @@ from smd_evo import (
     Evaluator,
     FinetuneProblem,
     Lineage,
+    LowRank,
     ModuleFitness,
     NeuronSubspace,
     OpenAIES,
@@ -26,6 +28,7 @@ from smd_evo import (
     gaussian,
     sample_mutations,
 )
+from smd_evo.core.checksum import checksum
 from smd_evo.integrations.evotorch.keys import draw_key
 
 pytestmark = pytest.mark.numeric
@@ -249,6 +252,27 @@ class TestUpdates:
             assert searcher.status["evaluations"] == 11 * generation
             expected = Evaluator(before, SAMPLES).evaluate([Lineage()]).fitness
             assert searcher.status["parent_eval"] == float(expected[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"density": 0.3}, 0),
+        ({"density": 0.3, "optimizer": "clipup", "static": True}, 0),
+        ({"density": 0.3, "optimizer": "sgd", "weight_decay": 0.02}, 0),
+        ({"density": 0.3, "scale": "relative", "sigma": 0.7, "weight_decay": 0.02}, 0),
+        ({"subspace": LowRank(3), "scale": "relative"}, 0),
+        ({"subspace": PartitionSubspace(3)}, 0),
+    ],
+    ids=str,
+)
+def test_the_same_ranks_make_the_same_parent_on_every_processor(options, expected):
+    """So actors of several kinds agree, and a history replays to the last bit elsewhere. The ranks are given here."""
+    numbers = itertools.count()
+    fitness = ModuleFitness("number", "max", lambda _: next(numbers) * 37 % 101)
+    problem = problem_of(fitness)
+    strategy(problem, **options).run(5)
+    assert checksum(problem.make_net()) == expected
 
 
 class TestOpenAI:

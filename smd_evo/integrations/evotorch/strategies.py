@@ -15,8 +15,9 @@ from smd_evo.core.delta import SparseDelta
 from smd_evo.core.gradient import centered_ranks, es_gradient
 from smd_evo.core.keys import Key
 from smd_evo.core.mutation import Mutation, sample_mutations
+from smd_evo.core.optimizers import OPTIMIZERS, Optimizer
 from smd_evo.core.subspace import Dense, Subspace
-from smd_evo.errors import InvalidType, InvalidValue, check_choice, check_count, check_number, kept, plain, shown
+from smd_evo.errors import InvalidType, InvalidValue, check_choice, check_number, kept, plain, shown
 from smd_evo.integrations.evotorch.finetune import FinetuneProblem
 from smd_evo.integrations.evotorch.replica import Replica
 from smd_evo.integrations.evotorch.searcher import NetworkSearcher
@@ -30,7 +31,7 @@ _MANY = 0.01
 
 @dataclass(frozen=True)
 class OptimizerSpec:
-    """One of evotorch.optimizers, and its settings.
+    """The name and the settings of one of evotorch.optimizers; :mod:`smd_evo.core.optimizers` computes its steps.
 
     Raises:
         InvalidValue: there is no such optimizer, or it has no such settings.
@@ -49,43 +50,39 @@ class OptimizerSpec:
             learning_rate=check_number("center_learning_rate", self.learning_rate, low=0, mend="try 0.01"),
             config=plain(self.config),
         )
+        host = get_optimizer_class(self.name)
         try:
-            self.make(1, torch.device("cpu"))
+            host(solution_length=1, dtype=torch.float32, device="cpu", stepsize=self.learning_rate, **self.config)
         except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
             raise InvalidValue(
                 f"optimizer_config: expected settings of evotorch.optimizers' {self.name}, got "
                 f"{shown(self.config)} ({' '.join(str(error).split())[:200]})"
             ) from None
 
-    def make(self, size: int, device: torch.device) -> Any:
-        """An optimizer of so many numbers."""
-        make = get_optimizer_class(self.name)
-        return make(
-            solution_length=size, dtype=torch.float32, device=device, stepsize=self.learning_rate, **self.config
-        )
-
-    def state_of(self, optimizer: Any) -> dict[str, Any]:
-        """What an optimizer of this kind has gathered: its size, and tensors by their names."""
-        if self.name == "clipup":
-            gathered = {"velocity": optimizer._velocity}
-        else:
-            gathered = optimizer.contained_optimizer.state_dict()["state"].get(0, {})
-        size = len(optimizer._velocity if self.name == "clipup" else optimizer._data)
-        return {"size": size, "gathered": _copies(gathered)}
-
-    def restored(self, state: Mapping[str, Any], device: torch.device) -> Any:
-        """The optimizer of :meth:`state_of` again."""
-        optimizer, gathered = self.make(state["size"], device), state["gathered"]
-        if self.name == "clipup":
-            optimizer._velocity = gathered["velocity"].to(device)
-        elif gathered:
-            inner = optimizer.contained_optimizer
-            inner.load_state_dict({**inner.state_dict(), "state": {0: gathered}})
+    def make(self) -> Optimizer:
+        """A new optimizer."""
+        given = {name: value for name, value in self.config.items() if value is not None}  # None is the default
+        optimizer: Optimizer = OPTIMIZERS[self.name](self.learning_rate, **given)
         return optimizer
 
+    def restored(self, state: Mapping[str, Tensor], most: int) -> Optimizer:
+        """An optimizer of at most so many numbers, with the state of another one of this kind.
 
-def _copies(gathered: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
-    return {name: tensor.to("cpu", copy=True) for name, tensor in gathered.items() if tensor is not None}
+        Raises:
+            InvalidValue: it is the state of none.
+        """
+        optimizer, other = self.make(), self.make()
+        other.ascent(torch.ones(1, dtype=torch.float32, device="cpu"))
+        kinds = {name: (tensor.dtype, tensor.dim()) for name, tensor in other.state.items()}
+        found = {name: (tensor.dtype, tensor.dim()) for name, tensor in state.items() if isinstance(tensor, Tensor)}
+        sizes = {tensor.numel() for tensor in state.values() if isinstance(tensor, Tensor) and tensor.dim()}
+        if state and (found != kinds or len(sizes) > 1 or max(sizes, default=0) > most):
+            raise InvalidValue(
+                f"optimizer: expected at most D = {most} numbers in each of {', '.join(kinds) or 'nothing'}, got "
+                f"{shown({name: list(tensor.shape) for name, tensor in state.items() if name in found} or state)}"
+            )
+        optimizer.state.update({name: tensor.clone() for name, tensor in state.items()})
+        return optimizer
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,8 +116,7 @@ class GradientStep:
         scales = layout.scales(coordinates).float() if self.scale == "relative" else 1.0
         if self.weight_decay:
             gradient -= self.weight_decay / self.sigma * space.values_at(coordinates) / scales
-        # The state of an optimizer that came with the parent is where it was made.
-        step = self._optimizer_of(replica, len(coordinates)).ascent(gradient).to(device) * scales
+        step = self._optimizer_of(replica).ascent(gradient) * scales
         narrow = space.narrowest.itemsize < 4  # a wider type loses steps that are beyond all use
         before = space.values_at(coordinates) if narrow else step
         space.fold(SparseDelta(coordinates, step))
@@ -140,11 +136,14 @@ class GradientStep:
             scale=self.scale,
         )
 
-    def _optimizer_of(self, replica: Replica, size: int) -> Any:
-        """The optimizer of this searcher, which its key tells from another one's."""
+    def _optimizer_of(self, replica: Replica) -> Optimizer:
+        """The optimizer of this searcher, which its key tells from another one's, with its state by the parent."""
         if replica.optimizer is None or replica.optimizer[0] != self.key:
-            replica.optimizer = self.key, self.optimizer.make(size, replica.space.device)
-        return replica.optimizer[1]
+            replica.optimizer = self.key, self.optimizer.make()
+        optimizer: Optimizer = replica.optimizer[1]
+        moved = {name: tensor.to(replica.space.device) for name, tensor in optimizer.state.items() if tensor.dim()}
+        optimizer.state.update(moved)
+        return optimizer
 
 
 class SubspaceES(NetworkSearcher):
@@ -217,17 +216,16 @@ class SubspaceES(NetworkSearcher):
     def state_dict(self) -> dict[str, Any]:
         """See :meth:`NetworkSearcher.state_dict`."""
         key, optimizer = self.problem.replica.optimizer or (None, None)
-        own = self._optimizer.state_of(optimizer) if key == self._key else None
+        own = None
+        if optimizer is not None and key == self._key:
+            own = {name: tensor.to("cpu", copy=True) for name, tensor in optimizer.state.items()}
         return {**super().state_dict(), "optimizer": own}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See :meth:`NetworkSearcher.load_state_dict`."""
         super().load_state_dict(state)
         if state["optimizer"] is not None:
-            size, most = check_count("optimizer: size", state["optimizer"]["size"]), self.problem.space.size
-            if size > most:  # before anything of that size is made
-                raise InvalidValue(f"optimizer: expected at most D = {most} numbers, got {shown(size)}")
-            optimizer = self._optimizer.restored(state["optimizer"], self.problem.space.device)
+            optimizer = self._optimizer.restored(state["optimizer"], self.problem.space.size)
             self.problem.replica.optimizer = self._key, optimizer
 
     def _step(self) -> None:
