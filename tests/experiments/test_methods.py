@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from smd_evo import derive, gaussian
 from smd_evo.core.mutation import Lineage
 from smd_evo.core.parameters import ParameterSpace
 from smd_evo.errors import InvalidType, InvalidValue
@@ -36,26 +37,24 @@ class Counting(nn.Module):
         return self.layers(inputs)
 
 
-def trained():
-    """A parent and data on which it is middling."""
-    generator = torch.Generator().manual_seed(0)
-    centres = torch.randn(3, 6, generator=generator)
+def middling():
+    """A parent and data on which it is middling; trained, it would be another one on another processor."""
+    centres, noise = gaussian(1, torch.arange(18)).view(3, 6), gaussian(2, torch.arange(6 * SAMPLES)).view(SAMPLES, 6)
     targets = torch.arange(SAMPLES) % 3
-    inputs = centres[targets] + 0.7 * torch.randn(SAMPLES, 6, generator=generator)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with torch.random.fork_rng(devices=[]):
         network = Counting()
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
-    for _ in range(10):
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(network(inputs - 0.3), targets).backward()
-        optimizer.step()
-    for parameter in network.parameters():
-        parameter.grad = None
-    return network.eval(), (inputs, targets)
+    state = {
+        name: 0.5 * gaussian(derive(3, name), torch.arange(p.numel())).view(p.shape)
+        for name, p in network.named_parameters()
+    }
+    state["layers.0.weight"][:3] = centres  # three of twelve units look for a class each
+    state["layers.1.weight"] += 1
+    state["layers.3.weight"][:, :3] += torch.eye(3)
+    network.load_state_dict(state)
+    return network.eval(), (centres[targets] + 0.7 * noise, targets)
 
 
-PARENT, DATA = trained()
+PARENT, DATA = middling()
 STRENGTHS = {}  # calibrated once for all tests
 
 

@@ -257,12 +257,12 @@ class TestUpdates:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"density": 0.3}, 0),
-        ({"density": 0.3, "optimizer": "clipup", "static": True}, 0),
-        ({"density": 0.3, "optimizer": "sgd", "weight_decay": 0.02}, 0),
-        ({"density": 0.3, "scale": "relative", "sigma": 0.7, "weight_decay": 0.02}, 0),
-        ({"subspace": LowRank(3), "scale": "relative"}, 0),
-        ({"subspace": PartitionSubspace(3)}, 0),
+        ({"density": 0.3}, 167008617),
+        ({"density": 0.3, "optimizer": "clipup", "static": True}, 1018150402),
+        ({"density": 0.3, "optimizer": "sgd", "weight_decay": 0.02}, 1570274185),
+        ({"density": 0.3, "scale": "relative", "sigma": 0.7, "weight_decay": 0.02}, 1877744820),
+        ({"subspace": LowRank(3), "scale": "relative"}, 701090235),
+        ({"subspace": PartitionSubspace(3)}, 2643062037),
     ],
     ids=str,
 )
