@@ -2,7 +2,7 @@
 
     python benchmarks/demo_seeds.py [SEEDS]
 
-Every seed draws other splits, trains another parent and samples other children. Means over seeds with 95 %
+Every seed draws other splits of the scans that the parent did not see, and samples other children. Means over seeds with 95 %
 t intervals; the differences to dense are paired by seed.
 """
 

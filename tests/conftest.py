@@ -34,13 +34,6 @@ def samples():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _own_cache(tmp_path_factory):
-    """Trained demo parents go to a folder of this session, shared by its workers."""
-    base = tmp_path_factory.getbasetemp()
-    os.environ["TORCH_HOME"] = str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "torch")
-
-
-@pytest.fixture(scope="session", autouse=True)
 def lean(tmp_path_factory):
     """A folder on the path of all processes that are started: without these, EvoTorch is there in half of the time.
 

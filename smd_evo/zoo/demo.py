@@ -8,32 +8,27 @@ scale from 0 to 1, clipped. The parent is right about nearly all clean digits an
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.nn import functional
 
-from smd_evo.atomic import write_whole
 from smd_evo.core.keys import derive, folded
 from smd_evo.core.noise import gaussian
 from smd_evo.zoo.data import Data
 
-__all__ = ["DemoCNN", "camera", "shifted_digits", "trained_cnn"]
+__all__ = ["DemoCNN", "camera", "clean_digits", "shifted_digits", "split_digits", "trained_cnn"]
 
 _CONTRAST, _BLUR, _NOISE = 0.8, 0.45, 0.1
 _SIZES = {"test": 500, "validation": 300, "fitness": 300}
 _PARENT = Path(__file__).with_name("demo-cnn.safetensors")
-_EPOCHS, _BATCH, _RATE, _MOMENTUM, _DECAY = 30, 64, 0.2, 0.9, 5e-4
 
 
 class DemoCNN(nn.Module):
@@ -73,8 +68,12 @@ def camera(images: Tensor, key: int) -> Tensor:
 
 
 def shifted_digits(seed: int) -> Data:
-    """The demo's data: 697 clean scans for the parent, 300 / 300 / 500 shifted ones, stratified by class."""
-    images, targets, indices = _clean(seed)
+    """The demo's data: 697 clean scans that the parent saw, and 300 / 300 / 500 shifted ones, stratified by class.
+
+    The parent's are the same for every seed; which of the others are for what depends on it, as does the noise.
+    """
+    images, targets = clean_digits()
+    indices = split_digits(targets, seed)
     shifted = camera(images, derive(seed, "camera"))
     splits = {split: (shifted[indices[split]], targets[indices[split]]) for split in _SIZES}
     return Data(
@@ -88,99 +87,42 @@ def shifted_digits(seed: int) -> Data:
     )
 
 
-def _clean(seed: int) -> tuple[Tensor, Tensor, dict[str, NDArray[np.int64]]]:
-    """All scans [n, 1, 8, 8] as they are, their digits, and who gets which; "source" is the parent's part."""
+def clean_digits() -> tuple[Tensor, Tensor]:
+    """All 1,797 scans as they are, [n, 1, 8, 8] from 0 to 1, and their digits."""
     digits = load_digits()
     images = torch.tensor(digits.images / digits.images.max(), dtype=torch.float32, device="cpu")[:, None]
-    rest, indices = np.arange(len(images)), {}
-    for split, size in _SIZES.items():
-        rest, indices[split] = train_test_split(
-            rest, test_size=size, stratify=digits.target[rest], random_state=folded(seed)
+    return images, torch.tensor(digits.target, dtype=torch.int64, device="cpu")
+
+
+def split_digits(targets: Tensor, seed: int) -> dict[str, NDArray[np.int64]]:
+    """Which scans are in which split; "source" is the parent's part."""
+    source, splits = _dealt(targets, np.arange(len(targets)), _SIZES, 0)
+    if seed:
+        others = np.setdiff1d(np.arange(len(targets)), source)
+        splits["fitness"], chosen = _dealt(targets, others, {"test": 500, "validation": 300}, seed)
+        splits |= chosen
+    return {"source": source, **splits}
+
+
+def _dealt(
+    targets: Tensor, rest: NDArray[np.int64], sizes: Mapping[str, int], seed: int
+) -> tuple[NDArray[np.int64], dict[str, NDArray[np.int64]]]:
+    """What is left when splits of these sizes have been drawn, and them."""
+    splits = {}
+    for split, size in sizes.items():
+        rest, splits[split] = train_test_split(
+            rest, test_size=size, stratify=targets[rest], random_state=folded(seed)
         )
-    targets = torch.tensor(digits.target, dtype=torch.int64, device="cpu")
-    return images, targets, {"source": rest, **indices}
+    return rest, splits
 
 
-def trained_cnn(seed: int, cache: Path | None = None) -> DemoCNN:
-    """The demo's parent, trained by SGD on the clean scans: for seed 0 a file of the package, else made here.
+def trained_cnn() -> DemoCNN:
+    """The demo's parent: a file of the package, as other processors would train others.
 
-    Training makes much of the last bit, in which kernels of different processors differ: one seed trains networks
-    that have 66, 68 or 70 % on the test split. The file's is the same everywhere. It was trained by :func:`_train`
-    with PyTorch's plainest kernels (``ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41``).
-
-    Args:
-        seed: of the demo's data, the initial weights and the order of the samples.
-        cache: folder of parents trained here, each in a few seconds; by default ``smd_evo`` in torch hub's.
+    Training makes much of the last bit, in which kernels differ: one recipe trained networks that have 66, 68 or 70 %
+    on the test split. ``benchmarks/demo_parent.py`` trained this one, by SGD on the clean scans.
     """
-    network = _untrained(0)
-    if seed == 0:
-        network.load_state_dict(load_file(_PARENT))
-        return network.eval()
-    folder = cache or Path(torch.hub.get_dir()) / "smd_evo"
-    # Another version of this file may train another parent.
-    version = hashlib.blake2b(Path(__file__).read_bytes(), digest_size=4).hexdigest()
-    file = folder / f"demo-cnn-{version}-{torch.__version__}-{seed}.safetensors"
-    try:
-        network.load_state_dict(_cached(file))
-    except (OSError, SafetensorError, RuntimeError):  # absent or damaged: trained anew
-        network = _train(seed)
-        # Without a writable cache the demo only takes longer.
-        with contextlib.suppress(OSError):
-            folder.mkdir(parents=True, exist_ok=True)
-            write_whole(file, save(network.state_dict(), {"checksum": _checksum(network.state_dict())}))
-    return network.eval()
-
-
-def _cached(file: Path) -> dict[str, Tensor]:
-    """The weights in a file of the cache; SafetensorError if they are not those that were written."""
-    with safe_open(file, "pt") as opened:
-        expected = (opened.metadata() or {}).get("checksum")
-    weights = load_file(file)
-    if _checksum(weights) != expected:
-        raise SafetensorError("checksum")
-    return weights
-
-
-def _checksum(weights: Mapping[str, Tensor]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(weights.items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode() + tensor.numpy().tobytes())
-    return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sums of several threads depend on how many they are; training makes a lot of the last bit."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _untrained(seed: int) -> DemoCNN:
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        return DemoCNN()
-
-
-def _train(seed: int) -> DemoCNN:
-    images, targets, indices = _clean(seed)
-    images, targets = images[indices["source"]], targets[indices["source"]]
-    network = _untrained(derive(seed, "parent") >> 1)
-    order = torch.Generator().manual_seed(derive(seed, "order") >> 1)
-    with _one_thread():
-        optimizer = torch.optim.SGD(
-            network.parameters(), lr=_RATE, momentum=_MOMENTUM, weight_decay=_DECAY, nesterov=True
-        )
-        steps = len(targets) // _BATCH
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=_EPOCHS * steps)
-        for _ in range(_EPOCHS):
-            for chosen in torch.randperm(len(targets), generator=order)[: steps * _BATCH].split(_BATCH):
-                loss = functional.cross_entropy(network(images[chosen]), targets[chosen])
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-    return network
+        network = DemoCNN()
+    network.load_state_dict(load_file(_PARENT))
+    return network.eval()

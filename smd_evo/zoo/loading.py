@@ -142,7 +142,7 @@ def _digits(
     digits = shifted_digits(seed)
     if model == "demo-cnn":
         if (weights := weights_of(checkpoint, key)) is None:
-            return trained_cnn(seed), digits
+            return trained_cnn(), digits
         parent = DemoCNN()
         load_weights(parent, *weights)
         return parent.eval(), digits
