@@ -2,8 +2,8 @@
 
     python benchmarks/demo_seeds.py [SEEDS]
 
-Every seed draws other splits of the scans that the parent did not see, and samples other children. Means over seeds with 95 %
-t intervals; the differences to dense are paired by seed.
+Every seed draws other splits of the scans that the parent did not see, and samples other children. Means over
+seeds with 95 % t intervals; the differences to dense are paired by seed.
 """
 
 import sys
