@@ -142,6 +142,11 @@ class _Reading(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.memory: set[int] = set()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No compiled network is asked under this mode; to be skipped by a compiler, PyTorch would import it, in 1.5 s."""
+        return False
+
     def __torch_dispatch__(
         self, function: Any, types: Any, arguments: tuple[Any, ...] = (), keywords: dict[str, Any] | None = None
     ) -> Any:

@@ -200,11 +200,16 @@ def test_no_rank(rank, kind):
         LowRank(rank)
 
 
-@pytest.mark.parametrize("rank", [1025, 10**12, 10**4000])
-def test_a_rank_that_is_no_low_one_is_refused_before_it_takes_memory(rank):
-    with pytest.raises(
-        InvalidValue, match=r"rank: expected (at most 1024|a whole number >= 1 and below 2\*\*63), got 10"
-    ):
+@pytest.mark.parametrize(
+    ("rank", "most"),
+    [
+        (1025, "at most 1024"),
+        (10**12, "at most 1024"),
+        (10**4000, r"a whole number >= 1 and below 2\*\*63"),
+    ],
+)
+def test_a_rank_that_is_no_low_one_is_refused_before_it_takes_memory(rank, most):
+    with pytest.raises(InvalidValue, match=rf"rank: expected {most}, got 10"):
         LowRank(rank)
 
 
