@@ -87,9 +87,13 @@ def test_importing_the_package_loads_nothing_heavy():
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 
-def test_using_the_core_and_the_evaluator_loads_no_host():
-    heavy = ["evotorch", "deap", "timm", "ray", "matplotlib", "sklearn", "scipy", "torchvision"]
-    code = f"import sys, smd_evo; smd_evo.Evaluator; print([name for name in {heavy} if name in sys.modules])"
+def test_evaluating_children_loads_no_host_and_no_compiler():
+    heavy = ["evotorch", "deap", "timm", "ray", "matplotlib", "sklearn", "scipy", "torchvision", "torch._dynamo"]
+    code = f"""import sys, torch
+from smd_evo import Evaluator, Lineage
+samples = torch.ones(9, 2), torch.zeros(9, dtype=torch.int64)
+Evaluator(torch.nn.Linear(2, 3), samples).evaluate([Lineage()])
+print([name for name in {heavy} if name in sys.modules])"""
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 
