@@ -144,7 +144,7 @@ class _Reading(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """No compiled network is asked under this mode; PyTorch would import its compiler, in 1.5 s, to be told so."""
+        """No compiled network is asked under this mode; PyTorch would import its compiler (1.5 s) to be told so."""
         return False
 
     def __torch_dispatch__(
