@@ -16,7 +16,7 @@ from pathlib import Path
 from experiments import unpacked
 from levers import LEVERS
 
-from smd_evo.experiments.methods.registry import METHODS
+from smd_evo.experiments.compare.methods.registry import METHODS
 
 COMMON = ("--precision", "bfloat16", "--jobs", 2, "--validation-samples", 1000, "--test-samples", 4000)
 PLANS = {

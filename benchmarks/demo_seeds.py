@@ -12,9 +12,9 @@ import numpy as np
 from rich.progress import track
 from scipy import stats
 
-from smd_evo.experiments.config import FinetuneConfig
-from smd_evo.experiments.finetune import finetune
-from smd_evo.experiments.results import SPARSE
+from smd_evo.experiments.finetune.run import finetune
+from smd_evo.experiments.finetune.settings import FinetuneConfig
+from smd_evo.experiments.shortlists import SPARSE
 
 
 def interval(values):

@@ -13,7 +13,7 @@ import torch
 os.environ.setdefault("EVOTORCH_VERBOSE_LEVEL", "0")
 
 from smd_evo import FinetuneProblem, SubspaceES, SubspaceEvolution
-from smd_evo.runs.checkpoints import newest, write_checkpoint
+from smd_evo.experiments.generations.checkpoints import newest, write_checkpoint
 from smd_evo.zoo.cifar_resnet import CifarResNet
 
 

@@ -15,8 +15,8 @@ from smd_evo.core.structured import NeuronSubspace
 from smd_evo.core.subspace import Dense, PartitionSubspace, RandomSubspace, Subspace
 from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.evaluation.fitness import rank
-from smd_evo.experiments.methods.base import Method, voted
-from smd_evo.experiments.methods.strategies import GradientES, NormBiasES, OpenAIESMethod
+from smd_evo.experiments.compare.methods.base import Method, voted
+from smd_evo.experiments.compare.methods.strategies import GradientES, NormBiasES, OpenAIESMethod
 from smd_evo.integrations.evotorch.strategies import GradientStep, SubspaceES
 
 

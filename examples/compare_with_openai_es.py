@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 from smd_evo import Lineage, RandomSubspace, sample_mutations
-from smd_evo.experiments.config import CompareConfig
-from smd_evo.experiments.methods.base import Method
+from smd_evo.experiments.compare.files import compare
+from smd_evo.experiments.compare.methods.base import Method
+from smd_evo.experiments.compare.settings import CompareConfig
+from smd_evo.experiments.compare.table import compare_tables, compare_verdict
 from smd_evo.experiments.progress import Silent
-from smd_evo.report.compare_table import compare_tables, compare_verdict
-from smd_evo.runs.compare import compare
 from smd_evo.terminal import show
 
 

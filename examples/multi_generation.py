@@ -10,10 +10,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from smd_evo.experiments.evolution_config import EvolutionConfig
+from smd_evo.experiments.generations.files import Interrupted, evolve, resume
+from smd_evo.experiments.generations.metrics import read_metrics
+from smd_evo.experiments.generations.settings import EvolutionConfig
 from smd_evo.experiments.progress import Silent
-from smd_evo.runs.evolution import Interrupted, evolve, resume
-from smd_evo.runs.metrics import read_metrics
 
 generations = int(sys.argv[1]) if len(sys.argv) > 1 else 40
 config = EvolutionConfig(  # the demo's parent and data; your own: model=..., data=...

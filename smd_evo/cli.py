@@ -16,16 +16,12 @@ from smd_evo import __version__
 from smd_evo.bar import Bar, DryRun, listening
 from smd_evo.ensemble.choices import COMBINES, METHODS
 from smd_evo.errors import NotReproduced, SmdEvoError, check_choice
-from smd_evo.experiments.config import (
-    FORMATS,
-    CompareConfig,
-    ExperimentConfig,
-    FinetuneConfig,
-    WindowConfig,
-    load_settings,
-)
-from smd_evo.experiments.evolution_config import MAY_CHANGE, EvolutionConfig, check_single_generation
+from smd_evo.experiments.compare.settings import CompareConfig
+from smd_evo.experiments.finetune.settings import FinetuneConfig
+from smd_evo.experiments.generations.settings import MAY_CHANGE, EvolutionConfig, check_single_generation
 from smd_evo.experiments.readers import whole_number
+from smd_evo.experiments.settings import FORMATS, ExperimentConfig, load_settings
+from smd_evo.experiments.window.settings import WindowConfig
 from smd_evo.interrupts import INTERRUPTED, Interrupts
 from smd_evo.streams import open_streams, printable, swallow
 from smd_evo.terminal import option, show, takes
@@ -33,8 +29,8 @@ from smd_evo.terminal import option, show, takes
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from smd_evo.runs.place import Place
-    from smd_evo.runs.rescue import Files
+    from smd_evo.experiments.folders.place import Place
+    from smd_evo.experiments.folders.rescue import Files
 
 # What typer raises for unusable arguments: click's exception, of whichever copy of click typer uses.
 _UsageError: type[Any] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
@@ -82,8 +78,8 @@ def _settings(given: Mapping[str, Any], file: str | None) -> dict[str, Any]:
 
 def _read(kind: type[_Config], settings: Mapping[str, Any], out: str | None = None) -> _Config:
     """Settings; what is wrong with them or with the place for the results shows before torch is imported."""
-    from smd_evo.runs.early import check_settings
-    from smd_evo.runs.take import check_new
+    from smd_evo.experiments.early import check_settings
+    from smd_evo.experiments.folders.take import check_new
 
     config = kind.parsed(settings)
     check_settings(config)
@@ -147,7 +143,7 @@ def resume(
     Options that change what comes out are refused. More --generations, another --patience or --log, other --actors,
     another --device, and new places of the same parent and data are not. What is not given stays as it was.
     """
-    from smd_evo.runs.early import check_resumed
+    from smd_evo.experiments.early import check_resumed
 
     settings = _settings(given, None)
     check_resumed(Path(run), settings, trust)
@@ -155,7 +151,7 @@ def resume(
 
 
 def _chosen(out: str | None, kind: str) -> AbstractContextManager[Path]:
-    from smd_evo.runs.take import chosen
+    from smd_evo.experiments.folders.take import chosen
 
     return chosen(out, kind)
 
@@ -185,7 +181,7 @@ def _deliver(place: Place, files: Files, tables: Iterable[Table], lines: Iterabl
 
 def _runs() -> Any:
     os.environ.setdefault("EVOTORCH_VERBOSE_LEVEL", "0")
-    from smd_evo.runs import evolution
+    from smd_evo.experiments.generations import files as evolution
 
     return evolution
 
@@ -194,17 +190,17 @@ def _evolve(work: Callable[[Bar], Any], target: Path, dry_run: bool) -> None:
     with _interrupts_tell(), Bar(dry_run) as bar:
         result = work(bar)
     with _interrupts_tell(lambda: f"the results are in {target}"):
-        from smd_evo.report.evolution_table import evolution_table, evolution_verdict
+        from smd_evo.experiments.generations.table import evolution_table, evolution_verdict
 
         show([evolution_table(result.rows)], evolution_verdict(result.rows), target)
 
 
 def _finetune(config: FinetuneConfig, target: Path, dry_run: bool) -> None:
     os.environ.setdefault("EVOTORCH_VERBOSE_LEVEL", "0")  # its notes on devices and dtypes
-    from smd_evo.experiments.finetune import finetune
-    from smd_evo.report.table import finetune_table, finetune_verdict
-    from smd_evo.runs.finetune import finetune_files
-    from smd_evo.runs.take import new_run
+    from smd_evo.experiments.finetune.files import finetune_files
+    from smd_evo.experiments.finetune.run import finetune
+    from smd_evo.experiments.finetune.table import finetune_table, finetune_verdict
+    from smd_evo.experiments.folders.take import new_run
 
     start = time.perf_counter()
     with new_run(target) as place:
@@ -218,14 +214,14 @@ def _finetune_all(
     settings: dict[str, Any], models: str | None, protocol: str | None, out: str | None, dry_run: bool
 ) -> None:
     """Each model in a folder of its own; what is there already is kept if it was made with these settings."""
-    from smd_evo.experiments.protocol import model_settings
+    from smd_evo.experiments.protocol.results import model_settings
 
     configs = {name: _read(FinetuneConfig, own) for name, own in model_settings(settings, models, protocol).items()}
 
-    from smd_evo.report.protocol_table import protocol_table, protocol_verdict
-    from smd_evo.runs.finetune import is_finished
-    from smd_evo.runs.folder import RESULTS
-    from smd_evo.runs.protocol import write_summary
+    from smd_evo.experiments.finetune.files import is_finished
+    from smd_evo.experiments.folders.content import RESULTS
+    from smd_evo.experiments.protocol.files import write_summary
+    from smd_evo.experiments.protocol.table import protocol_table, protocol_verdict
 
     def told() -> str:
         done = sum((target / name / RESULTS).is_file() for name in configs)
@@ -258,10 +254,10 @@ def window(
     """Measure how strong mutations may be at each density before the network breaks."""
     resolved = _read(WindowConfig, _settings(given, config), out)
 
-    from smd_evo.experiments.window import window
-    from smd_evo.report.window_table import window_tables, window_verdict
-    from smd_evo.runs.take import new_run
-    from smd_evo.runs.window import window_files
+    from smd_evo.experiments.folders.take import new_run
+    from smd_evo.experiments.window.files import window_files
+    from smd_evo.experiments.window.run import window
+    from smd_evo.experiments.window.table import window_tables, window_verdict
 
     start = time.perf_counter()
     with _chosen(out, "window") as target, new_run(target) as place:
@@ -285,7 +281,7 @@ def compare(
 
     What is finished in DIR is not done again: the same command goes on, also with more methods or seeds.
     """
-    from smd_evo.runs.early import check_comparison
+    from smd_evo.experiments.early import check_comparison
 
     os.environ.setdefault("EVOTORCH_VERBOSE_LEVEL", "0")
     workers = whole_number("jobs", jobs, mend="try 1")
@@ -293,8 +289,8 @@ def compare(
         check_comparison(Path(out))
     resolved = _read(CompareConfig, _settings(given, config))
 
-    from smd_evo.report.compare_table import compare_tables, compare_verdict
-    from smd_evo.runs.compare import compare, finished
+    from smd_evo.experiments.compare.files import compare, finished
+    from smd_evo.experiments.compare.table import compare_tables, compare_verdict
 
     def told() -> str:
         return f"{finished(target)} runs are finished; the same command goes on"
@@ -316,12 +312,12 @@ def report(
     out: Annotated[str | None, option("FILE", "Where to write [report.html in the first RUN].")] = None,
 ) -> None:
     """Write one self-contained page: what was run, tables, plots, how to reproduce."""
-    from smd_evo.runs.early import check_reported
+    from smd_evo.experiments.early import check_reported
 
     for folder in folders:
         check_reported(Path(folder))
 
-    from smd_evo.runs.report import write_report
+    from smd_evo.report.files import write_report
 
     _say(f"Written to {write_report([Path(folder) for folder in folders], Path(out) if out else None)}")
 
@@ -336,10 +332,10 @@ def verify(
     Of a run over generations: replay its history from the pre-trained parent and check that the newest
     checkpoint's parent comes out again, to the bit.
     """
-    from smd_evo.runs.identity import IDENTITY
+    from smd_evo.experiments.generations.identity import IDENTITY
 
     if (Path(run) / IDENTITY).is_file():
-        from smd_evo.runs.verify import verify_history
+        from smd_evo.experiments.verify import verify_history
 
         with Bar() as bar:
             generations = verify_history(Path(run), bar, trust)
@@ -347,7 +343,7 @@ def verify(
         return
     _check_run(run, trust)
 
-    from smd_evo.runs.verify import verify_run
+    from smd_evo.experiments.verify import verify_run
 
     with Bar() as bar:
         found = verify_run(Path(run), bar, trust)
@@ -358,7 +354,7 @@ def verify(
 
 
 def _check_run(run: str, trust: bool) -> None:
-    from smd_evo.runs.early import check_run
+    from smd_evo.experiments.early import check_run
 
     check_run(Path(run), trust)
 
@@ -389,11 +385,11 @@ def ensemble(
     choices = _choices(method, size, combine)
     _check_run(run, trust)
 
-    from smd_evo.experiments.ensembles import score_ensembles
-    from smd_evo.report.ensemble_table import ensemble_tables, ensemble_verdict
-    from smd_evo.runs.ensemble import ensemble_files, ensemble_name
-    from smd_evo.runs.finetune import read_config, read_shortlists
-    from smd_evo.runs.take import new_run
+    from smd_evo.experiments.ensembles.files import ensemble_files, ensemble_name
+    from smd_evo.experiments.ensembles.run import score_ensembles
+    from smd_evo.experiments.ensembles.table import ensemble_tables, ensemble_verdict
+    from smd_evo.experiments.finetune.files import read_config, read_shortlists
+    from smd_evo.experiments.folders.take import new_run
 
     start = time.perf_counter()
     name = ensemble_name(method, choices, combine)
@@ -418,13 +414,13 @@ def export(
     trust: Annotated[bool, _TRUST] = False,
 ) -> None:
     """Write weights that load with plain load_state_dict, where smd_evo is not installed."""
-    from smd_evo.runs.early import check_exported
+    from smd_evo.experiments.early import check_exported
 
     check_choice("format", format, FORMATS)
     choices = _choices(method, size, combine)
     check_exported(Path(run), trust)
 
-    from smd_evo.runs.ensemble import export_weights
+    from smd_evo.experiments.ensembles.files import export_weights
 
     how = export_weights(run, Path(out), child, format, method=method, size=choices, combine=combine, trust=trust)
     _say(f"Written to {out}: {how}")

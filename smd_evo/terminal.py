@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from smd_evo.experiments.config import ExperimentConfig
+from smd_evo.experiments.settings import ExperimentConfig
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -5,10 +5,10 @@ import json
 
 from report_helpers import ENVIRONMENT, finetune_results
 
-from smd_evo.experiments.compare import Score
-from smd_evo.experiments.compare_results import CompareResult, Curve, Difference, MethodResult, ToTarget, Trial
-from smd_evo.experiments.config import CompareConfig
-from smd_evo.experiments.statistics import Estimate
+from smd_evo.experiments.compare.results import CompareResult, Curve, Difference, MethodResult, ToTarget, Trial
+from smd_evo.experiments.compare.run import Score
+from smd_evo.experiments.compare.settings import CompareConfig
+from smd_evo.statistics.tests import Estimate
 
 CONFIG = CompareConfig(
     methods=("smd", "sparse-es", "mine:Method"), budget=8000, seeds=3, trials=2, children=20, images=100, seed=4

@@ -20,8 +20,8 @@ import evolution_helpers
 import torch
 
 from smd_evo import cli
-from smd_evo.experiments.evolution import Evolution
-from smd_evo.report import evolution_plot
+from smd_evo.experiments.generations import plot as evolution_plot
+from smd_evo.experiments.generations.run import Evolution
 
 
 class Moments:

@@ -99,7 +99,7 @@ class TestAFinishedOne:
         assert runs(tmp_path / "run") == runs(done[0])
 
     def test_shows_itself_again_without_a_run(self, done, monkeypatch):
-        monkeypatch.setattr("smd_evo.runs.compare_runner.Comparison", None)
+        monkeypatch.setattr("smd_evo.experiments.compare.runner.Comparison", None)
         result = compare(done[0])
         assert result.stdout == done[1]
 

@@ -15,15 +15,15 @@ from evolution_helpers import TINY, options
 from faults import ERRORS, Faults
 from report_helpers import finetune_results, png, write_run
 from safetensors.torch import load_file
+from smd_evo.runs import compare, compare_runner, ensemble, evolution
 
 from smd_evo import atomic
 from smd_evo.bar import Bar
 from smd_evo.experiments import ensembles, finetune, scores, window
-from smd_evo.experiments.bootstrap import mean_interval, paired_difference
-from smd_evo.report import evolution_plot
-from smd_evo.runs import compare, compare_runner, ensemble, evolution
-from smd_evo.runs import finetune as finetune_run
-from smd_evo.runs import window as window_run
+from smd_evo.experiments.finetune.run import files as finetune_run
+from smd_evo.experiments.generations import plot as evolution_plot
+from smd_evo.experiments.window.run import files as window_run
+from smd_evo.statistics.bootstrap import mean_interval, paired_difference
 
 PARENT = {name: TINY[name] for name in ("model", "data", "fitness_samples", "validation_samples", "device")}
 SMALL = PARENT | {"children": 6, "sigma": 0.1, "density": 0.2}
@@ -160,7 +160,7 @@ def test_a_plot_that_cannot_be_drawn_costs_nothing_else(base, monkeypatch):
 
 
 def test_two_runs_without_a_name_do_not_meet(base, monkeypatch):
-    monkeypatch.setattr("smd_evo.runs.take.time.strftime", lambda form: f"{form.split('-')[0]}-now")
+    monkeypatch.setattr("smd_evo.experiments.folders.take.time.strftime", lambda form: f"{form.split('-')[0]}-now")
     for name in ("finetune-now", "finetune-now-2", "finetune-now-3"):
         result = here(*COMMANDS["finetune"])
         assert f"Written to {Path('runs') / name}" in result.stdout
@@ -249,7 +249,7 @@ class TestCompare:
         assert at > 50
 
     def test_a_second_process_is_told_at_once(self, made):
-        from smd_evo.runs.take import working_in
+        from smd_evo.experiments.folders.take import working_in
 
         with working_in(Path("run")):
             result = here("compare", *options(COMPARE), "--out", "run")

@@ -11,7 +11,7 @@ from cli_helpers import TINY, here, refused
 from report_helpers import finetune_results, write_run
 
 from smd_evo.experiments import scores
-from smd_evo.experiments.bootstrap import mean_interval, paired_difference
+from smd_evo.statistics.bootstrap import mean_interval, paired_difference
 
 WINDOW = ["--children", "6", "--density", "1,0.1", "--sigma", "0.01,0.1"]
 

@@ -73,7 +73,7 @@ with module.undone(lambda: print("undone", flush=True)):
 def test_the_place_of_a_run_is_given_back_then_too(tmp_path):
     code = """
 import smd_evo.interrupts as module
-from smd_evo.runs.take import chosen, new_run
+from smd_evo.experiments.folders.take import chosen, new_run
 module._PATIENCE = 0.2
 with chosen(None, "window") as target, new_run(target):
     import slow

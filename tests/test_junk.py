@@ -30,19 +30,22 @@ from smd_evo import (
 from smd_evo.core.rows import decode_rows, encode_rows
 from smd_evo.ensemble.files import load_children, save_children
 from smd_evo.errors import InvalidValue, SmdEvoError
-from smd_evo.experiments.compare import Job, Point, Run, Score, settings_of
-from smd_evo.experiments.config import CompareConfig, FinetuneConfig, WindowConfig, load_settings
-from smd_evo.experiments.ensembles import choose
-from smd_evo.experiments.evolution_config import EvolutionConfig
+from smd_evo.experiments.compare.run import Job, Point, Run, Score, settings_of
+from smd_evo.experiments.compare.runs import file_of, store_run, stored_run
+from smd_evo.experiments.compare.settings import CompareConfig
+from smd_evo.experiments.ensembles.run import choose
+from smd_evo.experiments.finetune.settings import FinetuneConfig
+from smd_evo.experiments.generations import checkpoints
+from smd_evo.experiments.generations.checkpoints import newest, write_checkpoint
+from smd_evo.experiments.generations.identity import read_identity
+from smd_evo.experiments.generations.metrics import read_metrics
+from smd_evo.experiments.generations.settings import EvolutionConfig
+from smd_evo.experiments.protocol.files import write_summary
+from smd_evo.experiments.settings import load_settings
 from smd_evo.experiments.shortlists import Shortlist, load_shortlists, save_shortlists
+from smd_evo.experiments.window.settings import WindowConfig
 from smd_evo.report.page import render_page
-from smd_evo.runs import checkpoints
-from smd_evo.runs.checkpoints import newest, write_checkpoint
-from smd_evo.runs.compare_runs import file_of, store_run, stored_run
-from smd_evo.runs.identity import read_identity
-from smd_evo.runs.metrics import read_metrics
-from smd_evo.runs.protocol import write_summary
-from smd_evo.runs.records import read_record
+from smd_evo.report.records import read_record
 
 CONFIGS = (FinetuneConfig, EvolutionConfig, WindowConfig, CompareConfig)
 

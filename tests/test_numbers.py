@@ -41,10 +41,12 @@ from smd_evo.errors import InvalidType, InvalidValue
 from smd_evo.evaluation.calibration import Effort, calibration_cost
 from smd_evo.evaluation.data import minibatch
 from smd_evo.evaluation.stream import Stream
-from smd_evo.experiments.bootstrap import mean_interval, statistic_interval
-from smd_evo.experiments.config import CompareConfig, FinetuneConfig, WindowConfig
-from smd_evo.experiments.evolution_config import EvolutionConfig
-from smd_evo.experiments.statistics import paired_t, t_interval
+from smd_evo.experiments.compare.settings import CompareConfig
+from smd_evo.experiments.finetune.settings import FinetuneConfig
+from smd_evo.experiments.generations.settings import EvolutionConfig
+from smd_evo.experiments.window.settings import WindowConfig
+from smd_evo.statistics.bootstrap import mean_interval, statistic_interval
+from smd_evo.statistics.tests import paired_t, t_interval
 
 RULE = RandomSubspace(0.25)
 LAYOUT = Layout((Slot("fc.weight", (4, 4)), Slot("fc.bias", (4,))))

@@ -17,7 +17,7 @@ from report_helpers import (
 )
 
 from smd_evo.errors import InvalidValue
-from smd_evo.runs.records import read_record
+from smd_evo.report.records import read_record
 
 
 @pytest.fixture

@@ -23,17 +23,17 @@ from test_report import TestPage as PageOfAnyRun
 from test_report_commands import SETTINGS, SHARES, parsed
 
 from smd_evo.errors import InvalidValue
-from smd_evo.experiments.evolution import Validation
-from smd_evo.experiments.evolution_config import EvolutionConfig
-from smd_evo.experiments.results import Row
-from smd_evo.experiments.statistics import Estimate
-from smd_evo.report.commands import repeat
-from smd_evo.report.evolution_plot import plot_evolution
-from smd_evo.report.evolution_table import evolution_table, evolution_verdict, kept_generation
+from smd_evo.experiments.commands import repeat
+from smd_evo.experiments.generations.metrics import read_metrics
+from smd_evo.experiments.generations.plot import plot_evolution
+from smd_evo.experiments.generations.run import Validation
+from smd_evo.experiments.generations.settings import EvolutionConfig
+from smd_evo.experiments.generations.table import evolution_table, evolution_verdict, kept_generation
+from smd_evo.experiments.record import RunRecord
+from smd_evo.experiments.scores import Row
 from smd_evo.report.page import render_page
-from smd_evo.report.record import RunRecord
-from smd_evo.runs.metrics import read_metrics
-from smd_evo.runs.records import read_record
+from smd_evo.report.records import read_record
+from smd_evo.statistics.tests import Estimate
 
 START = Validation(accuracy=0.725, loss=0.7, best=True)
 CONFIG = EvolutionConfig(generations=6, images="50,100@4", validate_every=2, patience=3, seed=4)

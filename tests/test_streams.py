@@ -51,7 +51,7 @@ CODE = """
 import sys
 from smd_evo.streams import open_streams
 open_streams()
-from smd_evo.report.table import new_table
+from smd_evo.experiments.tables import new_table
 from smd_evo.terminal import show
 table = new_table("title", "caption \\N{EM DASH} \\N{BULLET}", ["a"], ["b"], edge=True)
 table.add_row("\\N{MINUS SIGN}1", "\\N{MULTIPLICATION SIGN}2 \\xe9")

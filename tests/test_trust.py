@@ -9,11 +9,11 @@ from cli_helpers import here, refused
 from evolution_helpers import TINY, options
 
 from smd_evo.errors import InvalidValue
+from smd_evo.experiments.early import check_resumed
+from smd_evo.experiments.finetune.files import is_finished, read_config, stored_config
+from smd_evo.experiments.generations import files as evolution
 from smd_evo.experiments.trust import check_trust, needs_trust
-from smd_evo.runs import evolution
-from smd_evo.runs.early import check_resumed
-from smd_evo.runs.finetune import is_finished, read_config, stored_config
-from smd_evo.runs.verify import verify_history
+from smd_evo.experiments.verify import verify_history
 from smd_evo.zoo import models, sources
 
 CODE = "code_of_somebody"

@@ -7,8 +7,8 @@ from contextlib import AbstractContextManager
 import torch
 from torch import nn
 
-from smd_evo.experiments.config import ExperimentConfig
 from smd_evo.experiments.progress import Logged, Progress
+from smd_evo.experiments.settings import ExperimentConfig
 from smd_evo.zoo import load
 from smd_evo.zoo.data import Data
 

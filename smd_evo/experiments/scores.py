@@ -13,14 +13,32 @@ from torch import Tensor
 from smd_evo.ensemble.combine import combined
 from smd_evo.ensemble.diversity import disagreement, oracle, pairwise_kl, q_statistic
 from smd_evo.ensemble.metrics import PER_SAMPLE, accuracy, confidence, finite_logits, negative_log_likelihood
-from smd_evo.experiments.bootstrap import mean_interval, paired_difference, statistic_interval
-from smd_evo.experiments.results import Row
-from smd_evo.experiments.statistics import Estimate, mcnemar_exact
+from smd_evo.statistics.bootstrap import mean_interval, paired_difference, statistic_interval
+from smd_evo.statistics.tests import Estimate, mcnemar_exact
 
-__all__ = ["Curve", "Diversity", "Score", "against", "curve", "diversity", "score", "table_row"]
+__all__ = ["Curve", "Diversity", "Row", "Score", "against", "curve", "diversity", "score", "table_row"]
 
 _QUICK = 999
 _BINS = 15
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: a classifier on the test split, and its difference to the parent.
+
+    ``p_value`` is of the exact McNemar test, None for the parent itself.
+    """
+
+    method: str
+    candidate: str
+    members: int
+    density: float | None
+    sigma: float | None
+    accuracy: float
+    loss: float
+    accuracy_gain: Estimate | None = None
+    loss_gain: Estimate | None = None
+    p_value: float | None = None
 
 
 @dataclass(frozen=True)
@@ -142,7 +160,7 @@ def table_row(
     """A line of the table of a fine-tuning run.
 
     Args:
-        method, candidate, members, density, sigma: see :class:`smd_evo.experiments.results.Row`.
+        method, candidate, members, density, sigma: see :class:`Row`.
         logits: [n, classes]; a sample whose outputs are not finite counts as wrong.
         parent: those of the parent; None: this is the parent's own line, without differences.
         targets: int64 [n].

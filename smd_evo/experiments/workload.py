@@ -1,11 +1,18 @@
-"""How much an experiment is about to evaluate, in words."""
+"""How much an experiment is about to evaluate, in words.
+
+Where it decides on the way (a calibration, a mutation window, an ensemble's size), its most is counted.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-__all__ = ["Part", "Workload", "duration", "workload"]
+__all__ = ["Part", "Sizes", "Workload", "duration", "workload"]
+
+
+Sizes = Mapping[str, int]
+"""Samples of the fitness, the validation and the test split."""
 
 
 @dataclass(frozen=True)

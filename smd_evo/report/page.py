@@ -11,13 +11,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from smd_evo import __version__
 from smd_evo.errors import InvalidValue
-from smd_evo.report.compare_page import compare_section
-from smd_evo.report.evolution_page import evolution_section
-from smd_evo.report.finetune_page import compare_finetunes, finetune_section
-from smd_evo.report.page_parts import Section, Table
-from smd_evo.report.protocol_page import protocol_section
-from smd_evo.report.record import RunRecord
-from smd_evo.report.window_page import compare_windows, window_section
+from smd_evo.experiments.compare.page import compare_section
+from smd_evo.experiments.finetune.page import compare_finetunes, finetune_section
+from smd_evo.experiments.generations.page import evolution_section
+from smd_evo.experiments.protocol.page import protocol_section
+from smd_evo.experiments.record import RunRecord
+from smd_evo.experiments.sections import Section, Table
+from smd_evo.experiments.window.page import compare_windows, window_section
 
 __all__ = ["render_page"]
 

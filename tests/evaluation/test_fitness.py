@@ -12,7 +12,7 @@ from smd_evo.ensemble.selection import select_members
 from smd_evo.errors import InvalidType, InvalidValue
 from smd_evo.evaluation.fitness import BALANCED_ACCURACY, MACRO_F1, NAMES, TotalFitness, get_fitness
 from smd_evo.evaluation.stream import Stream
-from smd_evo.experiments.config import FITNESSES
+from smd_evo.experiments.settings import FITNESSES
 
 TOTALS = [BALANCED_ACCURACY, MACRO_F1]
 every_total = pytest.mark.parametrize("fitness", TOTALS, ids=lambda fitness: fitness.name)

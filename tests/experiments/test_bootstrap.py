@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from smd_evo.experiments.bootstrap import mean_interval, paired_difference, statistic_interval
+from smd_evo.statistics.bootstrap import mean_interval, paired_difference, statistic_interval
 
 
 def test_interval_covers_the_truth_as_often_as_it_says():

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smd_evo.experiments.compare import PARENT, Job, Point, Run, Score
-from smd_evo.experiments.compare_results import Trial, best_trial, crossing, rising, summarise
-from smd_evo.experiments.config import CompareConfig
-from smd_evo.experiments.methods.registry import REFERENCE, find_method
-from smd_evo.experiments.statistics import holm, paired_t, t_interval, wilcoxon
+from smd_evo.experiments.compare.methods.registry import REFERENCE, find_method
+from smd_evo.experiments.compare.results import Trial, best_trial, crossing, rising, summarise
+from smd_evo.experiments.compare.run import PARENT, Job, Point, Run, Score
+from smd_evo.experiments.compare.settings import CompareConfig
+from smd_evo.statistics.tests import holm, paired_t, t_interval, wilcoxon
 
 MARKS = np.arange(0, 11000, 1000)
 """Checkpoints: ten of a budget of 10,000."""

@@ -10,12 +10,12 @@ from torch.nn import functional
 from smd_evo import ParameterSpace
 from smd_evo.errors import InvalidValue, WrongParent
 from smd_evo.evaluation.fitness import get_fitness
-from smd_evo.experiments import evolution as module
-from smd_evo.experiments import evolution_results
-from smd_evo.experiments.evolution import Evolution
-from smd_evo.experiments.evolution_config import EvolutionConfig
-from smd_evo.experiments.evolution_results import finish
-from smd_evo.runs.checkpoints import newest, write_checkpoint
+from smd_evo.experiments.generations import results as evolution_results
+from smd_evo.experiments.generations import run as module
+from smd_evo.experiments.generations.checkpoints import newest, write_checkpoint
+from smd_evo.experiments.generations.results import finish
+from smd_evo.experiments.generations.run import Evolution
+from smd_evo.experiments.generations.settings import EvolutionConfig
 from smd_evo.zoo.data import Data
 
 every_searcher = pytest.mark.parametrize("name", SEARCHERS)

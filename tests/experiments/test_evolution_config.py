@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smd_evo.errors import InvalidValue, SmdEvoError
-from smd_evo.experiments.evolution_config import (
+from smd_evo.experiments.generations.settings import (
     MAY_CHANGE,
     EvolutionConfig,
     check_single_generation,

@@ -10,11 +10,11 @@ from junk_helpers import ODD, changed_tensor, little_memory, settled
 
 from smd_evo.core.parameters import ParameterSpace
 from smd_evo.errors import SmdEvoError
-from smd_evo.experiments.evolution import Evolution
-from smd_evo.experiments.evolution_config import EvolutionConfig
+from smd_evo.experiments.generations.identity import wrong_state
+from smd_evo.experiments.generations.run import Evolution
+from smd_evo.experiments.generations.settings import EvolutionConfig
 from smd_evo.integrations.evotorch.history import decoded
 from smd_evo.integrations.evotorch.replica import Replica
-from smd_evo.runs.identity import wrong_state
 
 
 @pytest.fixture(scope="module", params=["gradient", "selection"])

@@ -8,14 +8,14 @@ import torch
 from smd_evo import Dense, Evaluator, Lineage, RandomSubspace, sample_mutations
 from smd_evo.evaluation.calibration import Effort, calibration_cost
 from smd_evo.evaluation.evaluator import Evaluation
-from smd_evo.experiments import finetune as module
-from smd_evo.experiments.config import FinetuneConfig
-from smd_evo.experiments.counts import calibrations
-from smd_evo.experiments.finetune import finetune
+from smd_evo.experiments.finetune.counts import calibrations
+from smd_evo.experiments.finetune.plot import plot_finetune
+from smd_evo.experiments.finetune.run import finetune
+from smd_evo.experiments.finetune.run import run as module
+from smd_evo.experiments.finetune.settings import FinetuneConfig
+from smd_evo.experiments.finetune.table import finetune_table, finetune_verdict
 from smd_evo.experiments.parent import load_parent
-from smd_evo.experiments.results import SPARSE
-from smd_evo.report.plot import plot_finetune
-from smd_evo.report.table import finetune_table, finetune_verdict
+from smd_evo.experiments.shortlists import SPARSE
 
 pytestmark = pytest.mark.numeric
 

@@ -15,8 +15,8 @@ from smd_evo.errors import InvalidType, InvalidValue
 from smd_evo.evaluation import visit
 from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.evaluation.fitness import ACCURACY
-from smd_evo.experiments.methods.base import Method, Task
-from smd_evo.experiments.methods.registry import METHODS, REFERENCE, find_method
+from smd_evo.experiments.compare.methods.base import Method, Task
+from smd_evo.experiments.compare.methods.registry import METHODS, REFERENCE, find_method
 
 pytestmark = pytest.mark.numeric
 
@@ -263,7 +263,7 @@ def test_strengths_are_calibrated_once_and_counted():
 def test_a_users_own_method_is_found(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own_method.py").write_text(
-        "from smd_evo.experiments.methods.oneshot import Smd\n"
+        "from smd_evo.experiments.compare.methods.oneshot import Smd\n"
         "class Mine(Smd):\n    about = 'mine'\n"
         "class Empty(Smd):\n    grid = ()\n"
         "def function(): ...\n"

@@ -18,9 +18,9 @@ from smd_evo.ensemble.metrics import (
     negative_log_likelihood,
 )
 from smd_evo.experiments import scores
-from smd_evo.experiments.bootstrap import mean_interval, paired_difference, statistic_interval
 from smd_evo.experiments.scores import against, curve, diversity, score
-from smd_evo.experiments.statistics import mcnemar_exact
+from smd_evo.statistics.bootstrap import mean_interval, paired_difference, statistic_interval
+from smd_evo.statistics.tests import mcnemar_exact
 
 
 def members(count=3, samples=40, classes=4, seed=0, scale=2.0):

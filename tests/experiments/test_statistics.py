@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from smd_evo.experiments import statistics
-from smd_evo.experiments.statistics import Estimate, holm, mcnemar_exact, paired_t, t_interval, wilcoxon
+from smd_evo.statistics import tests as statistics
+from smd_evo.statistics.tests import Estimate, holm, mcnemar_exact, paired_t, t_interval, wilcoxon
 
 PROBABILITIES = st.floats(0, 1)
 THOUSANDTHS = st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), min_size=1, max_size=9)

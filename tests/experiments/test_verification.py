@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from smd_evo.experiments.verification import tolerance
+from smd_evo.experiments.finetune.verification import tolerance
 
 FITNESS = torch.tensor([0.0, 0.5, 20.0], dtype=torch.float64)
 

@@ -9,8 +9,8 @@ from helpers import blobs, trained
 
 from smd_evo import Evaluator, Mutation
 from smd_evo.errors import InvalidValue
-from smd_evo.experiments.config import WindowConfig
-from smd_evo.experiments.window import measure_window
+from smd_evo.experiments.window.run import measure_window
+from smd_evo.experiments.window.settings import WindowConfig
 
 pytestmark = pytest.mark.numeric
 

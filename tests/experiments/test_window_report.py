@@ -9,13 +9,13 @@ from matplotlib.image import imread
 from rich.console import Console
 
 from smd_evo import Evaluator
-from smd_evo.experiments.config import WindowConfig
-from smd_evo.experiments.statistics import Estimate
-from smd_evo.experiments.window import measure_window
-from smd_evo.experiments.window_numbers import PartialEstimate
-from smd_evo.experiments.window_results import BestChild, Cell, Profile, Window, WindowResult
-from smd_evo.report.window_plot import plot_window
-from smd_evo.report.window_table import window_tables, window_verdict
+from smd_evo.experiments.window.numbers import PartialEstimate
+from smd_evo.experiments.window.plot import plot_window
+from smd_evo.experiments.window.results import BestChild, Cell, Profile, Window, WindowResult
+from smd_evo.experiments.window.run import measure_window
+from smd_evo.experiments.window.settings import WindowConfig
+from smd_evo.experiments.window.table import window_tables, window_verdict
+from smd_evo.statistics.tests import Estimate
 
 UNKNOWN = PartialEstimate(None, None, None)
 SIGMAS = (0.01, 0.1)

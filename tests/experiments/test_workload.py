@@ -17,17 +17,19 @@ from smd_evo.evaluation.calibration import calibrate_sigma, calibration_cost
 from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.evaluation.fitness import ModuleFitness
 from smd_evo.experiments import scores, speed
-from smd_evo.experiments.config import CompareConfig, FinetuneConfig, WindowConfig
-from smd_evo.experiments.ensembles import score_ensembles
-from smd_evo.experiments.evolution import Evolution
-from smd_evo.experiments.evolution_config import EvolutionConfig, images_at, phases
-from smd_evo.experiments.evolution_results import finish
-from smd_evo.experiments.finetune import finetune
+from smd_evo.experiments.compare.files import compare
+from smd_evo.experiments.compare.run import files as module
+from smd_evo.experiments.compare.settings import CompareConfig
+from smd_evo.experiments.ensembles.run import score_ensembles
+from smd_evo.experiments.finetune.results import ARMS
+from smd_evo.experiments.finetune.run import finetune
+from smd_evo.experiments.finetune.settings import FinetuneConfig
+from smd_evo.experiments.generations.results import finish
+from smd_evo.experiments.generations.run import Evolution
+from smd_evo.experiments.generations.settings import EvolutionConfig, images_at, phases
 from smd_evo.experiments.progress import Silent
-from smd_evo.experiments.results import ARMS
-from smd_evo.experiments.window import measure_window
-from smd_evo.runs import compare as module
-from smd_evo.runs.compare import compare
+from smd_evo.experiments.window.run import measure_window
+from smd_evo.experiments.window.settings import WindowConfig
 
 PLACE = {name: TINY[name] for name in ("model", "data", "device", "fitness_samples", "validation_samples", "seed")}
 

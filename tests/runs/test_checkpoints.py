@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from smd_evo.errors import InvalidValue
-from smd_evo.runs import checkpoints
-from smd_evo.runs.checkpoints import newest, write_checkpoint
+from smd_evo.experiments.generations import checkpoints
+from smd_evo.experiments.generations.checkpoints import newest, write_checkpoint
 
 DTYPES = (
     torch.float32,

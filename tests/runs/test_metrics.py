@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smd_evo.errors import InvalidValue
-from smd_evo.runs.metrics import HISTORY, METRICS, Metrics, read_metrics
+from smd_evo.experiments.generations.metrics import HISTORY, METRICS, Metrics, read_metrics
 
 VALUES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 RECORDS = st.lists(st.dictionaries(st.text().filter(lambda name: name != "generation"), VALUES), max_size=5)

@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 from smd_evo import atomic
 from smd_evo.atomic import partial_name, write_whole
 from smd_evo.errors import InvalidValue, OutputExists, SmdEvoError
-from smd_evo.runs import lock as lock_module
-from smd_evo.runs.folder import PLOT, write_plot
-from smd_evo.runs.lock import LOCK, Busy, Lock
-from smd_evo.runs.rescue import RESULTS
-from smd_evo.runs.survival import Interrupted
-from smd_evo.runs.take import chosen, new_file, new_run, working_in
+from smd_evo.experiments.folders import lock as lock_module
+from smd_evo.experiments.folders.content import PLOT, write_plot
+from smd_evo.experiments.folders.lock import LOCK, Busy, Lock
+from smd_evo.experiments.folders.rescue import RESULTS
+from smd_evo.experiments.folders.survival import Interrupted
+from smd_evo.experiments.folders.take import chosen, new_file, new_run, working_in
 
 CONTENT = {"config.yaml": b"a: 1", "children.safetensors": bytes(range(256)), RESULTS: b"{}"}
 WHOLE = CONTENT | {PLOT: b"png"}
@@ -160,7 +160,9 @@ class TestTaken:
 
     def test_unnamed_ones_have_names_of_their_own(self, base, monkeypatch):
         monkeypatch.chdir(base)
-        monkeypatch.setattr("smd_evo.runs.take.time.strftime", lambda form: form.split("-")[0] + "-now")
+        monkeypatch.setattr(
+            "smd_evo.experiments.folders.take.time.strftime", lambda form: form.split("-")[0] + "-now"
+        )
         with chosen(None, "finetune") as one, chosen(None, "finetune") as two, chosen(None, "window") as other:
             assert [str(each) for each in (one, two, other)] == [
                 "runs/finetune-now",
@@ -253,7 +255,7 @@ class TestTargets:
 KILLED = """
 import os, sys
 from pathlib import Path
-from smd_evo.runs.take import new_run
+from smd_evo.experiments.folders.take import new_run
 with new_run(sys.argv[1]) as place:
     for name in sys.argv[2:]:
         (place.folder / name).write_text(name)

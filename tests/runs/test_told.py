@@ -4,11 +4,11 @@ import json
 
 from evolution_helpers import TINY
 
-from smd_evo.experiments.evolution_config import EvolutionConfig
+from smd_evo.experiments.generations import plot as evolution_plot
+from smd_evo.experiments.generations.files import evolve
+from smd_evo.experiments.generations.metrics import read_metrics
+from smd_evo.experiments.generations.settings import EvolutionConfig
 from smd_evo.experiments.progress import Silent
-from smd_evo.report import evolution_plot
-from smd_evo.runs.evolution import evolve
-from smd_evo.runs.metrics import read_metrics
 
 
 class Remember(Silent):

@@ -1,0 +1,64 @@
+"""Methods by their names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from smd_evo.errors import InvalidType, InvalidValue
+from smd_evo.zoo.names import user_object
+
+if TYPE_CHECKING:
+    from smd_evo.experiments.compare.methods.base import Method
+
+__all__ = ["METHODS", "REFERENCE", "TRIALS", "check_trials", "find_method"]
+
+_HERE = "smd_evo.experiments.compare.methods"
+METHODS = {
+    "smd": f"{_HERE}.oneshot:Smd",
+    "smd-ensemble": f"{_HERE}.oneshot:SmdEnsemble",
+    "sparse-es": f"{_HERE}.strategies:SparseES",
+    "static-sparse-es": f"{_HERE}.strategies:StaticSparseES",
+    "norm-bias-es": f"{_HERE}.strategies:NormBiasES",
+    "openai-es": f"{_HERE}.strategies:OpenAIESMethod",
+    "pgpe": f"{_HERE}.numeric:Pgpe",
+    "snes": f"{_HERE}.numeric:Snes",
+    "deep-ga": f"{_HERE}.genetic:DeepGA",
+    "randopt": f"{_HERE}.oneshot:RandOpt",
+    "eggroll": f"{_HERE}.strategies:Eggroll",
+    "subspace-cmaes": f"{_HERE}.numeric:SubspaceCmaes",
+    "deap-mu-plus-lambda": f"{_HERE}.genetic:DeapMuPlusLambda",
+    "sgd": f"{_HERE}.gradient:Sgd",
+}
+"""Where each is; they are imported on use, as EvoTorch takes seconds."""
+
+REFERENCE = "openai-es"
+"""The method that the others are compared with."""
+
+
+TRIALS = 4
+"""Settings that each of these has to try."""
+
+
+def check_trials(name: str, tries: int, trials: int) -> None:
+    """Raise InvalidValue if a method has fewer settings to try than it is to try."""
+    if tries < trials:
+        raise InvalidValue(
+            f"trials: expected at most the {tries} settings that {name} has to try, got {trials}; all methods get as "
+            "many"
+        )
+
+
+def find_method(name: str) -> type[Method]:
+    """The class of a method of these, or of a user's own, ``module.path:Class``.
+
+    Raises:
+        InvalidValue, InvalidType: there is no such method, or the class is none.
+    """
+    from smd_evo.experiments.compare.methods.base import Method
+
+    found = user_object("methods", METHODS.get(name, name), [*METHODS])
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise InvalidType(f"methods: expected a subclass of {Method.__module__}.Method, got {found!r}")
+    if not found.grid:
+        raise InvalidValue(f"methods: expected settings to try as {name}.grid, got none; one empty dict will do")
+    return found

@@ -1,0 +1,137 @@
+"""What a page says of a comparison of methods."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from smd_evo.experiments.commands import repeat
+from smd_evo.experiments.compare import results as found
+from smd_evo.experiments.compare.run import Score
+from smd_evo.experiments.compare.settings import CompareConfig
+from smd_evo.experiments.compare.table import compare_tables, compare_verdict
+from smd_evo.experiments.facts import data_facts, environment
+from smd_evo.experiments.record import RunRecord
+from smd_evo.experiments.sections import Cell, Group, Section, Table, decimal, estimate, figure, printed
+from smd_evo.experiments.settings import FITNESSES
+
+__all__ = ["compare_section"]
+
+_ROLES = {
+    "fitness": "ranks children",
+    "validation": "chooses settings, makes curves",
+    "test": "is reported, once a run",
+}
+_CHOSEN = "\N{NO-BREAK SPACE}\N{BLACK STAR}"
+
+
+def compare_section(record: RunRecord) -> Section:
+    """What each method reached with the same budget, how soon, and with which settings."""
+    result, results = _result(record), record.results
+    scores, *others = map(printed, compare_tables(result))
+    config = result.config
+    return Section(
+        title=f"Comparison of {len(result.methods)} methods, {config.model} on {config.data}",
+        folder=record.name,
+        verdict=compare_verdict(result),
+        facts=_facts(record, result),
+        tables=[scores, *others, _trials(result), _methods(result)],
+        figure=figure(
+            record,
+            "Learning curves over image evaluations, one of each method: validation accuracy on the left, validation "
+            "cross-entropy on the right, the parent as a dashed line. The tables hold what they end with.",
+            f"Means over {config.seeds} seeds on {results['data']['samples']['validation']:,} validation images; "
+            "bands are 95 % t intervals over seeds. A curve or a band that leaves its plot is much worse than the "
+            "others.",
+        ),
+        commands=repeat(record),
+        environment=environment(results),
+        unreadable=[str(name) for name in results["data"]["unreadable"]],
+    )
+
+
+def _facts(record: RunRecord, result: found.CompareResult) -> dict[str, str]:
+    config, samples = result.config, record.results["data"]["samples"]["fitness"]
+    tuning = config.budget if config.tuning_budget is None else config.tuning_budget
+    return {
+        **data_facts(record.config, record.results, _ROLES),
+        "Budget": f"{config.budget:,} image evaluations a run",
+        "Generations": f"{config.children:,} children on {min(config.images, samples):,} of the {samples:,} fitness "
+        "images; methods of a single generation, or of none, spend the same budget in their own way",
+        "Runs": f"{config.seeds} of each method; a seed draws the same minibatches for all methods",
+        "Tuning": f"{config.trials} trials of each method, of {tuning:,} image evaluations each, on a seed of their "
+        f"own; the settings that are best by {FITNESSES[config.metric]} on validation make the reported runs",
+        "Fitness": FITNESSES[config.fitness],
+        "Seed": str(config.seed),
+        "Computed on": f"{config.device}, {config.precision}",
+    }
+
+
+def _trials(result: found.CompareResult) -> Table:
+    return Table(
+        title="All settings that were tried",
+        columns=["settings", "accuracy, %", "loss"],
+        groups=[Group(_tried(result.trials[method.method], method), method.method) for method in result.methods],
+        note="On validation, at the end of a trial. A star marks the settings of the reported runs.",
+    )
+
+
+def _tried(trials: tuple[found.Trial, ...], method: found.MethodResult) -> list[list[Cell]]:
+    chosen = [trial.settings for trial in trials].index(method.settings)
+    return [
+        [
+            Cell(f"{_words(trial.settings)}{_CHOSEN if number == chosen else ''}"),
+            Cell(f"{100 * trial.score.accuracy:.1f}"),
+            Cell(decimal(trial.score.loss)),
+        ]
+        for number, trial in enumerate(trials)
+    ]
+
+
+def _words(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}\N{NO-BREAK SPACE}{value}" for name, value in settings.items()) or "none"
+
+
+def _methods(result: found.CompareResult) -> Table:
+    lines = [[Cell(method.method, method.about)] for method in result.methods]
+    return Table("What the methods are", ["method"], [Group(lines)])
+
+
+def _result(record: RunRecord) -> found.CompareResult:
+    """The result as it was before it became JSON."""
+    settings: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in record.config.items()
+    }
+    results = record.results
+    return found.CompareResult(
+        config=CompareConfig(**settings),
+        parameters=results["parameters"],
+        parent={split: Score(**score) for split, score in results["parent"].items()},
+        methods=tuple(map(_method, results["methods"])),
+        trials={name: tuple(map(_trial, trials)) for name, trials in results["trials"].items()},
+    )
+
+
+def _method(method: Mapping[str, Any]) -> found.MethodResult:
+    values = {
+        "method": str(method["method"]),  # the terminal's tables take texts alone
+        "accuracy": estimate(method["accuracy"]),
+        "loss": estimate(method["loss"]),
+        "against": {name: _difference(each) for name, each in method["against"].items()},
+        "to_target": {name: found.ToTarget(**each) for name, each in method["to_target"].items()},
+        "curve": _curve(method["curve"]),
+    }
+    return found.MethodResult(**{**method, **values})
+
+
+def _difference(difference: Mapping[str, Any]) -> found.Difference:
+    return found.Difference(**{**difference, "value": estimate(difference["value"])})
+
+
+def _curve(curve: Mapping[str, Any]) -> found.Curve:
+    scores = {name: tuple(map(estimate, curve[name])) for name in found.MEASURES}
+    return found.Curve(**{**scores, "evaluations": tuple(curve["evaluations"])})
+
+
+def _trial(trial: Mapping[str, Any]) -> found.Trial:
+    return found.Trial(trial["settings"], Score(**trial["score"]))  # None: the loss of a method that diverged

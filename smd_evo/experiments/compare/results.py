@@ -1,0 +1,300 @@
+"""What the runs of a comparison say together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression
+
+from smd_evo.experiments.compare.methods.registry import REFERENCE, find_method
+from smd_evo.experiments.compare.run import Run, Score
+from smd_evo.experiments.compare.settings import CompareConfig
+from smd_evo.statistics.tests import Estimate, holm, paired_t, t_interval, wilcoxon
+
+__all__ = [
+    "MEASURES",
+    "CompareResult",
+    "Curve",
+    "Difference",
+    "MethodResult",
+    "ToTarget",
+    "Trial",
+    "best_trial",
+    "summarise",
+]
+
+MEASURES = {"accuracy": "max", "loss": "min"}
+"""What runs are measured by, and whether it is to be high or low."""
+
+_RANGES = {"accuracy": (0.0, 1.0), "loss": (0.0, math.inf)}
+_DIFFERENCES = {"accuracy": (-1.0, 1.0), "loss": (-math.inf, math.inf)}
+"""What a measure, and a difference of two, can be: no interval goes beyond."""
+
+_RESAMPLES = 2000
+
+_Numbers = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A method's validation score at each checkpoint: the mean over seeds with its t interval."""
+
+    evaluations: tuple[int, ...]
+    accuracy: tuple[Estimate, ...]
+    loss: tuple[Estimate, ...]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A method's test score minus the reference's, over seeds in pairs.
+
+    Attributes:
+        value: the mean with its t interval, of this one alone: no correction for several methods.
+        p_value: of the paired t test.
+        adjusted: the same after Holm's correction for all methods of this measure.
+        wilcoxon: p of the signed-rank test, which n seeds cannot bring below 2 / 2**n.
+        better: how many seeds are better than the reference's.
+    """
+
+    value: Estimate
+    p_value: float
+    adjusted: float
+    wilcoxon: float
+    better: int
+
+
+@dataclass(frozen=True)
+class ToTarget:
+    """Image evaluations until the mean curve is where the reference's ends, and stays there; None: not reached.
+
+    Both curves are made monotone first (isotonic regression): or one lucky checkpoint would count as having arrived,
+    and the reference itself, once it makes no more progress, at any time.
+
+    Attributes:
+        evaluations: of all seeds' mean curve, between checkpoints by a straight line.
+        low, high: percentile bootstrap over seeds, drawn in pairs with the reference's.
+        p_value: of the same bootstrap, two-sided, that it takes the whole budget or more; 1 for the reference itself.
+        adjusted: the same after Holm's correction for all methods of this measure.
+    """
+
+    evaluations: float | None
+    low: float | None
+    high: float | None
+    p_value: float
+    adjusted: float
+
+
+@dataclass(frozen=True)
+class MethodResult:
+    """One method over its seeds.
+
+    Attributes:
+        method: its name.
+        about: what it is.
+        settings: the chosen ones.
+        accuracy, loss: on the test split.
+        against: differences to the reference for each measure; none for the reference itself.
+        to_target: for each measure.
+        curve: on validation.
+        evaluations: images that a run evaluated.
+        calibration: images that finding its strength took, once, outside of the budget.
+        seconds: mean of the method's own time a run.
+        memory: the largest peak of a run in bytes, or None.
+    """
+
+    method: str
+    about: str
+    settings: dict[str, Any]
+    accuracy: Estimate
+    loss: Estimate
+    against: dict[str, Difference]
+    to_target: dict[str, ToTarget]
+    curve: Curve
+    evaluations: int
+    calibration: int
+    seconds: float
+    memory: int | None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Settings that a method tried, and the validation score that they ended with."""
+
+    settings: dict[str, Any]
+    score: Score
+
+
+@dataclass(frozen=True)
+class CompareResult:
+    """A finished comparison.
+
+    Attributes:
+        config: the settings.
+        parameters: of the parent that may be mutated.
+        parent: its scores on validation and test.
+        methods: in the order asked for.
+        trials: for each method, what it tried, in the grid's order.
+    """
+
+    config: CompareConfig
+    parameters: int
+    parent: dict[str, Score]
+    methods: tuple[MethodResult, ...]
+    trials: dict[str, tuple[Trial, ...]]
+
+    @property
+    def reference(self) -> MethodResult:
+        """What the others are compared with."""
+        return next(each for each in self.methods if each.method == REFERENCE)
+
+
+def best_trial(runs: Sequence[Run], metric: str) -> int:
+    """Number of the settings that were best on validation at the end; the first of equals, never one that failed."""
+    scores = [run.points[-1].score for run in runs]
+    losses = [-score.accuracy if metric == "accuracy" else score.loss for score in scores]
+    return min(range(len(runs)), key=lambda number: (math.isnan(losses[number]), losses[number]))
+
+
+def summarise(
+    config: CompareConfig,
+    parameters: int,
+    parent: Run,
+    tuning: Mapping[str, Sequence[Run]],
+    runs: Mapping[str, Sequence[Run]],
+) -> CompareResult:
+    """All runs as one result.
+
+    Args:
+        config: the settings.
+        parameters: of the parent that may be mutated.
+        parent: the parent's own run.
+        tuning: the trials of each method in the grid's order.
+        runs: the reported runs of each method, in the order of the seeds; the reference's among them.
+    """
+    assert parent.test is not None
+    differences = {measure: _differences(runs, measure) for measure in MEASURES}
+    targets = {measure: _targets(runs, measure, config.seed) for measure in MEASURES}
+    methods = []
+    for name, own in runs.items():
+        memory = [run.memory for run in own]
+        methods.append(
+            MethodResult(
+                method=name,
+                about=find_method(name).about,
+                settings=own[0].settings,
+                accuracy=t_interval(_tests(own, "accuracy"), within=_RANGES["accuracy"]),
+                loss=t_interval(_tests(own, "loss"), within=_RANGES["loss"]),
+                against={measure: found[name] for measure, found in differences.items() if name in found},
+                to_target={measure: found[name] for measure, found in targets.items()},
+                curve=_curve(own),
+                evaluations=max(run.evaluations for run in own),
+                calibration=max(run.calibration for run in own),
+                seconds=float(np.mean([run.seconds for run in own])),
+                memory=None if None in memory else max(each for each in memory if each is not None),
+            )
+        )
+    return CompareResult(
+        config=config,
+        parameters=parameters,
+        parent={"validation": parent.points[0].score, "test": parent.test},
+        methods=tuple(methods),
+        trials={
+            name: tuple(Trial(run.settings, run.points[-1].score) for run in own) for name, own in tuning.items()
+        },
+    )
+
+
+def _tests(runs: Sequence[Run], measure: str) -> list[float]:
+    return [getattr(run.test, measure) for run in runs]
+
+
+def _differences(runs: Mapping[str, Sequence[Run]], measure: str) -> dict[str, Difference]:
+    """Of all methods to the reference, adjusted together."""
+    sign = 1 if MEASURES[measure] == "max" else -1
+    reference = _tests(runs[REFERENCE], measure)
+    names = [name for name in runs if name != REFERENCE]
+    tests = {name: _tests(runs[name], measure) for name in names}
+    found = {name: paired_t(tests[name], reference, within=_DIFFERENCES[measure]) for name in names}
+    adjusted = holm([p_value for _, p_value in found.values()])
+    return {
+        name: Difference(
+            value=value,
+            p_value=p_value,
+            adjusted=corrected,
+            wilcoxon=wilcoxon(tests[name], reference),
+            better=sum(sign * (a - b) > 0 for a, b in zip(tests[name], reference, strict=True)),
+        )
+        for (name, (value, p_value)), corrected in zip(found.items(), adjusted, strict=True)
+    }
+
+
+def _curve(runs: Sequence[Run]) -> Curve:
+    evaluations = tuple(point.evaluations for point in runs[0].points)
+    accuracy, loss = (
+        tuple(t_interval(column, within=_RANGES[measure]) for column in _curves(runs, measure).T)
+        for measure in ("accuracy", "loss")
+    )
+    return Curve(evaluations, accuracy, loss)
+
+
+def _curves(runs: Sequence[Run], measure: str) -> _Numbers:
+    """[seeds, points]."""
+    return np.array([[getattr(point.score, measure) for point in run.points] for run in runs])
+
+
+def _targets(runs: Mapping[str, Sequence[Run]], measure: str, seed: int) -> dict[str, ToTarget]:
+    """Of all methods, adjusted together; the reference's own is no test."""
+    found = {name: _to_target(own, runs[REFERENCE], measure, seed) for name, own in runs.items()}
+    names = [name for name in runs if name != REFERENCE]
+    adjusted = dict(zip(names, holm([found[name].p_value for name in names]), strict=True))
+    found[REFERENCE] = replace(found[REFERENCE], p_value=1.0)
+    return {name: replace(own, adjusted=adjusted.get(name, 1.0)) for name, own in found.items()}
+
+
+def _to_target(runs: Sequence[Run], reference: Sequence[Run], measure: str, seed: int) -> ToTarget:
+    sign = 1 if MEASURES[measure] == "max" else -1
+    own, theirs = sign * _curves(runs, measure), sign * _curves(reference, measure)
+    marks = np.array([point.evaluations for point in runs[0].points], dtype=np.float64)
+
+    def reached(chosen: NDArray[np.int64]) -> float:
+        # Both means are made alike: the reference reaches its own to the last bit.
+        return crossing(marks, rising(own[chosen].mean(0)), float(rising(theirs[chosen].mean(0))[-1]))
+
+    draws = np.random.default_rng(seed).integers(len(runs), size=(_RESAMPLES, len(runs)))
+    found = np.sort([reached(chosen) for chosen in draws])
+    low, high = found[int(0.025 * _RESAMPLES)], found[int(0.975 * _RESAMPLES)]
+    value = reached(np.arange(len(runs)))
+    p_value = min(1.0, 2 * float(1 + (found >= marks[-1]).sum()) / (1 + _RESAMPLES))
+    places = [float(place) if np.isfinite(place) else None for place in (value, low, high)]
+    return ToTarget(places[0], places[1], places[2], p_value, p_value)
+
+
+def rising(curve: _Numbers) -> _Numbers:
+    """The nearest curve that never falls (isotonic regression): where it levels off, the mean of its plateau.
+
+    >>> rising(np.array([1.0, 4.0, 2.0, 3.0])).tolist()
+    [1.0, 3.0, 3.0, 3.0]
+    """
+    fitted: _Numbers = isotonic_regression(curve).x
+    return fitted
+
+
+def crossing(marks: _Numbers, curve: _Numbers, target: float) -> float:
+    """Where a rising curve reaches a target, between its points by a straight line; inf if nowhere.
+
+    >>> crossing(np.array([0.0, 10.0, 20.0]), np.array([1.0, 2.0, 4.0]), 3.0)
+    15.0
+    """
+    above = np.flatnonzero(curve >= target)
+    if not len(above):
+        return math.inf
+    place = int(above[0])
+    if place == 0:
+        return float(marks[0])
+    share = (target - curve[place - 1]) / (curve[place] - curve[place - 1])
+    return float(marks[place - 1] + share * (marks[place] - marks[place - 1]))

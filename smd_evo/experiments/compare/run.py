@@ -1,0 +1,229 @@
+"""A fair comparison: every method the same parent, minibatches, budget and number of trials.
+
+The budget is counted in image evaluations, children times images. Settings are chosen on the validation split, from
+as many trials for each method, on a seed of their own; the reported runs have other seeds, and each looks at the
+test split once, at its end.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from smd_evo.core.keys import derive
+from smd_evo.core.parameters import ParameterSpace
+from smd_evo.ensemble.metrics import accuracy, negative_log_likelihood
+from smd_evo.errors import InvalidValue
+from smd_evo.evaluation.evaluator import Evaluator
+from smd_evo.experiments.compare.memory import PeakMemory
+from smd_evo.experiments.compare.methods.base import Method, Strength, Task, alone
+from smd_evo.experiments.compare.methods.registry import find_method
+from smd_evo.experiments.compare.settings import CompareConfig
+from smd_evo.experiments.parent import in_precision, load_parent
+from smd_evo.experiments.progress import Logged, Progress
+from smd_evo.experiments.speed import timed
+from smd_evo.experiments.workload import Workload
+from smd_evo.zoo.data import Samples
+
+__all__ = ["PARENT", "Comparison", "Job", "Point", "Run", "Score", "settings_of"]
+
+PARENT = "parent"
+"""The name of the run that does nothing."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """How good predictions are: the share of right ones, and the cross-entropy."""
+
+    accuracy: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class Point:
+    """A method's score on validation after so many image evaluations."""
+
+    evaluations: int
+    score: Score
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run to be made.
+
+    Attributes:
+        method: its name.
+        seed: of its children and minibatches, together with that of the settings.
+        trial: number of its settings in the method's grid.
+        reported: whether it is; a tuning run never sees the test split.
+    """
+
+    method: str
+    seed: int
+    trial: int
+    reported: bool
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came out of one run.
+
+    Attributes:
+        job: what was to be done.
+        settings: of the method.
+        points: the learning curve, of which the first is the parent; of a tuning run only its two ends.
+        evaluations: images that were evaluated.
+        calibration: images that finding the unit of its strength took, once for all runs; outside of the budget.
+        seconds: that the method took, without the scores.
+        memory: bytes that it took at its peak beyond parent and data; None where nobody can tell.
+        test: the score on the test split of what it hands over; None for tuning runs.
+    """
+
+    job: Job
+    settings: dict[str, Any]
+    points: tuple[Point, ...]
+    evaluations: int
+    calibration: int
+    seconds: float
+    memory: int | None
+    test: Score | None
+
+
+def method_of(job: Job) -> type[Method]:
+    """The class that makes a run."""
+    return Parent if job.method == PARENT else find_method(job.method)
+
+
+def settings_of(job: Job) -> dict[str, Any]:
+    """What a run's method is made with."""
+    return dict(method_of(job).grid[job.trial])
+
+
+class Comparison:
+    """The parent and the data, on which runs are made one after the other.
+
+    Args:
+        config: the settings.
+        progress: told of what is being done.
+
+    Raises:
+        InvalidValue, InvalidType, UnsupportedParameter: settings that the network or the data cannot have.
+    """
+
+    def __init__(self, config: CompareConfig, progress: Progress | None = None) -> None:
+        self.config = config
+        self._progress = progress or Logged()
+        parent, self.data = load_parent(config, self._progress)
+        self._space = ParameterSpace(parent, config.select)
+        self._strengths: dict[Any, Strength] = {}
+        self._targets: dict[str, Tensor] = {}
+
+    @property
+    def parameters(self) -> int:
+        """How many parameters may be mutated."""
+        return self._space.size
+
+    @property
+    def steps(self) -> int:
+        """Generations that a run has, roughly."""
+        return self.config.budget // (self.config.children * min(self.config.images, self.data.sizes["fitness"]))
+
+    def timed(self, workload: Workload, note: str = "") -> Workload:
+        """The same with the time that it takes the parent here and now."""
+        evaluator = Evaluator(self._space, self.data.fitness, batch_size=self.config.batch_size)
+        with in_precision(self.config):
+            return timed(workload, evaluator, note)
+
+    def run(self, job: Job) -> Run:
+        """Make one run.
+
+        Raises:
+            InvalidValue: the budget has no room for one step of the method, or the method refuses its settings.
+        """
+        with in_precision(self.config):
+            return self._run(job)
+
+    def _run(self, job: Job) -> Run:
+        kind, settings, task = method_of(job), settings_of(job), self._task(job)
+        with PeakMemory(self.config.device) as memory:
+            method = kind(task, **settings)
+            points, evaluations, seconds = self._spend(method, job)
+        test = self._score(method, "test") if job.reported else None
+        return Run(job, settings, points, evaluations, task.calibration, seconds, memory.peak, test)
+
+    def _spend(self, method: Method, job: Job) -> tuple[tuple[Point, ...], int, float]:
+        """The learning curve, the image evaluations it took, and the seconds of the method's own steps."""
+        budget, marks, spent, seconds = self._budget(job), self.config.checkpoints if job.reported else 1, 0, 0.0
+        if not isinstance(method, Parent) and method.cost > budget:
+            raise InvalidValue(
+                f"budget: expected at least the {method.cost} image evaluations of one step of {job.method}, "
+                f"got {budget}"
+            )
+        points = [Point(0, self._score(method, "validation"))]
+        for number in range(1, marks + 1):
+            mark, moved = budget * number // marks, False
+            while spent + (cost := method.cost) <= mark:
+                start = time.perf_counter()
+                method.step()
+                if self.config.device != "cpu":
+                    torch.cuda.synchronize()
+                seconds += time.perf_counter() - start
+                spent, moved = spent + cost, True
+                self._progress.advance()
+            points.append(Point(mark, self._score(method, "validation") if moved else points[-1].score))
+        return tuple(points), spent, seconds
+
+    def _budget(self, job: Job) -> int:
+        config = self.config
+        return config.budget if job.reported or config.tuning_budget is None else config.tuning_budget
+
+    def _task(self, job: Job) -> Task:
+        config = self.config
+        return Task(
+            space=self._space,
+            data=self.data.fitness,
+            fitness=config.fitness,
+            children=config.children,
+            images=config.images,
+            budget=self._budget(job),
+            seed=derive(config.seed, "compare", job.seed) >> 1,
+            base_seed=config.seed,
+            batch_size=config.batch_size,
+            strengths=self._strengths,
+        )
+
+    def _score(self, method: Method, split: str) -> Score:
+        samples = getattr(self.data, split)
+        if split not in self._targets:
+            judge = Evaluator(self._space, samples, batch_size=self.config.batch_size)
+            self._targets[split] = judge.targets()
+        outputs, targets = method.predict(samples), self._targets[split]
+        return Score(
+            float(accuracy(outputs, targets).mean()), float(negative_log_likelihood(outputs, targets).mean())
+        )
+
+
+class Parent(Method):
+    """The method that leaves the parent as it is."""
+
+    about = "the parent as it is"
+    grid = ({},)
+
+    def __init__(self, task: Task) -> None:
+        self._evaluator, self._never = task.parent, task.budget + 1
+
+    @property
+    def cost(self) -> int:
+        """More than there is."""
+        return self._never
+
+    def step(self) -> None:
+        """Never taken."""
+
+    def predict(self, data: Samples) -> Tensor:
+        """See the base class."""
+        return alone(self._evaluator, data)

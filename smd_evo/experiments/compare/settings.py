@@ -1,0 +1,74 @@
+"""Settings of a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from smd_evo.errors import InvalidValue
+from smd_evo.experiments import readers
+from smd_evo.experiments.settings import CHILDREN, FITNESSES, METRICS, ExperimentConfig, setting
+
+__all__ = ["CompareConfig"]
+
+
+@dataclass(frozen=True)
+class CompareConfig(ExperimentConfig):
+    """Settings of ``smd-evo compare``.
+
+    Example:
+        >>> CompareConfig.read({"methods": "smd,openai-es", "budget": "20000"}).methods
+        ('smd', 'openai-es')
+    """
+
+    methods: tuple[str, ...] = setting(
+        ("openai-es", "sparse-es", "smd", "smd-ensemble"),
+        "NAME[,NAME...]",
+        "Methods, or module.path:Class of your own; openai-es is always there "
+        "[openai-es,sparse-es,smd,smd-ensemble].",
+        readers.names,
+    )
+    budget: int = setting(
+        96_000, "N", "Image evaluations of a run: children times images [96000].", readers.whole("try 96000")
+    )
+    tuning_budget: int | None = setting(
+        None, "N", "Image evaluations of a trial, where it is to be fewer [the budget].", readers.samples
+    )
+    seeds: int = setting(
+        5, "N", "Reported runs of each method; 2 or more [5].", readers.whole("try 5", low=2, high=10_000)
+    )
+    trials: int = setting(4, "N", "Settings that each method may try [4].", readers.whole("try 4"))
+    children: int = setting(
+        32, "N", "Children a generation, even [32].", readers.whole("try 32", low=8, high=CHILDREN)
+    )
+    images: int = setting(
+        300, "N", "Images that rank a child, others each generation [300].", readers.whole("try 300")
+    )
+    checkpoints: int = setting(
+        10, "N", "Points of a learning curve, in even steps of the budget [10].", readers.whole("try 10", high=10_000)
+    )
+    metric: str = setting(
+        "cross_entropy",
+        "NAME",
+        "What settings are chosen by on validation: cross_entropy or accuracy [cross_entropy].",
+        readers.one_of(METRICS),
+    )
+    fitness: str = setting(
+        "cross_entropy",
+        "NAME",
+        f"What ranks children: {', '.join(FITNESSES)} [cross_entropy].",
+        readers.one_of(tuple(FITNESSES)),
+    )
+
+    def check(self, given: Mapping[str, Any]) -> None:
+        """See the base class."""
+        if self.children % 2:
+            raise InvalidValue(f"children: expected an even number for antithetic pairs, got {self.children}")
+        lowest = self.children * self.images
+        for name in ("budget", "tuning_budget"):
+            if (budget := getattr(self, name)) is not None and budget < lowest:
+                raise InvalidValue(
+                    f"{name}: expected at least one generation, {self.children} children x {self.images} images = "
+                    f"{lowest}, got {budget}; give more, or fewer children or images"
+                )

@@ -1,0 +1,160 @@
+"""The tables of a comparison, and what they say in words."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from smd_evo.experiments.compare.methods.registry import REFERENCE
+from smd_evo.experiments.compare.results import MEASURES, CompareResult, Difference, MethodResult, ToTarget
+from smd_evo.experiments.tables import interval, new_table, p_text, points
+from smd_evo.statistics.tests import Estimate
+
+__all__ = ["compare_tables", "compare_verdict"]
+
+_ALPHA = 0.05
+
+
+def compare_tables(result: CompareResult) -> list[Table]:
+    """Scores on the test split; differences to the reference; how soon its score is reached; what it took."""
+    differences = [_differences(result, measure) for measure in MEASURES]
+    return [_scores(result), *differences, _targets(result), _costs(result)]
+
+
+def compare_verdict(result: CompareResult) -> list[str]:
+    """What the tables show, in sentences that claim no more than their tests."""
+    config, lines = result.config, []
+    for method in result.methods:
+        if method.method == REFERENCE:
+            continue
+        accuracy, loss = method.against["accuracy"], method.against["loss"]
+        lines.append(
+            f"{method.method} against {REFERENCE}: accuracy {points(accuracy.value)} points, "
+            f"p = {p_text(accuracy.adjusted)}: {_word(accuracy, 1)}; loss {_signed(loss.value)}, "
+            f"p = {p_text(loss.adjusted)}: {_word(loss, -1)}."
+        )
+    fast = [method for method in result.methods if method.method != REFERENCE and _reaches(method, config.budget)]
+    for method in fast:
+        reached = [
+            f"{name} that {REFERENCE} ends with after {_share(method.to_target[name], config.budget)}"
+            for name in method.to_target
+            if _sooner(method.to_target[name], config.budget)
+        ]
+        lines.append(f"{method.method} reaches the {' and the '.join(reached)}.")
+    if not fast:
+        lines.append(f"No method was shown to reach the final score of {REFERENCE} with fewer image evaluations.")
+    return lines
+
+
+def _reaches(method: MethodResult, budget: int) -> bool:
+    return any(_sooner(found, budget) for found in method.to_target.values())
+
+
+def _sooner(found: ToTarget, budget: int) -> bool:
+    """Whether that is shown: by the p value, and by the whole interval."""
+    return found.adjusted < _ALPHA and found.high is not None and found.high < budget
+
+
+def _share(found: ToTarget, budget: int) -> str:
+    value, low, high = (100 * (number or 0) / budget for number in (found.evaluations, found.low, found.high))
+    return f"{value:.0f} [{low:.0f}, {high:.0f}] % of its budget (p = {p_text(found.adjusted)})"
+
+
+def _word(difference: Difference, sign: int) -> str:
+    """A claim needs both its p value and its interval."""
+    if difference.adjusted < _ALPHA and (difference.value.low > 0 or difference.value.high < 0):
+        return "better" if sign * difference.value.value > 0 else "worse"
+    return "no difference shown"
+
+
+def _scores(result: CompareResult) -> Table:
+    config = result.config
+    table = _table(
+        f"{config.model} on {config.data}: {config.budget:,} image evaluations, {config.seeds} seeds",
+        "Test accuracy in % and cross-entropy: means with 95 % t intervals over seeds, as far as such numbers go, "
+        "which differ in children and minibatches, not in splits.",
+        "accuracy",
+        "loss",
+    )
+    test = result.parent["test"]
+    table.add_row("parent", f"{100 * test.accuracy:.1f}", f"{test.loss:.3f}")
+    for method in result.methods:
+        table.add_row(method.method, interval(method.accuracy, 100, 1, 1), interval(method.loss, 1, 3, 3))
+    return table
+
+
+def _differences(result: CompareResult, measure: str) -> Table:
+    seeds = result.config.seeds
+    in_points = " in points" if measure == "accuracy" else ""
+    table = _table(
+        f"Test {measure}: difference to {REFERENCE}",
+        f"Difference{in_points}: paired over seeds, with its 95 % t interval, each line's by itself, not corrected; "
+        "p: paired t test after Holm's correction for the lines of this table; W: signed-rank "
+        f"test, not corrected, which {seeds} seeds cannot bring below {2 / 2**seeds:.2g}; better: seeds.",
+        "difference",
+        "p",
+        "W",
+        "better",
+    )
+    for method in result.methods:
+        if measure in method.against:
+            found = method.against[measure]
+            value = points(found.value) if measure == "accuracy" else _signed(found.value)
+            tests = p_text(found.adjusted), p_text(found.wilcoxon)
+            table.add_row(method.method, value, *tests, f"{found.better} of {seeds}")
+    return table
+
+
+def _targets(result: CompareResult) -> Table:
+    table = _table(
+        f"Image evaluations until the validation score that {REFERENCE} ends with",
+        "In % of the budget, by the mean curve of all seeds, made monotone; 95 % bootstrap intervals "
+        "over seeds, paired with the reference's, not corrected, and the p value of taking all of it, after Holm's "
+        "correction; never: not within the budget.",
+        *(name for measure in MEASURES for name in (measure, "p")),
+    )
+    for method in result.methods:
+        cells = [_target(method.to_target[measure], result.config.budget) for measure in MEASURES]
+        table.add_row(method.method, *(text for cell in cells for text in cell))
+    return table
+
+
+def _costs(result: CompareResult) -> Table:
+    table = _table(
+        "Settings, and what a run took",
+        f"Settings: the best of {result.config.trials} trials of each method on validation. Strengths are in "
+        "units of the calibrated one, for which so many images were evaluated once, "
+        "outside of the budget; seconds: without the scores; MiB: at the peak, beyond "
+        "parent and data.",
+        "settings",
+        "images",
+        "calibration",
+        "seconds",
+        "MiB",
+    )
+    for method in result.methods:
+        table.add_row(
+            method.method,
+            ", ".join(f"{name} {value}" for name, value in method.settings.items()),
+            f"{method.evaluations:,}",
+            f"{method.calibration:,}",
+            f"{method.seconds:.1f}",
+            "?" if method.memory is None else f"{method.memory / 2**20:,.0f}",
+        )
+    return table
+
+
+def _signed(found: Estimate) -> str:
+    return f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+
+
+def _target(found: ToTarget, budget: int) -> tuple[str, str]:
+    value, low, high = (
+        "never" if number is None else f"{100 * number / budget:.0f}"
+        for number in (found.evaluations, found.low, found.high)
+    )
+    p_value = "" if found.p_value == 1 else p_text(found.adjusted)
+    return value if value == low == high else f"{value} [{low}, {high}]", p_value
+
+
+def _table(title: str, caption: str, *numbers: str) -> Table:
+    return new_table(title, caption, ["method"], numbers)

@@ -1,0 +1,94 @@
+"""What is wrong with a command that shows without torch: looked at first, because importing that takes seconds.
+
+Whatever is refused here would be refused later, too.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from smd_evo.errors import InvalidValue, OutputExists
+from smd_evo.experiments.compare.methods.registry import METHODS, REFERENCE, TRIALS, check_trials
+from smd_evo.experiments.compare.settings import CompareConfig
+from smd_evo.experiments.folders.content import CONFIG, RESULTS, SUMMARY, read_results
+from smd_evo.experiments.folders.lock import LOCK
+from smd_evo.experiments.folders.take import usable
+from smd_evo.experiments.generations.evolved import check_finished, check_single, is_evolution
+from smd_evo.experiments.generations.identity import changed_config, read_identity
+from smd_evo.experiments.generations.metrics import METRICS
+from smd_evo.experiments.settings import ExperimentConfig, load_settings
+from smd_evo.experiments.trust import check_trust, trust_option
+from smd_evo.zoo.names import MODELS, SOURCES, unknown
+
+__all__ = ["check_comparison", "check_exported", "check_reported", "check_resumed", "check_run", "check_settings"]
+
+
+def check_settings(config: ExperimentConfig) -> None:
+    """Raise InvalidValue for names that nobody knows and files that are not there."""
+    if config.model not in MODELS and ":" not in config.model:
+        # The name of a network without its library's prefix is the likeliest mistake.
+        known = MODELS if difflib.get_close_matches(config.model, MODELS, 1) else [f"timm:{config.model}"]
+        raise unknown("model", config.model, f"one of {', '.join(MODELS)} or module.path:factory", known)
+    kind, colon, place = config.data.partition(":")
+    if config.data not in SOURCES and not colon:
+        raise unknown("data", config.data, f"one of {', '.join(SOURCES)} or module.path:factory", SOURCES)
+    if kind in ("imagenet", "imagefolder") and place and not Path(place).expanduser().is_dir():
+        raise InvalidValue(f"data: expected a folder, got {place}, which is not there")
+    if config.checkpoint is not None and not Path(config.checkpoint).expanduser().exists():
+        raise InvalidValue(f"checkpoint: expected a file of weights, got {config.checkpoint}, which is not there")
+    if isinstance(config, CompareConfig):
+        for name in (REFERENCE, *config.methods):
+            if name in METHODS:
+                check_trials(name, TRIALS, config.trials)
+            elif ":" not in name:
+                raise unknown("methods", name, f"one of {', '.join(METHODS)} or module.path:factory", [*METHODS])
+
+
+def check_run(run: Path, trust: bool) -> None:
+    """Raise InvalidValue if there are no results of a single generation, or they are not trusted and have to be."""
+    check_single(run)
+    read_results(run / RESULTS, "finetune")
+    check_trust(run, load_settings(run / CONFIG), {}, trust)
+
+
+def check_exported(run: Path, trust: bool) -> None:
+    """The same, or of a finished run over generations."""
+    if is_evolution(run):
+        check_finished(run)
+    else:
+        check_run(run, trust)
+
+
+def check_reported(run: Path) -> None:
+    """Raise InvalidValue if there are no results of any kind."""
+    if (run / METRICS).is_file() and not (run / RESULTS).is_file():
+        option = trust_option(load_settings(run / CONFIG))
+        raise InvalidValue(f"run: expected a finished one, got {run}; smd-evo resume {run}{option} goes on with it")
+    if not (run / SUMMARY).is_file():
+        read_results(run / RESULTS, "finetune", "window", "compare", "evolution")
+
+
+def check_comparison(folder: Path) -> None:
+    """Raise OutputExists if there is something else than a comparison."""
+    with usable(folder):
+        if (folder / CONFIG).is_file() or not os.path.lexists(folder):
+            return
+        if not folder.is_dir() or any(map(_is_found, folder.iterdir())):
+            raise OutputExists(
+                f"out: expected a new or empty folder, or a comparison to go on with, got {folder}; choose another"
+            )
+
+
+def _is_found(entry: Path) -> bool:
+    """Whether this is more than what a process leaves that is killed at its first step."""
+    return entry.name != LOCK and not entry.name.endswith(".partial")
+
+
+def check_resumed(run: Path, given: Mapping[str, Any], trust: bool) -> None:
+    """Raise InvalidValue or InvalidType if there is no run over generations, or its settings may not change so."""
+    read_identity(run)
+    changed_config(run, given, trust)

@@ -1,0 +1,61 @@
+"""Facts that pages tell of all kinds of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from smd_evo.experiments.scores import Row
+from smd_evo.experiments.sections import estimate
+from smd_evo.experiments.settings import FITNESSES
+
+__all__ = ["data_facts", "environment", "fitness_fact", "listed", "stored_rows"]
+
+
+def data_facts(config: Mapping[str, Any], results: Mapping[str, Any], roles: Mapping[str, str]) -> dict[str, str]:
+    """The parent and the data of any run; ``roles`` tells what it does with each split that it reads."""
+    data = results["data"]
+    file = f", weights from {config['checkpoint']}" if config.get("checkpoint") else ""
+    sizes = [f"{name} {data['samples'][name]:,} ({role})" for name, role in roles.items()]
+    return {
+        "Parent": f"{config['model']}{file}",
+        "Mutated": f"{results['parameters']:,} parameters (select: {config.get('select', 'all')})",
+        "Data": f"{data['description']}; {data['classes']:,} classes",
+        "Samples": f"{', '.join(sizes)}; no sample is in two of them",
+    }
+
+
+def environment(results: Mapping[str, Any]) -> dict[str, str]:
+    """With what a run was made: versions, the platform, its time."""
+    names = {"smd_evo": "smd-evo", "python": "Python", "torch": "PyTorch", "seconds": "time"}
+    found = {names.get(name, name): str(value) for name, value in results["environment"].items()}
+    return found | ({"time": f"{found['time']} s"} if "time" in found else {})
+
+
+def fitness_fact(name: str) -> str:
+    """What ranks children, in words.
+
+    >>> fitness_fact("macro_f1")
+    'macro F1, higher is better'
+    """
+    return f"{FITNESSES.get(name, name)}, {'lower' if name == 'cross_entropy' else 'higher'} is better"
+
+
+def stored_rows(results: Mapping[str, Any]) -> list[Row]:
+    """The rows of a fine-tuning run's table as they were before they became JSON."""
+    return [Row(**row | _row(row)) for row in results["rows"]]
+
+
+def _row(row: Mapping[str, Any]) -> dict[str, Any]:
+    found = {name: row[name] and estimate(row[name]) for name in ("accuracy_gain", "loss_gain")}
+    return found | {"candidate": str(row["candidate"])}  # the terminal's tables take texts alone
+
+
+def listed(values: object) -> str:
+    """Numbers or words with commas between them.
+
+    >>> listed([0.3, 0.0001]), listed("cpu")
+    ('0.3, 0.0001', 'cpu')
+    """
+    items = values if isinstance(values, list | tuple) else [values]
+    return ", ".join(f"{item:g}" if isinstance(item, float) else str(item) for item in items)

@@ -1,0 +1,50 @@
+"""What a single generation is about to evaluate, from its settings and the sizes of its splits alone."""
+
+from __future__ import annotations
+
+from smd_evo.evaluation.calibration import Effort, calibration_cost
+from smd_evo.experiments.finetune.results import ARMS, SHORTLIST
+from smd_evo.experiments.finetune.settings import FinetuneConfig
+from smd_evo.experiments.rules import CALIBRATION
+from smd_evo.experiments.workload import Part, Sizes, Workload, workload
+
+__all__ = ["calibrations", "finetune_workload"]
+
+
+def calibrations(config: FinetuneConfig) -> tuple[int, Effort]:
+    """How many calibrations a single generation makes, and how thorough each is: half of its children, usually.
+
+    ``number * calibration_cost(effort.children, effort.bisections)`` is the most that they take together.
+    """
+    groups = _groups(config)
+    number = groups if config.sigma else 2 * groups  # the dense arm's own are always calibrated
+    return number, Effort.within(config.children * groups * ARMS // (2 * number))
+
+
+def _groups(config: FinetuneConfig) -> int:
+    """Groups of children in each arm."""
+    return 1 if config.subspace == "tensor" else len(config.density)
+
+
+def finetune_workload(config: FinetuneConfig, sizes: Sizes) -> Workload:
+    """A single generation with its controls.
+
+    Example:
+        >>> config, sizes = FinetuneConfig(density=(0.1,)), {"fitness": 300, "validation": 300, "test": 500}
+        >>> [(part.name, part.count, part.images) for part in finetune_workload(config, sizes).parts][1:3]
+        [('children', 512, 300), ('parent', 2, 300)]
+    """
+    groups = _groups(config)
+    votes = min(SHORTLIST, config.children)
+    number, effort = calibrations(config)
+    calibrating = number * calibration_cost(effort.children, effort.bisections)
+    return workload(
+        [
+            Part("calibration", calibrating, min(CALIBRATION, sizes["fitness"]), bound=True),
+            Part("children", ARMS * groups * config.children, sizes["fitness"]),
+            Part("parent", 2, sizes["fitness"]),
+            Part("validation", ARMS * groups * votes, sizes["validation"]),
+            # Of each arm the median child, the best one and those that vote.
+            Part("test", 1 + ARMS * (2 + votes), sizes["test"], bound=True),
+        ]
+    )

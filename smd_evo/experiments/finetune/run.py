@@ -1,0 +1,198 @@
+"""Single-generation fine-tuning, with dense controls: sample children, keep the best, let the best vote.
+
+Four arms get the same number of children and the same choices. The sparse arm has one group of children for
+each density; each dense control has as many groups, of other strengths: the sparse ones' sigma (matched
+sigma), their sigma times the square root of their density (matched norm), and strengths calibrated for dense
+mutations themselves. In each arm the fitness split ranks, the validation split chooses the group, the best
+child and the ensemble's size, and the test split is read once, when all choices are made.
+
+Reference: Whitaker & Whitley, arXiv 2302.05832; the controls at matched norm and the splits are ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
+
+import torch
+from torch import Tensor
+
+from smd_evo.core.mutation import Lineage, Mutation
+from smd_evo.core.structured import TensorSubspace
+from smd_evo.core.subspace import Dense, Subspace
+from smd_evo.ensemble.combine import combined
+from smd_evo.ensemble.selection import select_from, stored
+from smd_evo.evaluation.calibration import calibrate_sigma
+from smd_evo.evaluation.evaluator import Evaluation, Evaluator
+from smd_evo.evaluation.fitness import BatchFitness, TotalFitness, best_of
+from smd_evo.experiments.finetune.counts import calibrations, finetune_workload
+from smd_evo.experiments.finetune.results import SHORTLIST, Arm, FinetuneResult, Group
+from smd_evo.experiments.finetune.settings import FinetuneConfig
+from smd_evo.experiments.parent import in_precision, load_parent
+from smd_evo.experiments.progress import Logged, Progress
+from smd_evo.experiments.rules import CALIBRATION, make_rule, mean_density
+from smd_evo.experiments.scores import Row, against, table_row
+from smd_evo.experiments.shortlists import SPARSE
+from smd_evo.experiments.speed import timed
+from smd_evo.statistics.tests import Estimate
+from smd_evo.zoo.data import Data
+
+__all__ = ["finetune", "ranker_of"]
+
+_BEST_OF = 10
+
+
+@dataclass(frozen=True)
+class _Strength:
+    """How one group mutates."""
+
+    subspace: Subspace
+    density: float
+    sigma: float
+
+
+def finetune(config: FinetuneConfig, progress: Progress | None = None) -> FinetuneResult:
+    """Run the experiment.
+
+    Args:
+        config: the settings.
+        progress: told of each evaluated child; by default :mod:`logging` is.
+
+    Raises:
+        InvalidValue, InvalidType, UnsupportedParameter: settings that the network or the data cannot have.
+    """
+    progress = progress or Logged()
+    with in_precision(config):
+        return _finetuned(config, progress)
+
+
+def _finetuned(config: FinetuneConfig, progress: Progress) -> FinetuneResult:
+    data, ranker = ranker_of(config, progress)
+    progress.expect(timed(finetune_workload(config, data.sizes), ranker))
+    judge = ranker.on(data.validation)
+    plans, calibrations = _plan(config, ranker, progress)
+    progress.start("children", config.children * sum(map(len, plans.values())))
+    run_group = _group_runner(config, data, ranker, judge, progress)
+    arms = []
+    for name, plan in plans.items():
+        groups = [run_group(strength) for strength in plan]
+        choice = best_of([group.ensemble.fitness for group in groups], ranker.fitness.sense)
+        arms.append(Arm(name, [_lean(group, number == choice) for number, group in enumerate(groups)], choice))
+    progress.start("test", None)
+    rows, against_dense = _report(arms, ranker.on(data.test), config.seed)
+    return FinetuneResult(
+        config=config,
+        data=data,
+        space=ranker.space,
+        parent_fitness=float(ranker.evaluate([Lineage()]).fitness[0]),
+        arms=arms,
+        rows=rows,
+        against_dense=against_dense,
+        evaluations={
+            "calibration, sparse": calibrations[0],
+            "calibration, dense": calibrations[1],
+            "children of each arm": config.children * len(plans[SPARSE]),
+        },
+    )
+
+
+def _lean(group: Group, chosen: bool) -> Group:
+    """A group that was not chosen needs its outputs no more: for a thousand classes, hundreds of megabytes."""
+    return group if chosen else replace(group, logits=group.logits.new_empty(0, *group.logits.shape[1:]))
+
+
+def ranker_of(config: FinetuneConfig, progress: Progress) -> tuple[Data, Evaluator]:
+    """The data, and the parent on the fitness split."""
+    parent, data = load_parent(config, progress)
+    return data, Evaluator(parent, data.fitness, config.fitness, select=config.select, batch_size=config.batch_size)
+
+
+def _plan(
+    config: FinetuneConfig, ranker: Evaluator, progress: Progress
+) -> tuple[dict[str, list[_Strength]], tuple[int, int]]:
+    """How the groups of each arm mutate, and what finding the sigmas cost, sparse and dense."""
+    costs, (_, effort) = [0, 0], calibrations(config)
+    few = ranker.on_samples(torch.arange(CALIBRATION, device="cpu")) if ranker.samples > CALIBRATION else ranker
+
+    def calibrated(subspace: Subspace, keep: float, dense: bool) -> float:
+        progress.start(f"calibrating sigma, {subspace.spec}", None)
+        found = calibrate_sigma(few, subspace, keep, key=config.seed, progress=progress.advance, **asdict(effort))
+        costs[dense] += found.evaluations
+        return found.sigma
+
+    def dense(sigmas: Iterable[float]) -> list[_Strength]:
+        return [_Strength(Dense(), 1.0, sigma) for sigma in sigmas]
+
+    sparse = []
+    for rule in _subspaces(config):
+        density = mean_density(rule, ranker.space.layout, config.seed)
+        sparse.append(_Strength(rule, density, config.sigma or calibrated(rule, config.keep, dense=False)))
+    # As many strengths for dense mutations as the sparse ones have densities, around the same kept share.
+    exponents = [2.0 ** (number - (len(sparse) - 1) / 2) for number in range(len(sparse))]
+    plans = {
+        SPARSE: sparse,
+        "dense, matched sigma": dense(group.sigma for group in sparse),
+        "dense, matched norm": dense(group.sigma * group.density**0.5 for group in sparse),
+        "dense, own sigma": dense(calibrated(Dense(), config.keep**exponent, dense=True) for exponent in exponents),
+    }
+    return plans, (costs[0], costs[1])
+
+
+def _subspaces(config: FinetuneConfig) -> list[Subspace]:
+    if config.subspace == "tensor":
+        return [TensorSubspace()]
+    return [make_rule(config.subspace, density) for density in config.density]
+
+
+def _group_runner(
+    config: FinetuneConfig, data: Data, ranker: Evaluator, judge: Evaluator, progress: Progress
+) -> Callable[[_Strength], Group]:
+    """A function that runs a group: one generation of the searcher, then choices on validation."""
+    # EvoTorch takes seconds to load: not before all settings have proved right.
+    from smd_evo.integrations.evotorch.evolution import SubspaceEvolution
+    from smd_evo.integrations.evotorch.finetune import FinetuneProblem
+
+    problem = FinetuneProblem(
+        ranker.space, data.fitness, ranker.fitness, batch_size=config.batch_size, seed=config.seed
+    )
+    problem.evaluate(problem.generate_batch(1))
+    problem.progress = progress.advance
+
+    def run(strength: _Strength) -> Group:
+        searcher = SubspaceEvolution(
+            problem, popsize=config.children, subspace=strength.subspace, sigma=strength.sigma, num_elites=0
+        )
+        searcher.run(1)
+        fitness = searcher.population.access_evals(0).cpu()
+        result = Evaluation(fitness, problem.objective_sense, searcher.status["nonfinite"])
+        recipes = [lineage.steps[0] for lineage in problem.lineages(searcher.population)]
+        return _judged(strength, recipes, result, judge)
+
+    return run
+
+
+def _judged(strength: _Strength, recipes: list[Mutation], result: Evaluation, judge: Evaluator) -> Group:
+    logits = judge.predict([recipes[number] for number in result.ranking()[:SHORTLIST]])
+    fitness, targets = judge.fitness, judge.targets()
+    assert isinstance(fitness, BatchFitness | TotalFitness)
+    alone = [fitness.of(own, targets) for own in logits[:_BEST_OF]]
+    best = best_of(alone, fitness.sense)
+    ensemble = select_from(stored(logits), len(logits), targets, fitness, ranking=range(len(logits)), method="top_k")
+    return Group(strength.subspace, strength.sigma, strength.density, recipes, result, logits, best, ensemble)
+
+
+def _report(arms: list[Arm], test: Evaluator, seed: int) -> tuple[list[Row], dict[str, tuple[Estimate, float]]]:
+    """Read the test split: the only place that does."""
+    targets = test.targets()
+    before = test.predict([Lineage()])[0]
+    rows = [table_row("parent", "parent", 1, before, None, targets)]
+    ensembles: dict[str, Tensor] = {}
+    for arm in arms:
+        for candidate, members in arm.group.chosen().items():
+            after = combined(test.outputs(members))
+            strength = {"density": arm.group.density, "sigma": arm.group.sigma}
+            rows.append(table_row(arm.name, candidate, len(members), after, before, targets, seed, **strength))
+            if candidate == "ensemble":
+                ensembles[arm.name] = after
+    sparse = ensembles.pop(SPARSE)
+    return rows, {name: against(sparse, other, targets, seed) for name, other in ensembles.items()}

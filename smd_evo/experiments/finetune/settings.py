@@ -1,0 +1,57 @@
+"""Settings of a single generation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from smd_evo.errors import InvalidValue
+from smd_evo.experiments import readers
+from smd_evo.experiments.settings import CHILDREN, FITNESSES, SUBSPACES, ExperimentConfig, setting
+
+__all__ = ["FinetuneConfig"]
+
+
+@dataclass(frozen=True)
+class FinetuneConfig(ExperimentConfig):
+    """Settings of ``smd-evo finetune``.
+
+    Example:
+        >>> FinetuneConfig.read({"children": "64", "density": "0.1,0.01"}).density
+        (0.1, 0.01)
+    """
+
+    children: int = setting(
+        128, "N", "Children of each density [128], or generation [32].", readers.whole("try 128", high=CHILDREN)
+    )
+    subspace: str = setting(
+        "random", "NAME", f"{', '.join(SUBSPACES[:-1])} or tensor [random].", readers.one_of(SUBSPACES)
+    )
+    density: tuple[float, ...] = setting(
+        (0.3, 0.1, 0.03),
+        "X[,X...]",
+        "Densities in (0, 1] to choose from on validation [0.3,0.1,0.03]; of several generations one [0.1].",
+        readers.numbers("try 0.1", 1),
+    )
+    sigma: float | None = setting(None, "X", "Mutation strength > 0 [calibrated].", readers.sigma)
+    keep: float = setting(
+        0.9,
+        "X",
+        "Share of the parent's score that calibration leaves the median child [0.9].",
+        readers.keep,
+    )
+    fitness: str = setting(
+        "cross_entropy", "NAME", f"{', '.join(FITNESSES)} [cross_entropy].", readers.one_of(tuple(FITNESSES))
+    )
+
+    def check(self, given: Mapping[str, Any]) -> None:
+        """See the base class."""
+        if self.subspace == "tensor" and "density" in given:
+            raise InvalidValue("density: expected none for the tensor subspace, which has no density; leave it out")
+
+    def as_dict(self) -> dict[str, Any]:
+        """See the base class."""
+        return {
+            name: value for name, value in super().as_dict().items() if name != "density" or self.subspace != "tensor"
+        }

@@ -1,0 +1,61 @@
+"""The table of a fine-tuning run, and what it says in words."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from smd_evo.experiments.finetune.results import FinetuneResult
+from smd_evo.experiments.scores import Row
+from smd_evo.experiments.shortlists import SPARSE
+from smd_evo.experiments.tables import claim, new_table, p_text, points
+
+__all__ = ["finetune_table", "finetune_verdict"]
+
+
+def finetune_table(result: FinetuneResult) -> Table:
+    """Parent, median child, best child and ensemble of each arm on the test split."""
+    table = new_table(
+        title=f"{result.config.model} on {result.config.data}, {result.data.sizes['test']:,} test images, read once",
+        caption="acc.: accuracy in %; difference: to the parent, in points, with its 95 %\n"
+        "paired bootstrap interval; p: exact McNemar test, not corrected for the\n"
+        f"{len(result.rows) - 1} lines; loss: negative log-likelihood. All of it speaks of these very\n"
+        "children: another seed draws others. Controls match the sparse groups one by\n"
+        "one; each method chooses its own group on validation.",
+        names=["method", "candidate"],
+        numbers=["acc.", "difference", "p", "loss"],
+        edge=True,
+    )
+    for number, row in enumerate(result.rows):
+        # A method has three rows: the first one names it, the others say how it mutates.
+        place = (number - 1) % 3 if number else 0
+        label = (row.method, f"  density {row.density or 0:.3g}", f"  sigma {row.sigma or 0:.3g}")[place]
+        table.add_row(label, *_cells(row), end_section=number == 0 or place == 2)
+    return table
+
+
+def finetune_verdict(result: FinetuneResult) -> list[str]:
+    """What the table shows, in sentences that claim no more than their intervals."""
+    lines = []
+    for row in result.rows:
+        if row.method == SPARSE and row.candidate != "median child" and row.accuracy_gain and row.p_value is not None:
+            lines.append(f"Sparse {row.candidate} against the parent: {claim(row.accuracy_gain, row.p_value)}")
+    for name, (difference, p_value) in result.against_dense.items():
+        lines.append(f"Sparse ensemble against that of {name}: {claim(difference, p_value)}")
+    lost = sum(group.result.nonfinite for arm in result.arms for group in arm.groups)
+    if lost:
+        lines.append(f"{lost} children had a non-finite fitness and were ranked last.")
+    if unreadable := result.data.unreadable:
+        lines.append(f"{len(unreadable)} unreadable images were left out: {', '.join(unreadable[:3])} ...")
+    return lines
+
+
+def _cells(row: Row) -> list[str]:
+    if row.accuracy_gain is None or row.p_value is None:
+        return ["", f"{100 * row.accuracy:.1f}", "", "", f"{row.loss:.3f}"]
+    return [
+        row.candidate if row.members == 1 else f"{row.candidate} ({row.members})",
+        f"{100 * row.accuracy:.1f}",
+        points(row.accuracy_gain),
+        p_text(row.p_value),
+        f"{row.loss:.3f}",
+    ]

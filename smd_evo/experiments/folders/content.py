@@ -1,0 +1,154 @@
+"""What all run directories have in common."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import math
+import platform
+import warnings
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import yaml
+
+from smd_evo import __version__
+from smd_evo.atomic import write_whole
+from smd_evo.documents import parse_json, read_file
+from smd_evo.errors import InvalidValue, shown
+from smd_evo.experiments.folders.rescue import RESULTS, reason
+
+if TYPE_CHECKING:
+    from smd_evo.experiments.settings import ExperimentConfig
+    from smd_evo.statistics.tests import Estimate
+    from smd_evo.zoo.data import Data
+
+__all__ = [
+    "CONFIG",
+    "IDENTITY",
+    "PLOT",
+    "RESULTS",
+    "SUMMARY",
+    "described",
+    "differing",
+    "gains",
+    "read_results",
+    "write_config",
+    "write_plot",
+    "write_results",
+]
+
+CONFIG, PLOT = "config.yaml", "plot.png"
+
+IDENTITY = "run.json"
+"""What a run is of; what :mod:`smd_evo.experiments.generations.identity` writes and reads."""
+
+SUMMARY = "summary.json"
+"""Of a folder of runs, one for each architecture."""
+
+
+def write_config(folder: Path, config: ExperimentConfig) -> None:
+    """The settings, as ``--config`` takes them."""
+    write_whole(folder / CONFIG, yaml.safe_dump(config.as_dict(), sort_keys=False).encode())
+
+
+def write_results(file: Path, kind: str, results: Mapping[str, Any], seconds: float | None = None) -> None:
+    """Numbers as JSON.
+
+    Args:
+        file: where to.
+        kind: of experiment; :func:`read_results` wants it back.
+        results: dictionaries, lists, numbers and texts.
+        seconds: that the experiment took.
+    """
+    content = {"kind": kind, **results}
+    if seconds is not None:
+        content["environment"] = _environment(seconds)
+    write_whole(file, (json.dumps(_finite(content), indent=1, allow_nan=False) + "\n").encode())
+
+
+def write_plot(file: Path, draw: Callable[[IO[bytes]], object]) -> None:
+    """A picture, whole or not at all; it shows what is in the numbers, and if it fails, that is told and no more.
+
+    Args:
+        file: where to.
+        draw: draws it as a PNG into a file.
+    """
+    try:
+        picture = io.BytesIO()
+        draw(picture)
+        write_whole(file, picture.getvalue())
+    except Exception as error:
+        warnings.warn(
+            f"plot: expected to draw {file}, got {reason(error)}; the numbers are there without it",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
+def differing(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """The settings of a run that is there which are not those that are wanted, in words; empty if all are."""
+    return ", ".join(
+        f"{name} {shown(there.get(name))} instead of {shown(value)}"
+        for name, value in wanted.items()
+        if there.get(name) != value
+    )
+
+
+def read_results(file: Path, *kinds: str) -> dict[str, Any]:
+    """What :func:`write_results` wrote.
+
+    Raises:
+        InvalidValue: the file is not there or damaged, or of none of these kinds.
+    """
+    expected = f"run: expected a folder that {' or '.join(kinds)} wrote, got {file.parent}"
+    try:
+        content = parse_json(read_file(file))
+    except OSError:
+        raise InvalidValue(f"{expected}, which holds no {file.name}") from None
+    except ValueError as error:
+        raise InvalidValue(f"{expected}, whose {file.name} is damaged ({error})") from None
+    kind = content.get("kind") if isinstance(content, dict) else None
+    if kind not in kinds:
+        raise InvalidValue(f"{expected}, which holds results of {shown(kind)}")
+    return dict(content)
+
+
+def gains(against: Mapping[str, tuple[Estimate, float]]) -> dict[str, Any]:
+    """Differences in accuracy with their p values."""
+    return {
+        name: {"accuracy_gain": dataclasses.asdict(gain), "p_value": p_value}
+        for name, (gain, p_value) in against.items()
+    }
+
+
+def described(data: Data) -> dict[str, Any]:
+    """What the data is; its splits are written apart."""
+    return {
+        "description": data.description,
+        "classes": len(data.classes),
+        "samples": data.sizes,
+        "unreadable": data.unreadable,
+    }
+
+
+def _environment(seconds: float) -> dict[str, Any]:
+    return {
+        "smd_evo": __version__,
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "platform": platform.platform(),
+        "seconds": round(seconds, 1),
+    }
+
+
+def _finite(value: Any) -> Any:
+    """The same with None for what JSON has no number for."""
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

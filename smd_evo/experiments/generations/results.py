@@ -1,0 +1,99 @@
+"""The end of a run over generations: who votes, and the test split, read once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from smd_evo.core.delta import SparseValues
+from smd_evo.core.mutation import Lineage
+from smd_evo.core.parameters import ParameterSpace
+from smd_evo.ensemble.combine import combined
+from smd_evo.ensemble.module import SparseEnsemble
+from smd_evo.ensemble.selection import select_members
+from smd_evo.evaluation.evaluator import Evaluator
+from smd_evo.experiments.generations.run import Evolution
+from smd_evo.experiments.generations.settings import VOTERS
+from smd_evo.experiments.parent import in_precision
+from smd_evo.experiments.scores import Row, table_row
+
+__all__ = ["EvolutionResult", "finish"]
+
+
+@dataclass(frozen=True, eq=False)
+class EvolutionResult:
+    """What a finished run hands over.
+
+    Attributes:
+        rows: on the test split: the pre-trained parent, the best network on validation, the ensemble.
+        ensemble: of the best network's relatives; its parent is the best network.
+        candidates: what might have voted, by their names.
+        weights: of the candidates that do.
+    """
+
+    rows: list[Row]
+    ensemble: SparseEnsemble
+    candidates: list[str]
+    weights: dict[str, float]
+
+
+def finish(evolution: Evolution) -> EvolutionResult:
+    """Choose on validation, then read the test split."""
+    with in_precision(evolution.config):
+        return _finish(evolution)
+
+
+def _finish(evolution: Evolution) -> EvolutionResult:
+    config, data = evolution.config, evolution.data
+    kept = ParameterSpace(evolution.problem.make_net(), config.select)
+    voters = _voters(evolution, kept)
+    kept.load(evolution.best)
+    candidates = {name: _differing(kept, values) for name, values in voters.items()}
+    judge = Evaluator(kept, data.validation, config.fitness, batch_size=config.batch_size)
+    names, members = list(candidates), list(candidates.values())
+    chosen = select_members(judge, members, method="greedy", progress=evolution.progress.advance)
+    weights = {names[number]: weight for number, weight in zip(chosen.members, chosen.weights, strict=True)}
+    ensemble = SparseEnsemble(
+        kept,
+        [candidates[name] for name in weights],
+        list(weights.values()),
+        notes={"members": list(weights), "method": chosen.method, "validation": chosen.fitness},
+    )
+    return EvolutionResult(_rows(evolution, judge, ensemble), ensemble, names, weights)
+
+
+def _voters(evolution: Evolution, space: ParameterSpace) -> dict[str, dict[str, Tensor]]:
+    """Parameters of the networks that may vote: the best parent, late ones, the last children."""
+    found = {"best parent": evolution.best}
+    found |= {f"late parent {number}": values for number, values in enumerate(evolution.late, start=1)}
+    for number, child in enumerate(evolution.children(VOTERS), start=1):
+        with space.applied(child):
+            found[f"child {number}"] = space.copied()
+    return found
+
+
+def _differing(space: ParameterSpace, values: Mapping[str, Tensor]) -> SparseValues:
+    """A network as what it has other than a parent."""
+    parent = space.copied()
+    wide = torch.promote_types(space.dtype, torch.float32)
+    theirs, own = (torch.cat([each[name].flatten().to(wide) for name in space.names]) for each in (values, parent))
+    places = (theirs != own).nonzero().flatten()
+    return SparseValues(places, theirs[places])
+
+
+def _rows(evolution: Evolution, judge: Evaluator, ensemble: SparseEnsemble) -> list[Row]:
+    """Read the test split: the only place that does."""
+    config, data = evolution.config, evolution.data
+    test = judge.on(data.test)
+    before = Evaluator(evolution.space, data.test, config.fitness, batch_size=config.batch_size)
+    parent, targets = before.predict([Lineage()])[0], test.targets()
+    best = test.predict([Lineage()])[0]
+    together = combined(test.outputs(ensemble.members), ensemble.weights.tolist())
+    return [
+        table_row("parent", "parent", 1, parent, None, targets),
+        table_row(config.searcher, "best network", 1, best, parent, targets, config.seed),
+        table_row(config.searcher, "ensemble", len(ensemble), together, parent, targets, config.seed),
+    ]

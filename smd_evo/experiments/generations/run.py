@@ -1,0 +1,325 @@
+"""Many generations of one network: a searcher that can be stopped anywhere and goes on to the same bits.
+
+Each generation is one of EvoTorch's searchers on another minibatch of the fitness split. The validation split
+decides which parent is kept, when to stop, and who votes in the ensemble; the test split is read once, at the end.
+Whatever the number of generations, a child costs its last mutation, and the state one network and its optimizer.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from smd_evo.core.mutation import Lineage
+from smd_evo.core.parameters import Child, ParameterSpace
+from smd_evo.ensemble.metrics import accuracy, finite_logits, negative_log_likelihood
+from smd_evo.errors import InvalidValue
+from smd_evo.evaluation.calibration import calibrate_sigma
+from smd_evo.evaluation.evaluator import Evaluator
+from smd_evo.evaluation.fitness import ACCURACY, CROSS_ENTROPY, BatchFitness, TotalFitness, get_fitness, rank
+from smd_evo.experiments.generations.counts import calibration_effort, evolution_workload
+from smd_evo.experiments.generations.settings import EvolutionConfig, images_at, most_images
+from smd_evo.experiments.generations.state import check_state
+from smd_evo.experiments.parent import in_precision, load_parent
+from smd_evo.experiments.progress import Logged, Progress
+from smd_evo.experiments.rules import CALIBRATION, make_rule, mean_density
+from smd_evo.experiments.speed import timed
+from smd_evo.integrations.ray_address import check_address
+
+__all__ = ["Evolution", "Generation", "Validation"]
+
+_RATE = 0.2
+"""Step size in units of the calibrated mutation's norm: the first of `smd-evo compare`'s settings."""
+
+_IMAGES = 300
+"""That rank a child, where there are as many."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """A parent on the validation split.
+
+    Attributes:
+        accuracy, loss: of its predictions; the loss is the negative log-likelihood.
+        best: whether no parent before was as good by the run's fitness.
+        fitness: its value, where it is neither of the above.
+    """
+
+    accuracy: float
+    loss: float
+    best: bool
+    fitness: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain values, without what there is not."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What one generation showed; all but the seconds are the same in every repetition.
+
+    Attributes:
+        generation: its number, from 1.
+        fitness: the best one.
+        median: the median one.
+        parent: that of the pre-step parent, on the same images.
+        sigma: mutation strength.
+        images: that each child was evaluated on.
+        evaluations: networks evaluated so far.
+        image_evaluations: images that they were evaluated on, in all.
+        nonfinite: children without a finite fitness.
+        batch_limit: samples that a forward pass had to be cut down to for want of memory, or None.
+        validation: of the new parent, in generations that are validated.
+        seconds: it took.
+    """
+
+    generation: int
+    fitness: float
+    median: float
+    parent: float
+    sigma: float
+    images: int
+    evaluations: int
+    image_evaluations: int
+    nonfinite: int
+    batch_limit: int | None
+    validation: Validation | None
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain numbers."""
+        return {**asdict(self), "validation": self.validation and self.validation.as_dict()}
+
+
+class Evolution:
+    """A run over generations, in memory.
+
+    Args:
+        config: the settings.
+        progress: told of each evaluated child; by default :mod:`logging` is.
+
+    Attributes:
+        space: the pre-trained parent, which stays as it is.
+        data: its data.
+        start: the pre-trained parent on validation, once it is known.
+        best: the parameters of the parent that was best on validation, by their names.
+        late: those of the last validated parents, oldest first.
+        generation: how many are done.
+        calibration: images that were evaluated to find sigma.
+
+    Raises:
+        InvalidValue, InvalidType, UnsupportedParameter: settings that the network or the data cannot have.
+    """
+
+    def __init__(self, config: EvolutionConfig, progress: Progress | None = None) -> None:
+        self.config, self.progress = config, progress or Logged()
+        if config.actors > 1:  # a cluster that is gone is told before the work that leads up to it
+            check_address(config.ray_address or os.environ.get("RAY_ADDRESS"))
+        network, self.data = load_parent(config, self.progress)
+        self.space = ParameterSpace(network, config.select)
+        self._rule = make_rule(config.subspace, config.density)
+        self._rule.coordinates(self._rule.draw(0), self.space.layout)  # the network may be too small for it
+        samples = self.data.sizes["fitness"]
+        self._images = config.images or str(min(_IMAGES, samples))
+        most = most_images(self._images, config.generations)
+        if most > samples:
+            raise InvalidValue(
+                f"images: expected at most the {samples} samples of the fitness split, got {most}; "
+                "give fewer, or more fitness samples"
+            )
+        self.fingerprint = self.space.fingerprint()
+        self.generation = 0
+        self.best: dict[str, Tensor] = {}
+        self.late: list[dict[str, Tensor]] = []
+        self._best_score = -math.inf
+        self._without = 0
+        self.calibration = 0
+        self._image_evaluations = 0
+
+    def begin(self) -> None:
+        """Calibrate and validate the parent: what comes before the first generation."""
+        self.announce()
+        with in_precision(self.config):
+            self._make_searcher(self.config.sigma or self._calibrated())
+            self.start = self._validate()
+
+    def announce(self, done: int | None = None) -> None:
+        """Tell what is to come, if so many generations are done; None: not even the calibration is."""
+        workload = evolution_workload(self.config, self._images, self.data.sizes, done)
+        actors = self.config.actors
+        with in_precision(self.config):
+            evaluator = Evaluator(
+                self.space, self.data.fitness, self.config.fitness, batch_size=self.config.batch_size
+            )
+            note = f"in one process, which {actors} actors share" if actors > 1 else ""
+            self.progress.expect(timed(workload, evaluator, note))
+
+    def step(self) -> Generation:
+        """One generation."""
+        with in_precision(self.config):
+            return self._step()
+
+    @property
+    def stopped(self) -> str | None:
+        """Why there is no next generation: "generations", "patience"; None while there is one."""
+        if self.generation >= self.config.generations:
+            return "generations"
+        return "patience" if self.config.patience is not None and self._without >= self.config.patience else None
+
+    def parent(self) -> Child:
+        """The present parent, as a child of the problem's."""
+        parents = getattr(self.searcher, "parents", None)
+        return Lineage() if parents is None else self.problem.lineages(parents[0])[0]
+
+    def children(self, count: int) -> list[Lineage]:
+        """The best children of the last generation; with the gradient searcher, their noise around the new parent."""
+        population = self.searcher.population
+        if population is None:
+            return []
+        order = rank(population.access_evals(0).tolist(), self.problem.objective_sense)[:count]
+        everyone = self.problem.lineages(population)
+        return [everyone[number] for number in order]
+
+    def history(self, changes: int) -> list[dict[str, Any]]:
+        """How the parent moved after so many changes, as recipes that JSON can hold."""
+        from smd_evo.integrations.evotorch.history import encoded
+
+        return [encoded(change) for change in self.problem.changes_since(changes)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the run has become."""
+        return {
+            "generation": self.generation,
+            "sigma": self._sigma,
+            "start": self.start.as_dict(),
+            "searcher": self.searcher.state_dict(),
+            "best": self.best,
+            "best_score": self._best_score,
+            "without": self._without,
+            "late": self.late,
+            "image_evaluations": self._image_evaluations,
+            "calibration": self.calibration,
+            "batch_limit": self.problem.evaluator.limit.samples,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where a run of these settings stood: instead of :meth:`begin`.
+
+        Raises:
+            WrongParent: the state is of another parent.
+            InvalidValue, InvalidType, LookupError, TypeError, ValueError, AttributeError: it is no such state.
+        """
+        check_state(state, self.space.copied())
+        self._make_searcher(state["sigma"])
+        self.searcher.load_state_dict(state["searcher"])
+        self.start = Validation(**state["start"])
+        self.generation, self.calibration = state["generation"], state["calibration"]
+        self._image_evaluations = state["image_evaluations"]
+        self.best, self.late = dict(state["best"]), list(state["late"])
+        self._best_score, self._without = state["best_score"], state["without"]
+        self.problem.evaluator.limit.samples = state["batch_limit"]
+
+    def _calibrated(self) -> float:
+        config, size = self.config, min(CALIBRATION, self.data.sizes["fitness"])
+        evaluator = Evaluator(self.space, self.data.fitness, config.fitness, batch_size=config.batch_size)
+        few = evaluator.on_samples(torch.arange(size, device="cpu"))
+        self.progress.start(f"calibrating sigma, {self._rule.spec}", None)
+        found = calibrate_sigma(
+            few,
+            self._rule,
+            config.keep,
+            key=config.seed,
+            progress=self.progress.advance,
+            **asdict(calibration_effort(config)),
+        )
+        self.calibration = found.evaluations * size
+        return found.sigma
+
+    def _make_searcher(self, sigma: float) -> None:
+        # EvoTorch takes seconds to load: not before all settings have proved right.
+        from smd_evo.integrations.evotorch.cluster import start_ray
+        from smd_evo.integrations.evotorch.evolution import SubspaceEvolution
+        from smd_evo.integrations.evotorch.finetune import FinetuneProblem
+        from smd_evo.integrations.evotorch.strategies import SubspaceES
+
+        config, self._sigma = self.config, sigma
+        host: dict[str, Any] = {}
+        if config.actors > 1:  # EvoTorch takes one actor for none
+            start_ray(config.ray_address)
+            host = {"num_actors": config.actors, "num_gpus_per_actor": config.gpus_per_actor}
+        self.problem = FinetuneProblem(
+            self.space,
+            self.data.fitness,
+            config.fitness,
+            minibatch_size=images_at(self._images, 1),
+            batch_size=config.batch_size,
+            seed=config.seed,
+            **host,
+        )
+        self.problem.progress = self.progress.advance
+        common: dict[str, Any] = {"popsize": config.children, "subspace": self._rule, "sigma": sigma}
+        if config.searcher == "selection":
+            self.searcher = SubspaceEvolution(self.problem, adapt_sigma=config.adapt_sigma, **common)
+        else:
+            norm = sigma * mean_density(self._rule, self.space.layout, config.seed) ** 0.5
+            rate = config.learning_rate or _RATE * norm
+            self.searcher = SubspaceES(self.problem, center_learning_rate=rate, **common)
+        self._judge = Evaluator(
+            self.problem.space, self.data.validation, config.fitness, batch_size=config.batch_size
+        )
+
+    def _step(self) -> Generation:
+        start, before = time.perf_counter(), self.problem.evaluations
+        images = images_at(self._images, self.generation + 1)
+        self.problem.minibatch_size = images
+        self.searcher.step()
+        self.generation += 1
+        status, evals = self.searcher.status, self.searcher.population.access_evals(0)
+        self._image_evaluations += images * (self.problem.evaluations - before)
+        order = rank(evals.tolist(), self.problem.objective_sense)
+        due = self.generation % self.config.validate_every == 0 or self.generation == self.config.generations
+        return Generation(
+            generation=self.generation,
+            fitness=float(evals[order[0]]),
+            median=float(evals[order[len(order) // 2]]),
+            parent=float(status["parent_eval"]),
+            sigma=float(status["sigma"]),
+            images=images,
+            evaluations=self.problem.evaluations,
+            image_evaluations=self._image_evaluations,
+            nonfinite=int(status["nonfinite"]),
+            batch_limit=self.problem.evaluator.limit.samples,
+            validation=self._validate() if due else None,
+            seconds=time.perf_counter() - start,
+        )
+
+    def _validate(self) -> Validation:
+        """Look at the present parent, and keep it if it is the best so far."""
+        child, judge = self.parent(), self._judge
+        outputs, targets = judge.predict([child])[0], judge.targets()
+        right, loss = (float(each(outputs, targets).mean()) for each in (accuracy, negative_log_likelihood))
+        fitness, other = get_fitness(self.config.fitness), None
+        if fitness == ACCURACY:
+            score = right
+        elif fitness == CROSS_ENTROPY:
+            score = -loss
+        else:
+            assert isinstance(fitness, BatchFitness | TotalFitness)
+            other = fitness.of(finite_logits(outputs, targets), targets)
+            score = other if fitness.sense == "max" else -other
+        best = not self.best or score > self._best_score
+        with self.problem.space.applied(child):
+            values = self.problem.space.copied()
+        if best:
+            self.best, self._best_score = values, score
+        self._without = 0 if best else self._without + 1
+        self.late = [*self.late, values][-self.config.late_parents :] if self.config.late_parents else []
+        return Validation(right, loss, best, other)

@@ -1,0 +1,54 @@
+"""The table of a run over generations, and what it says in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from smd_evo.experiments.scores import Row
+from smd_evo.experiments.tables import claim, interval, new_table, p_text, points
+
+__all__ = ["evolution_table", "evolution_verdict", "kept_generation"]
+
+
+def evolution_table(rows: Sequence[Row]) -> Table:
+    """The pre-trained parent, the best network and the ensemble on the test split."""
+    table = new_table(
+        title="On the test split, read once",
+        caption="acc.: accuracy in %; loss: negative log-likelihood; differences: to the parent,\n"
+        "with 95 % paired bootstrap intervals; p: exact McNemar test; neither is\n"
+        "corrected for the number of lines. They know the chance of the test images, not\n"
+        "that of the run: another seed finds another network. Network and ensemble were\n"
+        "chosen on validation.",
+        names=["network"],
+        numbers=["acc.", "difference", "p", "loss", "difference"],
+        edge=True,
+    )
+    for row in rows:
+        name = row.candidate if row.members == 1 else f"{row.candidate} ({row.members})"
+        cells = ["", "", ""]
+        if row.accuracy_gain and row.loss_gain and row.p_value is not None:
+            cells = [points(row.accuracy_gain), p_text(row.p_value), interval(row.loss_gain, 1, 3, 3)]
+        table.add_row(name, f"{100 * row.accuracy:.1f}", *cells[:2], f"{row.loss:.3f}", cells[2])
+    return table
+
+
+def evolution_verdict(rows: Sequence[Row]) -> list[str]:
+    """What the table shows, in sentences that claim no more than their intervals."""
+    return [
+        f"The {row.candidate} against the parent: {claim(row.accuracy_gain, row.p_value)}"
+        for row in rows
+        if row.accuracy_gain and row.p_value is not None
+    ]
+
+
+def kept_generation(records: Sequence[Mapping[str, Any]]) -> int:
+    """The generation whose parent was best on validation, of the lines of metrics.jsonl; 0: none beat the first.
+
+    >>> kept_generation([{"generation": 1, "validation": None}, {"generation": 2, "validation": {"best": True}}])
+    2
+    """
+    best = [record["generation"] for record in records if record["validation"] and record["validation"]["best"]]
+    return int(best[-1]) if best else 0

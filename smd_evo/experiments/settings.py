@@ -1,0 +1,162 @@
+"""Settings of the experiments: each field with its default, its check and what the command line says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import Field, asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from smd_evo.documents import YAML_BYTES, parse_yaml, read_file
+from smd_evo.errors import InvalidValue, check_choice, kept
+from smd_evo.experiments import readers
+
+__all__ = [
+    "CHILDREN",
+    "FITNESSES",
+    "FORMATS",
+    "METRICS",
+    "SUBSPACES",
+    "ExperimentConfig",
+    "load_settings",
+    "setting",
+]
+
+SUBSPACES = ("random", "partition", "neuron", "tensor")
+FITNESSES = {
+    "cross_entropy": "cross-entropy",
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro F1",
+}
+"""Names of fitnesses, and what reports call them."""
+FORMATS = ("safetensors", "torch")
+"""Of exported weights."""
+METRICS = ("cross_entropy", "accuracy")
+CHILDREN = 1_000_000
+"""The most of one generation."""
+_PRECISIONS = ("float32", "bfloat16")
+_Config = TypeVar("_Config", bound="ExperimentConfig")
+
+
+def setting(default: Any, metavar: str, text: str, read: readers.Reader) -> Any:
+    """A field that the command line offers as an option with this placeholder and help."""
+    return field(default=default, metadata={"metavar": metavar, "help": text, "read": read})
+
+
+@dataclass(frozen=True)
+class ExperimentConfig:
+    """Settings that all experiments have: the parent, the data, where and how they run."""
+
+    model: str = setting(
+        "demo-cnn",
+        "NAME",
+        "Parent: demo-cnn, timm:NAME, torchvision:NAME, cifar-resnetN or module.path:factory [demo-cnn].",
+        readers.text,
+    )
+    checkpoint: str | None = setting(
+        None, "FILE", "Its weights, safetensors or torch [the published ones].", readers.path
+    )
+    checkpoint_key: str | None = setting(
+        None,
+        "NAME",
+        "Which of them, where the file holds several, like model or ema [the EMA].",
+        readers.path,
+    )
+    data: str = setting(
+        "digits",
+        "NAME",
+        "digits, imagenet:PATH, imagefolder:PATH, cifar10, cifar100, fashion-mnist or module.path:factory [digits].",
+        readers.text,
+    )
+    data_dir: str = setting("data", "DIR", "Folder of cifar10, cifar100 and fashion-mnist [data].", readers.text)
+    download: bool = setting(False, "", "Fetch these if they are not there.", readers.flag)
+    fitness_samples: int | None = setting(
+        None, "N", "Samples that rank children [5000, at most a third of the training data].", readers.samples
+    )
+    validation_samples: int | None = setting(None, "N", "Samples that choose, likewise.", readers.samples)
+    test_samples: int | None = setting(
+        None, "N", "Samples that are reported [all of the test data].", readers.samples
+    )
+    memory: float = setting(
+        4.0,
+        "GIB",
+        "Decoded images to hold in memory; more are decoded again when needed [4].",
+        readers.memory,
+    )
+    skip_unreadable: bool = setting(
+        False, "", "Leave out unreadable images, however many [at most 1 %].", readers.flag
+    )
+    select: str = setting(
+        "all", "TERMS", "Parameters to mutate: all, weight, bias, norm, head, layers, patterns [all].", readers.text
+    )
+    seed: int = setting(0, "N", "Seed of everything [0].", readers.seed)
+    device: str = setting("cpu", "NAME", "auto, cpu, cuda or cuda:N [auto].", readers.device_name)
+    precision: str = setting(
+        "float32",
+        "NAME",
+        "float32, or bfloat16: autocast, twice as fast on much hardware [float32].",
+        readers.one_of(_PRECISIONS),
+    )
+    batch_size: int | str = setting("auto", "N", "Images a forward pass, or auto [auto].", readers.batch_size)
+
+    def __post_init__(self) -> None:
+        # However they come, from Python, a file or the command line; the device last, as it may have to import torch.
+        own = sorted(fields(self), key=lambda each: each.name == "device")
+        kept(self, **{each.name: each.metadata["read"](each.name, getattr(self, each.name)) for each in own})
+
+    @classmethod
+    def read(cls: type[_Config], values: Mapping[str, Any]) -> _Config:
+        """Settings from a mapping of names to numbers or strings; what is missing has its default.
+
+        Raises:
+            InvalidValue, InvalidType: an unknown name or an unusable value.
+        """
+        return cls.parsed(values).on_device()
+
+    @classmethod
+    def parsed(cls: type[_Config], values: Mapping[str, Any]) -> _Config:
+        """The same but for the device, which is only looked for by :meth:`on_device`: that has to import torch."""
+        known: dict[str, Field[Any]] = {setting.name: setting for setting in fields(cls)}
+        for name in values:
+            check_choice("setting", name, known)
+        values = {**values, "device": values.get("device", "auto")}
+        config = cls(**values)
+        config.check(values)
+        return config
+
+    def on_device(self: _Config) -> _Config:
+        """The same settings with a device that is there: the stored ones say what was used."""
+        return replace(self, device=readers.device("device", self.device))
+
+    def check(self, given: Mapping[str, Any]) -> None:
+        """Raise InvalidValue if settings exclude each other; ``given`` are those that have no default."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings as plain values, which :meth:`read` takes."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @property
+    def sizes(self) -> dict[str, int | None]:
+        """Samples of each split, where they are given."""
+        return {
+            "fitness": self.fitness_samples,
+            "validation": self.validation_samples,
+            "test": self.test_samples,
+        }
+
+
+def load_settings(path: Path | str) -> dict[str, Any]:
+    """The mapping that a YAML file holds.
+
+    Raises:
+        InvalidValue: the file is unreadable or holds no mapping.
+    """
+    try:
+        values = parse_yaml(read_file(Path(path), YAML_BYTES).decode())
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise InvalidValue(f"config: expected a readable YAML file, got {path} ({reason})") from None
+    if not isinstance(values, dict):
+        raise InvalidValue(f"config: expected lines like 'children: 64' in {path}, got {type(values).__name__}")
+    return values

@@ -1,0 +1,87 @@
+"""Runs checked: children evaluated again, or the whole history replayed from the pre-trained parent."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+
+from smd_evo.core.parameters import ParameterSpace
+from smd_evo.errors import NotReproduced
+from smd_evo.experiments.finetune.files import CHILDREN, read_config
+from smd_evo.experiments.finetune.verification import Verified, verify_children
+from smd_evo.experiments.folders.content import CONFIG
+from smd_evo.experiments.generations.checkpoints import newest
+from smd_evo.experiments.generations.identity import check_parent, read_identity, resumed_config, wrong_state
+from smd_evo.experiments.generations.metrics import HISTORY, read_metrics
+from smd_evo.experiments.parent import load_parent
+from smd_evo.experiments.progress import Logged, Progress
+from smd_evo.experiments.settings import load_settings
+
+__all__ = ["verify_history", "verify_run"]
+
+_log = logging.getLogger(__name__)
+
+
+def verify_run(run: Path, progress: Progress | None = None, trust: bool = False) -> Verified:
+    """Evaluate the children of a run of a single generation again.
+
+    Args:
+        run: the run directory.
+        progress: told of each child.
+        trust: whether functions that the folder names may be imported.
+
+    Raises:
+        NotReproduced: the fitness of a child differs from the stored one by more than rounding.
+        InvalidValue, ChildrenFileError, WrongParent: ``run`` is no such run, or damaged, or of another parent.
+    """
+    config = read_config(run, trust)
+    return verify_children(config, run / CHILDREN, progress, str(load_settings(run / CONFIG).get("device")))
+
+
+def verify_history(run: Path, progress: Progress | None = None, trust: bool = False) -> int:
+    """Make the newest checkpoint's parent again, from the pre-trained one and the recipes of all generations.
+
+    Args:
+        run: the run directory, of a finished run or an unfinished one.
+        progress: told of each generation; what else the user should know, :mod:`logging` is told.
+        trust: whether functions that the folder names may be imported.
+
+    Returns:
+        How many generations there are.
+
+    Raises:
+        WrongParent: the pre-trained parent is another one.
+        NotReproduced: the replayed one differs from the checkpoint's.
+        InvalidValue: ``run`` is no run over generations, or damaged.
+    """
+    progress = progress or Logged()
+    identity = read_identity(run)
+    number, state, damaged = newest(run)
+    for each in damaged:
+        _log.warning("%s; that of generation %s is looked at", each, number)
+    records = read_metrics(run, number, HISTORY)
+    config = resumed_config(run, {}, trust, servers=False)
+    network, _ = load_parent(config, progress)
+    space = ParameterSpace(network, config.select)
+    check_parent(identity, space.fingerprint())
+
+    from smd_evo.integrations.evotorch.history import decoded
+    from smd_evo.integrations.evotorch.replica import Replica
+
+    replica = Replica(space)
+    progress.start("replaying generations", number)
+    with wrong_state(f"{run / HISTORY} and checkpoint {number}"):
+        for record in records:
+            for change in record["changes"]:
+                replica.apply(decoded(change))
+            progress.advance()
+        parent = state["searcher"]["problem"]["parent"]
+        differing = [name for name, values in replica.space.copied().items() if not torch.equal(values, parent[name])]
+    if differing:
+        raise NotReproduced(
+            f"parent: expected that of checkpoint {number} from the run's history, got another {differing[0]}; "
+            f"{run / HISTORY} or the checkpoint was changed, or other versions round differently"
+        )
+    return number

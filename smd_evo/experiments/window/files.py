@@ -1,0 +1,31 @@
+"""The run directory of a mutation window."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from smd_evo.experiments.folders.content import (
+    CONFIG,
+    PLOT,
+    RESULTS,
+    described,
+    write_config,
+    write_plot,
+    write_results,
+)
+from smd_evo.experiments.folders.rescue import Files
+from smd_evo.experiments.window.plot import plot_window
+from smd_evo.experiments.window.run import WindowResult
+from smd_evo.zoo.data import Data
+
+__all__ = ["window_files"]
+
+
+def window_files(result: WindowResult, data: Data, seconds: float) -> Files:
+    """What writes everything of a mutation window: settings, numbers, the plot."""
+    results = dataclasses.asdict(result) | {"data": described(data)}
+    return {
+        CONFIG: lambda file: write_config(file.parent, result.config),
+        RESULTS: lambda file: write_results(file, "window", results, seconds),
+        PLOT: lambda file: write_plot(file, lambda picture: plot_window(result, picture)),
+    }

@@ -1,1 +1,0 @@
-"""Run directories: made under another name, renamed when they are whole; read back."""
