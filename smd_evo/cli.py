@@ -78,7 +78,7 @@ def _settings(given: Mapping[str, Any], file: str | None) -> dict[str, Any]:
 
 def _read(kind: type[_Config], settings: Mapping[str, Any], out: str | None = None) -> _Config:
     """Settings; what is wrong with them or with the place for the results shows before torch is imported."""
-    from smd_evo.experiments.early import check_settings
+    from smd_evo.early import check_settings
     from smd_evo.experiments.folders.take import check_new
 
     config = kind.parsed(settings)
@@ -143,7 +143,7 @@ def resume(
     Options that change what comes out are refused. More --generations, another --patience or --log, other --actors,
     another --device, and new places of the same parent and data are not. What is not given stays as it was.
     """
-    from smd_evo.experiments.early import check_resumed
+    from smd_evo.early import check_resumed
 
     settings = _settings(given, None)
     check_resumed(Path(run), settings, trust)
@@ -281,7 +281,7 @@ def compare(
 
     What is finished in DIR is not done again: the same command goes on, also with more methods or seeds.
     """
-    from smd_evo.experiments.early import check_comparison
+    from smd_evo.experiments.compare.place import check_comparison
 
     os.environ.setdefault("EVOTORCH_VERBOSE_LEVEL", "0")
     workers = whole_number("jobs", jobs, mend="try 1")
@@ -312,7 +312,7 @@ def report(
     out: Annotated[str | None, option("FILE", "Where to write [report.html in the first RUN].")] = None,
 ) -> None:
     """Write one self-contained page: what was run, tables, plots, how to reproduce."""
-    from smd_evo.experiments.early import check_reported
+    from smd_evo.early import check_reported
 
     for folder in folders:
         check_reported(Path(folder))
@@ -332,10 +332,10 @@ def verify(
     Of a run over generations: replay its history from the pre-trained parent and check that the newest
     checkpoint's parent comes out again, to the bit.
     """
-    from smd_evo.experiments.generations.identity import IDENTITY
+    from smd_evo.experiments.folders.content import IDENTITY
 
     if (Path(run) / IDENTITY).is_file():
-        from smd_evo.experiments.verify import verify_history
+        from smd_evo.experiments.generations.verification import verify_history
 
         with Bar() as bar:
             generations = verify_history(Path(run), bar, trust)
@@ -343,7 +343,7 @@ def verify(
         return
     _check_run(run, trust)
 
-    from smd_evo.experiments.verify import verify_run
+    from smd_evo.experiments.finetune.verification import verify_run
 
     with Bar() as bar:
         found = verify_run(Path(run), bar, trust)
@@ -354,7 +354,7 @@ def verify(
 
 
 def _check_run(run: str, trust: bool) -> None:
-    from smd_evo.experiments.early import check_run
+    from smd_evo.early import check_run
 
     check_run(Path(run), trust)
 
@@ -414,7 +414,7 @@ def export(
     trust: Annotated[bool, _TRUST] = False,
 ) -> None:
     """Write weights that load with plain load_state_dict, where smd_evo is not installed."""
-    from smd_evo.experiments.early import check_exported
+    from smd_evo.early import check_exported
 
     check_choice("format", format, FORMATS)
     choices = _choices(method, size, combine)

@@ -21,9 +21,10 @@ LAYERS = [
     "ensemble",
     "integrations",
     "zoo",
+    "statistics",
     "experiments",
+    "early",
     "report",
-    "runs",
     "streams",
     "console",
     "terminal",
@@ -52,6 +53,8 @@ CORE = [
     "patches",
     "parameters",
 ]
+ROOMS = ["", "folders", "finetune", "generations", "window", "compare", "protocol", "ensembles"]
+"""Of the experiments; the first is what all share."""
 SOURCES = sorted((ROOT / "smd_evo").rglob("*.py"))
 
 
@@ -63,6 +66,11 @@ def imports(path):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
+
+
+def room(parts):
+    """The folder of an experiment that a module lies in, if it does."""
+    return parts[1] if (ROOT / "smd_evo" / "experiments" / "/".join(parts[1:2])).is_dir() and parts[1:] else ""
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -77,6 +85,8 @@ def test_imports_point_one_way(path):
             assert LAYERS.index(layer[0]) <= LAYERS.index(own[0]), f"{path} imports {module}"
             if layer[0] == own[0] == "core" and len(layer) > 1 and layer[1] in CORE:
                 assert CORE.index(layer[1]) < CORE.index(own[1]), f"{path} imports {module}"
+            if layer[0] == own[0] == "experiments":
+                assert ROOMS.index(room(layer)) <= ROOMS.index(room(own)), f"{path} imports {module}"
         elif own[0] == "core":
             assert package in {*sys.stdlib_module_names, "torch", "numpy", "smd_evo"}, f"the core imports {module}"
 

@@ -24,8 +24,8 @@ from report_helpers import (
 )
 
 from smd_evo.errors import InvalidValue
-from smd_evo.experiments.commands import repeat
 from smd_evo.experiments.record import RunRecord
+from smd_evo.report.commands import repeat
 from smd_evo.report.page import render_page
 
 HOSTILE = "<script>alert(1)</script>\"'&amp;</td><img/src=x/onerror=y>"

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from report_helpers import CONFIG, ensemble_results
 
 from smd_evo.cli import app
-from smd_evo.experiments.commands import repeat
 from smd_evo.experiments.compare.settings import CompareConfig
 from smd_evo.experiments.finetune.settings import FinetuneConfig
 from smd_evo.experiments.record import RunRecord
 from smd_evo.experiments.window.settings import WindowConfig
+from smd_evo.report.commands import repeat
 
 COMMANDS = typer.main.get_command(app).commands
 WORDS = st.text("ab c-'\"$\\;*/:é", min_size=1).filter(lambda word: not word.startswith("-"))

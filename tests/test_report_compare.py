@@ -9,12 +9,12 @@ from page_helpers import Page
 from report_helpers import ENVIRONMENT, finetune_results, png
 
 from smd_evo.errors import InvalidValue
-from smd_evo.experiments.commands import repeat
 from smd_evo.experiments.compare.results import Trial
 from smd_evo.experiments.compare.run import Score
 from smd_evo.experiments.compare.table import compare_tables, compare_verdict
 from smd_evo.experiments.folders.content import write_config, write_results
 from smd_evo.experiments.record import RunRecord
+from smd_evo.report.commands import repeat
 from smd_evo.report.page import render_page
 from smd_evo.report.records import read_record
 

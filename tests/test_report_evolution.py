@@ -23,7 +23,6 @@ from test_report import TestPage as PageOfAnyRun
 from test_report_commands import SETTINGS, SHARES, parsed
 
 from smd_evo.errors import InvalidValue
-from smd_evo.experiments.commands import repeat
 from smd_evo.experiments.generations.metrics import read_metrics
 from smd_evo.experiments.generations.plot import plot_evolution
 from smd_evo.experiments.generations.run import Validation
@@ -31,6 +30,7 @@ from smd_evo.experiments.generations.settings import EvolutionConfig
 from smd_evo.experiments.generations.table import evolution_table, evolution_verdict, kept_generation
 from smd_evo.experiments.record import RunRecord
 from smd_evo.experiments.scores import Row
+from smd_evo.report.commands import repeat
 from smd_evo.report.page import render_page
 from smd_evo.report.records import read_record
 from smd_evo.statistics.tests import Estimate

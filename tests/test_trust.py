@@ -8,12 +8,12 @@ import yaml
 from cli_helpers import here, refused
 from evolution_helpers import TINY, options
 
+from smd_evo.early import check_resumed
 from smd_evo.errors import InvalidValue
-from smd_evo.experiments.early import check_resumed
 from smd_evo.experiments.finetune.files import is_finished, read_config, stored_config
 from smd_evo.experiments.generations import files as evolution
+from smd_evo.experiments.generations.verification import verify_history
 from smd_evo.experiments.trust import check_trust, needs_trust
-from smd_evo.experiments.verify import verify_history
 from smd_evo.zoo import models, sources
 
 CODE = "code_of_somebody"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import TypeVar
 
@@ -12,12 +13,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from smd_evo import __version__
 from smd_evo.errors import InvalidValue
 from smd_evo.experiments.compare.page import compare_section
+from smd_evo.experiments.ensembles.page import ensemble_section
 from smd_evo.experiments.finetune.page import compare_finetunes, finetune_section
 from smd_evo.experiments.generations.page import evolution_section
 from smd_evo.experiments.protocol.page import protocol_section
 from smd_evo.experiments.record import RunRecord
 from smd_evo.experiments.sections import Section, Table
 from smd_evo.experiments.window.page import compare_windows, window_section
+from smd_evo.report.commands import repeat
 
 __all__ = ["render_page"]
 
@@ -50,7 +53,7 @@ def render_page(runs: Sequence[RunRecord]) -> str:
     """
     if not runs:
         raise InvalidValue("runs: expected at least one, got none; give the folder of a run")
-    sections = [_checked(_SECTIONS[run.kind], run, run.name) for run in runs]
+    sections = [_checked(_section, run, run.name) for run in runs]
     compared = []
     for kind, compare in _COMPARED.items():
         same = [(number, run) for number, run in enumerate(runs, start=1) if run.kind == kind]
@@ -60,6 +63,13 @@ def render_page(runs: Sequence[RunRecord]) -> str:
     title = f"{len(sections)} runs of smd-evo" if several else sections[0].title
     page = _template().render(title=title, several=several, sections=sections, compared=compared, version=__version__)
     return page.encode(errors="replace").decode()  # names of files need not be text
+
+
+def _section(run: RunRecord) -> Section:
+    """A run's section with those of its parts in it: of ensembles, or of runs."""
+    section = _SECTIONS[run.kind](run)
+    parts = [ensemble_section(part, run) if part.kind == "ensemble" else _section(part) for part in run.parts]
+    return replace(section, parts=parts, commands=repeat(run))
 
 
 def _checked(build: Callable[[_From], _To], what: _From, name: str) -> _To:

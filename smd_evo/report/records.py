@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from smd_evo.documents import read_file
+from smd_evo.early import check_reported
 from smd_evo.errors import InvalidValue
-from smd_evo.experiments.early import check_reported
 from smd_evo.experiments.folders.content import CONFIG, PLOT, RESULTS, read_results
 from smd_evo.experiments.generations.metrics import METRICS, read_metrics
 from smd_evo.experiments.protocol.files import SUMMARY

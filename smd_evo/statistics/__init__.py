@@ -1,1 +1,1 @@
-"""statistics."""
+"""Statistics of experiments: intervals and tests."""

@@ -10,7 +10,7 @@ from junk_helpers import ODD, changed_tensor, little_memory, settled
 
 from smd_evo.core.parameters import ParameterSpace
 from smd_evo.errors import SmdEvoError
-from smd_evo.experiments.generations.identity import wrong_state
+from smd_evo.experiments.folders.content import wrong_state
 from smd_evo.experiments.generations.run import Evolution
 from smd_evo.experiments.generations.settings import EvolutionConfig
 from smd_evo.integrations.evotorch.history import decoded

@@ -1,1 +1,1 @@
-"""compare."""
+"""Comparisons of methods at the same budget."""

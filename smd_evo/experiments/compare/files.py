@@ -11,13 +11,13 @@ from smd_evo.atomic import write_whole
 from smd_evo.errors import InvalidValue
 from smd_evo.experiments.compare.counts import compare_workload, votes_of
 from smd_evo.experiments.compare.methods.registry import REFERENCE, check_trials, find_method
+from smd_evo.experiments.compare.place import check_comparison
 from smd_evo.experiments.compare.plot import plot_compare
 from smd_evo.experiments.compare.results import CompareResult, best_trial, summarise
 from smd_evo.experiments.compare.run import PARENT, Job, Run
 from smd_evo.experiments.compare.runner import Runner
 from smd_evo.experiments.compare.runs import RUNS, file_of, points_table, stored_run
 from smd_evo.experiments.compare.settings import CompareConfig
-from smd_evo.experiments.early import check_comparison
 from smd_evo.experiments.folders.content import (
     CONFIG,
     PLOT,
@@ -28,10 +28,10 @@ from smd_evo.experiments.folders.content import (
     write_config,
     write_plot,
     write_results,
+    wrong_state,
 )
 from smd_evo.experiments.folders.rescue import reason
 from smd_evo.experiments.folders.take import usable, working_in
-from smd_evo.experiments.generations.identity import wrong_state
 from smd_evo.experiments.progress import Progress
 from smd_evo.experiments.settings import load_settings
 from smd_evo.experiments.workload import Workload

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from smd_evo.experiments.commands import repeat
 from smd_evo.experiments.compare import results as found
 from smd_evo.experiments.compare.run import Score
 from smd_evo.experiments.compare.settings import CompareConfig
@@ -44,7 +43,6 @@ def compare_section(record: RunRecord) -> Section:
             "bands are 95 % t intervals over seeds. A curve or a band that leaves its plot is much worse than the "
             "others.",
         ),
-        commands=repeat(record),
         environment=environment(results),
         unreadable=[str(name) for name in results["data"]["unreadable"]],
     )

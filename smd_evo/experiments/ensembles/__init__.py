@@ -1,1 +1,1 @@
-"""ensembles."""
+"""Ensembles of a run's children, and weights that leave it."""

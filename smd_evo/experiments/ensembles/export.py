@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
-import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from smd_evo.core.parameters import Child
 from smd_evo.ensemble.files import load_children
 from smd_evo.ensemble.soup import soup
-from smd_evo.errors import InvalidValue, check_choice
+from smd_evo.errors import InvalidValue
 from smd_evo.experiments.ensembles.run import choose, parent_on_validation
 from smd_evo.experiments.finetune.settings import FinetuneConfig
-from smd_evo.experiments.settings import FORMATS
 from smd_evo.experiments.shortlists import SPARSE, Shortlist
+from smd_evo.experiments.weights import plain_state
 
-__all__ = ["FORMATS", "encode_weights", "exported", "plain_state"]
+__all__ = ["exported"]
 
 _POOLED = {"probabilities": "probabilities", "logits": "logits", "majority": "votes"}
 
@@ -60,12 +57,10 @@ def exported(
         shares = ", ".join(str(Fraction(weight).limit_denominator(len(chosen.curve))) for weight in chosen.weights)
         if child == "ensemble":
             networks = nn.ModuleList([space.make_child(recipe) for recipe in recipes])
-            return plain_state(
-                networks
-            ), f"a torch.nn.ModuleList; weights of its networks' {_POOLED[combine]}: {shares}"
-        return plain_state(
-            space.make_child(soup(space, recipes, chosen.weights))
-        ), f"a soup of children, weights {shares}"
+            how = f"a torch.nn.ModuleList; weights of its networks' {_POOLED[combine]}: {shares}"
+            return plain_state(networks), how
+        mean = space.make_child(soup(space, recipes, chosen.weights))
+        return plain_state(mean), f"a soup of children, weights {shares}"
     made: Child
     if child == "best":
         made, what = sparse.recipes[sparse.best], "the best child on validation"
@@ -76,23 +71,3 @@ def exported(
             raise InvalidValue(f"child: expected best, soup, ensemble or 1 to {len(members)}, got {child!r}")
         made, what = members[numbers.index(child)], f"child {child} of {len(members)} by fitness"
     return plain_state(space.make_child(made)), what
-
-
-def plain_state(module: nn.Module) -> dict[str, Tensor]:
-    """A state of independent tensors."""
-    return {name: value.detach().cpu().contiguous().clone() for name, value in module.state_dict().items()}
-
-
-def encode_weights(state: dict[str, Tensor], how: str, kind: str) -> bytes:
-    """A file's content.
-
-    Args:
-        state: the weights.
-        how: what they are; safetensors keeps it as metadata.
-        kind: one of :data:`FORMATS`.
-    """
-    if check_choice("format", kind, FORMATS) == "safetensors":
-        return save(state, {"smd_evo": how})
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    return buffer.getvalue()

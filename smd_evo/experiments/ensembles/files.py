@@ -9,14 +9,17 @@ from typing import Any
 from smd_evo.ensemble.combine import COMBINES
 from smd_evo.ensemble.selection import METHODS
 from smd_evo.errors import check_choice
-from smd_evo.experiments.ensembles.export import FORMATS, encode_weights, exported
+from smd_evo.experiments.ensembles.export import exported
 from smd_evo.experiments.ensembles.plot import plot_ensembles
 from smd_evo.experiments.ensembles.run import EnsembleResult
 from smd_evo.experiments.finetune.files import CHILDREN, read_config, read_shortlists
 from smd_evo.experiments.folders.content import PLOT, RESULTS, gains, write_plot, write_results
+from smd_evo.experiments.folders.kinds import is_evolution
 from smd_evo.experiments.folders.rescue import Files
 from smd_evo.experiments.folders.take import new_file
-from smd_evo.experiments.generations.evolved import evolved_weights, is_evolution
+from smd_evo.experiments.generations.evolved import evolved_weights
+from smd_evo.experiments.settings import FORMATS
+from smd_evo.experiments.weights import encode_weights
 
 __all__ = ["ensemble_files", "ensemble_name", "export_weights"]
 
@@ -60,7 +63,7 @@ def export_weights(
     combine: str,
     trust: bool = False,
 ) -> str:
-    """Write the weights of a run's child, soup or ensemble; see :func:`smd_evo.experiments.ensembles.export.exported`.
+    """Write the weights of a run's child, soup or ensemble, see :func:`exported` and :func:`evolved_weights`.
 
     Returns:
         What was written.

@@ -1,1 +1,1 @@
-"""finetune."""
+"""Fine-tuning by a single generation of children, beside dense controls."""

@@ -22,8 +22,8 @@ from smd_evo.experiments.folders.content import (
     write_plot,
     write_results,
 )
+from smd_evo.experiments.folders.kinds import check_single
 from smd_evo.experiments.folders.rescue import Files
-from smd_evo.experiments.generations.evolved import check_single
 from smd_evo.experiments.settings import load_settings
 from smd_evo.experiments.shortlists import Shortlist, load_shortlists, save_shortlists
 from smd_evo.experiments.trust import check_trust

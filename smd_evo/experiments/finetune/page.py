@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from smd_evo.experiments.commands import repeat
-from smd_evo.experiments.ensembles.page import ensemble_section
 from smd_evo.experiments.facts import data_facts, environment, fitness_fact, listed, stored_rows
 from smd_evo.experiments.record import RunRecord
 from smd_evo.experiments.scores import Row
@@ -48,8 +46,6 @@ def finetune_section(record: RunRecord) -> Section:
             f"Left: fitness of {config.get('children', '')} children of each method's chosen group. Right: accuracy "
             f"on {samples} test images; bars are 95 % intervals of the difference to the parent.",
         ),
-        parts=[ensemble_section(part, record) for part in record.parts],
-        commands=repeat(record),
         environment=environment(results),
         unreadable=[str(name) for name in data["unreadable"]],
     )

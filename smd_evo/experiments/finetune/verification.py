@@ -17,14 +17,17 @@ from torch import Tensor
 
 from smd_evo.ensemble.files import load_children
 from smd_evo.errors import NotReproduced
+from smd_evo.experiments.finetune.files import CHILDREN, read_config
 from smd_evo.experiments.finetune.run import ranker_of
 from smd_evo.experiments.finetune.settings import FinetuneConfig
+from smd_evo.experiments.folders.content import CONFIG
 from smd_evo.experiments.parent import in_precision
 from smd_evo.experiments.progress import Logged, Progress
+from smd_evo.experiments.settings import load_settings
 from smd_evo.experiments.speed import timed
 from smd_evo.experiments.workload import Part, workload
 
-__all__ = ["Verified", "verify_children"]
+__all__ = ["Verified", "verify_children", "verify_run"]
 
 _ALLOWED = {"float32": (1e-4, 1e-3), "cuda": (2e-3, 1e-2), "bfloat16": (2e-2, 5e-2)}
 """How far a loss may be off, in nats and of itself, and of how many samples the class may be another."""
@@ -107,3 +110,19 @@ def tolerance(fitness: Tensor, name: str, samples: int, rounding: str) -> tuple[
         count = max(_FEW, round(flips * samples))
         return torch.full_like(fitness, (count + 0.5) / samples), f"{count:,} of {samples:,} samples, {where}"
     return share * (1 + fitness.abs()), f"{share:.0e} x (1 + the stored loss), {where}"
+
+
+def verify_run(run: Path, progress: Progress | None = None, trust: bool = False) -> Verified:
+    """Evaluate the children of a run of a single generation again.
+
+    Args:
+        run: the run directory.
+        progress: told of each child.
+        trust: whether functions that the folder names may be imported.
+
+    Raises:
+        NotReproduced: the fitness of a child differs from the stored one by more than rounding.
+        InvalidValue, ChildrenFileError, WrongParent: ``run`` is no such run, or damaged, or of another parent.
+    """
+    config = read_config(run, trust)
+    return verify_children(config, run / CHILDREN, progress, str(load_settings(run / CONFIG).get("device")))

@@ -1,1 +1,1 @@
-"""folders."""
+"""Run directories: taken before anything is computed, written when it is, read back."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
 import math
 import platform
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ import yaml
 from smd_evo import __version__
 from smd_evo.atomic import write_whole
 from smd_evo.documents import parse_json, read_file
-from smd_evo.errors import InvalidValue, shown
+from smd_evo.errors import InvalidValue, SmdEvoError, shown
 from smd_evo.experiments.folders.rescue import RESULTS, reason
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ __all__ = [
     "write_config",
     "write_plot",
     "write_results",
+    "wrong_state",
 ]
 
 CONFIG, PLOT = "config.yaml", "plot.png"
@@ -152,3 +154,20 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@contextlib.contextmanager
+def wrong_state(what: str) -> Iterator[None]:
+    """A block that reads what a run has stored, whose own errors say that it is not what this version writes."""
+    import torch
+
+    try:
+        yield
+    except (SmdEvoError, torch.OutOfMemoryError):
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise InvalidValue(
+            f"run: expected what smd_evo {__version__} writes as {what}, got something else ({reason}); "
+            "take it from a backup"
+        ) from error

@@ -1,1 +1,1 @@
-"""generations."""
+"""Runs over many generations, which survive whatever ends them."""

@@ -12,20 +12,21 @@ from typing import Any
 
 from smd_evo.atomic import write_whole
 from smd_evo.errors import InvalidValue
-from smd_evo.experiments.ensembles.export import encode_weights, plain_state
-from smd_evo.experiments.folders.content import PLOT, RESULTS, described, write_config, write_plot, write_results
+from smd_evo.experiments.folders.content import (
+    IDENTITY,
+    PLOT,
+    RESULTS,
+    described,
+    write_config,
+    write_plot,
+    write_results,
+    wrong_state,
+)
+from smd_evo.experiments.folders.kinds import ENSEMBLE, NETWORK
 from smd_evo.experiments.folders.survival import Interrupted, disk, has_checkpoint, locked, signals
 from smd_evo.experiments.folders.take import new_run
 from smd_evo.experiments.generations.checkpoints import newest, notes_its_run, write_checkpoint
-from smd_evo.experiments.generations.evolved import ENSEMBLE, NETWORK
-from smd_evo.experiments.generations.identity import (
-    IDENTITY,
-    check_same,
-    identity_of,
-    read_identity,
-    resumed_config,
-    wrong_state,
-)
+from smd_evo.experiments.generations.identity import check_same, identity_of, read_identity, resumed_config
 from smd_evo.experiments.generations.loggers import open_loggers
 from smd_evo.experiments.generations.metrics import HISTORY, Metrics, read_metrics
 from smd_evo.experiments.generations.results import EvolutionResult, finish
@@ -34,6 +35,7 @@ from smd_evo.experiments.generations.settings import EvolutionConfig
 from smd_evo.experiments.progress import Logged, Progress
 from smd_evo.experiments.settings import FITNESSES
 from smd_evo.experiments.trust import trust_option
+from smd_evo.experiments.weights import encode_weights, plain_state
 
 __all__ = ["ENSEMBLE", "NETWORK", "Interrupted", "evolve", "resume"]
 

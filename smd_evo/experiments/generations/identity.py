@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smd_evo import __version__
 from smd_evo.documents import parse_json, read_file
-from smd_evo.errors import InvalidValue, SmdEvoError, WrongParent, shown
+from smd_evo.errors import InvalidValue, WrongParent, shown
 from smd_evo.experiments.folders.content import CONFIG, IDENTITY, differing
 from smd_evo.experiments.generations.settings import MAY_CHANGE, EvolutionConfig
 from smd_evo.experiments.settings import load_settings
@@ -29,7 +28,6 @@ __all__ = [
     "identity_of",
     "read_identity",
     "resumed_config",
-    "wrong_state",
 ]
 
 _FORMAT = 1
@@ -156,20 +154,3 @@ def check_same(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         for name in ("smd_evo", "torch", "device")
         if stored[name] != now[name]
     ]
-
-
-@contextlib.contextmanager
-def wrong_state(what: str) -> Iterator[None]:
-    """A block that reads what a run has stored, whose own errors say that it is not what this version writes."""
-    import torch
-
-    try:
-        yield
-    except (SmdEvoError, torch.OutOfMemoryError):
-        raise
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise InvalidValue(
-            f"run: expected what smd_evo {__version__} writes as {what}, got something else ({reason}); "
-            "take it from a backup"
-        ) from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from smd_evo.experiments.commands import repeat
 from smd_evo.experiments.facts import data_facts, environment, fitness_fact, stored_rows
 from smd_evo.experiments.generations.table import evolution_table, evolution_verdict, kept_generation
 from smd_evo.experiments.record import RunRecord
@@ -55,7 +54,6 @@ def evolution_section(record: RunRecord) -> Section:
             f"Right: {other} of the same parents on {samples} validation images. A star marks the parent that was "
             "kept; these very images chose it, so the test split alone says what it is worth.",
         ),
-        commands=repeat(record),
         environment=environment(results),
         unreadable=[str(name) for name in results["data"]["unreadable"]],
     )

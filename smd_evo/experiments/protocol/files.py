@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from smd_evo.experiments.finetune.files import stored_config
-from smd_evo.experiments.folders.content import RESULTS, SUMMARY, read_results, write_results
-from smd_evo.experiments.generations.identity import wrong_state
+from smd_evo.experiments.folders.content import RESULTS, SUMMARY, read_results, write_results, wrong_state
 from smd_evo.experiments.protocol.results import CANDIDATES, Architecture, Gain, Summary, summarise
 from smd_evo.experiments.shortlists import SPARSE
 from smd_evo.statistics.tests import Estimate

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from smd_evo.experiments.commands import repeat
-from smd_evo.experiments.finetune.page import finetune_section
 from smd_evo.experiments.protocol.results import CANDIDATES, Architecture, Gain, Summary
 from smd_evo.experiments.protocol.table import protocol_verdict
 from smd_evo.experiments.record import RunRecord
@@ -31,8 +29,6 @@ def protocol_section(record: RunRecord) -> Section:
         },
         tables=[_gains(summary), *([_controls(summary, names)] if names else [])],
         figure=figure(record, "Gains of each network.", "Gains of each network."),
-        parts=[finetune_section(part) for part in record.parts],
-        commands=repeat(record),
     )
 
 

@@ -1,1 +1,1 @@
-"""window."""
+"""Mutation windows: how strong mutations may be at each density."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from smd_evo.experiments.commands import repeat
 from smd_evo.experiments.facts import data_facts, environment, listed
 from smd_evo.experiments.record import RunRecord
 from smd_evo.experiments.sections import (
@@ -59,7 +58,6 @@ def window_section(record: RunRecord) -> Section:
             "Top: median accuracy of each cell; hatched: not sampled. Below: the same over sigma, and over sigma "
             "times the square root of the density; bands are 95 % intervals of the median child.",
         ),
-        commands=repeat(record),
         environment=environment(results),
         unreadable=[str(name) for name in results["data"]["unreadable"]],
     )

@@ -6,25 +6,22 @@ Whatever is refused here would be refused later, too.
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from smd_evo.errors import InvalidValue, OutputExists
+from smd_evo.errors import InvalidValue
 from smd_evo.experiments.compare.methods.registry import METHODS, REFERENCE, TRIALS, check_trials
 from smd_evo.experiments.compare.settings import CompareConfig
 from smd_evo.experiments.folders.content import CONFIG, RESULTS, SUMMARY, read_results
-from smd_evo.experiments.folders.lock import LOCK
-from smd_evo.experiments.folders.take import usable
-from smd_evo.experiments.generations.evolved import check_finished, check_single, is_evolution
+from smd_evo.experiments.folders.kinds import check_finished, check_single, is_evolution
 from smd_evo.experiments.generations.identity import changed_config, read_identity
 from smd_evo.experiments.generations.metrics import METRICS
 from smd_evo.experiments.settings import ExperimentConfig, load_settings
 from smd_evo.experiments.trust import check_trust, trust_option
 from smd_evo.zoo.names import MODELS, SOURCES, unknown
 
-__all__ = ["check_comparison", "check_exported", "check_reported", "check_resumed", "check_run", "check_settings"]
+__all__ = ["check_exported", "check_reported", "check_resumed", "check_run", "check_settings"]
 
 
 def check_settings(config: ExperimentConfig) -> None:
@@ -70,22 +67,6 @@ def check_reported(run: Path) -> None:
         raise InvalidValue(f"run: expected a finished one, got {run}; smd-evo resume {run}{option} goes on with it")
     if not (run / SUMMARY).is_file():
         read_results(run / RESULTS, "finetune", "window", "compare", "evolution")
-
-
-def check_comparison(folder: Path) -> None:
-    """Raise OutputExists if there is something else than a comparison."""
-    with usable(folder):
-        if (folder / CONFIG).is_file() or not os.path.lexists(folder):
-            return
-        if not folder.is_dir() or any(map(_is_found, folder.iterdir())):
-            raise OutputExists(
-                f"out: expected a new or empty folder, or a comparison to go on with, got {folder}; choose another"
-            )
-
-
-def _is_found(entry: Path) -> bool:
-    """Whether this is more than what a process leaves that is killed at its first step."""
-    return entry.name != LOCK and not entry.name.endswith(".partial")
 
 
 def check_resumed(run: Path, given: Mapping[str, Any], trust: bool) -> None:

@@ -1,4 +1,4 @@
-"""Runs checked: children evaluated again, or the whole history replayed from the pre-trained parent."""
+"""The history of a run over generations, replayed from the pre-trained parent."""
 
 from __future__ import annotations
 
@@ -9,35 +9,16 @@ import torch
 
 from smd_evo.core.parameters import ParameterSpace
 from smd_evo.errors import NotReproduced
-from smd_evo.experiments.finetune.files import CHILDREN, read_config
-from smd_evo.experiments.finetune.verification import Verified, verify_children
-from smd_evo.experiments.folders.content import CONFIG
+from smd_evo.experiments.folders.content import wrong_state
 from smd_evo.experiments.generations.checkpoints import newest
-from smd_evo.experiments.generations.identity import check_parent, read_identity, resumed_config, wrong_state
+from smd_evo.experiments.generations.identity import check_parent, read_identity, resumed_config
 from smd_evo.experiments.generations.metrics import HISTORY, read_metrics
 from smd_evo.experiments.parent import load_parent
 from smd_evo.experiments.progress import Logged, Progress
-from smd_evo.experiments.settings import load_settings
 
-__all__ = ["verify_history", "verify_run"]
+__all__ = ["verify_history"]
 
 _log = logging.getLogger(__name__)
-
-
-def verify_run(run: Path, progress: Progress | None = None, trust: bool = False) -> Verified:
-    """Evaluate the children of a run of a single generation again.
-
-    Args:
-        run: the run directory.
-        progress: told of each child.
-        trust: whether functions that the folder names may be imported.
-
-    Raises:
-        NotReproduced: the fitness of a child differs from the stored one by more than rounding.
-        InvalidValue, ChildrenFileError, WrongParent: ``run`` is no such run, or damaged, or of another parent.
-    """
-    config = read_config(run, trust)
-    return verify_children(config, run / CHILDREN, progress, str(load_settings(run / CONFIG).get("device")))
 
 
 def verify_history(run: Path, progress: Progress | None = None, trust: bool = False) -> int:
