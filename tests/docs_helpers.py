@@ -5,6 +5,7 @@ import timm
 from cli_helpers import here
 from zoo_helpers import lively, picture, saved, untrained, write_folder, write_module
 
+from smd_evo.experiments import speed
 from smd_evo.experiments.evolution import Evolution
 from smd_evo.zoo import models
 from smd_evo.zoo.cifar_resnet import CifarResNet
@@ -38,10 +39,11 @@ def write_pictures(folder, classes, test):
 
 
 def publish(patch):
-    """Make timm's published weights random ones: there is no network here that they could come from."""
+    """Make timm's published weights random ones, there being no network here that they could come from."""
     create = timm.create_model
     patch.setattr(timm, "create_model", lambda name, pretrained=False, **options: create(name, **options))
     patch.setattr(models, "_ask_hub", lambda repository: None)
+    patch.setattr(speed, "seconds_per_image", lambda evaluator: 1.0)  # a dozen large networks need not be timed twice
 
 
 def done(*arguments, cwd):
