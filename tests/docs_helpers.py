@@ -6,7 +6,7 @@ from cli_helpers import here
 from zoo_helpers import lively, picture, saved, untrained, write_folder, write_module
 
 from smd_evo.experiments import speed
-from smd_evo.experiments.evolution import Evolution
+from smd_evo.experiments.generations.run import Evolution
 from smd_evo.zoo import models
 from smd_evo.zoo.cifar_resnet import CifarResNet
 
