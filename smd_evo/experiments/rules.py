@@ -9,10 +9,7 @@ from smd_evo.core.layout import Layout
 from smd_evo.core.structured import NeuronSubspace
 from smd_evo.core.subspace import Dense, PartitionSubspace, RandomSubspace, Subspace
 
-__all__ = ["CALIBRATION", "make_rule", "mean_density"]
-
-CALIBRATION = 500
-"""Samples that calibration looks at: its children are many, and its answer is a median."""
+__all__ = ["make_rule", "mean_density"]
 
 _RULES: dict[str, Callable[[float], Subspace]] = {
     "random": RandomSubspace,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from smd_evo.evaluation.calibration import Effort, calibration_cost
+from smd_evo.experiments.calibration import CALIBRATION
 from smd_evo.experiments.finetune.results import ARMS, SHORTLIST
 from smd_evo.experiments.finetune.settings import FinetuneConfig
-from smd_evo.experiments.rules import CALIBRATION
 from smd_evo.experiments.workload import Part, Sizes, Workload, workload
 
 __all__ = ["calibrations", "finetune_workload"]

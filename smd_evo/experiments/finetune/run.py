@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 
-import torch
 from torch import Tensor
 
 from smd_evo.core.mutation import Lineage, Mutation
@@ -25,12 +24,13 @@ from smd_evo.ensemble.selection import select_from, stored
 from smd_evo.evaluation.calibration import calibrate_sigma
 from smd_evo.evaluation.evaluator import Evaluation, Evaluator
 from smd_evo.evaluation.fitness import BatchFitness, TotalFitness, best_of
+from smd_evo.experiments.calibration import on_few
 from smd_evo.experiments.finetune.counts import calibrations, finetune_workload
 from smd_evo.experiments.finetune.results import SHORTLIST, Arm, FinetuneResult, Group
 from smd_evo.experiments.finetune.settings import FinetuneConfig
 from smd_evo.experiments.parent import in_precision, load_parent
 from smd_evo.experiments.progress import Logged, Progress
-from smd_evo.experiments.rules import CALIBRATION, make_rule, mean_density
+from smd_evo.experiments.rules import make_rule, mean_density
 from smd_evo.experiments.scores import Row, against, table_row
 from smd_evo.experiments.shortlists import SPARSE
 from smd_evo.experiments.speed import timed
@@ -112,7 +112,7 @@ def _plan(
 ) -> tuple[dict[str, list[_Strength]], tuple[int, int]]:
     """How the groups of each arm mutate, and what finding the sigmas cost, sparse and dense."""
     costs, (_, effort) = [0, 0], calibrations(config)
-    few = ranker.on_samples(torch.arange(CALIBRATION, device="cpu")) if ranker.samples > CALIBRATION else ranker
+    few = on_few(ranker)
 
     def calibrated(subspace: Subspace, keep: float, dense: bool) -> float:
         progress.start(f"calibrating sigma, {subspace.spec}", None)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from smd_evo.evaluation.calibration import Effort, calibration_cost
+from smd_evo.experiments.calibration import CALIBRATION
 from smd_evo.experiments.generations.settings import VOTERS, EvolutionConfig, phases
-from smd_evo.experiments.rules import CALIBRATION
 from smd_evo.experiments.workload import Part, Sizes, Workload, workload
 
 __all__ = ["calibration_effort", "evolution_workload"]

@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from smd_evo.core.mutation import Lineage
@@ -24,12 +23,13 @@ from smd_evo.errors import InvalidValue
 from smd_evo.evaluation.calibration import calibrate_sigma
 from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.evaluation.fitness import ACCURACY, CROSS_ENTROPY, BatchFitness, TotalFitness, get_fitness, rank
+from smd_evo.experiments.calibration import on_few
 from smd_evo.experiments.generations.counts import calibration_effort, evolution_workload
 from smd_evo.experiments.generations.settings import EvolutionConfig, images_at, most_images
 from smd_evo.experiments.generations.state import check_state
 from smd_evo.experiments.parent import in_precision, load_parent
 from smd_evo.experiments.progress import Logged, Progress
-from smd_evo.experiments.rules import CALIBRATION, make_rule, mean_density
+from smd_evo.experiments.rules import make_rule, mean_density
 from smd_evo.experiments.speed import timed
 from smd_evo.integrations.ray_address import check_address
 
@@ -228,9 +228,9 @@ class Evolution:
         self.problem.evaluator.limit.samples = state["batch_limit"]
 
     def _calibrated(self) -> float:
-        config, size = self.config, min(CALIBRATION, self.data.sizes["fitness"])
+        config = self.config
         evaluator = Evaluator(self.space, self.data.fitness, config.fitness, batch_size=config.batch_size)
-        few = evaluator.on_samples(torch.arange(size, device="cpu"))
+        few = on_few(evaluator)
         self.progress.start(f"calibrating sigma, {self._rule.spec}", None)
         found = calibrate_sigma(
             few,
@@ -240,7 +240,7 @@ class Evolution:
             progress=self.progress.advance,
             **asdict(calibration_effort(config)),
         )
-        self.calibration = found.evaluations * size
+        self.calibration = found.evaluations * few.samples
         return found.sigma
 
     def _make_searcher(self, sigma: float) -> None:
