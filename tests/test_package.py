@@ -51,6 +51,8 @@ CORE = [
     "selection",
     "supported",
     "patches",
+    "elements",
+    "applying",
     "parameters",
 ]
 ROOMS = ["", "folders", "finetune", "generations", "window", "compare", "protocol", "ensembles"]

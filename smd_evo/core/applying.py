@@ -1,0 +1,148 @@
+"""Children of a network: applied to it in place, and taken back."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from itertools import islice
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from smd_evo.core.blocks import within
+from smd_evo.core.delta import SparseDelta, SparseValues, union
+from smd_evo.core.elements import Elements
+from smd_evo.core.exclusive import alone
+from smd_evo.core.mutation import Lineage, Mutation, replay
+from smd_evo.core.patches import Patched, Patches
+from smd_evo.core.selection import Select
+from smd_evo.errors import InvalidType
+
+__all__ = ["Applying", "Child"]
+
+T = TypeVar("T")
+
+Child = Mutation | Lineage | SparseDelta | SparseValues | tuple[SparseDelta | SparseValues, ...]
+"""What stands for a child of a parent: a recipe, a sequence of recipes, a difference, new values, several."""
+
+_AT_ONCE = 2**15
+"""Coordinates that are replayed in one go: as many as the noise takes through a CPU's cache at a time."""
+
+_WORTH_IT = 4
+"""Children that are replayed in one go, if it is not one by one: sorting them apart costs a little, too."""
+
+
+class Applying(Elements):
+    """What turns a network into its children, and back.
+
+    See :class:`smd_evo.core.parameters.ParameterSpace`, whose parent also moves.
+    """
+
+    def __init__(self, module: nn.Module, select: Select = "all", *, include_frozen: bool = False) -> None:
+        super().__init__(module, select, include_frozen=include_frozen)
+        self._patches = Patches()
+
+    def deltas(self, child: Child) -> list[SparseDelta | SparseValues]:
+        """The deltas that make a child of the parent, in the order of their application."""
+        if isinstance(child, Lineage):
+            return [step.delta(self.layout, self.device) for step in child.steps]
+        if isinstance(child, Mutation):
+            return [child.delta(self.layout, self.device)]
+        if isinstance(child, SparseDelta | SparseValues):
+            return [child.to(self.device)]
+        if isinstance(child, tuple):
+            return [delta for part in child for delta in self.deltas(part)]
+        raise InvalidType(f"child: expected a Mutation, Lineage or SparseDelta, got {type(child).__name__}")
+
+    def replayed(self, children: Iterable[Child]) -> Iterator[tuple[SparseDelta | SparseValues, ...]]:
+        """The deltas of each child; recipes of few coordinates are replayed several at a time, to the same bits."""
+        waiting: list[tuple[Mutation, ...]] = []
+        at_once = 1
+        for child in children:
+            if not isinstance(child, Mutation | Lineage):
+                yield from self._replayed(waiting)
+                waiting = []
+                yield tuple(self.deltas(child))
+                continue
+            waiting.append(child.steps if isinstance(child, Lineage) else (child,))
+            if len(waiting) >= at_once:
+                done = self._replayed(waiting)
+                touched = sum(len(delta) for deltas in done for delta in deltas)
+                at_once = _AT_ONCE * len(done) // max(1, touched)
+                at_once = at_once if at_once >= _WORTH_IT else 1
+                waiting = []
+                yield from done
+        yield from self._replayed(waiting)
+
+    def _replayed(self, lineages: list[tuple[Mutation, ...]]) -> list[tuple[SparseDelta, ...]]:
+        steps = [step for lineage in lineages for step in lineage]
+        deltas = iter(replay(steps, self.layout, self.device) if steps else ())
+        return [tuple(islice(deltas, len(lineage))) for lineage in lineages]
+
+    def applied(self, child: Child) -> AbstractContextManager[nn.Module]:
+        """Turn the network into a child, in place in O(k), for the duration of a ``with`` block.
+
+        Each delta is added at its coordinates in the wider of float32 and the parameter's type and rounded
+        once; new values are rounded as they are. On the way out the saved bits are copied back, whatever
+        happened inside; nothing is ever subtracted. Blocks may be nested; the inner child is then a child of the
+        outer one. Other threads that want this network wait until the block is left.
+
+        Args:
+            child: a recipe, a lineage, a delta, or new values.
+
+        Raises:
+            WrongParent: a coordinate lies outside this space, or a parameter changed its shape.
+            NetworkInUse: another thread has the network and will not leave it.
+        """
+        return self._patched(child)
+
+    def while_applied(self, child: Child, function: Callable[[], T]) -> T:
+        """What a function returns while a child is applied; an interrupt at any moment leaves the parent."""
+        return within(self._patched(child), function)
+
+    def _patched(self, child: Child, then: Callable[[], object] = lambda: None) -> Patched:
+        def patch() -> None:
+            self._patch(child)
+            then()
+
+        return Patched(self.module, self._patches, patch)
+
+    @alone
+    def values_of(self, child: Child) -> SparseValues:
+        """A child as one set of new values: the same bits, whatever steps it was made of.
+
+        Float32, or float64 where a selected parameter is.
+        """
+        deltas = self.deltas(child)
+        wide = torch.promote_types(self.dtype, torch.float32)
+        indices = deltas[0].indices if len(deltas) == 1 else union([delta.indices for delta in deltas], self.device)
+        return SparseValues(indices, self.while_applied(tuple(deltas), lambda: self.values_at(indices, wide)))
+
+    def _patch(self, child: Child) -> None:
+        torch.clear_autocast_cache()  # autocast keeps copies of the weights in low precision
+        for delta in self.deltas(child):
+            for elements, places, values in self._pieces(delta):
+                old = elements.index_select(0, places)  # several times faster than elements[places]
+                if isinstance(delta, SparseDelta):
+                    values = old.to(torch.promote_types(old.dtype, torch.float32)).add(values)
+                new = values.to(old.dtype)
+                self._patches.write(elements, places, old, new)
+
+    def make_child(self, child: Child) -> nn.Module:
+        """A child as an independent network: a copy with nothing shared, in the parent's modes."""
+        return self.while_applied(child, lambda: copy.deepcopy(self.module))
+
+    @property
+    def depth(self) -> int:
+        """How many patches and blocks are in place now: 0 outside of all :meth:`applied` blocks."""
+        return self._patches.depth
+
+    def restore(self, depth: int = 0) -> None:
+        """Take back all patches of this thread, or all but the first ``depth``, even while Ctrl-C is pressed.
+
+        :meth:`applied` does this by itself. A caller that must survive an interrupt in the very moment in
+        which a ``with`` block is left calls it once more in a ``finally`` of its own.
+        """
+        self._patches.restore(depth)

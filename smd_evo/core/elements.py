@@ -1,0 +1,148 @@
+"""The selected parameters of a network as one flat vector, to read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from functools import reduce
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from smd_evo.core.delta import SparseDelta, SparseValues
+from smd_evo.core.exact import deviation
+from smd_evo.core.exclusive import alone
+from smd_evo.core.layout import Layout, Slot
+from smd_evo.core.selection import Select, select_names
+from smd_evo.core.supported import check_not_frozen, check_supported, without_aliases
+from smd_evo.errors import InvalidType, InvalidValue, WrongParent, check_flag
+
+__all__ = ["Elements"]
+
+
+class Elements:
+    """The selected parameters of a network to read: which there are, where, and what they hold.
+
+    See :class:`smd_evo.core.parameters.ParameterSpace`, which makes children of them.
+    """
+
+    def __init__(self, module: nn.Module, select: Select = "all", *, include_frozen: bool = False) -> None:
+        if not isinstance(module, nn.Module):
+            raise InvalidType(f"module: expected a torch.nn.Module, got {type(module).__name__}")
+        check_not_frozen(module)
+        found, frozen = dict(module.named_parameters()), check_flag("include_frozen", include_frozen)
+        candidates = [name for name, tensor in found.items() if frozen or tensor.requires_grad]
+        if not candidates:
+            mend = "pass include_frozen=True to mutate those" if found else "a quantized network keeps none"
+            raise InvalidValue(f"module: expected trainable parameters, got {len(found)} frozen ones; {mend}")
+        chosen = {name: found[name] for name in select_names(module, candidates, select)}
+        for name, tensor in chosen.items():
+            check_supported(name, tensor)
+        chosen = without_aliases(chosen)
+        if not any(tensor.numel() for tensor in chosen.values()):
+            raise InvalidValue(f"select: expected at least one parameter element, got none from {select!r}")
+        self.module = module
+        self.names = tuple(chosen)
+        self._parameters = tuple(chosen.values())
+        self._layout: Layout | None = None
+
+    @property
+    def layout(self) -> Layout:
+        """Names, shapes and scales of the tensors; the scales are read from the parent at the first use."""
+        return self._layout or self._read_layout()
+
+    @alone
+    def _read_layout(self) -> Layout:
+        if self._layout is None:
+            slots = zip(self.names, self._parameters, strict=True)
+            self._layout = Layout(tuple(Slot(name, tuple(p.shape), _scale(p)) for name, p in slots))
+        return self._layout
+
+    @property
+    def size(self) -> int:
+        """D, the number of coordinates."""
+        return sum(parameter.numel() for parameter in self._parameters)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the first selected parameter is now; recipes are replayed there."""
+        return self._parameters[0].device
+
+    @alone
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits of the parent's whole state and of the selection.
+
+        All parameters and buffers count, in logical order and by their bits, so that another device or
+        memory format makes no difference, and other statistics of a normalisation layer do.
+        """
+        digest = hashlib.blake2b(self.layout.digest.encode(), digest_size=16)
+        for name, tensor in self.module.state_dict(keep_vars=True).items():
+            if isinstance(tensor, Tensor):
+                data = tensor.detach().contiguous().cpu()
+                digest.update(f"{name} {data.dtype} {list(data.shape)} ".encode())
+                digest.update(data.reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    @alone
+    def values_at(self, indices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The parameters at sorted distinct coordinates, ``dtype`` [k] on :attr:`device`."""
+        nothing = SparseDelta(
+            indices.to(self.device), torch.zeros(len(indices), dtype=torch.float32, device=self.device)
+        )
+        pieces = [elements.index_select(0, places) for elements, places, _ in self._pieces(nothing)]
+        return torch.cat([nothing.values[:0].to(dtype), *(piece.to(self.device, dtype) for piece in pieces)])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The narrowest type that holds every selected parameter exactly."""
+        return reduce(torch.promote_types, (parameter.dtype for parameter in self._parameters))
+
+    @property
+    def narrowest(self) -> torch.dtype:
+        """The type of the selected parameters that has the fewest digits."""
+        return max((parameter.dtype for parameter in self._parameters), key=lambda dtype: torch.finfo(dtype).eps)
+
+    def _named(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return zip(self.names, self._parameters, strict=True)
+
+    def _pieces(self, delta: SparseDelta | SparseValues) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """(flat memory of a parameter, places in it, values) for each parameter that a delta touches."""
+        layout = self.layout
+        if len(delta) and int(delta.indices[-1]) >= layout.size:
+            raise WrongParent(
+                f"delta: expected coordinates below D = {layout.size}, got {int(delta.indices[-1])}; "
+                "it was made for another network or selection"
+            )
+        bounds = layout.bounds(delta.indices)
+        for number, (parameter, slot) in enumerate(zip(self._parameters, layout.slots, strict=True)):
+            start, end = bounds[number], bounds[number + 1]
+            if start == end:
+                continue
+            if tuple(parameter.shape) != slot.shape:
+                raise WrongParent(f"{slot.name}: expected shape {slot.shape}, got {tuple(parameter.shape)}")
+            local = delta.indices[start:end] - layout.offsets[number]
+            elements, places = _in_memory(parameter, local.to(parameter.device))
+            yield elements, places, delta.values[start:end].to(parameter.device)
+
+
+def _in_memory(parameter: Tensor, local: Tensor) -> tuple[Tensor, Tensor]:
+    """A flat view of a parameter's memory, and where the elements of these logical positions are in it.
+
+    ``.data`` on purpose: the patch is taken back, so it must not count as a change of the user's tensor.
+    """
+    data = parameter.data
+    if data.is_contiguous():
+        return data.view(-1), local
+    places = torch.zeros_like(local)
+    for length, stride in zip(reversed(data.shape), reversed(data.stride()), strict=True):
+        places += local % length * stride
+        local = local // length
+    return data.as_strided((data.numel(),), (1,)), places
+
+
+def _scale(parameter: Tensor) -> float:
+    """Standard deviation of a tensor, rounded to float32; 1 for one element or equal ones, which have none."""
+    if parameter.numel() < 2:
+        return 1.0
+    return float(np.float32(deviation(parameter))) or 1.0
