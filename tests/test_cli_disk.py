@@ -15,14 +15,17 @@ from evolution_helpers import TINY, options
 from faults import ERRORS, Faults
 from report_helpers import finetune_results, png, write_run
 from safetensors.torch import load_file
-from smd_evo.runs import compare, compare_runner, ensemble, evolution
 
 from smd_evo import atomic
 from smd_evo.bar import Bar
 from smd_evo.experiments import ensembles, finetune, scores, window
-from smd_evo.experiments.finetune.run import files as finetune_run
+from smd_evo.experiments.compare import files as compare
+from smd_evo.experiments.compare import runner as compare_runner
+from smd_evo.experiments.ensembles import files as ensemble
+from smd_evo.experiments.finetune import files as finetune_run
+from smd_evo.experiments.generations import files as evolution
 from smd_evo.experiments.generations import plot as evolution_plot
-from smd_evo.experiments.window.run import files as window_run
+from smd_evo.experiments.window import files as window_run
 from smd_evo.statistics.bootstrap import mean_interval, paired_difference
 
 PARENT = {name: TINY[name] for name in ("model", "data", "fitness_samples", "validation_samples", "device")}

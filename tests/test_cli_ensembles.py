@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from smd_evo import Evaluator, SparseEnsemble
 from smd_evo.experiments import scores
-from smd_evo.experiments.ensembles.run import run as module
+from smd_evo.experiments.ensembles import run as module
 from smd_evo.experiments.shortlists import load_shortlists
 from smd_evo.statistics.bootstrap import mean_interval, paired_difference
 from smd_evo.zoo import load

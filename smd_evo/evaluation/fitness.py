@@ -25,6 +25,7 @@ __all__ = [
     "Fitness",
     "ModuleFitness",
     "OutputFitness",
+    "Sense",
     "TotalFitness",
     "best_of",
     "get_fitness",

@@ -1,18 +1,81 @@
-"""From settings to a parent and its data."""
+"""Where an experiment gets its parent, its data and its fitness: by the names in its settings, or as objects."""
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import nn
 
+from smd_evo.evaluation.fitness import (
+    NAMES,
+    BatchFitness,
+    Fitness,
+    ModuleFitness,
+    Sense,
+    TotalFitness,
+    get_fitness,
+)
 from smd_evo.experiments.progress import Logged, Progress
 from smd_evo.experiments.settings import ExperimentConfig
 from smd_evo.zoo import load
 from smd_evo.zoo.data import Data
+from smd_evo.zoo.names import user_object
 
-__all__ = ["in_precision", "load_parent"]
+__all__ = ["NAMED", "Given", "Source", "find_fitness", "in_precision", "load_parent", "own_fitness"]
+
+
+class Source(Protocol):
+    """Who knows the parent, the data and the fitness of an experiment."""
+
+    def parent(self, config: ExperimentConfig, progress: Progress) -> tuple[nn.Module, Data]:
+        """The parent on the settings' device, for the experiment alone, and its data."""
+
+    def fitness(self, name: str) -> Fitness:
+        """The fitness that the settings call so."""
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """Objects of a program's own; the network stays as it is, experiments have a copy.
+
+    Attributes:
+        network: the parent.
+        data: its samples; None where the fitness brings its own.
+        own: the fitness, where it is not one that the settings name.
+    """
+
+    network: nn.Module
+    data: Data
+    own: Fitness | None = None
+
+    def parent(self, config: ExperimentConfig, progress: Progress) -> tuple[nn.Module, Data]:
+        """See :class:`Source`."""
+        return copy.deepcopy(self.network).to(config.device).eval(), self.data
+
+    def fitness(self, name: str) -> Fitness:
+        """See :class:`Source`."""
+        return find_fitness(name) if self.own is None else self.own
+
+
+class _Named:
+    """What the settings name."""
+
+    def parent(self, config: ExperimentConfig, progress: Progress) -> tuple[nn.Module, Data]:
+        """See :class:`Source`."""
+        return load_parent(config, progress)
+
+    def fitness(self, name: str) -> Fitness:
+        """See :class:`Source`."""
+        return find_fitness(name)
+
+
+NAMED: Source = _Named()
+"""The source of the command line."""
 
 
 def load_parent(config: ExperimentConfig, progress: Progress | None = None) -> tuple[nn.Module, Data]:
@@ -37,6 +100,27 @@ def load_parent(config: ExperimentConfig, progress: Progress | None = None) -> t
         progress=progress.advance,
     )
     return network.to(config.device), data
+
+
+def find_fitness(name: str) -> Fitness:
+    """A fitness by its name, or what ``module.path:name`` is: one, or a function of the network to be maximised.
+
+    Raises:
+        InvalidValue: there is none of that name.
+
+    Example:
+        >>> find_fitness("accuracy").sense
+        'max'
+    """
+    if ":" not in name:
+        return get_fitness(name)
+    found = user_object("fitness", name, NAMES, (BatchFitness, TotalFitness, ModuleFitness))
+    return found if isinstance(found, BatchFitness | TotalFitness | ModuleFitness) else own_fitness(found)
+
+
+def own_fitness(function: Callable[[nn.Module], float], sense: Sense = "max") -> ModuleFitness:
+    """A function of the network as a fitness, of which more is better unless told otherwise."""
+    return ModuleFitness(getattr(function, "__name__", type(function).__name__), sense, function)
 
 
 def in_precision(config: ExperimentConfig) -> AbstractContextManager[object]:

@@ -13,10 +13,23 @@ from torch import Tensor
 from smd_evo.ensemble.combine import combined
 from smd_evo.ensemble.diversity import disagreement, oracle, pairwise_kl, q_statistic
 from smd_evo.ensemble.metrics import PER_SAMPLE, accuracy, confidence, finite_logits, negative_log_likelihood
+from smd_evo.evaluation.fitness import BatchFitness, OutputFitness
 from smd_evo.statistics.bootstrap import mean_interval, paired_difference, statistic_interval
 from smd_evo.statistics.tests import Estimate, mcnemar_exact
 
-__all__ = ["Curve", "Diversity", "Row", "Score", "against", "curve", "diversity", "score", "table_row"]
+__all__ = [
+    "Curve",
+    "Diversity",
+    "Row",
+    "Score",
+    "against",
+    "curve",
+    "diversity",
+    "of_classes",
+    "pooling",
+    "score",
+    "table_row",
+]
 
 _QUICK = 999
 _BINS = 15
@@ -24,9 +37,13 @@ _BINS = 15
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: a classifier on the test split, and its difference to the parent.
+    """One line of the table: a network on the test split, and its difference to the parent, if it is another one.
 
-    ``p_value`` is of the exact McNemar test, None for the parent itself.
+    Attributes:
+        method, candidate, members, density, sigma: what it is.
+        accuracy, loss, accuracy_gain, loss_gain: of a classifier.
+        p_value: of the exact McNemar test on its accuracy.
+        fitness, fitness_gain: the run's own, where samples have no classes; an interval if it is their mean.
     """
 
     method: str
@@ -34,11 +51,13 @@ class Row:
     members: int
     density: float | None
     sigma: float | None
-    accuracy: float
-    loss: float
+    accuracy: float | None = None
+    loss: float | None = None
     accuracy_gain: Estimate | None = None
     loss_gain: Estimate | None = None
     p_value: float | None = None
+    fitness: float | None = None
+    fitness_gain: Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -149,9 +168,10 @@ def table_row(
     method: str,
     candidate: str,
     members: int,
-    logits: Tensor,
+    outputs: Tensor,
     parent: Tensor | None,
     targets: Tensor,
+    fitness: OutputFitness,
     seed: int = 0,
     *,
     density: float | None = None,
@@ -161,12 +181,19 @@ def table_row(
 
     Args:
         method, candidate, members, density, sigma: see :class:`Row`.
-        logits: [n, classes]; a sample whose outputs are not finite counts as wrong.
+        outputs: [n, classes], of which a sample's that are not finite count as wrong; or of any other kind [n, ...].
         parent: those of the parent; None: this is the parent's own line, without differences.
-        targets: int64 [n].
+        targets: int64 [n]; or of any other kind [n, ...].
+        fitness: the run's, which scores other kinds.
         seed: of the resampling.
     """
-    right, loss = accuracy(logits, targets), negative_log_likelihood(logits, targets)
+    if not of_classes(outputs, targets):
+        row = Row(method, candidate, members, density, sigma, fitness=fitness.of(outputs, targets))
+        if parent is None or not isinstance(fitness, BatchFitness):
+            return row
+        own, before = (fitness.per_sample(each, targets, len(targets)) for each in (outputs, parent))
+        return replace(row, fitness_gain=paired_difference(own, before, seed=seed))
+    right, loss = accuracy(outputs, targets), negative_log_likelihood(outputs, targets)
     row = Row(method, candidate, members, density, sigma, float(right.mean()), float(loss.mean()))
     if parent is None:
         return row
@@ -177,6 +204,16 @@ def table_row(
         loss_gain=paired_difference(loss, loss_before, seed=seed),
         p_value=mcnemar_exact(right, before),
     )
+
+
+def of_classes(outputs: Tensor, targets: Tensor) -> bool:
+    """Whether targets [n] are numbers of the outputs [n, classes]."""
+    return outputs.dim() == 2 and targets.dim() == 1 and not targets.is_floating_point()
+
+
+def pooling(outputs: Tensor, targets: Tensor) -> str:
+    """How members of an ensemble are combined: by probabilities, or where there are none by the mean of outputs."""
+    return "probabilities" if of_classes(outputs, targets) else "logits"
 
 
 def diversity(method: str, members: Tensor, targets: Tensor, seed: int = 0) -> Diversity:

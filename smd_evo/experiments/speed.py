@@ -29,10 +29,16 @@ def seconds_per_image(evaluator: Evaluator) -> float:
     """
     _timed(evaluator, 1)  # what PyTorch only does once, and the trial of the weights
     first = _timed(evaluator, _FEW)
+    if not evaluator.samples:
+        return first
     return first if first * min(_FEW, evaluator.samples) > _LONG else min(first, _timed(evaluator, _MORE))
 
 
 def _timed(evaluator: Evaluator, count: int) -> float:
+    if not evaluator.samples:  # a fitness of the network, which counts as one
+        start = time.perf_counter()
+        evaluator.evaluate([Lineage()])
+        return time.perf_counter() - start
     some = evaluator.on_samples(torch.arange(min(count, evaluator.samples)))
     start = time.perf_counter()
     some.evaluate([Lineage()])

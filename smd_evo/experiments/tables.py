@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from rich import box
 from rich.table import Table
 
+from smd_evo.experiments.scores import Row
 from smd_evo.statistics.tests import Estimate
 
-__all__ = ["claim", "interval", "new_table", "p_text", "points"]
+__all__ = ["claim", "interval", "new_table", "own_table", "own_verdict", "p_text", "percent", "points", "short"]
 
 
 def new_table(title: str, caption: str, names: Sequence[str], numbers: Sequence[str], *, edge: bool = False) -> Table:
@@ -54,3 +55,49 @@ def interval(estimate: Estimate, scale: float, digits: int, around: int, between
 def p_text(value: float) -> str:
     """A p value."""
     return f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"
+
+
+def percent(share: float | None) -> str:
+    """A share in percent; nothing where there is none."""
+    return "" if share is None else f"{100 * share:.1f}"
+
+
+def short(value: float | None) -> str:
+    """A number; nothing where there is none."""
+    return "" if value is None else f"{value:.3f}" if abs(value) < 1e4 else f"{value:.4g}"
+
+
+def own_table(rows: Sequence[Row], fitness: str, sense: str) -> Table:
+    """Networks by the run's own fitness, where samples have no classes.
+
+    Args:
+        rows: the parent's, and those of others.
+        fitness: its name.
+        sense: "min" or "max".
+    """
+    known = any(row.fitness_gain for row in rows)
+    table = new_table(
+        title="On the test split, read once" if known else "As the fitness has it",
+        caption=f"{fitness}, {'lower' if sense == 'min' else 'higher'} is better"
+        + ("; difference: to the parent, with its 95 %\npaired bootstrap interval" if known else ""),
+        names=["method", "network"],
+        numbers=["fitness", *(["difference"] if known else [])],
+        edge=True,
+    )
+    for row in rows:
+        name = row.candidate if row.members == 1 else f"{row.candidate} ({row.members})"
+        gain = interval(row.fitness_gain, 1, 3, 3) if row.fitness_gain else ""
+        table.add_row(row.method, name, short(row.fitness), *([gain] if known else []))
+    return table
+
+
+def own_verdict(rows: Sequence[Row], fitness: str, sense: str) -> list[str]:
+    """What :func:`own_table` shows, in sentences that claim no more than their intervals."""
+    lines = []
+    for row in rows:
+        if (gain := row.fitness_gain) and row.candidate != "median child":
+            clear = gain.low > 0 or gain.high < 0
+            word = ("better" if (gain.value > 0) == (sense == "max") else "worse") if clear else "no difference shown"
+            name = f"{row.method}, {row.candidate}" if row.density is not None else row.candidate
+            lines.append(f"The {name} against the parent: {fitness} {interval(gain, 1, 3, 3)}: {word}.")
+    return lines

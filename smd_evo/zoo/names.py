@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import importlib
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any
 
 from smd_evo.errors import InvalidValue
 
@@ -37,13 +37,14 @@ def unknown(what: str, name: str, named: str, known: Sequence[str]) -> InvalidVa
     return InvalidValue(f"{what}: expected {named}, got {name!r}{hint}")
 
 
-def user_object(what: str, name: str, known: Sequence[str]) -> Callable[..., Any]:
+def user_object(what: str, name: str, known: Sequence[str], others: tuple[type, ...] = ()) -> Any:
     """The function behind ``module.path:factory``, looked for in the current folder, too.
 
     Args:
-        what: "model" or "data".
+        what: "model", "data", "methods" or "fitness".
         name: as the user gave it.
         known: other names that may have been meant.
+        others: what it may be instead of a function.
 
     Raises:
         InvalidValue: there is no such module, or nothing to call of that name in it. Errors of the module itself
@@ -62,6 +63,6 @@ def user_object(what: str, name: str, known: Sequence[str]) -> Callable[..., Any
             raise InvalidValue(f"{error}; there is no module {missing.name!r}") from None
         raise
     factory = getattr(module, attribute, None)
-    if not callable(factory):
+    if not callable(factory) and not isinstance(factory, others):
         raise InvalidValue(f"{what}: expected a function {attribute!r} in {module_name}, got {factory!r}")
-    return cast("Callable[..., Any]", factory)
+    return factory

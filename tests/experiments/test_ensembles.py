@@ -13,9 +13,9 @@ from smd_evo.ensemble.combine import COMBINES
 from smd_evo.ensemble.selection import METHODS
 from smd_evo.errors import WrongParent
 from smd_evo.experiments import scores
+from smd_evo.experiments.ensembles import run as module
 from smd_evo.experiments.ensembles.augment import views
 from smd_evo.experiments.ensembles.plot import plot_ensembles
-from smd_evo.experiments.ensembles.run import run as module
 from smd_evo.experiments.ensembles.run import score_ensembles
 from smd_evo.experiments.ensembles.table import ensemble_tables, ensemble_verdict
 from smd_evo.experiments.finetune.settings import FinetuneConfig

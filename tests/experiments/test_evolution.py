@@ -16,6 +16,7 @@ from smd_evo.experiments.generations.checkpoints import newest, write_checkpoint
 from smd_evo.experiments.generations.results import finish
 from smd_evo.experiments.generations.run import Evolution
 from smd_evo.experiments.generations.settings import EvolutionConfig
+from smd_evo.experiments.parent import load_parent
 from smd_evo.zoo.data import Data
 
 every_searcher = pytest.mark.parametrize("name", SEARCHERS)
@@ -183,14 +184,14 @@ class TestEachSplitKeepsToItsDuty:
     @pytest.fixture
     def on(self, monkeypatch):
         """A run on the data with one split replaced."""
-        load = module.load_parent
+        load = load_parent
 
         def make(name, **splits):
             def changed(*arguments):
                 network, data = load(*arguments)
                 return network, dataclasses.replace(data, **{split: f(data) for split, f in splits.items()})
 
-            monkeypatch.setattr(module, "load_parent", changed)
+            monkeypatch.setattr("smd_evo.experiments.parent.load_parent", changed)
             return begun(name)
 
         return make
@@ -215,7 +216,7 @@ class TestEachSplitKeepsToItsDuty:
         assert changed.rows != result.rows
 
     def test_the_test_split_is_not_even_looked_at_before_all_is_chosen(self, monkeypatch):
-        looks, load, select = [], module.load_parent, evolution_results.select_members
+        looks, load, select = [], load_parent, evolution_results.select_members
 
         class Watched(Data):
             def __getattribute__(self, name):
@@ -232,7 +233,7 @@ class TestEachSplitKeepsToItsDuty:
             looks.append("chosen")
             return select(*arguments, **options)
 
-        monkeypatch.setattr(module, "load_parent", watched)
+        monkeypatch.setattr("smd_evo.experiments.parent.load_parent", watched)
         monkeypatch.setattr(evolution_results, "select_members", chosen)
         made = begun(patience=9)
         run(made)

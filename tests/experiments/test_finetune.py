@@ -8,10 +8,10 @@ import torch
 from smd_evo import Dense, Evaluator, Lineage, RandomSubspace, sample_mutations
 from smd_evo.evaluation.calibration import Effort, calibration_cost
 from smd_evo.evaluation.evaluator import Evaluation
+from smd_evo.experiments.finetune import run as module
 from smd_evo.experiments.finetune.counts import calibrations
 from smd_evo.experiments.finetune.plot import plot_finetune
 from smd_evo.experiments.finetune.run import finetune
-from smd_evo.experiments.finetune.run import run as module
 from smd_evo.experiments.finetune.settings import FinetuneConfig
 from smd_evo.experiments.finetune.table import finetune_table, finetune_verdict
 from smd_evo.experiments.parent import load_parent
@@ -105,7 +105,7 @@ def test_choices_never_depend_on_the_test_split(result, monkeypatch):
         images, targets = data.test
         return parent, dataclasses.replace(data, test=(images.flip(0) * 0.5, targets))
 
-    monkeypatch.setattr(module, "load_parent", tampered)
+    monkeypatch.setattr("smd_evo.experiments.parent.load_parent", tampered)
     other = finetune(CONFIG)
     assert choices(other) == choices(result)
     assert [row.accuracy for row in other.rows] != [row.accuracy for row in result.rows]

@@ -7,8 +7,8 @@ import sys
 import pytest
 import torch
 
+from smd_evo.experiments.compare import memory
 from smd_evo.experiments.compare.memory import PeakMemory
-from smd_evo.experiments.compare.run import memory
 
 MIB = 2**20
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts a process's peak anew")

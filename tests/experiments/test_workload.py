@@ -17,8 +17,8 @@ from smd_evo.evaluation.calibration import calibrate_sigma, calibration_cost
 from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.evaluation.fitness import ModuleFitness
 from smd_evo.experiments import scores, speed
+from smd_evo.experiments.compare import files as module
 from smd_evo.experiments.compare.files import compare
-from smd_evo.experiments.compare.run import files as module
 from smd_evo.experiments.compare.settings import CompareConfig
 from smd_evo.experiments.ensembles.run import score_ensembles
 from smd_evo.experiments.finetune.results import ARMS

@@ -98,7 +98,7 @@ def test_behind_tls_a_connection_has_to_do(monkeypatch):
 
 
 def test_an_evolution_asks_before_it_does_anything_else(monkeypatch):
-    monkeypatch.setattr("smd_evo.experiments.generations.run.load_parent", lambda *_: pytest.fail("it loads first"))
+    monkeypatch.setattr("smd_evo.experiments.parent.load_parent", lambda *_: pytest.fail("it loads first"))
     settings = {"generations": "2", "actors": "2"}
     with pytest.raises(InvalidValue, match="nobody listens there"):
         Evolution(EvolutionConfig.read(settings | {"ray_address": "127.0.0.1:1"}))

@@ -32,6 +32,7 @@ from smd_evo.experiments.folders.content import (
 )
 from smd_evo.experiments.folders.rescue import reason
 from smd_evo.experiments.folders.take import usable, working_in
+from smd_evo.experiments.parent import NAMED, Source
 from smd_evo.experiments.progress import Progress
 from smd_evo.experiments.settings import load_settings
 from smd_evo.experiments.workload import Workload
@@ -46,7 +47,9 @@ _MAY_CHANGE = ("methods", "seeds")
 """Settings of which a comparison that goes on may have others: more of them."""
 
 
-def compare(config: CompareConfig, folder: Path, workers: int, progress: Progress) -> CompareResult:
+def compare(
+    config: CompareConfig, folder: Path, workers: int, progress: Progress, source: Source = NAMED
+) -> CompareResult:
     """Make all runs that are not there yet, and write what they say together.
 
     Args:
@@ -54,6 +57,7 @@ def compare(config: CompareConfig, folder: Path, workers: int, progress: Progres
         folder: of the comparison, new or one that was begun with these settings.
         workers: processes that make runs side by side.
         progress: told of the runs.
+        source: of the parent, the data and the fitness; by default the settings name them.
 
     Raises:
         OutputExists: the folder holds something else.
@@ -64,7 +68,7 @@ def compare(config: CompareConfig, folder: Path, workers: int, progress: Progres
         check_trials(name, len(find_method(name).grid), config.trials)
     with usable(folder):
         _check(folder, config)
-    with working_in(folder), Runner(config, folder, workers, progress) as runner:
+    with working_in(folder), Runner(config, folder, workers, progress, source) as runner:
         _check(folder, config)  # nobody else changes it from now on
         # Settings that cannot be are found before anything is written.
         new = None if (folder / _DATA).is_file() else runner.here()

@@ -23,7 +23,7 @@ from smd_evo.experiments.compare.memory import PeakMemory
 from smd_evo.experiments.compare.methods.base import Method, Strength, Task, alone
 from smd_evo.experiments.compare.methods.registry import find_method
 from smd_evo.experiments.compare.settings import CompareConfig
-from smd_evo.experiments.parent import in_precision, load_parent
+from smd_evo.experiments.parent import NAMED, Source, in_precision
 from smd_evo.experiments.progress import Logged, Progress
 from smd_evo.experiments.speed import timed
 from smd_evo.experiments.workload import Workload
@@ -109,15 +109,16 @@ class Comparison:
     Args:
         config: the settings.
         progress: told of what is being done.
+        source: of the parent, the data and the fitness; by default the settings name them.
 
     Raises:
         InvalidValue, InvalidType, UnsupportedParameter: settings that the network or the data cannot have.
     """
 
-    def __init__(self, config: CompareConfig, progress: Progress | None = None) -> None:
-        self.config = config
+    def __init__(self, config: CompareConfig, progress: Progress | None = None, source: Source = NAMED) -> None:
+        self.config, self._fitness = config, source.fitness(config.fitness)
         self._progress = progress or Logged()
-        parent, self.data = load_parent(config, self._progress)
+        parent, self.data = source.parent(config, self._progress)
         self._space = ParameterSpace(parent, config.select)
         self._strengths: dict[Any, Strength] = {}
         self._targets: dict[str, Tensor] = {}
@@ -186,7 +187,7 @@ class Comparison:
         return Task(
             space=self._space,
             data=self.data.fitness,
-            fitness=config.fitness,
+            fitness=self._fitness,
             children=config.children,
             images=config.images,
             budget=self._budget(job),

@@ -19,6 +19,7 @@ from smd_evo.experiments.compare.run import PARENT, Comparison, Job, Run
 from smd_evo.experiments.compare.runs import store_run, stored_run, what
 from smd_evo.experiments.compare.settings import CompareConfig
 from smd_evo.experiments.folders.survival import STOPPING
+from smd_evo.experiments.parent import NAMED, Source
 from smd_evo.experiments.progress import Progress
 
 __all__ = ["Runner"]
@@ -34,9 +35,12 @@ class Runner:
         done: the runs of all jobs so far.
     """
 
-    def __init__(self, config: CompareConfig, folder: Path, workers: int, progress: Progress) -> None:
+    def __init__(
+        self, config: CompareConfig, folder: Path, workers: int, progress: Progress, source: Source = NAMED
+    ) -> None:
         self.done: dict[Job, Run] = {}
         self._config, self._folder, self._progress, self._workers = config, folder, progress, workers
+        self._source = source
         self._comparison: Comparison | None = None
         self._pool: ProcessPoolExecutor | None = None
 
@@ -67,7 +71,7 @@ class Runner:
     def here(self) -> Comparison:
         """The parent and the data in this process."""
         if self._comparison is None:
-            self._comparison = Comparison(self._config, self._progress)
+            self._comparison = Comparison(self._config, self._progress, self._source)
         return self._comparison
 
     def _made(self, jobs: Sequence[Job]) -> Iterator[Run]:
@@ -83,7 +87,7 @@ class Runner:
                 self._workers,
                 multiprocessing.get_context("spawn"),
                 initializer=_enter,
-                initargs=(self._config, self._workers),
+                initargs=(self._config, self._workers, self._source),
             )
         self._progress.start("runs", len(jobs))
         try:
@@ -97,7 +101,7 @@ class Runner:
             ) from None
 
 
-def _enter(config: CompareConfig, workers: int) -> None:
+def _enter(config: CompareConfig, workers: int, source: Source) -> None:
     """A worker process: the parent and the data, once."""
     global _comparison  # noqa: PLW0603  # an initializer hands nothing else to the work that follows
     for number in set(STOPPING) - {signal.SIGTERM}:  # the main process ends its workers, by that one
@@ -106,7 +110,7 @@ def _enter(config: CompareConfig, workers: int) -> None:
     assert main is not None
     threading.Thread(target=_end_with, args=(main,), daemon=True).start()
     torch.set_num_threads(max(1, torch.get_num_threads() // workers))
-    _comparison = Comparison(config)
+    _comparison = Comparison(config, source=source)
 
 
 def _end_with(process: BaseProcess) -> None:

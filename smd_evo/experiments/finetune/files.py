@@ -66,6 +66,7 @@ def finetune_files(result: FinetuneResult, seconds: float) -> Files:
             for arm in result.arms
         },
         "parent_fitness": result.parent_fitness,
+        "sense": result.sense,
         "parameters": result.space.size,
         "fingerprint": fingerprint,
         "evaluations": result.evaluations,

@@ -18,10 +18,11 @@ from smd_evo.experiments.sections import (
     decimal,
     figure,
     gain,
+    printed,
 )
 from smd_evo.experiments.settings import FITNESSES
 from smd_evo.experiments.shortlists import SPARSE
-from smd_evo.experiments.tables import claim, p_text
+from smd_evo.experiments.tables import claim, own_table, own_verdict, p_text, percent
 
 __all__ = ["compare_finetunes", "finetune_section"]
 
@@ -35,9 +36,9 @@ def finetune_section(record: RunRecord) -> Section:
     return Section(
         title=f"Fine-tuning {config['model']} on {config['data']}",
         folder=record.name,
-        verdict=_verdict(rows, results),
+        verdict=_verdict(rows, config, results),
         facts=_facts(config, results),
-        tables=[_results(rows, samples), _groups(results, config["fitness"])],
+        tables=[_results(rows, samples, config, results), _groups(results, config["fitness"])],
         figure=figure(
             record,
             "Left: fitness of all children of each method's chosen group, with the parent's as a line. Right: test "
@@ -62,7 +63,7 @@ def compare_finetunes(numbered: Sequence[tuple[int, RunRecord]]) -> Table:
         cells += [gain(found[name][0]) if name in found else Cell("") for name in _MATCHED]
         where = f"{record.config['data']}, seed {record.config.get('seed', 0)}"
         name = Cell(f"{number}. {record.config['model']}", where, link=number)
-        lines.append([name, Cell(f"{100 * rows[0].accuracy:.1f}"), *cells])
+        lines.append([name, Cell(percent(rows[0].accuracy)), *cells])
     return Table(
         title="Fine-tuning runs",
         columns=["run", "parent, %", "best child", "ensemble", "dense, matched sigma", "dense, matched norm"],
@@ -78,12 +79,13 @@ _CHOSEN = "\N{NO-BREAK SPACE}\N{BLACK STAR}"
 _MATCHED = ("dense, matched sigma", "dense, matched norm")
 
 
-def _verdict(rows: Sequence[Row], results: Mapping[str, Any]) -> list[str]:
+def _verdict(rows: Sequence[Row], config: Mapping[str, Any], results: Mapping[str, Any]) -> list[str]:
     lines = [
         f"Sparse {row.candidate} against the parent: {claim(row.accuracy_gain, row.p_value)}"
         for row in rows
         if row.method == SPARSE and row.candidate != "median child" and row.accuracy_gain and row.p_value is not None
     ]
+    lines += own_verdict(rows, config["fitness"], results.get("sense", "min"))
     for name, found in against(results["sparse_ensemble_against"]).items():
         lines.append(f"Sparse ensemble against that of {name}: {claim(*found)}")
     lines.append("All of this speaks of these very children: another seed draws others.")
@@ -110,7 +112,9 @@ def _facts(config: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, s
     }
 
 
-def _results(rows: Sequence[Row], samples: str) -> Table:
+def _results(rows: Sequence[Row], samples: str, config: Mapping[str, Any], results: Mapping[str, Any]) -> Table:
+    if rows[0].accuracy is None:
+        return printed(own_table(rows, config["fitness"], results["sense"]))
     groups = []
     for method, members in groupby(rows, key=lambda row: row.method):
         several = list(members)
@@ -130,7 +134,7 @@ def _results(rows: Sequence[Row], samples: str) -> Table:
 
 def _line(row: Row) -> list[Cell]:
     name = row.candidate if row.members == 1 else f"{row.candidate} ({row.members})"
-    accuracy, loss = Cell(f"{100 * row.accuracy:.1f}"), Cell(decimal(row.loss))
+    accuracy, loss = Cell(percent(row.accuracy)), Cell(decimal(row.loss))
     if row.accuracy_gain is None or row.p_value is None:
         return [Cell(name), accuracy, Cell(""), Cell(""), loss]
     return [Cell(name), accuracy, gain(row.accuracy_gain), Cell(p_text(row.p_value)), loss]

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
 from smd_evo.experiments.finetune.results import FinetuneResult
+from smd_evo.experiments.scores import Row
 from smd_evo.experiments.settings import FITNESSES
 
 __all__ = ["plot_finetune"]
@@ -35,8 +36,9 @@ def plot_finetune(result: FinetuneResult, file: Path | IO[bytes]) -> None:
         spread = [place + 0.6 * (number * 0.618 % 1 - 0.5) for number in range(len(values))]
         left.scatter(spread, values, s=9, alpha=0.5, color=colour, linewidths=0)
     left.axhline(result.parent_fitness, color="0.3", linestyle="--", linewidth=1, label="parent")
-    better = "lower" if result.config.fitness == "cross_entropy" else "higher"
-    left.set_ylabel(f"{FITNESSES[result.config.fitness]} on the fitness split ({better} is better)")
+    better = "lower" if result.sense == "min" else "higher"
+    measure = FITNESSES.get(result.config.fitness, result.config.fitness)
+    left.set_ylabel(f"{measure} on the fitness split ({better} is better)")
     if result.config.fitness == "cross_entropy":
         left.set_yscale("log")
         left.yaxis.set_major_formatter(ScalarFormatter())
@@ -44,28 +46,35 @@ def plot_finetune(result: FinetuneResult, file: Path | IO[bytes]) -> None:
     left.set_title(f"{result.config.children} children of each method's chosen group")
     left.legend(frameon=False)
 
-    parent = result.rows[0].accuracy
+    scored = [_scored(row) for row in result.rows]
     for offset, (candidate, marker) in enumerate(_MARKERS.items(), start=-1):
-        rows = [row for row in result.rows if row.candidate == candidate and row.accuracy_gain]
-        for place, row in zip(places, rows, strict=True):
-            gain = row.accuracy_gain
-            assert gain is not None
-            low, high = 100 * (gain.value - gain.low), 100 * (gain.high - gain.value)
+        rows = [found for row, found in zip(result.rows, scored, strict=True) if row.candidate == candidate]
+        for place, (value, below, above) in zip(places, rows, strict=True):
             right.errorbar(
                 place + 0.2 * offset,
-                100 * row.accuracy,
-                yerr=[[max(low, 0)], [max(high, 0)]],
+                value,
+                yerr=[[below], [above]],
                 fmt=marker,
                 color=colours[place],
                 capsize=3,
                 markersize=6,
             )
         right.plot([], [], marker, color="0.3", label=candidate)
-    right.axhline(100 * parent, color="0.3", linestyle="--", linewidth=1, label="parent")
-    right.set_ylabel("test accuracy, %")
+    right.axhline(scored[0][0], color="0.3", linestyle="--", linewidth=1, label="parent")
+    right.set_ylabel(f"test {measure}" if result.rows[0].accuracy is None else "test accuracy, %")
     right.set_title(f"{result.data.sizes['test']:,} test images; bars: 95 % intervals of the gain")
     right.legend(frameon=False, fontsize="small")
     for axes in (left, right):
         axes.set_xticks(places, names)
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(file, dpi=120, format="png")
+
+
+def _scored(row: Row) -> tuple[float, float, float]:
+    """What a network is worth, and how far below and above that its gain's interval reaches."""
+    scale, value, gain = 100, row.accuracy, row.accuracy_gain
+    if value is None:
+        scale, value, gain = 1, row.fitness, row.fitness_gain
+    assert value is not None
+    below, above = (gain.value - gain.low, gain.high - gain.value) if gain else (0.0, 0.0)
+    return scale * value, scale * max(below, 0), scale * max(above, 0)

@@ -94,6 +94,7 @@ class FinetuneResult:
         data: the data with its splits.
         space: the parent's parameter space.
         parent_fitness: the parent on the fitness split.
+        sense: of the fitness, "min" or "max".
         arms: the sparse arm, then the three dense controls.
         rows: the table.
         against_dense: ensemble of the sparse arm against that of each control: accuracy difference, p value.
@@ -104,6 +105,7 @@ class FinetuneResult:
     data: Data
     space: ParameterSpace
     parent_fitness: float
+    sense: str
     arms: list[Arm]
     rows: list[Row]
     against_dense: dict[str, tuple[Estimate, float]]

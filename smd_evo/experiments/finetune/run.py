@@ -21,17 +21,18 @@ from smd_evo.core.structured import TensorSubspace
 from smd_evo.core.subspace import Dense, Subspace
 from smd_evo.ensemble.combine import combined
 from smd_evo.ensemble.selection import select_from, stored
+from smd_evo.errors import InvalidType
 from smd_evo.evaluation.calibration import calibrate_sigma
 from smd_evo.evaluation.evaluator import Evaluation, Evaluator
-from smd_evo.evaluation.fitness import BatchFitness, TotalFitness, best_of
+from smd_evo.evaluation.fitness import BatchFitness, ModuleFitness, TotalFitness, best_of
 from smd_evo.experiments.calibration import on_few
 from smd_evo.experiments.finetune.counts import calibrations, finetune_workload
 from smd_evo.experiments.finetune.results import SHORTLIST, Arm, FinetuneResult, Group
 from smd_evo.experiments.finetune.settings import FinetuneConfig
-from smd_evo.experiments.parent import in_precision, load_parent
+from smd_evo.experiments.parent import NAMED, Source, in_precision
 from smd_evo.experiments.progress import Logged, Progress
 from smd_evo.experiments.rules import make_rule, mean_density
-from smd_evo.experiments.scores import Row, against, table_row
+from smd_evo.experiments.scores import Row, against, of_classes, pooling, table_row
 from smd_evo.experiments.shortlists import SPARSE
 from smd_evo.experiments.speed import timed
 from smd_evo.statistics.tests import Estimate
@@ -51,23 +52,29 @@ class _Strength:
     sigma: float
 
 
-def finetune(config: FinetuneConfig, progress: Progress | None = None) -> FinetuneResult:
+def finetune(config: FinetuneConfig, progress: Progress | None = None, source: Source = NAMED) -> FinetuneResult:
     """Run the experiment.
 
     Args:
         config: the settings.
         progress: told of each evaluated child; by default :mod:`logging` is.
+        source: of the parent, the data and the fitness; by default the settings name them.
 
     Raises:
         InvalidValue, InvalidType, UnsupportedParameter: settings that the network or the data cannot have.
     """
     progress = progress or Logged()
     with in_precision(config):
-        return _finetuned(config, progress)
+        return _finetuned(config, progress, source)
 
 
-def _finetuned(config: FinetuneConfig, progress: Progress) -> FinetuneResult:
-    data, ranker = ranker_of(config, progress)
+def _finetuned(config: FinetuneConfig, progress: Progress, source: Source) -> FinetuneResult:
+    data, ranker = ranker_of(config, progress, source)
+    if isinstance(ranker.fitness, ModuleFitness):
+        raise InvalidType(
+            f"fitness: expected one of outputs for samples, got {ranker.fitness.name}, a function of the network; "
+            "a BatchFitness is, and runs over generations take any"
+        )
     progress.expect(timed(finetune_workload(config, data.sizes), ranker))
     judge = ranker.on(data.validation)
     plans, calibrations = _plan(config, ranker, progress)
@@ -85,6 +92,7 @@ def _finetuned(config: FinetuneConfig, progress: Progress) -> FinetuneResult:
         data=data,
         space=ranker.space,
         parent_fitness=float(ranker.evaluate([Lineage()]).fitness[0]),
+        sense=ranker.fitness.sense,
         arms=arms,
         rows=rows,
         against_dense=against_dense,
@@ -101,10 +109,11 @@ def _lean(group: Group, chosen: bool) -> Group:
     return group if chosen else replace(group, logits=group.logits.new_empty(0, *group.logits.shape[1:]))
 
 
-def ranker_of(config: FinetuneConfig, progress: Progress) -> tuple[Data, Evaluator]:
+def ranker_of(config: FinetuneConfig, progress: Progress, source: Source = NAMED) -> tuple[Data, Evaluator]:
     """The data, and the parent on the fitness split."""
-    parent, data = load_parent(config, progress)
-    return data, Evaluator(parent, data.fitness, config.fitness, select=config.select, batch_size=config.batch_size)
+    fitness = source.fitness(config.fitness)
+    parent, data = source.parent(config, progress)
+    return data, Evaluator(parent, data.fitness, fitness, select=config.select, batch_size=config.batch_size)
 
 
 def _plan(
@@ -177,22 +186,35 @@ def _judged(strength: _Strength, recipes: list[Mutation], result: Evaluation, ju
     assert isinstance(fitness, BatchFitness | TotalFitness)
     alone = [fitness.of(own, targets) for own in logits[:_BEST_OF]]
     best = best_of(alone, fitness.sense)
-    ensemble = select_from(stored(logits), len(logits), targets, fitness, ranking=range(len(logits)), method="top_k")
+    ensemble = select_from(
+        stored(logits),
+        len(logits),
+        targets,
+        fitness,
+        ranking=range(len(logits)),
+        method="top_k",
+        combine=pooling(logits[0], targets),
+    )
     return Group(strength.subspace, strength.sigma, strength.density, recipes, result, logits, best, ensemble)
 
 
 def _report(arms: list[Arm], test: Evaluator, seed: int) -> tuple[list[Row], dict[str, tuple[Estimate, float]]]:
     """Read the test split: the only place that does."""
-    targets = test.targets()
+    targets, fitness = test.targets(), test.fitness
+    assert isinstance(fitness, BatchFitness | TotalFitness)
     before = test.predict([Lineage()])[0]
-    rows = [table_row("parent", "parent", 1, before, None, targets)]
+    rows, pool = [table_row("parent", "parent", 1, before, None, targets, fitness)], pooling(before, targets)
     ensembles: dict[str, Tensor] = {}
     for arm in arms:
         for candidate, members in arm.group.chosen().items():
-            after = combined(test.outputs(members))
+            after = combined(test.outputs(members), None, pool)
             strength = {"density": arm.group.density, "sigma": arm.group.sigma}
-            rows.append(table_row(arm.name, candidate, len(members), after, before, targets, seed, **strength))
+            rows.append(
+                table_row(arm.name, candidate, len(members), after, before, targets, fitness, seed, **strength)
+            )
             if candidate == "ensemble":
                 ensembles[arm.name] = after
     sparse = ensembles.pop(SPARSE)
+    if not of_classes(before, targets):
+        return rows, {}
     return rows, {name: against(sparse, other, targets, seed) for name, other in ensembles.items()}

@@ -7,13 +7,24 @@ from rich.table import Table
 from smd_evo.experiments.finetune.results import FinetuneResult
 from smd_evo.experiments.scores import Row
 from smd_evo.experiments.shortlists import SPARSE
-from smd_evo.experiments.tables import claim, new_table, p_text, points
+from smd_evo.experiments.tables import (
+    claim,
+    new_table,
+    own_table,
+    own_verdict,
+    p_text,
+    percent,
+    points,
+    short,
+)
 
 __all__ = ["finetune_table", "finetune_verdict"]
 
 
 def finetune_table(result: FinetuneResult) -> Table:
     """Parent, median child, best child and ensemble of each arm on the test split."""
+    if result.rows[0].accuracy is None:
+        return own_table(result.rows, result.config.fitness, result.sense)
     table = new_table(
         title=f"{result.config.model} on {result.config.data}, {result.data.sizes['test']:,} test images, read once",
         caption="acc.: accuracy in %; difference: to the parent, in points, with its 95 %\n"
@@ -35,7 +46,7 @@ def finetune_table(result: FinetuneResult) -> Table:
 
 def finetune_verdict(result: FinetuneResult) -> list[str]:
     """What the table shows, in sentences that claim no more than their intervals."""
-    lines = []
+    lines = own_verdict(result.rows, result.config.fitness, result.sense)
     for row in result.rows:
         if row.method == SPARSE and row.candidate != "median child" and row.accuracy_gain and row.p_value is not None:
             lines.append(f"Sparse {row.candidate} against the parent: {claim(row.accuracy_gain, row.p_value)}")
@@ -51,11 +62,11 @@ def finetune_verdict(result: FinetuneResult) -> list[str]:
 
 def _cells(row: Row) -> list[str]:
     if row.accuracy_gain is None or row.p_value is None:
-        return ["", f"{100 * row.accuracy:.1f}", "", "", f"{row.loss:.3f}"]
+        return ["", percent(row.accuracy), "", "", short(row.loss)]
     return [
         row.candidate if row.members == 1 else f"{row.candidate} ({row.members})",
-        f"{100 * row.accuracy:.1f}",
+        percent(row.accuracy),
         points(row.accuracy_gain),
         p_text(row.p_value),
-        f"{row.loss:.3f}",
+        short(row.loss),
     ]

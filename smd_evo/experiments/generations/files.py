@@ -32,6 +32,7 @@ from smd_evo.experiments.generations.metrics import HISTORY, Metrics, read_metri
 from smd_evo.experiments.generations.results import EvolutionResult, finish
 from smd_evo.experiments.generations.run import Evolution
 from smd_evo.experiments.generations.settings import EvolutionConfig
+from smd_evo.experiments.parent import NAMED, Source
 from smd_evo.experiments.progress import Logged, Progress
 from smd_evo.experiments.settings import FITNESSES
 from smd_evo.experiments.trust import trust_option
@@ -45,13 +46,16 @@ _Numbered = tuple[int, Mapping[str, Any]]
 _Validated = tuple[_Numbered, _Numbered, _Numbered]
 
 
-def evolve(config: EvolutionConfig, out: Path, progress: Progress | None = None) -> EvolutionResult:
+def evolve(
+    config: EvolutionConfig, out: Path, progress: Progress | None = None, source: Source = NAMED
+) -> EvolutionResult:
     """Begin a run, and go through all its generations.
 
     Args:
         config: the settings.
         out: new folder; it appears when the first checkpoint is there.
         progress: told of children and generations.
+        source: of the parent, the data and the fitness; by default the settings name them.
 
     Raises:
         OutputExists: ``out`` is not empty.
@@ -61,7 +65,7 @@ def evolve(config: EvolutionConfig, out: Path, progress: Progress | None = None)
     """
     progress = progress or Logged()
     with new_run(out) as place:
-        evolution = Evolution(config, progress)
+        evolution = Evolution(config, progress, source)
         evolution.begin()
         write_config(place.folder, config)
         write_whole(place.folder / IDENTITY, (json.dumps(identity_of(evolution), indent=1) + "\n").encode())
@@ -71,7 +75,11 @@ def evolve(config: EvolutionConfig, out: Path, progress: Progress | None = None)
 
 
 def resume(
-    run: Path, given: Mapping[str, Any], progress: Progress | None = None, trust: bool = False
+    run: Path,
+    given: Mapping[str, Any],
+    progress: Progress | None = None,
+    trust: bool = False,
+    source: Source = NAMED,
 ) -> EvolutionResult:
     """Go on with a run where its newest checkpoint is, to the same bits as if it had never stopped.
 
@@ -80,6 +88,7 @@ def resume(
         given: settings that are to be others from here on.
         progress: told of children and generations; what else the user should know, :mod:`logging` is told.
         trust: whether code and servers that the folder names, and ``given`` does not, may be imported and contacted.
+        source: as for :func:`evolve`.
 
     Raises:
         InvalidValue: ``run`` is no unfinished run, another process has it, or a setting may not change.
@@ -104,7 +113,7 @@ def resume(
             )
         if config.generations < number:
             raise InvalidValue(f"generations: expected at least the {number} that are done, got {config.generations}")
-        evolution = Evolution(config, progress)
+        evolution = Evolution(config, progress, source)
         for note in check_same(identity, identity_of(evolution)):
             _log.warning("%s", note)
         evolution.announce(number)
@@ -144,9 +153,10 @@ def _to_its_end(evolution: Evolution, run: Path, progress: Progress) -> Evolutio
     with disk(run, evolution.generation):
         write_whole(
             run / NETWORK,
-            encode_weights(plain_state(result.ensemble.parent), "the best network on validation", "safetensors"),
+            encode_weights(plain_state(result.network), "the best network on validation", "safetensors"),
         )
-        result.ensemble.save(run / ENSEMBLE)
+        if result.ensemble is not None:
+            result.ensemble.save(run / ENSEMBLE)
         write_plot(run / PLOT, lambda file: plot_evolution(records, evolution.start, evolution.config, file))
         _write_results(run, evolution, result, seconds)
     return result
@@ -207,17 +217,26 @@ def _told(last: Mapping[str, Any], validated: _Validated, config: EvolutionConfi
     told = f"{last['generation']}/{config.generations}: fitness {last['fitness']:.4g}, sigma {last['sigma']:.3g}"
     (_, start), (at, best), (latest, found) = validated
     if latest:
-        own = f", {FITNESSES[config.fitness]} {found['fitness']:.3f}" if found.get("fitness") is not None else ""
-        told += f"\nvalidation {found['accuracy']:.1%}, loss {found['loss']:.3f}{own}"
-        told += ", the best" if at == latest else f"; best {best['accuracy']:.1%}, {best['loss']:.3f} at {at}"
-        told += f" (pre-trained {start['accuracy']:.1%}, {start['loss']:.3f})"
+        told += f"\nvalidation {_measured(found)}"
+        if found["accuracy"] is not None and found.get("fitness") is not None:
+            told += f", {FITNESSES.get(config.fitness, config.fitness)} {found['fitness']:.3f}"
+        told += ", the best" if at == latest else f"; best {_measured(best, brief=True)} at {at}"
+        told += f" (pre-trained {_measured(start, brief=True)})"
     return f"{told}\n{speed:,.0f} images/s"
+
+
+def _measured(found: Mapping[str, Any], brief: bool = False) -> str:
+    """A validation in words: accuracy and loss, or where there are none the fitness."""
+    if found["accuracy"] is None:
+        return f"{found['fitness']:.4g}"
+    return f"{found['accuracy']:.1%}, {'' if brief else 'loss '}{found['loss']:.3f}"
 
 
 def _write_results(run: Path, evolution: Evolution, result: EvolutionResult, seconds: float) -> None:
     results = {
         "rows": [asdict(row) for row in result.rows],
         "validation": evolution.start.as_dict(),
+        "sense": evolution.fitness.sense,
         "stopped": evolution.stopped,
         "generations": evolution.generation,
         "candidates": result.candidates,

@@ -11,6 +11,7 @@ from smd_evo.experiments.record import RunRecord
 from smd_evo.experiments.scores import Row
 from smd_evo.experiments.sections import Cell, Group, Section, Table, decimal, figure, printed
 from smd_evo.experiments.settings import FITNESSES
+from smd_evo.experiments.tables import percent, short
 
 __all__ = ["evolution_section"]
 
@@ -41,7 +42,7 @@ def evolution_section(record: RunRecord) -> Section:
         verdict=_verdict(rows, record),
         facts=_facts(record),
         tables=[
-            printed(evolution_table(rows)),
+            printed(evolution_table(rows, config["fitness"], results.get("sense", "min"))),
             _voters(results),
             _validations(record.metrics, results["validation"], measure),
         ],
@@ -60,7 +61,11 @@ def evolution_section(record: RunRecord) -> Section:
 
 
 def _verdict(rows: Sequence[Row], record: RunRecord) -> list[str]:
-    lines = [*evolution_verdict(rows), "All of this speaks of this very run: another seed finds another network."]
+    config, results = record.config, record.results
+    lines = [
+        *evolution_verdict(rows, config["fitness"], results.get("sense", "min")),
+        "All of this speaks of this very run: another seed finds another network.",
+    ]
     if not kept_generation(record.metrics):
         lines.append("On validation no parent was better than the pre-trained one, so that is the best network.")
     if len(record.results["weights"]) == 1:
@@ -169,8 +174,9 @@ def _validations(metrics: Sequence[Mapping[str, Any]], start: Mapping[str, Any],
     return Table(
         title="Parents on validation",
         columns=[
-            *("generation", "networks evaluated", "sigma", "accuracy, %", "loss"),
-            *([f"{measure}, %"] if start.get("fitness") is not None else []),
+            *("generation", "networks evaluated", "sigma"),
+            *(("accuracy, %", "loss") if start.get("accuracy") is not None else (measure,)),
+            *([f"{measure}, %"] if _besides(start) else []),
         ],
         groups=[Group([_validation(line, kept) for line in (first, *shown)])],
         note="Generation 0 is the pre-trained parent. Loss: negative log-likelihood, in nats. A star marks the "
@@ -178,9 +184,17 @@ def _validations(metrics: Sequence[Mapping[str, Any]], start: Mapping[str, Any],
     )
 
 
+def _besides(found: Mapping[str, Any]) -> bool:
+    """Whether a fitness is told beside accuracy and loss."""
+    return found.get("accuracy") is not None and found.get("fitness") is not None
+
+
 def _validation(line: Mapping[str, Any], kept: int) -> list[Cell]:
     found, star = line["validation"], _CHOSEN if line["generation"] == kept else ""
     sigma = "" if line["sigma"] is None else f"{line['sigma']:.3g}"
-    numbers = [f"{line['evaluations']:,}", sigma, f"{100 * found['accuracy']:.1f}"]
-    own = [f"{100 * found['fitness']:.1f}"] if found.get("fitness") is not None else []
-    return [Cell(f"{line['generation']:,}{star}"), *map(Cell, [*numbers, decimal(found["loss"]), *own])]
+    cells = [f"{line['evaluations']:,}", sigma]
+    if found.get("accuracy") is None:
+        return [Cell(f"{line['generation']:,}{star}"), *map(Cell, [*cells, short(found["fitness"])])]
+    cells += [percent(found["accuracy"]), decimal(found["loss"])]
+    own = [percent(found["fitness"])] if found.get("fitness") is not None else []
+    return [Cell(f"{line['generation']:,}{star}"), *map(Cell, [*cells, *own])]

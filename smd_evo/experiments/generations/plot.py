@@ -39,18 +39,21 @@ def plot_evolution(records: _Records, start: Validation, config: EvolutionConfig
         config: the run's settings.
         file: PNG file to write.
     """
+    classes = start.accuracy is not None
     measure = _MEASURES.get(config.fitness, "fitness")
     other, other_label = ("accuracy", "accuracy, %") if measure == "loss" else ("loss", "cross-entropy")
-    label = FITNESSES[config.fitness] + ("" if measure == "loss" else ", %")
+    other, other_label = (other, other_label) if classes else ("fitness", config.fitness)
+    scale = 100 if classes and measure != "loss" else 1
+    label = FITNESSES.get(config.fitness, config.fitness) + (", %" if scale == 100 else "")
     changing = [name for name in ("sigma", "images") if len({record[name] for record in records}) > 1]
     with matplotlib.rc_context({"font.size": 11.5}):
         figure = Figure(figsize=(11, 5.6 + 0.6 * len(changing)), layout="constrained")
         grid = figure.add_gridspec(1 + len(changing), 2, height_ratios=[2.5, *(1 for _ in changing)])
         left = figure.add_subplot(grid[:, 0])
         right, *below = (figure.add_subplot(grid[row, 1], sharex=left) for row in range(1 + len(changing)))
-        _minibatches(left, records, _scale(measure))
-        for axes, shown in ((left, measure), (right, other)):
-            _validations(axes, records, start, shown)
+        _minibatches(left, records, scale)
+        _validations(left, records, start, measure, scale)
+        _validations(right, records, start, other, 100 if other == "accuracy" else 1)
         for axes, name in zip(below, changing, strict=True):
             _course(axes, records, name)
         left.set_ylabel(label)
@@ -59,10 +62,6 @@ def plot_evolution(records: _Records, start: Validation, config: EvolutionConfig
         figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
         figure.suptitle(f"{config.model}, {config.searcher} searcher, {config.children} children a generation")
         figure.savefig(file, dpi=120, format="png")
-
-
-def _scale(measure: str) -> int:
-    return 1 if measure == "loss" else 100
 
 
 def _minibatches(axes: Axes, records: _Records, scale: float) -> None:
@@ -74,11 +73,10 @@ def _minibatches(axes: Axes, records: _Records, scale: float) -> None:
         axes.plot(generations, values, color=colour, linewidth=width, alpha=0.7, label=f"{label}, minibatches")
 
 
-def _validations(axes: Axes, records: _Records, start: Validation, measure: str) -> None:
+def _validations(axes: Axes, records: _Records, start: Validation, measure: str, scale: float) -> None:
     """The parents that were validated, the pre-trained one first, and which of them was kept."""
     later = [(record["generation"], record["validation"]) for record in records if record["validation"]]
     found = [(0, asdict(start)), *later]
-    scale = _scale(measure)
     places, values = [place for place, _ in found], [scale * each[measure] for _, each in found]
     marker = "o" if len(found) <= _MARKED else ""
     axes.plot(places, values, color="C0", linewidth=2, marker=marker, markersize=5, label="parent, validation")

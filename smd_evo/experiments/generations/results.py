@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from smd_evo.core.delta import SparseValues
 from smd_evo.core.mutation import Lineage
@@ -15,10 +15,11 @@ from smd_evo.ensemble.combine import combined
 from smd_evo.ensemble.module import SparseEnsemble
 from smd_evo.ensemble.selection import select_members
 from smd_evo.evaluation.evaluator import Evaluator
+from smd_evo.evaluation.fitness import BatchFitness, ModuleFitness, TotalFitness
 from smd_evo.experiments.generations.run import Evolution
 from smd_evo.experiments.generations.settings import VOTERS
 from smd_evo.experiments.parent import in_precision
-from smd_evo.experiments.scores import Row, table_row
+from smd_evo.experiments.scores import Row, pooling, table_row
 
 __all__ = ["EvolutionResult", "finish"]
 
@@ -29,13 +30,15 @@ class EvolutionResult:
 
     Attributes:
         rows: on the test split: the pre-trained parent, the best network on validation, the ensemble.
-        ensemble: of the best network's relatives; its parent is the best network.
+        network: the best one.
+        ensemble: of its relatives; None where the fitness is of a network and not of outputs.
         candidates: what might have voted, by their names.
         weights: of the candidates that do.
     """
 
     rows: list[Row]
-    ensemble: SparseEnsemble
+    network: nn.Module
+    ensemble: SparseEnsemble | None
     candidates: list[str]
     weights: dict[str, float]
 
@@ -49,20 +52,25 @@ def finish(evolution: Evolution) -> EvolutionResult:
 def _finish(evolution: Evolution) -> EvolutionResult:
     config, data = evolution.config, evolution.data
     kept = ParameterSpace(evolution.problem.make_net(), config.select)
+    if isinstance(evolution.fitness, ModuleFitness):
+        kept.load(evolution.best)
+        return EvolutionResult(_own_rows(evolution, kept, evolution.fitness), kept.module, None, [], {})
     voters = _voters(evolution, kept)
     kept.load(evolution.best)
     candidates = {name: _differing(kept, values) for name, values in voters.items()}
-    judge = Evaluator(kept, data.validation, config.fitness, batch_size=config.batch_size)
+    judge = Evaluator(kept, data.validation, evolution.fitness, batch_size=config.batch_size)
     names, members = list(candidates), list(candidates.values())
-    chosen = select_members(judge, members, method="greedy", progress=evolution.progress.advance)
+    pool = pooling(judge.predict([Lineage()])[0], judge.targets())
+    chosen = select_members(judge, members, method="greedy", combine=pool, progress=evolution.progress.advance)
     weights = {names[number]: weight for number, weight in zip(chosen.members, chosen.weights, strict=True)}
     ensemble = SparseEnsemble(
         kept,
         [candidates[name] for name in weights],
         list(weights.values()),
+        combine=pool,
         notes={"members": list(weights), "method": chosen.method, "validation": chosen.fitness},
     )
-    return EvolutionResult(_rows(evolution, judge, ensemble), ensemble, names, weights)
+    return EvolutionResult(_rows(evolution, judge, ensemble, pool), kept.module, ensemble, names, weights)
 
 
 def _voters(evolution: Evolution, space: ParameterSpace) -> dict[str, dict[str, Tensor]]:
@@ -84,16 +92,29 @@ def _differing(space: ParameterSpace, values: Mapping[str, Tensor]) -> SparseVal
     return SparseValues(places, theirs[places])
 
 
-def _rows(evolution: Evolution, judge: Evaluator, ensemble: SparseEnsemble) -> list[Row]:
+def _own_rows(evolution: Evolution, kept: ParameterSpace, fitness: ModuleFitness) -> list[Row]:
+    """The parent and the best network by a fitness of the network; another look at it, no other samples."""
+    before, best = (
+        float(Evaluator(space, None, fitness).evaluate([Lineage()]).fitness[0]) for space in (evolution.space, kept)
+    )
+    return [
+        Row("parent", "parent", 1, None, None, fitness=before),
+        Row(evolution.config.searcher, "best network", 1, None, None, fitness=best),
+    ]
+
+
+def _rows(evolution: Evolution, judge: Evaluator, ensemble: SparseEnsemble, pool: str) -> list[Row]:
     """Read the test split: the only place that does."""
     config, data = evolution.config, evolution.data
     test = judge.on(data.test)
-    before = Evaluator(evolution.space, data.test, config.fitness, batch_size=config.batch_size)
+    before = Evaluator(evolution.space, data.test, evolution.fitness, batch_size=config.batch_size)
     parent, targets = before.predict([Lineage()])[0], test.targets()
     best = test.predict([Lineage()])[0]
-    together = combined(test.outputs(ensemble.members), ensemble.weights.tolist())
+    fitness = evolution.fitness
+    assert isinstance(fitness, BatchFitness | TotalFitness)
+    together = combined(test.outputs(ensemble.members), ensemble.weights.tolist(), pool)
     return [
-        table_row("parent", "parent", 1, parent, None, targets),
-        table_row(config.searcher, "best network", 1, best, parent, targets, config.seed),
-        table_row(config.searcher, "ensemble", len(ensemble), together, parent, targets, config.seed),
+        table_row("parent", "parent", 1, parent, None, targets, fitness),
+        table_row(config.searcher, "best network", 1, best, parent, targets, fitness, config.seed),
+        table_row(config.searcher, "ensemble", len(ensemble), together, parent, targets, fitness, config.seed),
     ]

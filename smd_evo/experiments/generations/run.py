@@ -11,7 +11,7 @@ import math
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -22,14 +22,15 @@ from smd_evo.ensemble.metrics import accuracy, finite_logits, negative_log_likel
 from smd_evo.errors import InvalidValue
 from smd_evo.evaluation.calibration import calibrate_sigma
 from smd_evo.evaluation.evaluator import Evaluator
-from smd_evo.evaluation.fitness import ACCURACY, CROSS_ENTROPY, BatchFitness, TotalFitness, get_fitness, rank
+from smd_evo.evaluation.fitness import ACCURACY, CROSS_ENTROPY, ModuleFitness, rank
 from smd_evo.experiments.calibration import on_few
 from smd_evo.experiments.generations.counts import calibration_effort, evolution_workload
 from smd_evo.experiments.generations.settings import EvolutionConfig, images_at, most_images
 from smd_evo.experiments.generations.state import check_state
-from smd_evo.experiments.parent import in_precision, load_parent
+from smd_evo.experiments.parent import NAMED, Source, in_precision
 from smd_evo.experiments.progress import Logged, Progress
 from smd_evo.experiments.rules import make_rule, mean_density
+from smd_evo.experiments.scores import of_classes
 from smd_evo.experiments.speed import timed
 from smd_evo.integrations.ray_address import check_address
 
@@ -47,19 +48,24 @@ class Validation:
     """A parent on the validation split.
 
     Attributes:
-        accuracy, loss: of its predictions; the loss is the negative log-likelihood.
+        accuracy, loss: of its predictions, where samples have classes; the loss is the negative log-likelihood.
         best: whether no parent before was as good by the run's fitness.
         fitness: its value, where it is neither of the above.
     """
 
-    accuracy: float
-    loss: float
+    accuracy: float | None
+    loss: float | None
     best: bool
     fitness: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """As plain values, without what there is not."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        found = asdict(self)
+        return (
+            found
+            if found["fitness"] is not None
+            else {name: value for name, value in found.items() if name != "fitness"}
+        )
 
 
 @dataclass(frozen=True)
@@ -105,8 +111,10 @@ class Evolution:
     Args:
         config: the settings.
         progress: told of each evaluated child; by default :mod:`logging` is.
+        source: of the parent, the data and the fitness; by default the settings name them.
 
     Attributes:
+        fitness: what ranks children.
         space: the pre-trained parent, which stays as it is.
         data: its data.
         start: the pre-trained parent on validation, once it is known.
@@ -119,15 +127,17 @@ class Evolution:
         InvalidValue, InvalidType, UnsupportedParameter: settings that the network or the data cannot have.
     """
 
-    def __init__(self, config: EvolutionConfig, progress: Progress | None = None) -> None:
+    def __init__(self, config: EvolutionConfig, progress: Progress | None = None, source: Source = NAMED) -> None:
         self.config, self.progress = config, progress or Logged()
         if config.actors > 1:  # a cluster that is gone is told before the work that leads up to it
             check_address(config.ray_address or os.environ.get("RAY_ADDRESS"))
-        network, self.data = load_parent(config, self.progress)
+        self.fitness = source.fitness(config.fitness)
+        self._alone = isinstance(self.fitness, ModuleFitness)  # it brings what samples it needs
+        network, self.data = source.parent(config, self.progress)
         self.space = ParameterSpace(network, config.select)
         self._rule = make_rule(config.subspace, config.density)
         self._rule.coordinates(self._rule.draw(0), self.space.layout)  # the network may be too small for it
-        samples = self.data.sizes["fitness"]
+        samples = 1 if self._alone else self.data.sizes["fitness"]
         self._images = config.images or str(min(_IMAGES, samples))
         most = most_images(self._images, config.generations)
         if most > samples:
@@ -156,9 +166,7 @@ class Evolution:
         workload = evolution_workload(self.config, self._images, self.data.sizes, done)
         actors = self.config.actors
         with in_precision(self.config):
-            evaluator = Evaluator(
-                self.space, self.data.fitness, self.config.fitness, batch_size=self.config.batch_size
-            )
+            evaluator = self._evaluator()
             note = f"in one process, which {actors} actors share" if actors > 1 else ""
             self.progress.expect(timed(workload, evaluator, note))
 
@@ -229,8 +237,7 @@ class Evolution:
 
     def _calibrated(self) -> float:
         config = self.config
-        evaluator = Evaluator(self.space, self.data.fitness, config.fitness, batch_size=config.batch_size)
-        few = on_few(evaluator)
+        few = on_few(self._evaluator())
         self.progress.start(f"calibrating sigma, {self._rule.spec}", None)
         found = calibrate_sigma(
             few,
@@ -240,8 +247,13 @@ class Evolution:
             progress=self.progress.advance,
             **asdict(calibration_effort(config)),
         )
-        self.calibration = found.evaluations * few.samples
+        self.calibration = found.evaluations * max(1, few.samples)
         return found.sigma
+
+    def _evaluator(self) -> Evaluator:
+        """Of the pre-trained parent on the fitness split."""
+        samples = None if self._alone else self.data.fitness
+        return Evaluator(self.space, samples, self.fitness, batch_size=self.config.batch_size)
 
     def _make_searcher(self, sigma: float) -> None:
         # EvoTorch takes seconds to load: not before all settings have proved right.
@@ -257,9 +269,9 @@ class Evolution:
             host = {"num_actors": config.actors, "num_gpus_per_actor": config.gpus_per_actor}
         self.problem = FinetuneProblem(
             self.space,
-            self.data.fitness,
-            config.fitness,
-            minibatch_size=images_at(self._images, 1),
+            None if self._alone else self.data.fitness,
+            self.fitness,
+            minibatch_size=None if self._alone else images_at(self._images, 1),
             batch_size=config.batch_size,
             seed=config.seed,
             **host,
@@ -273,13 +285,17 @@ class Evolution:
             rate = config.learning_rate or _RATE * norm
             self.searcher = SubspaceES(self.problem, center_learning_rate=rate, **common)
         self._judge = Evaluator(
-            self.problem.space, self.data.validation, config.fitness, batch_size=config.batch_size
+            self.problem.space,
+            None if self._alone else self.data.validation,
+            self.fitness,
+            batch_size=config.batch_size,
         )
 
     def _step(self) -> Generation:
         start, before = time.perf_counter(), self.problem.evaluations
         images = images_at(self._images, self.generation + 1)
-        self.problem.minibatch_size = images
+        if not self._alone:
+            self.problem.minibatch_size = images
         self.searcher.step()
         self.generation += 1
         status, evals = self.searcher.status, self.searcher.population.access_evals(0)
@@ -303,18 +319,8 @@ class Evolution:
 
     def _validate(self) -> Validation:
         """Look at the present parent, and keep it if it is the best so far."""
-        child, judge = self.parent(), self._judge
-        outputs, targets = judge.predict([child])[0], judge.targets()
-        right, loss = (float(each(outputs, targets).mean()) for each in (accuracy, negative_log_likelihood))
-        fitness, other = get_fitness(self.config.fitness), None
-        if fitness == ACCURACY:
-            score = right
-        elif fitness == CROSS_ENTROPY:
-            score = -loss
-        else:
-            assert isinstance(fitness, BatchFitness | TotalFitness)
-            other = fitness.of(finite_logits(outputs, targets), targets)
-            score = other if fitness.sense == "max" else -other
+        child = self.parent()
+        found, score = self._judged(child)
         best = not self.best or score > self._best_score
         with self.problem.space.applied(child):
             values = self.problem.space.copied()
@@ -322,4 +328,21 @@ class Evolution:
             self.best, self._best_score = values, score
         self._without = 0 if best else self._without + 1
         self.late = [*self.late, values][-self.config.late_parents :] if self.config.late_parents else []
-        return Validation(right, loss, best, other)
+        return replace(found, best=best)
+
+    def _judged(self, child: Child) -> tuple[Validation, float]:
+        """A network on validation, and a score of which more is better."""
+        fitness, judge = self.fitness, self._judge
+        sign = 1 if fitness.sense == "max" else -1
+        if isinstance(fitness, ModuleFitness):
+            value = float(judge.evaluate([child]).fitness[0])
+            return Validation(None, None, False, value), sign * value
+        outputs, targets = judge.predict([child])[0], judge.targets()
+        if not of_classes(outputs, targets):
+            value = fitness.of(outputs, targets)
+            return Validation(None, None, False, value), sign * value
+        right, loss = (float(each(outputs, targets).mean()) for each in (accuracy, negative_log_likelihood))
+        if fitness in (ACCURACY, CROSS_ENTROPY):
+            return Validation(right, loss, False), right if fitness == ACCURACY else -loss
+        value = fitness.of(finite_logits(outputs, targets), targets)
+        return Validation(right, loss, False, value), sign * value

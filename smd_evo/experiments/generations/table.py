@@ -8,13 +8,30 @@ from typing import Any
 from rich.table import Table
 
 from smd_evo.experiments.scores import Row
-from smd_evo.experiments.tables import claim, interval, new_table, p_text, points
+from smd_evo.experiments.tables import (
+    claim,
+    interval,
+    new_table,
+    own_table,
+    own_verdict,
+    p_text,
+    percent,
+    points,
+    short,
+)
 
 __all__ = ["evolution_table", "evolution_verdict", "kept_generation"]
 
 
-def evolution_table(rows: Sequence[Row]) -> Table:
-    """The pre-trained parent, the best network and the ensemble on the test split."""
+def evolution_table(rows: Sequence[Row], fitness: str = "fitness", sense: str = "min") -> Table:
+    """The pre-trained parent, the best network and the ensemble on the test split.
+
+    Args:
+        rows: of them.
+        fitness, sense: name of the run's own, which scores networks where samples have no classes.
+    """
+    if rows[0].accuracy is None:
+        return own_table(rows, fitness, sense)
     table = new_table(
         title="On the test split, read once",
         caption="acc.: accuracy in %; loss: negative log-likelihood; differences: to the parent,\n"
@@ -31,17 +48,17 @@ def evolution_table(rows: Sequence[Row]) -> Table:
         cells = ["", "", ""]
         if row.accuracy_gain and row.loss_gain and row.p_value is not None:
             cells = [points(row.accuracy_gain), p_text(row.p_value), interval(row.loss_gain, 1, 3, 3)]
-        table.add_row(name, f"{100 * row.accuracy:.1f}", *cells[:2], f"{row.loss:.3f}", cells[2])
+        table.add_row(name, percent(row.accuracy), *cells[:2], short(row.loss), cells[2])
     return table
 
 
-def evolution_verdict(rows: Sequence[Row]) -> list[str]:
+def evolution_verdict(rows: Sequence[Row], fitness: str = "fitness", sense: str = "min") -> list[str]:
     """What the table shows, in sentences that claim no more than their intervals."""
     return [
         f"The {row.candidate} against the parent: {claim(row.accuracy_gain, row.p_value)}"
         for row in rows
         if row.accuracy_gain and row.p_value is not None
-    ]
+    ] + own_verdict(rows, fitness, sense)
 
 
 def kept_generation(records: Sequence[Mapping[str, Any]]) -> int:

@@ -43,7 +43,7 @@ from smd_evo.ensemble.metrics import accuracy
 from smd_evo.errors import InvalidValue, check_count
 from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.evaluation.fitness import best_of
-from smd_evo.experiments.parent import in_precision, load_parent
+from smd_evo.experiments.parent import NAMED, Source, in_precision
 from smd_evo.experiments.progress import Logged, Progress
 from smd_evo.experiments.rules import make_rule, mean_density
 from smd_evo.experiments.speed import timed
@@ -69,12 +69,15 @@ class _Rule(NamedTuple):
     density: float
 
 
-def window(config: WindowConfig, progress: Progress | None = None) -> tuple[WindowResult, Data]:
+def window(
+    config: WindowConfig, progress: Progress | None = None, source: Source = NAMED
+) -> tuple[WindowResult, Data]:
     """Run the experiment.
 
     Args:
         config: the settings.
         progress: told of each child; by default :mod:`logging` is.
+        source: of the parent, the data and the fitness; by default the settings name them.
 
     Returns:
         What was measured, and the data that it was measured on; its test split has not been looked at.
@@ -83,7 +86,7 @@ def window(config: WindowConfig, progress: Progress | None = None) -> tuple[Wind
         InvalidValue, InvalidType, UnsupportedParameter: settings that the network or the data cannot have.
     """
     progress = progress or Logged()
-    parent, data = load_parent(config, progress)
+    parent, data = source.parent(config, progress)
     ranker = Evaluator(parent, data.fitness, "accuracy", select=config.select, batch_size=config.batch_size)
     with in_precision(config):
         return measure_window(config, ranker, ranker.on(data.validation), progress), data
