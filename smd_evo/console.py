@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import IO, Any
 
 from rich.console import Console
 from rich.text import Text
@@ -15,8 +15,8 @@ __all__ = ["Plain"]
 class Plain(Console):
     """A console on which every string is itself: no markup, no emoji, no colours by pattern, no control sequences."""
 
-    def __init__(self, *, stderr: bool = False) -> None:
-        super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False)
+    def __init__(self, *, stderr: bool = False, file: IO[str] | None = None, width: int | None = None) -> None:
+        super().__init__(stderr=stderr, file=file, width=width, markup=False, emoji=False, highlight=False)
 
     def render_str(self, text: str, *arguments: Any, **options: Any) -> Text:
         """See the base class: where a string of a table or a line becomes something to show."""

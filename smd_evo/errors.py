@@ -32,6 +32,7 @@ __all__ = [
     "OutOfMemory",
     "OutputExists",
     "SmdEvoError",
+    "Stopped",
     "UnsupportedParameter",
     "WrongParent",
 ]
@@ -75,6 +76,10 @@ class NetworkInUse(SmdEvoError, RuntimeError):
 
 class OutputExists(SmdEvoError, FileExistsError):
     """The place to write to already holds something."""
+
+
+class Stopped(SmdEvoError, RuntimeError):
+    """A callback ended an experiment."""
 
 
 class ActorsDiverged(SmdEvoError, RuntimeError):

@@ -7,7 +7,7 @@ from typing import Any
 
 from smd_evo.experiments.scores import Row
 from smd_evo.experiments.sections import estimate
-from smd_evo.experiments.settings import FITNESSES
+from smd_evo.experiments.settings import fitness_name
 
 __all__ = ["data_facts", "environment", "fitness_fact", "listed", "stored_rows"]
 
@@ -32,13 +32,14 @@ def environment(results: Mapping[str, Any]) -> dict[str, str]:
     return found | ({"time": f"{found['time']} s"} if "time" in found else {})
 
 
-def fitness_fact(name: str) -> str:
+def fitness_fact(name: str, sense: str | None = None) -> str:
     """What ranks children, in words.
 
     >>> fitness_fact("macro_f1")
     'macro F1, higher is better'
     """
-    return f"{FITNESSES.get(name, name)}, {'lower' if name == 'cross_entropy' else 'higher'} is better"
+    lower = name == "cross_entropy" if sense is None else sense == "min"
+    return f"{fitness_name(name)}, {'lower' if lower else 'higher'} is better"
 
 
 def stored_rows(results: Mapping[str, Any]) -> list[Row]:
@@ -47,7 +48,8 @@ def stored_rows(results: Mapping[str, Any]) -> list[Row]:
 
 
 def _row(row: Mapping[str, Any]) -> dict[str, Any]:
-    found = {name: row[name] and estimate(row[name]) for name in ("accuracy_gain", "loss_gain")}
+    gains = ("accuracy_gain", "loss_gain", *(["fitness_gain"] if "fitness_gain" in row else []))
+    found = {name: row[name] and estimate(row[name]) for name in gains}
     return found | {"candidate": str(row["candidate"])}  # the terminal's tables take texts alone
 
 

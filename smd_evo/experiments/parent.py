@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from smd_evo.errors import InvalidValue
 from smd_evo.evaluation.fitness import (
     NAMES,
     BatchFitness,
@@ -21,7 +22,7 @@ from smd_evo.evaluation.fitness import (
     get_fitness,
 )
 from smd_evo.experiments.progress import Logged, Progress
-from smd_evo.experiments.settings import ExperimentConfig
+from smd_evo.experiments.settings import OBJECT, ExperimentConfig
 from smd_evo.zoo import load
 from smd_evo.zoo.data import Data
 from smd_evo.zoo.names import user_object
@@ -84,6 +85,12 @@ def load_parent(config: ExperimentConfig, progress: Progress | None = None) -> t
     Raises:
         InvalidValue, InvalidType: see :func:`smd_evo.zoo.loading.load`.
     """
+    for name, value in (("model", config.model), ("data", config.data)):
+        if value.startswith(f"{OBJECT}:"):
+            raise InvalidValue(
+                f"{name}: expected a name to load it by, got {value}, which a program gave; give its --{name} as "
+                f"module.path:function, or use smd_evo.load_run with the {'network' if name == 'model' else 'data'}"
+            )
     progress = progress or Logged()
     progress.start("preparing the parent and its data", None)
     network, data = load(

@@ -18,7 +18,13 @@ _FIRST, _EVERY, _SHARE, _SELDOM = 5.0, 30.0, 0.01, 600.0
 
 
 class Progress(Protocol):
-    """Told what is going on."""
+    """Told what is going on.
+
+    Attributes:
+        ended: whether whoever looks on has seen enough: a run over generations ends with the one that is done.
+    """
+
+    ended: bool
 
     def expect(self, workload: Workload) -> None:
         """So much is about to be evaluated; what this raises ends the experiment before it is."""
@@ -35,6 +41,8 @@ class Progress(Protocol):
 
 class Silent:
     """A progress that shows nothing."""
+
+    ended = False
 
     def expect(self, workload: Workload) -> None:
         """Nothing."""
@@ -58,6 +66,8 @@ class Logged:
     Args:
         clock: the time in seconds.
     """
+
+    ended = False
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

@@ -193,6 +193,17 @@ def one_of(choices: tuple[str, ...]) -> Reader:
     return lambda name, value: check_choice(name, value, choices)
 
 
+def one_or_own(choices: tuple[str, ...]) -> Reader:
+    """One of the choices, or ``module.path:name``."""
+
+    def read(name: str, value: Any) -> str:
+        if isinstance(value, str) and ":" in value:
+            return text(name, value)
+        return check_choice(name, value, (*choices, "module.path:name"))
+
+    return read
+
+
 def names(name: str, value: Any) -> tuple[str, ...]:
     """Different names, with commas between them."""
     found = tuple(text(name, item).strip() for item in items(name, value))

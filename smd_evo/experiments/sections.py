@@ -13,7 +13,7 @@ from typing import Any
 from rich.table import Table as Printed
 
 from smd_evo.experiments.record import RunRecord
-from smd_evo.experiments.tables import points
+from smd_evo.experiments.tables import new_table, points
 from smd_evo.statistics.tests import Estimate
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "figure",
     "gain",
     "printed",
+    "rich_table",
     "span",
 ]
 
@@ -159,6 +160,18 @@ def printed(table: Printed) -> Table:
     title, note = (" ".join(str(text or "").split()) for text in (table.title, table.caption))
     note = note[:1].upper() + note[1:]
     return Table(title, [str(column.header) for column in table.columns], groups, note)
+
+
+def rich_table(table: Table) -> Printed:
+    """The same table for a terminal."""
+    shown = new_table(table.title, table.note, [table.columns[0]], table.columns[1:])
+    for group in table.groups:
+        if group.heading:
+            shown.add_row(group.heading)
+        for row in group.rows:
+            shown.add_row(*(f"{cell.text} {cell.around}".rstrip() for cell in row))
+        shown.add_section()
+    return shown
 
 
 def decimal(number: float | None, digits: int = 3) -> str:

@@ -16,8 +16,10 @@ __all__ = [
     "FITNESSES",
     "FORMATS",
     "METRICS",
+    "OBJECT",
     "SUBSPACES",
     "ExperimentConfig",
+    "fitness_name",
     "load_settings",
     "setting",
 ]
@@ -30,6 +32,9 @@ FITNESSES = {
     "macro_f1": "macro F1",
 }
 """Names of fitnesses, and what reports call them."""
+OBJECT = "object"
+"""What stands before the colon where a program gave an object, which nobody can load by a name."""
+
 FORMATS = ("safetensors", "torch")
 """Of exported weights."""
 METRICS = ("cross_entropy", "accuracy")
@@ -37,6 +42,15 @@ CHILDREN = 1_000_000
 """The most of one generation."""
 _PRECISIONS = ("float32", "bfloat16")
 _Config = TypeVar("_Config", bound="ExperimentConfig")
+
+
+def fitness_name(name: str) -> str:
+    """What reports call a fitness.
+
+    >>> fitness_name("macro_f1"), fitness_name("object:absolute error")
+    ('macro F1', 'absolute error')
+    """
+    return FITNESSES.get(name, name.removeprefix(f"{OBJECT}:"))
 
 
 def setting(default: Any, metavar: str, text: str, read: readers.Reader) -> Any:

@@ -8,6 +8,7 @@ from rich import box
 from rich.table import Table
 
 from smd_evo.experiments.scores import Row
+from smd_evo.experiments.settings import fitness_name
 from smd_evo.statistics.tests import Estimate
 
 __all__ = ["claim", "interval", "new_table", "own_table", "own_verdict", "p_text", "percent", "points", "short"]
@@ -78,7 +79,7 @@ def own_table(rows: Sequence[Row], fitness: str, sense: str) -> Table:
     known = any(row.fitness_gain for row in rows)
     table = new_table(
         title="On the test split, read once" if known else "As the fitness has it",
-        caption=f"{fitness}, {'lower' if sense == 'min' else 'higher'} is better"
+        caption=f"{fitness_name(fitness)}, {'lower' if sense == 'min' else 'higher'} is better"
         + ("; difference: to the parent, with its 95 %\npaired bootstrap interval" if known else ""),
         names=["method", "network"],
         numbers=["fitness", *(["difference"] if known else [])],
@@ -99,5 +100,5 @@ def own_verdict(rows: Sequence[Row], fitness: str, sense: str) -> list[str]:
             clear = gain.low > 0 or gain.high < 0
             word = ("better" if (gain.value > 0) == (sense == "max") else "worse") if clear else "no difference shown"
             name = f"{row.method}, {row.candidate}" if row.density is not None else row.candidate
-            lines.append(f"The {name} against the parent: {fitness} {interval(gain, 1, 3, 3)}: {word}.")
+            lines.append(f"The {name} against the parent: {fitness_name(fitness)} {interval(gain, 1, 3, 3)}: {word}.")
     return lines

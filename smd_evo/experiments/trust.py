@@ -12,10 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from smd_evo.errors import InvalidValue, shown
+from smd_evo.experiments.settings import OBJECT
 
 __all__ = ["check_trust", "needs_trust", "trust_option"]
 
-_KNOWN = {"model": ("timm", "torchvision"), "data": ("imagenet", "imagefolder"), "methods": (), "fitness": ()}
+_KNOWN = {
+    "model": ("timm", "torchvision", OBJECT),
+    "data": ("imagenet", "imagefolder", OBJECT),
+    "methods": (),
+    "fitness": (OBJECT,),
+}
 """Settings that can name a function, and what is before the colon where they do not."""
 
 _SERVERS = ("mlflow", "wandb")

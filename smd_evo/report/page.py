@@ -19,10 +19,11 @@ from smd_evo.experiments.generations.page import evolution_section
 from smd_evo.experiments.protocol.page import protocol_section
 from smd_evo.experiments.record import RunRecord
 from smd_evo.experiments.sections import Section, Table
+from smd_evo.experiments.settings import OBJECT
 from smd_evo.experiments.window.page import compare_windows, window_section
 from smd_evo.report.commands import repeat
 
-__all__ = ["render_page"]
+__all__ = ["render_page", "section_of"]
 
 _From = TypeVar("_From")
 _To = TypeVar("_To")
@@ -53,7 +54,7 @@ def render_page(runs: Sequence[RunRecord]) -> str:
     """
     if not runs:
         raise InvalidValue("runs: expected at least one, got none; give the folder of a run")
-    sections = [_checked(_section, run, run.name) for run in runs]
+    sections = [_checked(section_of, run, run.name) for run in runs]
     compared = []
     for kind, compare in _COMPARED.items():
         same = [(number, run) for number, run in enumerate(runs, start=1) if run.kind == kind]
@@ -65,11 +66,12 @@ def render_page(runs: Sequence[RunRecord]) -> str:
     return page.encode(errors="replace").decode()  # names of files need not be text
 
 
-def _section(run: RunRecord) -> Section:
+def section_of(run: RunRecord) -> Section:
     """A run's section with those of its parts in it: of ensembles, or of runs."""
     section = _SECTIONS[run.kind](run)
-    parts = [ensemble_section(part, run) if part.kind == "ensemble" else _section(part) for part in run.parts]
-    return replace(section, parts=parts, commands=repeat(run))
+    parts = [ensemble_section(part, run) if part.kind == "ensemble" else section_of(part) for part in run.parts]
+    title = section.title.replace(f"{OBJECT}:", "")  # of a program, not to be looked for by its name
+    return replace(section, title=title, parts=parts, commands=repeat(run))
 
 
 def _checked(build: Callable[[_From], _To], what: _From, name: str) -> _To:

@@ -12,7 +12,7 @@ from smd_evo.experiments.compare.table import compare_tables, compare_verdict
 from smd_evo.experiments.facts import data_facts, environment
 from smd_evo.experiments.record import RunRecord
 from smd_evo.experiments.sections import Cell, Group, Section, Table, decimal, estimate, figure, printed
-from smd_evo.experiments.settings import FITNESSES
+from smd_evo.experiments.settings import fitness_name
 
 __all__ = ["compare_section"]
 
@@ -58,8 +58,8 @@ def _facts(record: RunRecord, result: found.CompareResult) -> dict[str, str]:
         "images; methods of a single generation, or of none, spend the same budget in their own way",
         "Runs": f"{config.seeds} of each method; a seed draws the same minibatches for all methods",
         "Tuning": f"{config.trials} trials of each method, of {tuning:,} image evaluations each, on a seed of their "
-        f"own; the settings that are best by {FITNESSES[config.metric]} on validation make the reported runs",
-        "Fitness": FITNESSES[config.fitness],
+        f"own; the settings that are best by {fitness_name(config.metric)} on validation make the reported runs",
+        "Fitness": fitness_name(config.fitness),
         "Seed": str(config.seed),
         "Computed on": f"{config.device}, {config.precision}",
     }

@@ -57,8 +57,8 @@ class CompareConfig(ExperimentConfig):
     fitness: str = setting(
         "cross_entropy",
         "NAME",
-        f"What ranks children: {', '.join(FITNESSES)} [cross_entropy].",
-        readers.one_of(tuple(FITNESSES)),
+        f"What ranks children: {', '.join(FITNESSES)} or module.path:name [cross_entropy].",
+        readers.one_or_own(tuple(FITNESSES)),
     )
 
     def check(self, given: Mapping[str, Any]) -> None:

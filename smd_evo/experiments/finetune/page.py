@@ -20,7 +20,7 @@ from smd_evo.experiments.sections import (
     gain,
     printed,
 )
-from smd_evo.experiments.settings import FITNESSES
+from smd_evo.experiments.settings import fitness_name
 from smd_evo.experiments.shortlists import SPARSE
 from smd_evo.experiments.tables import claim, own_table, own_verdict, p_text, percent
 
@@ -102,7 +102,7 @@ def _facts(config: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, s
     spent = [f"{purpose}: {number:,}" for purpose, number in results["evaluations"].items()]
     return {
         **data_facts(config, results, _ROLES),
-        "Fitness": fitness_fact(config["fitness"]),
+        "Fitness": fitness_fact(config["fitness"], results.get("sense")),
         "Subspaces": f"{config['subspace']}{density}; {config['children']:,} children of each",
         "Sigma": calibrated if config.get("sigma") is None else listed(config["sigma"]),
         "Controls": f"{'; '.join(name for name in results['arms'] if name != SPARSE)}; as many children each",
@@ -149,7 +149,7 @@ def _groups(results: Mapping[str, Any], fitness: str) -> Table:
         title="Groups that validation chose from",
         columns=["subspace", "density", "sigma", "best child", "ensemble", "members"],
         groups=groups,
-        note=f"In {FITNESSES.get(fitness, fitness)}: the best child on the fitness split, where the parent has "
+        note=f"In {fitness_name(fitness)}: the best child on the fitness split, where the parent has "
         f"{decimal(results['parent_fitness'])}, and the group's ensemble on validation. A star marks the chosen "
         "group of each method.",
     )

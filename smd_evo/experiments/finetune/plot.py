@@ -10,7 +10,7 @@ from matplotlib.ticker import ScalarFormatter
 
 from smd_evo.experiments.finetune.results import FinetuneResult
 from smd_evo.experiments.scores import Row
-from smd_evo.experiments.settings import FITNESSES
+from smd_evo.experiments.settings import fitness_name
 
 __all__ = ["plot_finetune"]
 
@@ -37,7 +37,7 @@ def plot_finetune(result: FinetuneResult, file: Path | IO[bytes]) -> None:
         left.scatter(spread, values, s=9, alpha=0.5, color=colour, linewidths=0)
     left.axhline(result.parent_fitness, color="0.3", linestyle="--", linewidth=1, label="parent")
     better = "lower" if result.sense == "min" else "higher"
-    measure = FITNESSES.get(result.config.fitness, result.config.fitness)
+    measure = fitness_name(result.config.fitness)
     left.set_ylabel(f"{measure} on the fitness split ({better} is better)")
     if result.config.fitness == "cross_entropy":
         left.set_yscale("log")

@@ -42,7 +42,10 @@ class FinetuneConfig(ExperimentConfig):
         readers.keep,
     )
     fitness: str = setting(
-        "cross_entropy", "NAME", f"{', '.join(FITNESSES)} [cross_entropy].", readers.one_of(tuple(FITNESSES))
+        "cross_entropy",
+        "NAME",
+        f"{', '.join(FITNESSES)} or module.path:name [cross_entropy].",
+        readers.one_or_own(tuple(FITNESSES)),
     )
 
     def check(self, given: Mapping[str, Any]) -> None:

@@ -34,7 +34,7 @@ from smd_evo.experiments.generations.run import Evolution
 from smd_evo.experiments.generations.settings import EvolutionConfig
 from smd_evo.experiments.parent import NAMED, Source
 from smd_evo.experiments.progress import Logged, Progress
-from smd_evo.experiments.settings import FITNESSES
+from smd_evo.experiments.settings import fitness_name
 from smd_evo.experiments.trust import trust_option
 from smd_evo.experiments.weights import encode_weights, plain_state
 
@@ -219,7 +219,7 @@ def _told(last: Mapping[str, Any], validated: _Validated, config: EvolutionConfi
     if latest:
         told += f"\nvalidation {_measured(found)}"
         if found["accuracy"] is not None and found.get("fitness") is not None:
-            told += f", {FITNESSES.get(config.fitness, config.fitness)} {found['fitness']:.3f}"
+            told += f", {fitness_name(config.fitness)} {found['fitness']:.3f}"
         told += ", the best" if at == latest else f"; best {_measured(best, brief=True)} at {at}"
         told += f" (pre-trained {_measured(start, brief=True)})"
     return f"{told}\n{speed:,.0f} images/s"

@@ -10,7 +10,7 @@ from smd_evo.experiments.generations.table import evolution_table, evolution_ver
 from smd_evo.experiments.record import RunRecord
 from smd_evo.experiments.scores import Row
 from smd_evo.experiments.sections import Cell, Group, Section, Table, decimal, figure, printed
-from smd_evo.experiments.settings import FITNESSES
+from smd_evo.experiments.settings import fitness_name
 from smd_evo.experiments.tables import percent, short
 
 __all__ = ["evolution_section"]
@@ -34,7 +34,7 @@ def evolution_section(record: RunRecord) -> Section:
     config, results = record.config, record.results
     rows = stored_rows(results)
     samples = f"{results['data']['samples']['validation']:,}"
-    measure = FITNESSES.get(config["fitness"], config["fitness"])
+    measure = fitness_name(config["fitness"])
     other = "accuracy" if config["fitness"] == "cross_entropy" else "cross-entropy"
     return Section(
         title=f"Fine-tuning {config['model']} on {config['data']} over {results['generations']:,} generations",
@@ -86,7 +86,7 @@ def _facts(record: RunRecord) -> dict[str, str]:
     return {
         **data_facts(config, results, _ROLES),
         "Searcher": _SEARCHERS.get(config["searcher"], config["searcher"]) + _rate(config),
-        "Fitness": fitness_fact(config["fitness"]),
+        "Fitness": fitness_fact(config["fitness"], results.get("sense")),
         "Children": f"{config['children']:,} a generation; images of each: {_schedule(images)}",
         "Subspaces": f"{config['subspace']}, density {config['density']:g}",
         "Sigma": _sigma(config, record.metrics),

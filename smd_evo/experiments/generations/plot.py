@@ -16,7 +16,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodF
 from smd_evo.experiments.generations.run import Validation
 from smd_evo.experiments.generations.settings import EvolutionConfig
 from smd_evo.experiments.generations.table import kept_generation
-from smd_evo.experiments.settings import FITNESSES
+from smd_evo.experiments.settings import fitness_name
 
 __all__ = ["plot_evolution"]
 
@@ -44,7 +44,7 @@ def plot_evolution(records: _Records, start: Validation, config: EvolutionConfig
     other, other_label = ("accuracy", "accuracy, %") if measure == "loss" else ("loss", "cross-entropy")
     other, other_label = (other, other_label) if classes else ("fitness", config.fitness)
     scale = 100 if classes and measure != "loss" else 1
-    label = FITNESSES.get(config.fitness, config.fitness) + (", %" if scale == 100 else "")
+    label = fitness_name(config.fitness) + (", %" if scale == 100 else "")
     changing = [name for name in ("sigma", "images") if len({record[name] for record in records}) > 1]
     with matplotlib.rc_context({"font.size": 11.5}):
         figure = Figure(figsize=(11, 5.6 + 0.6 * len(changing)), layout="constrained")

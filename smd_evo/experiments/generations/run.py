@@ -180,6 +180,8 @@ class Evolution:
         """Why there is no next generation: "generations", "patience"; None while there is one."""
         if self.generation >= self.config.generations:
             return "generations"
+        if self.progress.ended:
+            return "callback"
         return "patience" if self.config.patience is not None and self._without >= self.config.patience else None
 
     def parent(self) -> Child:

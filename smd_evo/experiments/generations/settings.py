@@ -158,7 +158,7 @@ class EvolutionConfig(ExperimentConfig):
     learning_rate: float | None = setting(
         None, "X", "With gradient: step size of Adam [0.2 x sigma x sqrt(density), sigma as calibrated].", _rate
     )
-    fitness: str = setting("cross_entropy", "NAME", "", readers.one_of(tuple(FITNESSES)))
+    fitness: str = setting("cross_entropy", "NAME", "", readers.one_or_own(tuple(FITNESSES)))
     validate_every: int = setting(5, "N", "Generations between validations [5].", readers.whole("try 5"))
     patience: int | None = setting(
         None, "N", "Stop after N validations without a better one [never].", readers.samples

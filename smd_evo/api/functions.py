@@ -1,0 +1,279 @@
+"""Fine-tuning, runs over generations, mutation windows and comparisons, as functions of a network and its data."""
+
+from __future__ import annotations
+
+import copy
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from smd_evo.api.progress import State, telling
+from smd_evo.api.results import Networks, RunResult
+from smd_evo.api.runs import Stored
+from smd_evo.api.settings import has_settings, taken
+from smd_evo.ensemble.module import SparseEnsemble
+from smd_evo.evaluation.fitness import BatchFitness, Fitness, Sense
+from smd_evo.experiments.compare import files as comparisons
+from smd_evo.experiments.compare.settings import CompareConfig
+from smd_evo.experiments.finetune.files import finetune_files
+from smd_evo.experiments.finetune.results import FinetuneResult
+from smd_evo.experiments.finetune.run import finetune as run_finetune
+from smd_evo.experiments.finetune.settings import FinetuneConfig
+from smd_evo.experiments.folders.content import IDENTITY
+from smd_evo.experiments.folders.rescue import RESULTS, Files, fill
+from smd_evo.experiments.folders.survival import Interrupted
+from smd_evo.experiments.folders.take import new_run
+from smd_evo.experiments.generations import files as generations
+from smd_evo.experiments.generations.identity import changed_config
+from smd_evo.experiments.generations.results import EvolutionResult
+from smd_evo.experiments.generations.settings import EvolutionConfig
+from smd_evo.experiments.parent import Source
+from smd_evo.experiments.progress import Progress
+from smd_evo.experiments.window.files import window_files
+from smd_evo.experiments.window.run import window as run_window
+from smd_evo.experiments.window.settings import WindowConfig
+from smd_evo.report.records import read_record
+
+__all__ = ["compare", "evolve", "finetune", "window"]
+
+Callback = Callable[[State], Any]
+
+
+@has_settings(FinetuneConfig)
+def finetune(
+    network: nn.Module | str,
+    data: Any,
+    *,
+    fitness: str | BatchFitness = "cross_entropy",
+    out: Path | str | None = None,
+    callback: Callback | None = None,
+    **settings: Any,
+) -> RunResult:
+    """Fine-tune and ensemble a network by one generation of sparse mutations, beside dense controls.
+
+    Args:
+        network: the parent; it stays as it is. Or a name, as ``smd-evo finetune --model`` takes it.
+        data: :class:`smd_evo.Splits`; with a network's name, the data's.
+        fitness: a name ("cross_entropy", "accuracy", "balanced_accuracy", "macro_f1"), or a BatchFitness.
+        out: new folder for all that comes out, which the commands go on from; None: nothing is kept on disk.
+        callback: told of each :class:`smd_evo.api.progress.State`; where it returns False the experiment ends.
+        settings: those of the command.
+
+    Raises:
+        InvalidType, InvalidValue, UnsupportedParameter: one of them cannot be used.
+        OutputExists: ``out`` holds something.
+        Stopped: the callback ended it.
+
+    Example:
+        >>> import torch
+        >>> from smd_evo import finetune, split
+        >>> inputs = torch.randn(90, 4, generator=torch.Generator().manual_seed(0))
+        >>> data = split((inputs, (inputs[:, 0] > 0).long()))
+        >>> result = finetune(torch.nn.Linear(4, 2), data, children=12, density=0.5, sigma=0.5)
+        >>> len(result.ensemble) >= 1, type(result.best).__name__
+        (True, 'Linear')
+    """
+    config, source = taken(FinetuneConfig, network, data, fitness, settings)
+    start = time.perf_counter()
+    with _placed(out) as deliver, telling(callback) as progress, _quiet():
+        result = run_finetune(config, progress, source)
+        return deliver(finetune_files(result, time.perf_counter() - start), _found(result))
+
+
+@has_settings(EvolutionConfig)
+def evolve(
+    network: nn.Module | str,
+    data: Any = None,
+    *,
+    fitness: str | Fitness | Callable[[nn.Module], float] = "cross_entropy",
+    sense: Sense | None = None,
+    out: Path | str | None = None,
+    callback: Callback | None = None,
+    **settings: Any,
+) -> RunResult:
+    """Fine-tune a network over many generations; with ``out``, in a run that can be stopped anywhere and goes on.
+
+    Args:
+        network: the parent; it stays as it is. Or a name, as ``smd-evo finetune --model`` takes it.
+        data: :class:`smd_evo.Splits`; None where the fitness is of the network; with a network's name, the data's.
+        fitness: a name, a BatchFitness of outputs and targets, or a function of the network: a float.
+        sense: "max" or "min", of such a function [max].
+        out: folder of the run. One of the same settings that is there already goes on where it was stopped. None:
+            nothing is kept on disk.
+        callback: told of each :class:`smd_evo.api.progress.State`; where it returns False the present generation is
+            the last.
+        settings: those of the command.
+
+    Raises:
+        InvalidType, InvalidValue, UnsupportedParameter: one of them cannot be used, or ``out`` is another run.
+
+    Example:
+        >>> import torch
+        >>> from smd_evo import evolve
+        >>> network = torch.nn.Linear(3, 1)
+        >>> small = lambda module: module.weight.abs().sum().item()
+        >>> result = evolve(network, fitness=small, sense="min", generations=5, sigma=0.1)
+        >>> small(result.best) < small(network)
+        True
+    """
+    config, source = taken(EvolutionConfig, network, data, fitness, settings, sense)
+    with telling(callback, gently=True) as progress, _quiet():
+        if out is not None:
+            folder = Path(out)
+            if (folder / IDENTITY).is_file():
+                return _gone_on(folder, config, settings, progress, source)
+            found = generations.evolve(config, folder, progress, source)
+            return RunResult(read_record(folder), folder, _Evolved(found))
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place) / "run"
+            try:
+                found = generations.evolve(_in_passing(config), folder, progress, source)
+            except Interrupted:
+                raise KeyboardInterrupt("evolve: interrupted; nothing is kept without out") from None
+            return _kept(folder, _Evolved(found))
+
+
+@has_settings(WindowConfig)
+def window(
+    network: nn.Module | str,
+    data: Any,
+    *,
+    out: Path | str | None = None,
+    callback: Callback | None = None,
+    **settings: Any,
+) -> RunResult:
+    """Measure how strong mutations may be at each density before a classifier breaks.
+
+    Args:
+        network: the parent; it stays as it is. Or a name, as ``smd-evo window --model`` takes it.
+        data: :class:`smd_evo.Splits`, with classes as targets; with a network's name, the data's.
+        out, callback: as for :func:`finetune`.
+        settings: those of the command.
+
+    Raises:
+        InvalidType, InvalidValue, UnsupportedParameter, OutputExists, Stopped: as for :func:`finetune`.
+    """
+    config, source = taken(WindowConfig, network, data, None, settings)
+    start = time.perf_counter()
+    with _placed(out) as deliver, telling(callback) as progress, _quiet():
+        result, samples = run_window(config, progress, source)
+        return deliver(window_files(result, samples, time.perf_counter() - start), None)
+
+
+@has_settings(CompareConfig)
+def compare(
+    network: nn.Module | str,
+    data: Any,
+    *,
+    fitness: str | BatchFitness = "cross_entropy",
+    jobs: int = 1,
+    out: Path | str | None = None,
+    callback: Callback | None = None,
+    **settings: Any,
+) -> RunResult:
+    """Compare methods with OpenAI-ES: the same budget, trials, minibatches and seeds for each.
+
+    Args:
+        network: the parent; it stays as it is. Or a name, as ``smd-evo compare --model`` takes it.
+        data: :class:`smd_evo.Splits`, with classes as targets; with a network's name, the data's.
+        fitness: what ranks children: a name, or a BatchFitness.
+        jobs: runs to make side by side, in processes.
+        out: folder of the comparison: what is finished there is not done again. None: nothing is kept on disk.
+        callback: as for :func:`finetune`.
+        settings: those of the command.
+
+    Raises:
+        InvalidType, InvalidValue, UnsupportedParameter, OutputExists, Stopped: as for :func:`finetune`.
+    """
+    config, source = taken(CompareConfig, network, data, fitness, settings)
+    with telling(callback) as progress, _quiet():
+        if out is not None:
+            comparisons.compare(config, Path(out), jobs, progress, source)
+            return RunResult(read_record(out), Path(out))
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place) / "run"
+            comparisons.compare(config, folder, jobs, progress, source)
+            return _kept(folder, None)
+
+
+class _Evolved:
+    """The networks of a run over generations."""
+
+    def __init__(self, found: EvolutionResult) -> None:
+        self._network, self._ensemble = found.network, found.ensemble
+
+    def best(self) -> nn.Module:
+        """A network of its own."""
+        return copy.deepcopy(self._network)
+
+    def ensemble(self) -> SparseEnsemble | None:
+        """Its relatives with it, if there are any."""
+        return self._ensemble
+
+
+def _found(result: FinetuneResult) -> Networks:
+    chosen = result.arms[0].group.chosen()
+    return Networks(lambda: result.space, chosen["best child"][0], list(chosen["ensemble"]))
+
+
+def _in_passing(config: EvolutionConfig) -> EvolutionConfig:
+    """Settings of a run whose folder does not last."""
+    return replace(config, checkpoint_every=config.generations, keep_checkpoints=1)
+
+
+def _gone_on(
+    folder: Path, config: EvolutionConfig, given: Mapping[str, Any], progress: Progress, source: Source
+) -> RunResult:
+    """A run that is there, at its end."""
+    wanted = {name: value for name, value in config.as_dict().items() if name != "device" or name in given}
+    if (folder / RESULTS).is_file():
+        changed_config(folder, wanted, trust=True)  # which raises if it is another run's
+        return RunResult(read_record(folder), folder, Stored(folder, lambda: source.parent(config, progress)[0]))
+    found = generations.resume(folder, wanted, progress, trust=True, source=source)
+    return RunResult(read_record(folder), folder, _Evolved(found))
+
+
+@contextmanager
+def _placed(out: Path | str | None) -> Iterator[Callable[[Files, Any], RunResult]]:
+    """What takes the files of a run to their place, which is taken from now on; or into a result alone."""
+    if out is None:
+
+        def held(files: Files, networks: Any) -> RunResult:
+            with tempfile.TemporaryDirectory() as place:
+                folder = Path(place) / "run"
+                folder.mkdir()
+                for error in fill(folder, files).values():
+                    raise error
+                return _kept(folder, networks)
+
+        yield held
+        return
+    with new_run(out) as place:
+
+        def written(files: Files, networks: Any) -> RunResult:
+            place.write(files)
+            return RunResult(read_record(place.target), place.target, networks)
+
+        yield written
+
+
+def _kept(folder: Path, networks: Any) -> RunResult:
+    """A result of a folder that goes."""
+    stored = {
+        str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()
+    }
+    return RunResult(read_record(folder), None, networks, stored)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """A block without EvoTorch's notes on devices and dtypes, if this imports it."""
+    os.environ.setdefault("EVOTORCH_VERBOSE_LEVEL", "0")
+    yield
