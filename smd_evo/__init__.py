@@ -11,6 +11,11 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from smd_evo.api.functions import compare as compare
+    from smd_evo.api.functions import evolve as evolve
+    from smd_evo.api.functions import finetune as finetune
+    from smd_evo.api.functions import window as window
+    from smd_evo.api.runs import load_run as load_run
     from smd_evo.core.delta import SparseDelta as SparseDelta
     from smd_evo.core.keys import derive as derive
     from smd_evo.core.layout import Layout as Layout
@@ -52,12 +57,21 @@ if TYPE_CHECKING:
     from smd_evo.integrations.evotorch.strategies import OpenAIES as OpenAIES
     from smd_evo.integrations.evotorch.strategies import SubspaceES as SubspaceES
     from smd_evo.integrations.evotorch.subspace import SubspaceProblem as SubspaceProblem
+    from smd_evo.zoo.own import Splits as Splits
+    from smd_evo.zoo.own import split as split
 
 __version__ = "0.1.0"
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # what is told, and where, is the program's to say
 
 _HOMES = {
+    "compare": "smd_evo.api.functions",
+    "evolve": "smd_evo.api.functions",
+    "finetune": "smd_evo.api.functions",
+    "window": "smd_evo.api.functions",
+    "load_run": "smd_evo.api.runs",
+    "Splits": "smd_evo.zoo.own",
+    "split": "smd_evo.zoo.own",
     "SparseDelta": "smd_evo.core.delta",
     "derive": "smd_evo.core.keys",
     "Layout": "smd_evo.core.layout",

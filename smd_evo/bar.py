@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from smd_evo.experiments.progress import Logged
@@ -45,7 +46,9 @@ class Bar(Logged):
         from smd_evo.console import Plain
 
         console = Plain(stderr=True)
-        self._dry_run, self._shown = dry_run, console.is_terminal
+        self._dry_run = dry_run
+        widgets = console.is_jupyter and find_spec("ipywidgets") is not None  # with which rich draws in a notebook
+        self._shown = console.is_terminal or widgets
         self._progress = Progress(
             SpinnerColumn("dots" if console.encoding.startswith("utf") else "line"),
             TextColumn("{task.description}", markup=False),

@@ -16,7 +16,15 @@ class Plain(Console):
     """A console on which every string is itself: no markup, no emoji, no colours by pattern, no control sequences."""
 
     def __init__(self, *, stderr: bool = False, file: IO[str] | None = None, width: int | None = None) -> None:
-        super().__init__(stderr=stderr, file=file, width=width, markup=False, emoji=False, highlight=False)
+        super().__init__(
+            stderr=stderr,
+            file=file,
+            width=width,
+            markup=False,
+            emoji=False,
+            highlight=False,
+            force_jupyter=False if file else None,  # a notebook would show what is written to a file
+        )
 
     def render_str(self, text: str, *arguments: Any, **options: Any) -> Text:
         """See the base class: where a string of a table or a line becomes something to show."""

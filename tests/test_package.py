@@ -29,6 +29,7 @@ LAYERS = [
     "console",
     "terminal",
     "bar",
+    "api",
     "cli",
     "__main__",
 ]

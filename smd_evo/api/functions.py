@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import logging
 import os
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,7 +17,7 @@ from typing import Any
 from torch import nn
 
 from smd_evo.api.progress import State, telling
-from smd_evo.api.results import Networks, RunResult
+from smd_evo.api.results import Networks, RunResult, read_files
 from smd_evo.api.runs import Stored
 from smd_evo.api.settings import has_settings, taken
 from smd_evo.ensemble.module import SparseEnsemble
@@ -31,6 +33,7 @@ from smd_evo.experiments.folders.rescue import RESULTS, Files, fill
 from smd_evo.experiments.folders.survival import Interrupted
 from smd_evo.experiments.folders.take import new_run
 from smd_evo.experiments.generations import files as generations
+from smd_evo.experiments.generations.checkpoints import CHECKPOINTS
 from smd_evo.experiments.generations.identity import changed_config
 from smd_evo.experiments.generations.results import EvolutionResult
 from smd_evo.experiments.generations.settings import EvolutionConfig
@@ -266,14 +269,16 @@ def _placed(out: Path | str | None) -> Iterator[Callable[[Files, Any], RunResult
 
 def _kept(folder: Path, networks: Any) -> RunResult:
     """A result of a folder that goes."""
-    stored = {
-        str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()
-    }
-    return RunResult(read_record(folder), None, networks, stored)
+    files = read_files(folder).items()
+    stored = {name: content for name, content in files if Path(name).parts[0] != CHECKPOINTS}  # several networks each
+    return RunResult(replace(read_record(folder), name="run"), None, networks, stored)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """A block without EvoTorch's notes on devices and dtypes, if this imports it."""
+    """A block in which EvoTorch, if this imports it, says nothing of devices, nor Ray of a notebook's widgets."""
     os.environ.setdefault("EVOTORCH_VERBOSE_LEVEL", "0")
-    yield
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "IProgress not found")
+        logging.getLogger("ray.widgets.util").setLevel(logging.WARNING)
+        yield

@@ -104,14 +104,15 @@ class RunResult:
         Raises:
             InvalidValue: there is none, as it could not be drawn.
         """
-        from matplotlib.figure import Figure
         from matplotlib.image import imread
+
+        from smd_evo.api.pictures import Picture
 
         if self._record.plot is None:
             raise InvalidValue("plot: expected one in this run, got none; its numbers are there")
         picture = imread(io.BytesIO(self._record.plot), format="png")
         height, width = picture.shape[:2]
-        figure = Figure(figsize=(width / 120, height / 120), dpi=120)
+        figure = Picture(figsize=(width / 120, height / 120), dpi=120)
         axes = figure.add_axes((0, 0, 1, 1))
         axes.imshow(picture)
         axes.set_axis_off()

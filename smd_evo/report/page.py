@@ -70,8 +70,19 @@ def section_of(run: RunRecord) -> Section:
     """A run's section with those of its parts in it: of ensembles, or of runs."""
     section = _SECTIONS[run.kind](run)
     parts = [ensemble_section(part, run) if part.kind == "ensemble" else section_of(part) for part in run.parts]
-    title = section.title.replace(f"{OBJECT}:", "")  # of a program, not to be looked for by its name
-    return replace(section, title=title, parts=parts, commands=repeat(run))
+    return replace(
+        section,
+        title=_named(section.title),
+        facts={name: _named(value) for name, value in section.facts.items()},
+        tables=[replace(table, title=_named(table.title)) for table in section.tables],
+        parts=parts,
+        commands=repeat(run),
+    )
+
+
+def _named(text: str) -> str:
+    """Objects of a program by what they are, without the mark that nobody can look for them."""
+    return text.replace(f"{OBJECT}:", "")
 
 
 def _checked(build: Callable[[_From], _To], what: _From, name: str) -> _To:

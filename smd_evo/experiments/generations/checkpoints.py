@@ -21,10 +21,13 @@ from smd_evo.documents import parse_json, read_file
 from smd_evo.errors import InvalidValue
 from smd_evo.experiments.folders.content import IDENTITY
 
-__all__ = ["IDENTITY", "newest", "notes_its_run", "write_checkpoint"]
+__all__ = ["CHECKPOINTS", "IDENTITY", "newest", "notes_its_run", "write_checkpoint"]
 
 _FIXED = ("fingerprint", "data", "settings")
-_FOLDER, _MARK, _LONGEST = "checkpoints", "$tensor", 200
+CHECKPOINTS = "checkpoints"
+"""Their folder in a run's."""
+
+_MARK, _LONGEST = "$tensor", 200
 
 
 def write_checkpoint(run: Path, number: int, state: Mapping[str, Any], keep: int) -> None:
@@ -38,7 +41,7 @@ def write_checkpoint(run: Path, number: int, state: Mapping[str, Any], keep: int
         state: dicts and lists of tensors, numbers, texts and None.
         keep: how many to keep.
     """
-    folder = run / _FOLDER
+    folder = run / CHECKPOINTS
     folder.mkdir(exist_ok=True)
     tensors: dict[str, Tensor] = {}
     tree = _without_tensors(state, "", tensors, {})
@@ -63,7 +66,7 @@ def newest(run: Path) -> tuple[int, dict[str, Any], list[str]]:
     Raises:
         InvalidValue: there is none.
     """
-    folder, damaged = run / _FOLDER, list[str]()
+    folder, damaged = run / CHECKPOINTS, list[str]()
     for number in _numbers(folder, "json"):
         try:
             return number, _read(folder, number, _run(run)), damaged
@@ -76,7 +79,7 @@ def newest(run: Path) -> tuple[int, dict[str, Any], list[str]]:
 
 def notes_its_run(run: Path, number: int) -> bool:
     """Whether a checkpoint says which run it is of, as those of versions before do not."""
-    return "run" in parse_json(read_file(_file(run / _FOLDER, number, "json")))
+    return "run" in parse_json(read_file(_file(run / CHECKPOINTS, number, "json")))
 
 
 def _run(run: Path) -> str:

@@ -137,6 +137,11 @@ class Evolution:
         self.space = ParameterSpace(network, config.select)
         self._rule = make_rule(config.subspace, config.density)
         self._rule.coordinates(self._rule.draw(0), self.space.layout)  # the network may be too small for it
+        if self._alone and config.images is not None:
+            raise InvalidValue(
+                f"images: expected none with fitness {self.fitness.name}, which is of the network, got "
+                f"{config.images}; leave it out"
+            )
         samples = 1 if self._alone else self.data.sizes["fitness"]
         self._images = config.images or str(min(_IMAGES, samples))
         most = most_images(self._images, config.generations)

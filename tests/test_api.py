@@ -1,0 +1,397 @@
+"""The experiments as functions of a network and its data: what they return, write, refuse, and leave alone."""
+
+import dataclasses
+import inspect
+import threading
+
+import pytest
+import torch
+from cli_helpers import here
+from helpers import blobs, same_bits, state_bits, trained
+from matplotlib.figure import Figure
+from rich.table import Table
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import smd_evo
+from smd_evo import BatchFitness, Evaluator, Lineage, ModuleFitness, SparseEnsemble, Splits, split
+from smd_evo.errors import InvalidType, InvalidValue, OutputExists, Stopped
+from smd_evo.experiments.compare.settings import CompareConfig
+from smd_evo.experiments.finetune.settings import FinetuneConfig
+from smd_evo.experiments.generations.settings import EvolutionConfig
+from smd_evo.experiments.window.settings import WindowConfig
+
+pytestmark = pytest.mark.numeric
+
+FUNCTIONS = {
+    smd_evo.finetune: {"children": 8, "density": 0.2, "sigma": 0.1},
+    smd_evo.evolve: {"generations": 3, "children": 6, "sigma": 0.1, "images": 20},
+    smd_evo.window: {"children": 6, "density": 1.0, "sigma": 0.1},
+    smd_evo.compare: {
+        "methods": ("smd",),
+        "budget": 320,
+        "children": 8,
+        "images": 20,
+        "trials": 1,
+        "seeds": 2,
+        "checkpoints": 1,
+    },
+}
+CONFIGS = dict(zip(FUNCTIONS, (FinetuneConfig, EvolutionConfig, WindowConfig, CompareConfig), strict=True))
+every_function = pytest.mark.parametrize("function", FUNCTIONS, ids=lambda each: each.__name__)
+with_networks = pytest.mark.parametrize(
+    "function", [smd_evo.finetune, smd_evo.evolve], ids=lambda each: each.__name__
+)
+ABSOLUTE = BatchFitness("absolute error", "min", lambda outputs, targets: (outputs - targets).abs())
+
+
+def data(**options):
+    return split(blobs(150, shift=2.5), **options)
+
+
+def run(function, *arguments, **options):
+    given = arguments or (trained(), data())
+    return function(*given, **(FUNCTIONS[function] | options))
+
+
+def small(network):
+    """Larger where the weights are smaller."""
+    return -network.head.weight.abs().sum().item()
+
+
+def quiet(_):
+    """A callback that says nothing."""
+
+
+@pytest.fixture(scope="module")
+def results():
+    return {function: run(function, callback=quiet) for function in FUNCTIONS}
+
+
+class TestSplits:
+    @pytest.mark.parametrize("kind", ["tensors", "dict", "dataset", "loader", "samples"])
+    def test_samples_of_any_kind_are_dealt_into_three_parts_that_never_meet(self, kind):
+        numbers = torch.arange(90)
+        inputs, targets = numbers.float()[:, None], numbers % 3
+        pairs = TensorDataset(inputs, targets)
+        given = {
+            "tensors": (inputs, targets),
+            "dict": ({"x": inputs}, targets),
+            "dataset": pairs,
+            "loader": DataLoader(pairs, 7),
+            "samples": [(one, int(other)) for one, other in pairs],
+        }[kind]
+        found = split(given, fitness=30, validation=21, seed=4)
+        assert repr(found) == "Splits(fitness: 30, validation: 21, test: 39 samples)"
+        seen = []
+        for name in ("fitness", "validation", "test"):
+            batches = Evaluator(Seen(), getattr(found, name), ABSOLUTE)._batches
+            values = [batch.inputs["x"] if kind == "dict" else batch.inputs for batch in batches]
+            own = torch.cat(values).flatten().long()
+            assert own.tolist() == found.indices[name].tolist()
+            assert (torch.bincount(own % 3) - len(own) // 3).abs().max() <= 1  # stratified
+            seen += own.tolist()
+        assert sorted(seen) == numbers.tolist()
+
+    def test_a_test_set_of_its_own_is_left_as_it_is(self):
+        found = split(blobs(60), blobs(30, key=5), fitness=10)
+        assert repr(found) == "Splits(fitness: 10, validation: 16, test: 30 samples)"
+        assert torch.equal(found.test[0], blobs(30, key=5)[0])
+
+    def test_the_seed_deals(self):
+        one, same, other = (data(seed=seed).indices["test"].tolist() for seed in (1, 1, 2))
+        assert one == same != other
+
+    @pytest.mark.parametrize(
+        ("make", "kind", "message"),
+        [
+            (lambda: split(3), InvalidType, "^train: expected .*got int"),
+            (lambda: split("digits"), InvalidType, "^train: expected .*got 'digits'"),
+            (lambda: split((torch.ones(3, 1), torch.ones(2))), InvalidValue, r"^train: .*got lengths \[2, 3\]"),
+            (lambda: split(blobs(60), fitness=0), InvalidValue, "^fitness: .*got 0"),
+            (lambda: split(blobs(60), fitness=59), InvalidValue, "^data: expected enough of its 60 samples"),
+            (lambda: split(blobs(60), seed=-1), InvalidValue, "^seed: "),
+            (lambda: Splits(blobs(3), blobs(3), None), InvalidType, "^test: expected .*got NoneType"),
+            (lambda: Splits(blobs(3), [], blobs(3)), InvalidValue, "^validation: expected at least one sample"),
+        ],
+    )
+    def test_what_is_refused(self, make, kind, message):
+        with pytest.raises(kind, match=message):
+            make()
+
+
+class Seen(nn.Module):
+    """Takes whatever inputs there are."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        return x * self.weight
+
+
+class TestSettings:
+    @every_function
+    def test_a_setting_is_the_commands_own_field(self, function):
+        """By the same name and with the same default; those that name a parent and data are not there."""
+        parameters = inspect.signature(function).parameters
+        fields = {each.name: each for each in dataclasses.fields(CONFIGS[function])}
+        ours = {"model", "checkpoint", "checkpoint_key", "data_dir", "download", "memory", "skip_unreadable"}
+        ours |= {"fitness_samples", "validation_samples", "test_samples"}
+        assert set(fields) - set(parameters) == ours
+        for name in set(fields) & set(parameters) - {"data"}:
+            assert parameters[name].default == fields[name].default
+            assert f"        {name}: " in function.__doc__
+
+    @every_function
+    def test_they_are_checked_as_the_commands_are(self, function):
+        with pytest.raises(InvalidValue, match=r"^setting: .*did you mean 'children'"):
+            run(function, childern=3)
+        with pytest.raises(InvalidValue, match=r"^children: "):
+            run(function, children=0)
+        with pytest.raises(InvalidValue, match=r"^checkpoint: expected none with a network"):
+            run(function, checkpoint="x.pt")
+
+
+class TestResults:
+    @every_function
+    def test_they_show_themselves(self, function, results):
+        result = results[function]
+        text = repr(result)
+        assert "object:" not in text.splitlines()[0]
+        assert "SmallNet" in text.splitlines()[0]
+        assert 'srcdoc="&lt;!DOCTYPE html&gt;' in result._repr_html_()
+        assert isinstance(result.table(), Table)
+        assert isinstance(result.plot(), Figure)
+        frame = result.to_pandas()
+        assert len(frame) == {"finetune": 13, "evolve": 3, "window": 1, "compare": 2}[function.__name__]
+        with pytest.raises(InvalidValue, match=r"^number: expected one of 0: "):
+            result.table(99)
+
+    @with_networks
+    def test_the_best_network_is_independent_and_predicts_its_row(self, function, results):
+        result = results[function]
+        candidate = "best child" if function is smd_evo.finetune else "best network"
+        row = next(row for row in result.numbers["rows"] if row["candidate"] == candidate)
+        network, other = result.best, result.best
+        found = Evaluator(network, data().test, "accuracy").evaluate([Lineage()]).fitness[0]
+        assert float(found) == pytest.approx(row["accuracy"], abs=1e-9)
+        network.head.weight.data.zero_()
+        assert bool(other.head.weight.any())
+        assert bool(result.best.head.weight.any())
+
+    @with_networks
+    def test_the_ensemble_votes_as_its_row_says(self, function, results):
+        result = results[function]
+        row = next(row for row in result.numbers["rows"] if row["candidate"] == "ensemble")
+        assert isinstance(result.ensemble, SparseEnsemble)
+        assert len(result.ensemble) == row["members"]
+        images, targets = data().test
+        with torch.inference_mode():
+            right = (result.ensemble(images).argmax(1) == targets).double().mean()
+        assert float(right) == pytest.approx(row["accuracy"], abs=1e-9)
+
+    @pytest.mark.parametrize("function", [smd_evo.window, smd_evo.compare], ids=lambda each: each.__name__)
+    def test_others_hand_over_no_networks(self, function, results):
+        with pytest.raises(InvalidValue, match=r"^best: expected a run of finetune or evolve"):
+            _ = results[function].best
+
+    @every_function
+    def test_the_users_network_stays_as_it_is(self, function):
+        network = trained().train()
+        before = state_bits(network)
+        run(function, network, data(), callback=quiet)
+        assert same_bits(before, state_bits(network))
+        assert network.training
+
+    @every_function
+    def test_nothing_is_written_without_out(self, function, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        result = run(function, callback=quiet)
+        assert list(tmp_path.iterdir()) == []
+        assert result.folder is None
+
+    @every_function
+    def test_a_callback_is_told_and_ends_it(self, function):
+        states = []
+        if function is smd_evo.evolve:
+            result = run(function, callback=lambda state: states.append(state) or len(states) < 12)
+            assert result.numbers["stopped"] == "callback"
+            assert 1 <= result.numbers["generations"] < 3
+        else:
+            with pytest.raises(Stopped, match=r"^callback: it ended the experiment"):
+                run(function, callback=lambda state: states.append(state) or len(states) < 4)
+        assert any(state.workload and state.workload.evaluations for state in states)
+
+    def test_from_a_thread(self, results):
+        found = []
+        thread = threading.Thread(target=lambda: found.append(run(smd_evo.evolve, callback=quiet)))
+        thread.start()
+        thread.join()
+        assert found[0].numbers["rows"] == results[smd_evo.evolve].numbers["rows"]
+
+
+class TestFolders:
+    @every_function
+    def test_what_is_stored_is_read_back_and_reported(self, function, results, tmp_path):
+        result = run(function, out=tmp_path / "run", callback=quiet)
+        again = smd_evo.load_run(tmp_path / "run", trained())
+        for found in (result, again):
+            assert repr(found) == repr(results[function]).replace("run", "run")
+            assert found.folder == tmp_path / "run"
+        if function in (smd_evo.finetune, smd_evo.evolve):
+            assert same_bits(state_bits(again.best), state_bits(result.best))
+            assert len(again.ensemble) == len(result.ensemble)
+        reported = here("report", str(tmp_path / "run"))
+        assert reported.returncode == 0, reported.stderr
+        results[function].save(tmp_path / "saved")
+        assert repr(smd_evo.load_run(tmp_path / "saved")) == repr(result)
+
+    @pytest.mark.parametrize("function", [smd_evo.finetune, smd_evo.window], ids=lambda each: each.__name__)
+    def test_a_folder_that_holds_something_is_refused(self, function, tmp_path):
+        (tmp_path / "something").touch()
+        with pytest.raises(OutputExists):
+            run(function, out=tmp_path, callback=quiet)
+
+    def test_evolve_goes_on_where_it_was_stopped(self, results, tmp_path):
+        def interrupting(state):
+            if state.phase == "generations" and state.text.startswith("2/"):
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            run(smd_evo.evolve, out=tmp_path / "run", callback=interrupting, checkpoint_every=1)
+        states = []
+        result = run(smd_evo.evolve, out=tmp_path / "run", callback=states.append, checkpoint_every=1)
+        assert result.numbers["rows"] == results[smd_evo.evolve].numbers["rows"]
+        assert [state.done for state in states if state.text.startswith("3/")] == [6]  # children of one generation
+        again = run(smd_evo.evolve, out=tmp_path / "run", callback=quiet, checkpoint_every=1)
+        assert repr(again) == repr(result)
+        assert same_bits(state_bits(again.best), state_bits(result.best))
+
+    def test_evolve_refuses_another_run(self, tmp_path):
+        run(smd_evo.evolve, out=tmp_path / "run", callback=quiet)
+        with pytest.raises(InvalidValue, match=r"^resume: expected the run's own settings, .*seed"):
+            run(smd_evo.evolve, out=tmp_path / "run", callback=quiet, seed=5)
+
+    def test_commands_that_need_the_parent_say_who_has_it(self, tmp_path):
+        run(smd_evo.finetune, out=tmp_path / "run", callback=quiet)
+        for command in ("verify", "ensemble"):
+            refused = here(command, str(tmp_path / "run"))
+            assert refused.returncode == 2
+            assert "model: expected a name to load it by, got object:SmallNet" in refused.stderr
+
+    @pytest.mark.parametrize(
+        ("function", "command"), [(smd_evo.finetune, ["finetune"]), (smd_evo.window, ["window"])]
+    )
+    def test_by_names_it_is_the_command(self, function, command, tmp_path):
+        settings = FUNCTIONS[function] | {"seed": 2, "device": "cpu"}
+        result = function("demo-cnn", "digits", callback=quiet, **settings)
+        words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+        done = here(*command, *words, "--out", str(tmp_path / "run"))
+        assert done.returncode == 0, done.stderr
+        stored = smd_evo.load_run(tmp_path / "run")
+        assert repr(stored) == repr(result)
+        timeless = [dict(each.numbers) | {"environment": None} for each in (stored, result)]
+        assert timeless[0] == timeless[1]
+
+
+class TestFitness:
+    def test_a_function_of_the_network_needs_no_data_and_is_maximised(self):
+        network = trained()
+        result = run(smd_evo.evolve, network, fitness=small, images=None, callback=quiet)
+        assert small(result.best) > small(network)
+        assert [row["fitness"] for row in result.numbers["rows"]] == [small(network), small(result.best)]
+        assert result.ensemble is None
+        assert "higher is better" in repr(result)
+
+    def test_or_minimised(self):
+        network = trained()
+        size = lambda module: -small(module)  # noqa: E731
+        result = run(smd_evo.evolve, network, fitness=size, sense="min", images=None, callback=quiet)
+        assert size(result.best) < size(network)
+
+    @with_networks
+    def test_a_score_of_outputs_on_samples_without_classes(self, function):
+        inputs = torch.linspace(-1, 1, 150)[:, None]
+        samples = split((inputs, 3 * inputs + 1))
+        network = nn.Linear(1, 1)
+        result = run(function, network, samples, fitness=ABSOLUTE, callback=quiet)
+        before, *others = result.numbers["rows"]
+        expected = Evaluator(network, samples.test, ABSOLUTE).evaluate([Lineage()]).fitness[0]
+        assert before["fitness"] == pytest.approx(float(expected))
+        assert all(row["accuracy"] is None and row["fitness_gain"] for row in others)
+        best = next(row for row in others if row["candidate"] in ("best child", "best network"))
+        found = Evaluator(result.best, samples.test, ABSOLUTE).evaluate([Lineage()]).fitness[0]
+        assert best["fitness"] == pytest.approx(float(found))
+        assert "absolute error, lower is better" in " ".join(repr(result).lower().split())
+
+    @with_networks
+    def test_a_score_of_ones_own_on_the_command_line(self, function, tmp_path):
+        (tmp_path / "my_scores.py").write_text(
+            "from smd_evo import BatchFitness\n"
+            "margin = BatchFitness('margin', 'max', lambda out, target: out.gather(1, target[:, None])[:, 0])\n"
+        )
+        words = ["--children", "4", "--sigma", "0.05", "--density", "0.1", "--fitness", "my_scores:margin"]
+        many = ["--generations", "2"] if function is smd_evo.evolve else []
+        done = here("finetune", *many, *words, "--out", "run", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert smd_evo.load_run(tmp_path / "run").numbers["sense"] == "max"
+
+    @pytest.mark.parametrize(
+        ("function", "arguments", "options", "kind", "message"),
+        [
+            (
+                smd_evo.evolve,
+                (trained(), data()),
+                {"fitness": small},
+                InvalidValue,
+                "^data: expected none with fitness",
+            ),
+            (smd_evo.evolve, (trained(),), {}, InvalidValue, "^data: expected smd_evo.Splits, got None"),
+            (
+                smd_evo.evolve,
+                (trained(),),
+                {"fitness": lambda _: "much", "images": None},
+                InvalidType,
+                "expected one real number",
+            ),
+            (
+                smd_evo.evolve,
+                (trained(),),
+                {"fitness": small},
+                InvalidValue,
+                "^images: expected none with fitness small",
+            ),
+            (
+                smd_evo.evolve,
+                (trained(), data()),
+                {"sense": "max"},
+                InvalidValue,
+                "^sense: expected none with fitness",
+            ),
+            (smd_evo.evolve, (trained(),), {"fitness": small, "sense": "up"}, InvalidValue, "^sense: .*got 'up'"),
+            (
+                smd_evo.finetune,
+                (trained(), data()),
+                {"fitness": 3},
+                InvalidType,
+                "^fitness: expected a name, .*got 3",
+            ),
+            (smd_evo.finetune, (trained(), data()), {"fitness": "acuracy"}, InvalidValue, "did you mean 'accuracy'"),
+            (smd_evo.finetune, (data(), trained()), {}, InvalidType, "^network: expected a torch.nn.Module"),
+            (smd_evo.finetune, (trained(), blobs(30)), {}, InvalidType, "^data: expected smd_evo.Splits.*split"),
+            (smd_evo.finetune, ("demo-cnn", data()), {}, InvalidType, "^data: expected a name such as digits"),
+            (smd_evo.finetune, (trained(), data()), {"callback": 3}, InvalidType, "^callback: expected a function"),
+            (
+                smd_evo.finetune,
+                (trained(), None),
+                {"fitness": ModuleFitness("small", "max", small)},
+                InvalidType,
+                "^fitness: expected one of outputs",
+            ),
+        ],
+    )
+    def test_what_is_refused(self, function, arguments, options, kind, message):
+        with pytest.raises(kind, match=message):
+            run(function, *arguments, **options)

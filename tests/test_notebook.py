@@ -1,0 +1,44 @@
+"""The notebook among the examples: it runs, and what it shows is pages, tables and pictures."""
+
+import nbclient
+import nbformat
+import pytest
+from helpers import ROOT
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory):
+    notebook = nbformat.read(ROOT / "examples" / "notebook.ipynb", as_version=4)
+    folder = tmp_path_factory.mktemp("notebook")
+    client = nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        client.execute()
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def shown(cell):
+    """What a cell shows of its last line, by its kind."""
+    return next(output.data for output in cell.outputs if output.output_type == "execute_result")
+
+
+def test_results_show_their_page(cells):
+    pages = [cell for cell in cells if "<iframe srcdoc=" in "".join(str(output) for output in cell.outputs)]
+    assert len(pages) == 4  # finetune, evolve, window, compare
+    assert all("Sequential" in shown(cell)["text/plain"] for cell in pages)
+
+
+def test_plots_are_pictures(cells):
+    (plot,) = [cell for cell in cells if cell.source == "result.plot()"]
+    assert shown(plot)["image/png"]
+
+
+def test_lines_are_a_table(cells):
+    frames = [cell for cell in cells if "to_pandas" in cell.source]
+    assert len(frames) == 3
+    assert all("<table" in shown(cell)["text/html"] for cell in frames)
+
+
+def test_evotorch_says_nothing_and_nobody_warns(cells):
+    streams = [output.text for cell in cells for output in cell.outputs if output.output_type == "stream"]
+    assert not [text for text in streams if "INFO" in text or "Warning" in text], streams
