@@ -16,11 +16,12 @@ def data_facts(config: Mapping[str, Any], results: Mapping[str, Any], roles: Map
     """The parent and the data of any run; ``roles`` tells what it does with each split that it reads."""
     data = results["data"]
     file = f", weights from {config['checkpoint']}" if config.get("checkpoint") else ""
+    classes = f"; {data['classes']:,} classes" if data["classes"] else ""
     sizes = [f"{name} {data['samples'][name]:,} ({role})" for name, role in roles.items()]
     return {
         "Parent": f"{config['model']}{file}",
         "Mutated": f"{results['parameters']:,} parameters (select: {config.get('select', 'all')})",
-        "Data": f"{data['description']}; {data['classes']:,} classes",
+        "Data": f"{data['description']}{classes}",
         "Samples": f"{', '.join(sizes)}; no sample is in two of them",
     }
 

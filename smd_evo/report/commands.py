@@ -12,7 +12,7 @@ from smd_evo.experiments.compare.settings import CompareConfig
 from smd_evo.experiments.finetune.settings import FinetuneConfig
 from smd_evo.experiments.generations.settings import EvolutionConfig
 from smd_evo.experiments.record import RunRecord
-from smd_evo.experiments.settings import ExperimentConfig
+from smd_evo.experiments.settings import OBJECT, ExperimentConfig
 from smd_evo.experiments.window.settings import WindowConfig
 
 __all__ = ["repeat"]
@@ -34,12 +34,15 @@ def repeat(record: RunRecord) -> list[str]:
     """The commands that repeat a run and its ensembles in a new folder.
 
     Args:
-        record: a run or a protocol; only settings that are not the defaults are written out.
+        record: a run or a protocol; only settings that are not the defaults are written out. None of a program's own
+            objects.
 
     Example:
         >>> repeat(RunRecord("run", "finetune", {"seed": 3, "density": [0.1, 0.01], "device": "cpu"}, {}))
         ['smd-evo finetune --seed 3 --device cpu --density 0.1,0.01 --out run-again']
     """
+    if str(record.config.get("model")).startswith(f"{OBJECT}:"):
+        return []  # which no command can name
     out = f"{record.name}-again"
     if record.kind == "protocol":
         return [_line("finetune", _several(record), "--out", out)]
