@@ -109,7 +109,7 @@ def test_a_step_evaluates_as_many_images_as_it_costs(name):
 
 @every_method
 def test_it_learns(name):
-    """Over twenty seeds of each method, the loss was at most 0.92 times the parent's, but for one of RandOpt, 1.03."""
+    """Over twenty seeds the loss was at most 0.92 of the parent's, but for one of RandOpt, 1.03."""
     quotients = []
     for seed in (1, 2, 3):
         own = task(seed)
