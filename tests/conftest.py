@@ -3,8 +3,11 @@
 import os
 import signal
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background: commands would ignore Ctrl-C, too
+# As in a shell's background, or under nohup: commands would ignore Ctrl-C and SIGHUP, too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the workers of a parallel run, and the commands that they start
 os.environ["EVOTORCH_VERBOSE_LEVEL"] = "0"  # before its import: no INFO lines

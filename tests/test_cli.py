@@ -14,6 +14,9 @@ import yaml
 from cli_helpers import TINY, here, refused, smd_evo
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from zoo_helpers import saved
+
+from smd_evo.zoo import load
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +184,10 @@ class TestWrongUse:
 
     def test_verify_of_children_of_another_parent(self, run, tmp_path):
         self.copy(run[0], tmp_path)
-        config = yaml.safe_load((tmp_path / "config.yaml").read_text()) | {"seed": 4}
+        parent, _ = load()
+        parent.head.bias.data += 1
+        config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+        config |= {"checkpoint": str(saved(parent, tmp_path / "another.safetensors"))}
         (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
         refused(here("verify", str(tmp_path)), "expected children of the parent")
 

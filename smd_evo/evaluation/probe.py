@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 
+from smd_evo.core.blocks import within
 from smd_evo.core.delta import SparseValues
 from smd_evo.core.exclusive import memory_of
 from smd_evo.core.parameters import ParameterSpace
@@ -136,7 +137,7 @@ def _asker(
 
 
 class _Reading(TorchDispatchMode):
-    """Notes the memory that operations read; making a view reads nothing."""
+    """Notes the memory that operations read; making a view reads nothing. A block."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -146,6 +147,15 @@ class _Reading(TorchDispatchMode):
     def _should_skip_dynamo(cls) -> bool:
         """No compiled network is asked under this mode; PyTorch would import its compiler (1.5 s) to be told so."""
         return False
+
+    def enter(self) -> None:
+        """Begin to note."""
+        self.__enter__()  # type: ignore[no-untyped-call]
+
+    def leave(self) -> None:
+        """End, if it has begun: a mode that stayed behind would meet all operations, and crash some PyTorch."""
+        if any(mode is self for mode in _get_current_dispatch_mode_stack()):
+            self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(
         self, function: Any, types: Any, arguments: tuple[Any, ...] = (), keywords: dict[str, Any] | None = None
@@ -161,8 +171,7 @@ def _reads(space: ParameterSpace, asked: Callable[[], list[Tensor]]) -> tuple[se
         return None
     reading = _Reading()
     try:
-        with reading:
-            outputs = asked()
+        outputs = within(reading, asked)
     except Exception:  # of an operation that bears no such mode
         return None
     parameters = dict(space.module.named_parameters(remove_duplicate=False))

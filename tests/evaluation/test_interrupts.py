@@ -11,6 +11,7 @@ import torch
 from helpers import state_bits
 from torch import nn
 from torch.nn import functional
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 import smd_evo
 from smd_evo import Evaluator, ModuleFitness, ParameterSpace, SparseDelta, SparseEnsemble
@@ -50,6 +51,7 @@ def everything(network):
         "generator": kept,
         "grad": torch.is_grad_enabled(),
         "inference": torch.is_inference_mode_enabled(),
+        "dispatch": len(_get_current_dispatch_mode_stack()),
         "turns": (len(_blocks.held), len(_blocks.waiting)),
     }
 

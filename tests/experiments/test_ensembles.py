@@ -25,7 +25,8 @@ from smd_evo.statistics.bootstrap import mean_interval, paired_difference, stati
 from smd_evo.statistics.tests import Estimate, mcnemar_exact
 from smd_evo.zoo import load
 
-CONFIG = FinetuneConfig.read({"seed": 2})
+SEED = 1
+CONFIG = FinetuneConfig.read({"seed": SEED})
 DENSE = "dense, matched norm"
 
 
@@ -34,7 +35,7 @@ def shortlist(ranker, name, subspace, density, sigma, count=5):
     recipes = sample_mutations(3, count + 3, subspace=subspace, sigma=sigma)
     result = ranker.evaluate(recipes)
     numbers = result.ranking()[:count]
-    judge = ranker.on(load(seed=2)[1].validation)
+    judge = ranker.on(load(seed=SEED)[1].validation)
     logits = judge.predict([recipes[number] for number in numbers])
     best = int(judge.evaluate([recipes[number] for number in numbers]).fitness.argmin())
     kept = [recipes[number] for number in numbers]
@@ -44,12 +45,12 @@ def shortlist(ranker, name, subspace, density, sigma, count=5):
 
 @pytest.fixture(scope="module")
 def data():
-    return load(seed=2)[1]
+    return load(seed=SEED)[1]
 
 
 @pytest.fixture(scope="module")
 def parent(data):
-    return load(seed=2)[0]
+    return load(seed=SEED)[0]
 
 
 @pytest.fixture(scope="module")
@@ -153,11 +154,11 @@ def test_every_number_of_the_comparisons(result, shortlists, data, parent):
     assert set(result.against) == {*others, "the parent's votes for as many views"}
     for name, other in others.items():
         gain, p_value = result.against[name]
-        assert gain == paired_difference(ours.double(), other.double(), seed=2)
+        assert gain == paired_difference(ours.double(), other.double(), seed=SEED)
         assert p_value == mcnemar_exact(ours, other)
     row = rows(result)[SPARSE, "soup"]
     for name in ("parent", "best child"):
-        assert row.over[name] == paired_difference(right["soup"].double(), right[name].double(), seed=2)
+        assert row.over[name] == paired_difference(right["soup"].double(), right[name].double(), seed=SEED)
         assert row.p_values[name] == mcnemar_exact(right["soup"], right[name])
 
 
@@ -250,7 +251,7 @@ def test_choices_are_made_of_the_stored_predictions(result, shortlists, monkeypa
     sparse, dense = shortlists
     worst = 4 - result.selections[SPARSE].members[0]
     logits = sparse.logits.clone()
-    logits[worst] += 9 * torch.nn.functional.one_hot(load(seed=2)[1].validation[1], 10)
+    logits[worst] += 9 * torch.nn.functional.one_hot(load(seed=SEED)[1].validation[1], 10)
     other = score_ensembles(CONFIG, [dataclasses.replace(sparse, logits=logits), dense])
     assert other.selections[SPARSE].members[0] == worst != result.selections[SPARSE].members[0]
     assert other.selections[DENSE] == result.selections[DENSE]

@@ -53,6 +53,9 @@ class OptimizerSpec:
         host = get_optimizer_class(self.name)
         try:
             host(solution_length=1, dtype=torch.float32, device="cpu", stepsize=self.learning_rate, **self.config)
+            ours = self.make()
+            for _ in range(2):  # the second step is the first that knows of another one
+                ours.ascent(torch.ones(1, dtype=torch.float32, device="cpu"))
         except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
             raise InvalidValue(
                 f"optimizer_config: expected settings of evotorch.optimizers' {self.name}, got "
