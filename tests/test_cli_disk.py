@@ -174,7 +174,7 @@ def test_an_interrupt_while_tables_are_shown_says_where_the_results_are(base, mo
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("smd_evo.cli.show", interrupted)
+    monkeypatch.setattr("smd_evo.commands.shared.show", interrupted)
     result = here(*COMMANDS["finetune"], "--out", "run")
     assert (result.returncode, result.stderr) == (130, "smd-evo: interrupted; the results are in run\n")
     assert set(os.listdir("run")) == FILES["finetune"]

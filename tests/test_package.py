@@ -30,6 +30,7 @@ LAYERS = [
     "terminal",
     "bar",
     "api",
+    "commands",
     "cli",
     "__main__",
 ]

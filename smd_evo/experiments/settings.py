@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import Field, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +15,7 @@ __all__ = [
     "CHILDREN",
     "FITNESSES",
     "FORMATS",
+    "GROUPS",
     "METRICS",
     "OBJECT",
     "SUBSPACES",
@@ -37,6 +38,9 @@ OBJECT = "object"
 
 FORMATS = ("safetensors", "torch")
 """Of exported weights."""
+GROUPS = ("Parent and data", "Search", "Machine")
+"""Headings of the help."""
+
 METRICS = ("cross_entropy", "accuracy")
 CHILDREN = 1_000_000
 """The most of one generation."""
@@ -53,9 +57,22 @@ def fitness_name(name: str) -> str:
     return FITNESSES.get(name, name.removeprefix(f"{OBJECT}:"))
 
 
-def setting(default: Any, metavar: str, text: str, read: readers.Reader) -> Any:
-    """A field that the command line offers as an option with this placeholder and help."""
-    return field(default=default, metadata={"metavar": metavar, "help": text, "read": read})
+def setting(
+    default: Any, metavar: str, text: str, read: readers.Reader, group: str = GROUPS[1], choices: Sequence[str] = ()
+) -> Any:
+    """A field that the command line offers as an option with this placeholder and help.
+
+    Args:
+        default: its value where none is given.
+        metavar, text: for the help.
+        read: checks and converts what is given.
+        group: one of :data:`GROUPS`, under which the help tells it.
+        choices: names that a shell may complete.
+    """
+    return field(
+        default=default,
+        metadata={"metavar": metavar, "help": text, "read": read, "group": group, "choices": tuple(choices)},
+    )
 
 
 @dataclass(frozen=True)
@@ -67,52 +84,66 @@ class ExperimentConfig:
         "NAME",
         "Parent: demo-cnn, timm:NAME, torchvision:NAME, cifar-resnetN or module.path:factory [demo-cnn].",
         readers.text,
+        GROUPS[0],
     )
     checkpoint: str | None = setting(
-        None, "FILE", "Its weights, safetensors or torch [the published ones].", readers.path
+        None, "FILE", "Its weights, safetensors or torch [the published ones].", readers.path, GROUPS[0]
     )
     checkpoint_key: str | None = setting(
         None,
         "NAME",
         "Which of them, where the file holds several, like model or ema [the EMA].",
         readers.path,
+        GROUPS[0],
     )
     data: str = setting(
         "digits",
         "NAME",
         "digits, imagenet:PATH, imagefolder:PATH, cifar10, cifar100, fashion-mnist or module.path:factory [digits].",
         readers.text,
+        GROUPS[0],
     )
-    data_dir: str = setting("data", "DIR", "Folder of cifar10, cifar100 and fashion-mnist [data].", readers.text)
-    download: bool = setting(False, "", "Fetch these if they are not there.", readers.flag)
+    data_dir: str = setting(
+        "data", "DIR", "Folder of cifar10, cifar100 and fashion-mnist [data].", readers.text, GROUPS[0]
+    )
+    download: bool = setting(False, "", "Fetch these if they are not there.", readers.flag, GROUPS[0])
     fitness_samples: int | None = setting(
-        None, "N", "Samples that rank children [5000, at most a third of the training data].", readers.samples
+        None,
+        "N",
+        "Samples that rank children [5000, at most a third of the training data].",
+        readers.samples,
+        GROUPS[0],
     )
-    validation_samples: int | None = setting(None, "N", "Samples that choose, likewise.", readers.samples)
+    validation_samples: int | None = setting(None, "N", "Samples that choose, likewise.", readers.samples, GROUPS[0])
     test_samples: int | None = setting(
-        None, "N", "Samples that are reported [all of the test data].", readers.samples
+        None, "N", "Samples that are reported [all of the test data].", readers.samples, GROUPS[0]
     )
     memory: float = setting(
         4.0,
         "GIB",
         "Decoded images to hold in memory; more are decoded again when needed [4].",
         readers.memory,
+        GROUPS[0],
     )
     skip_unreadable: bool = setting(
-        False, "", "Leave out unreadable images, however many [at most 1 %].", readers.flag
+        False, "", "Leave out unreadable images, however many [at most 1 %].", readers.flag, GROUPS[0]
     )
     select: str = setting(
         "all", "TERMS", "Parameters to mutate: all, weight, bias, norm, head, layers, patterns [all].", readers.text
     )
     seed: int = setting(0, "N", "Seed of everything [0].", readers.seed)
-    device: str = setting("cpu", "NAME", "auto, cpu, cuda or cuda:N [auto].", readers.device_name)
+    device: str = setting("cpu", "NAME", "auto, cpu, cuda or cuda:N [auto].", readers.device_name, GROUPS[2])
     precision: str = setting(
         "float32",
         "NAME",
         "float32, or bfloat16: autocast, twice as fast on much hardware [float32].",
         readers.one_of(_PRECISIONS),
+        GROUPS[2],
+        _PRECISIONS,
     )
-    batch_size: int | str = setting("auto", "N", "Images a forward pass, or auto [auto].", readers.batch_size)
+    batch_size: int | str = setting(
+        "auto", "N", "Images a forward pass, or auto [auto].", readers.batch_size, GROUPS[2]
+    )
 
     def __post_init__(self) -> None:
         # However they come, from Python, a file or the command line; the device last, as it may have to import torch.

@@ -10,15 +10,41 @@ from typing import Any
 
 from smd_evo.errors import InvalidValue
 
-__all__ = ["CIFAR_RESNETS", "MODELS", "SOURCES", "TORCHVISION_DATA", "unknown", "user_object"]
+__all__ = [
+    "ABOUT_DATA",
+    "ABOUT_MODELS",
+    "CIFAR_RESNETS",
+    "MODELS",
+    "SOURCES",
+    "TORCHVISION_DATA",
+    "unknown",
+    "user_object",
+]
 
 CIFAR_RESNETS = {f"cifar-resnet{depth}": depth for depth in (20, 32, 44, 56, 110)}
 MODELS = ("demo-cnn", "timm:NAME", "torchvision:NAME", *CIFAR_RESNETS)
 """Names of parents, beside ``module.path:factory``."""
 
+ABOUT_MODELS = {
+    "demo-cnn": "a small CNN that knows clean digits; with --data digits alone",
+    "timm:NAME": "any classifier of timm, with its published weights; timm.list_models(pretrained=True) lists them",
+    "torchvision:NAME": "any classifier of torchvision, with its default weights; torchvision.models.list_models()",
+    "cifar-resnetN": f"He et al. 2016, N = {', '.join(map(str, CIFAR_RESNETS.values()))}; needs --checkpoint",
+    "module.path:factory": "your own: a function of the number of classes, or of nothing, that returns the network",
+}
+
 TORCHVISION_DATA = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "fashion-mnist": "FashionMNIST"}
 SOURCES = ("digits", "imagenet:PATH", "imagefolder:PATH", *TORCHVISION_DATA)
 """Names of data sets; digits is the demo's own."""
+
+ABOUT_DATA = {
+    "digits": "scikit-learn's digits through a simulated camera, the demo's",
+    "imagenet:PATH": "ImageNet's folders train and val, classes by their WordNet numbers",
+    "imagefolder:PATH": "a folder for each class, in train and test (or val), or in PATH itself",
+    "cifar10, cifar100": "in --data-dir, or fetched with --download",
+    "fashion-mnist": "likewise",
+    "module.path:factory": "your own: a function that returns (train, test) map-style data sets; test may be None",
+}
 
 
 def unknown(what: str, name: str, named: str, known: Sequence[str]) -> InvalidValue:

@@ -53,12 +53,14 @@ class CompareConfig(ExperimentConfig):
         "NAME",
         "What settings are chosen by on validation: cross_entropy or accuracy [cross_entropy].",
         readers.one_of(METRICS),
+        choices=METRICS,
     )
     fitness: str = setting(
         "cross_entropy",
         "NAME",
         f"What ranks children: {', '.join(FITNESSES)} or module.path:name [cross_entropy].",
         readers.one_or_own(tuple(FITNESSES)),
+        choices=tuple(FITNESSES),
     )
 
     def check(self, given: Mapping[str, Any]) -> None:

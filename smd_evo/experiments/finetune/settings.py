@@ -26,7 +26,11 @@ class FinetuneConfig(ExperimentConfig):
         128, "N", "Children of each density [128], or generation [32].", readers.whole("try 128", high=CHILDREN)
     )
     subspace: str = setting(
-        "random", "NAME", f"{', '.join(SUBSPACES[:-1])} or tensor [random].", readers.one_of(SUBSPACES)
+        "random",
+        "NAME",
+        f"{', '.join(SUBSPACES[:-1])} or tensor [random].",
+        readers.one_of(SUBSPACES),
+        choices=SUBSPACES,
     )
     density: tuple[float, ...] = setting(
         (0.3, 0.1, 0.03),
@@ -46,6 +50,7 @@ class FinetuneConfig(ExperimentConfig):
         "NAME",
         f"{', '.join(FITNESSES)} or module.path:name [cross_entropy].",
         readers.one_or_own(tuple(FITNESSES)),
+        choices=tuple(FITNESSES),
     )
 
     def check(self, given: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from smd_evo.errors import InvalidValue, check_choice, shown
 from smd_evo.experiments import readers
 from smd_evo.experiments.finetune.settings import FinetuneConfig
-from smd_evo.experiments.settings import CHILDREN, FITNESSES, SUBSPACES, ExperimentConfig, setting
+from smd_evo.experiments.settings import CHILDREN, FITNESSES, GROUPS, SUBSPACES, ExperimentConfig, setting
 
 __all__ = [
     "MAY_CHANGE",
@@ -142,6 +142,7 @@ class EvolutionConfig(ExperimentConfig):
         "NAME",
         "gradient: the parent follows what all children tell; selection: the best is the next parent [gradient].",
         readers.one_of(SEARCHERS),
+        choices=SEARCHERS,
     )
     children: int = setting(32, "N", "", readers.whole("try 32", low=2, high=CHILDREN))
     images: str | None = setting(
@@ -169,14 +170,20 @@ class EvolutionConfig(ExperimentConfig):
         "Validated parents that may vote in the ensemble; each takes a network's memory [4].",
         readers.whole("try 4", low=0),
     )
-    checkpoint_every: int = setting(10, "N", "Generations between checkpoints [10].", readers.whole("try 10"))
-    keep_checkpoints: int = setting(3, "N", "Checkpoints to keep [3].", readers.whole("try 3"))
-    log: tuple[str, ...] = setting((), "NAME[,NAME...]", "csv, tensorboard, mlflow, wandb.", _logs)
-    actors: int = setting(
-        0, "N", "Processes that evaluate, by Ray; 0 or 1: this one [0].", readers.whole("try 2", low=0, high=10_000)
+    checkpoint_every: int = setting(
+        10, "N", "Generations between checkpoints [10].", readers.whole("try 10"), GROUPS[2]
     )
-    gpus_per_actor: float | None = setting(None, "X", "GPUs of each, or a share of one [none].", _rate)
-    ray_address: str | None = setting(None, "ADDR", "Ray cluster to use [one of its own].", readers.path)
+    keep_checkpoints: int = setting(3, "N", "Checkpoints to keep [3].", readers.whole("try 3"), GROUPS[2])
+    log: tuple[str, ...] = setting((), "NAME[,NAME...]", "csv, tensorboard, mlflow, wandb.", _logs, choices=LOGS)
+    actors: int = setting(
+        0,
+        "N",
+        "Processes that evaluate, by Ray; 0 or 1: this one [0].",
+        readers.whole("try 2", low=0, high=10_000),
+        GROUPS[2],
+    )
+    gpus_per_actor: float | None = setting(None, "X", "GPUs of each, or a share of one [none].", _rate, GROUPS[2])
+    ray_address: str | None = setting(None, "ADDR", "Ray cluster to use [one of its own].", readers.path, GROUPS[2])
 
     def check(self, given: Mapping[str, Any]) -> None:
         """See the base class."""

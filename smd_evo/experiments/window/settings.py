@@ -30,6 +30,7 @@ class WindowConfig(ExperimentConfig):
         "NAME[,NAME...]",
         "Kinds of subspaces: random, partition, neuron [random].",
         readers.several_of(SUBSPACES[:-1]),
+        choices=SUBSPACES[:-1],
     )
     density: tuple[float, ...] = setting(
         (1.0, 0.1, 0.01, 0.001), "X[,X...]", "Densities in (0, 1] [1,0.1,0.01,0.001].", readers.numbers("try 0.1", 1)

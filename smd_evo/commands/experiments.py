@@ -1,0 +1,210 @@
+"""Commands that run an experiment."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from smd_evo.bar import Bar, DryRun
+from smd_evo.commands.shared import (
+    CONFIG,
+    DRY_RUN,
+    TRUST,
+    app,
+    chosen,
+    deliver,
+    interrupts_tell,
+    merged,
+    read,
+    say,
+)
+from smd_evo.experiments.compare.settings import CompareConfig
+from smd_evo.experiments.finetune.settings import FinetuneConfig
+from smd_evo.experiments.generations.settings import MAY_CHANGE, EvolutionConfig, check_single_generation
+from smd_evo.experiments.readers import whole_number
+from smd_evo.experiments.window.settings import WindowConfig
+from smd_evo.terminal import InGroups, option, show, takes
+
+
+@app.command(cls=InGroups)
+@takes(FinetuneConfig, EvolutionConfig)
+def finetune(
+    *,
+    models: Annotated[
+        str | None, option("NAME[,NAME...]", "Several parents, one after the other; names of timm need no prefix.")
+    ] = None,
+    protocol: Annotated[
+        str | None, option("NAME", "imagenet: a dozen parents of timm, if no models are given.")
+    ] = None,
+    config: Annotated[str | None, CONFIG] = None,
+    out: Annotated[str | None, option("DIR", "New folder for the results [runs/finetune-TIME].")] = None,
+    dry_run: Annotated[bool, DRY_RUN] = False,
+    **given: Any,
+) -> None:
+    """Fine-tune and ensemble a network by sparse mutations: one generation beside dense controls, or many.
+
+    With --generations, one run over so many, which `smd-evo resume` goes on with after whatever ended it.
+
+    With --models or --protocol, each network in turn: a folder for each in DIR, and one table of all. What is
+    finished there already is not done again. There, --checkpoint is a folder of NAME.safetensors or NAME.pth.
+    """
+    settings = merged(given, config)
+    if models is not None or protocol is not None:
+        _finetune_all(settings, models, protocol, out, dry_run)
+    elif "generations" in settings:
+        config_of_many = read(EvolutionConfig, settings, out)
+        with chosen(out, "finetune") as target:
+            _evolve(lambda bar: _runs().evolve(config_of_many, target, bar), target, dry_run)
+    else:
+        check_single_generation(settings)
+        config_of_one = read(FinetuneConfig, settings, out)
+        with chosen(out, "finetune") as target:
+            _finetune(config_of_one, target, dry_run)
+
+
+@app.command(cls=InGroups)
+@takes(EvolutionConfig, shown=MAY_CHANGE)
+def resume(
+    *,
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Folder that finetune --generations wrote.")],
+    dry_run: Annotated[bool, DRY_RUN] = False,
+    trust: Annotated[bool, TRUST] = False,
+    **given: Any,
+) -> None:
+    """Go on with a run over generations, to the same bits as if it had never stopped.
+
+    Options that change what comes out are refused. More --generations, another --patience or --log, other --actors,
+    another --device, and new places of the same parent and data are not. What is not given stays as it was.
+    """
+    from smd_evo.early import check_resumed
+
+    settings = merged(given, None)
+    check_resumed(Path(run), settings, trust)
+    _evolve(lambda bar: _runs().resume(Path(run), settings, bar, trust), Path(run), dry_run)
+
+
+def _runs() -> Any:
+    os.environ.setdefault("EVOTORCH_VERBOSE_LEVEL", "0")
+    from smd_evo.experiments.generations import files as evolution
+
+    return evolution
+
+
+def _evolve(work: Callable[[Bar], Any], target: Path, dry_run: bool) -> None:
+    with interrupts_tell(), Bar(dry_run) as bar:
+        result = work(bar)
+    with interrupts_tell(lambda: f"the results are in {target}"):
+        from smd_evo.experiments.generations.table import evolution_table, evolution_verdict
+
+        show([evolution_table(result.rows)], evolution_verdict(result.rows), target)
+
+
+def _finetune(config: FinetuneConfig, target: Path, dry_run: bool) -> None:
+    os.environ.setdefault("EVOTORCH_VERBOSE_LEVEL", "0")  # its notes on devices and dtypes
+    from smd_evo.experiments.finetune.files import finetune_files
+    from smd_evo.experiments.finetune.run import finetune
+    from smd_evo.experiments.finetune.table import finetune_table, finetune_verdict
+    from smd_evo.experiments.folders.take import new_run
+
+    start = time.perf_counter()
+    with new_run(target) as place:
+        with Bar(dry_run) as bar:
+            result = finetune(config, bar)
+        files = finetune_files(result, time.perf_counter() - start)
+        deliver(place, files, [finetune_table(result)], finetune_verdict(result))
+
+
+def _finetune_all(
+    settings: dict[str, Any], models: str | None, protocol: str | None, out: str | None, dry_run: bool
+) -> None:
+    """Each model in a folder of its own; what is there already is kept if it was made with these settings."""
+    from smd_evo.experiments.protocol.results import model_settings
+
+    configs = {name: read(FinetuneConfig, own) for name, own in model_settings(settings, models, protocol).items()}
+
+    from smd_evo.experiments.finetune.files import is_finished
+    from smd_evo.experiments.folders.content import RESULTS
+    from smd_evo.experiments.protocol.files import write_summary
+    from smd_evo.experiments.protocol.table import protocol_table, protocol_verdict
+
+    def told() -> str:
+        done = sum((target / name / RESULTS).is_file() for name in configs)
+        return f"{done} of {len(configs)} models are finished; the same command goes on"
+
+    with chosen(out, "finetune") as target, interrupts_tell(told):
+        done = [name for name, config in configs.items() if is_finished(target / name, config)]
+        for name, config in configs.items():
+            if name in done:
+                continue
+            try:
+                _finetune(config, target / name, dry_run)
+            except DryRun as told_of:
+                say(f"{name}: {told_of}")
+        if dry_run:
+            return
+        summary = write_summary(target, list(configs))
+        show([protocol_table(summary)], protocol_verdict(summary), target)
+
+
+@app.command(cls=InGroups)
+@takes(WindowConfig)
+def window(
+    *,
+    config: Annotated[str | None, CONFIG] = None,
+    out: Annotated[str | None, option("DIR", "New folder for the results [runs/window-TIME].")] = None,
+    dry_run: Annotated[bool, DRY_RUN] = False,
+    **given: Any,
+) -> None:
+    """Measure how strong mutations may be at each density before the network breaks."""
+    resolved = read(WindowConfig, merged(given, config), out)
+
+    from smd_evo.experiments.folders.take import new_run
+    from smd_evo.experiments.window.files import window_files
+    from smd_evo.experiments.window.run import window
+    from smd_evo.experiments.window.table import window_tables, window_verdict
+
+    start = time.perf_counter()
+    with chosen(out, "window") as target, new_run(target) as place:
+        with Bar(dry_run) as bar:
+            result, data = window(resolved, bar)
+        files = window_files(result, data, time.perf_counter() - start)
+        deliver(place, files, window_tables(result), window_verdict(result))
+
+
+@app.command(cls=InGroups)
+@takes(CompareConfig)
+def compare(
+    *,
+    jobs: Annotated[str, option("N", "Runs to make side by side, in processes [1].")] = "1",
+    config: Annotated[str | None, CONFIG] = None,
+    out: Annotated[str | None, option("DIR", "Folder for the results [runs/compare-TIME].")] = None,
+    dry_run: Annotated[bool, DRY_RUN] = False,
+    **given: Any,
+) -> None:
+    """Compare methods with OpenAI-ES: the same budget, trials, minibatches and seeds for each.
+
+    What is finished in DIR is not done again: the same command goes on, also with more methods or seeds.
+    """
+    from smd_evo.experiments.compare.place import check_comparison
+
+    os.environ.setdefault("EVOTORCH_VERBOSE_LEVEL", "0")
+    workers = whole_number("jobs", jobs, mend="try 1")
+    if out is not None:
+        check_comparison(Path(out))
+    resolved = read(CompareConfig, merged(given, config))
+
+    from smd_evo.experiments.compare.files import compare, finished
+    from smd_evo.experiments.compare.table import compare_tables, compare_verdict
+
+    def told() -> str:
+        return f"{finished(target)} runs are finished; the same command goes on"
+
+    with chosen(out, "compare") as target, interrupts_tell(told):
+        with Bar(dry_run) as bar:
+            result = compare(resolved, target, workers, bar)
+        show(compare_tables(result), compare_verdict(result), target)

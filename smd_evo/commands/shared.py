@@ -1,0 +1,109 @@
+"""What the commands share: the application, reading of settings, places of results, showing of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import typer
+
+from smd_evo.experiments.settings import ExperimentConfig, load_settings
+from smd_evo.streams import printable
+from smd_evo.terminal import Commands, option, show
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from smd_evo.experiments.folders.place import Place
+    from smd_evo.experiments.folders.rescue import Files
+
+__all__ = [
+    "CONFIG",
+    "DRY_RUN",
+    "TRUST",
+    "InterruptedWith",
+    "app",
+    "chosen",
+    "deliver",
+    "interrupts_tell",
+    "merged",
+    "read",
+    "say",
+]
+
+Config = TypeVar("Config", bound=ExperimentConfig)
+
+
+class InterruptedWith(Exception):
+    """By the user, in a place where there is more to say than that nothing was written."""
+
+
+app = typer.Typer(
+    cls=Commands,
+    name="smd-evo",
+    help="Gradient-free fine-tuning and ensembling of pre-trained networks by sparse subspace mutation.",
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def merged(given: Mapping[str, Any], file: str | None) -> dict[str, Any]:
+    """Settings of the file and of the command line, which win."""
+    settings = load_settings(file) if file is not None else {}
+    return settings | {name: value for name, value in given.items() if value not in (None, False)}
+
+
+def read(kind: type[Config], settings: Mapping[str, Any], out: str | None = None) -> Config:
+    """Settings; what is wrong with them or with the place for the results shows before torch is imported."""
+    from smd_evo.early import check_settings
+    from smd_evo.experiments.folders.take import check_new
+
+    config = kind.parsed(settings)
+    check_settings(config)
+    if out is not None:
+        check_new(Path(out))
+    return config.on_device()
+
+
+DRY_RUN = typer.Option("--dry-run", help="Tell how much there is to evaluate and how long it may take; no more.")
+TRUST = typer.Option("--trust", help="Import functions, and contact servers, that the folder's settings name.")
+CONFIG = option("FILE", "YAML file of these settings; options given beside it win.")
+
+
+def chosen(out: str | None, kind: str) -> AbstractContextManager[Path]:
+    """The place for results, which has a name of its own where none is given."""
+    from smd_evo.experiments.folders.take import chosen
+
+    return chosen(out, kind)
+
+
+@contextmanager
+def interrupts_tell(what: Callable[[], str] = str) -> Iterator[None]:
+    """An interrupt in this block tells what it says itself, or what is found then, if anything."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if told := str(stop) or what():
+            raise InterruptedWith(told) from None
+        raise
+
+
+def deliver(place: Place, files: Files, tables: Iterable[Table], lines: Iterable[str]) -> None:
+    """Write results and show them; where they cannot be written they are shown all the same."""
+    with interrupts_tell():
+        try:
+            place.write(files)
+        except OSError:
+            show(tables, lines, None)
+            raise
+    with interrupts_tell(lambda: f"the results are in {place.target}"):
+        show(tables, lines, place.target)
+
+
+def say(line: str) -> None:
+    """Print a line that may hold anything."""
+    typer.echo(printable(line))
