@@ -28,9 +28,12 @@ def data_facts(config: Mapping[str, Any], results: Mapping[str, Any], roles: Map
 
 def environment(results: Mapping[str, Any]) -> dict[str, str]:
     """With what a run was made: versions, the platform, its time."""
-    names = {"smd_evo": "smd-evo", "python": "Python", "torch": "PyTorch", "seconds": "time"}
+    names = {"smd_evo": "smd-evo", "python": "Python", "torch": "PyTorch", "seconds": "time"} | _LIBRARIES
     found = {names.get(name, name): str(value) for name, value in results["environment"].items()}
     return found | ({"time": f"{found['time']} s"} if "time" in found else {})
+
+
+_LIBRARIES = {"numpy": "NumPy", "evotorch": "EvoTorch"}
 
 
 def fitness_fact(name: str, sense: str | None = None) -> str:

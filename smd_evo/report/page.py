@@ -55,6 +55,11 @@ def render_page(runs: Sequence[RunRecord]) -> str:
     if not runs:
         raise InvalidValue("runs: expected at least one, got none; give the folder of a run")
     sections = [_checked(section_of, run, run.name) for run in runs]
+    titles = [section.title for section in sections]
+    sections = [
+        replace(each, title=f"{each.title} ({each.folder})") if titles.count(each.title) > 1 else each
+        for each in sections
+    ]
     compared = []
     for kind, compare in _COMPARED.items():
         same = [(number, run) for number, run in enumerate(runs, start=1) if run.kind == kind]

@@ -13,7 +13,7 @@ from smd_evo.experiments.ensembles.export import exported
 from smd_evo.experiments.ensembles.plot import plot_ensembles
 from smd_evo.experiments.ensembles.run import EnsembleResult
 from smd_evo.experiments.finetune.files import CHILDREN, read_config, read_shortlists
-from smd_evo.experiments.folders.content import PLOT, RESULTS, gains, write_plot, write_results
+from smd_evo.experiments.folders.content import PLOT, RESULTS, TABLE, gains, write_plot, write_results, write_table
 from smd_evo.experiments.folders.kinds import is_evolution
 from smd_evo.experiments.folders.rescue import Files
 from smd_evo.experiments.folders.take import new_file
@@ -47,6 +47,7 @@ def ensemble_files(result: EnsembleResult, seconds: float) -> Files:
     }
     return {
         ENSEMBLE: result.ensemble.save,
+        TABLE: lambda file: write_table(file, [dataclasses.asdict(row) for row in result.scores]),
         RESULTS: lambda file: write_results(file, "ensemble", results, seconds),
         PLOT: lambda file: write_plot(file, lambda picture: plot_ensembles(result, picture)),
     }

@@ -35,7 +35,7 @@ def ensemble_section(record: RunRecord, run: RunRecord) -> Section:
     return Section(
         title=f"Ensemble: {chosen['method']} selection, {chosen['combine']} combined",
         folder=record.name,
-        verdict=_verdict(results),
+        verdict=[*_verdict(results), *_besides(scores, run, chosen["method"])],
         facts={
             "Chosen": f"{_METHODS.get(chosen['method'], chosen['method'])}; by each method in the same way, on "
             "validation",
@@ -51,6 +51,21 @@ def ensemble_section(record: RunRecord, run: RunRecord) -> Section:
             "95 % intervals. Right: each member alone, and how often it disagrees with the others.",
         ),
     )
+
+
+def _besides(scores: Sequence[Score], run: RunRecord, method: str) -> list[str]:
+    """The run's own ensemble beside this one, which is another choice of the same children."""
+    own = next(
+        (row for row in run.results["rows"] if (row["method"], row["candidate"]) == (SPARSE, "ensemble")), None
+    )
+    here = next((row for row in scores if (row.method, row.candidate) == (SPARSE, "ensemble")), None)
+    if own is None or own["accuracy"] is None or here is None:
+        return []
+    found = here.metrics["accuracy"].value
+    return [
+        f"The run's own table has another ensemble of the same children: the {own['members']} best by fitness, "
+        f"{100 * own['accuracy']:.1f} %; this one, by {method} selection, {100 * found:.1f} %."
+    ]
 
 
 _METHODS = {

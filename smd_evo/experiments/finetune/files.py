@@ -14,6 +14,7 @@ from smd_evo.experiments.folders.content import (
     CONFIG,
     PLOT,
     RESULTS,
+    TABLE,
     described,
     differing,
     gains,
@@ -21,6 +22,7 @@ from smd_evo.experiments.folders.content import (
     write_config,
     write_plot,
     write_results,
+    write_table,
 )
 from smd_evo.experiments.folders.kinds import check_single
 from smd_evo.experiments.folders.rescue import Files
@@ -79,6 +81,7 @@ def finetune_files(result: FinetuneResult, seconds: float) -> Files:
         CONFIG: lambda file: write_config(file.parent, result.config),
         CHILDREN: lambda file: save_children(file, result.space, group.recipes, group.result, result.config.fitness),
         SHORTLISTS: lambda file: save_shortlists(file, shortlists),
+        TABLE: lambda file: write_table(file, [dataclasses.asdict(row) for row in result.rows]),
         RESULTS: lambda file: write_results(file, "finetune", results, seconds),
         PLOT: lambda file: write_plot(file, lambda picture: plot_finetune(result, picture)),
     }

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import dataclasses
 import io
 import json
 import math
 import platform
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ __all__ = [
     "PLOT",
     "RESULTS",
     "SUMMARY",
+    "TABLE",
     "described",
     "differing",
     "gains",
@@ -40,10 +42,11 @@ __all__ = [
     "write_config",
     "write_plot",
     "write_results",
+    "write_table",
     "wrong_state",
 ]
 
-CONFIG, PLOT = "config.yaml", "plot.png"
+CONFIG, PLOT, TABLE = "config.yaml", "plot.png", "table.csv"
 
 IDENTITY = "run.json"
 """What a run is of; what :mod:`smd_evo.experiments.generations.identity` writes and reads."""
@@ -138,13 +141,48 @@ def described(data: Data) -> dict[str, Any]:
 
 
 def _environment(seconds: float) -> dict[str, Any]:
+    import torch
+
     return {
         "smd_evo": __version__,
         "python": platform.python_version(),
         "torch": version("torch"),
+        "numpy": version("numpy"),
+        "evotorch": version("evotorch"),
         "platform": platform.platform(),
+        "processor": f"{_processor()}, {torch.backends.cpu.get_cpu_capability()}",
+        "threads": torch.get_num_threads(),
         "seconds": round(seconds, 1),
     }
+
+
+def _processor() -> str:
+    """Its model, where the system tells."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def write_table(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """The lines of a run as CSV, in plain columns; what is nested has a dot in its name."""
+    flat = [_flat(row) for row in rows]
+    names = list(dict.fromkeys(name for row in flat for name in row))
+    nested = {name for name in names if any(other.startswith(f"{name}.") for other in names)}
+    text = io.StringIO()
+    columns = [name for name in names if name not in nested]  # of a line without it nothing is told
+    table = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
+    table.writeheader()
+    table.writerows(flat)
+    write_whole(file, text.getvalue().encode())
+
+
+def _flat(row: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in row.items():
+        found |= _flat(value, f"{before}{name}.") if isinstance(value, Mapping) else {f"{before}{name}": value}
+    return found
 
 
 def _finite(value: Any) -> Any:

@@ -16,10 +16,12 @@ from smd_evo.experiments.folders.content import (
     IDENTITY,
     PLOT,
     RESULTS,
+    TABLE,
     described,
     write_config,
     write_plot,
     write_results,
+    write_table,
     wrong_state,
 )
 from smd_evo.experiments.folders.kinds import ENSEMBLE, NETWORK
@@ -158,6 +160,7 @@ def _to_its_end(evolution: Evolution, run: Path, progress: Progress) -> Evolutio
         if result.ensemble is not None:
             result.ensemble.save(run / ENSEMBLE)
         write_plot(run / PLOT, lambda file: plot_evolution(records, evolution.start, evolution.config, file))
+        write_table(run / TABLE, records)
         _write_results(run, evolution, result, seconds)
     return result
 
