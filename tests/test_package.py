@@ -16,6 +16,7 @@ LAYERS = [
     "documents",
     "atomic",
     "interrupts",
+    "markup",
     "core",
     "evaluation",
     "ensemble",

@@ -17,6 +17,7 @@ from smd_evo.core.layout import Layout, Slot
 from smd_evo.core.selection import Select, select_names
 from smd_evo.core.supported import check_not_frozen, check_supported, without_aliases
 from smd_evo.errors import InvalidType, InvalidValue, WrongParent, check_flag
+from smd_evo.markup import html_table
 
 __all__ = ["Elements"]
 
@@ -58,6 +59,20 @@ class Elements:
             slots = zip(self.names, self._parameters, strict=True)
             self._layout = Layout(tuple(Slot(name, tuple(p.shape), _scale(p)) for name, p in slots))
         return self._layout
+
+    def __repr__(self) -> str:
+        kind, every = type(self.module).__name__, sum(each.numel() for each in self.module.parameters())
+        return f"{type(self).__name__}({kind}: {self.size:,} of {every:,} parameters, in {len(self.names)} tensor(s))"
+
+    def _repr_html_(self) -> str:
+        slots = {slot.name: slot for slot in self.layout.slots}
+        rows = [
+            [name, "x".join(map(str, each.shape)), f"{each.numel():,}", f"{slots[name].scale:.3g}"]
+            if name in slots
+            else [name, "x".join(map(str, each.shape)), f"{each.numel():,}", "not selected"]
+            for name, each in self.module.named_parameters()
+        ]
+        return html_table(repr(self), ["tensor", "shape", "size", "scale"], rows)
 
     @property
     def size(self) -> int:

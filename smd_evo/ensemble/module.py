@@ -28,6 +28,7 @@ from smd_evo.errors import InvalidType, InvalidValue, SmdEvoError, check_choice,
 from smd_evo.evaluation.buffers import Buffers
 from smd_evo.evaluation.classification import logits_of
 from smd_evo.evaluation.guard import Predicting
+from smd_evo.markup import html_table
 
 __all__ = ["SparseEnsemble"]
 
@@ -107,6 +108,11 @@ class SparseEnsemble(nn.Module):
         self._names = space.names
         self._space: ParameterSpace | None = space
         self._members: list[SparseValues] | None = None
+
+    def _repr_html_(self) -> str:
+        rows = [[number, f"{100 * weight:.1f}"] for number, weight in enumerate(self.weights.tolist())]
+        kind = type(self.parent).__name__
+        return html_table(f"{len(self)} children of {kind}, {self.combine} combined", ["member", "weight, %"], rows)
 
     def __len__(self) -> int:
         """Number of members."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +22,14 @@ from smd_evo.evaluation.batches import Batch, Batches, MemoryBatches
 from smd_evo.evaluation.classification import check_range, class_range, logits_of
 from smd_evo.evaluation.data import check_batch_size, make_batches
 from smd_evo.evaluation.fitness import WORST, Fitness, ModuleFitness, get_fitness
+from smd_evo.evaluation.histogram import histogram, picture
 from smd_evo.evaluation.limit import BatchLimit
 from smd_evo.evaluation.probe import say_if_alike
 from smd_evo.evaluation.stream import StreamBatches
 from smd_evo.evaluation.visit import Visitor, visit
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["Evaluation", "Evaluator"]
 
@@ -51,6 +55,13 @@ class Evaluation:
     fitness: Tensor
     sense: str
     nonfinite: int
+
+    def plot(self, parent: float | None = None) -> Figure:
+        """A histogram, with a line for the parent's fitness, if it is given."""
+        return histogram(self.fitness, self.sense, parent)
+
+    def _repr_html_(self) -> str:
+        return picture(self.plot())
 
     def ranking(self) -> list[int]:
         """Numbers of the children, best first; equal ones in their order."""

@@ -16,14 +16,25 @@ from smd_evo.evaluation.calibration import calibrate_sigma
 from smd_evo.integrations.evotorch.finetune import FinetuneProblem
 from smd_evo.integrations.evotorch.keys import draw_key
 from smd_evo.integrations.evotorch.solutions import solutions_from, solutions_state
+from smd_evo.markup import html_table
 
 __all__ = ["NetworkSearcher"]
+
+
+_SHOWN = ("evaluations", "sigma", "parent_eval", "best_eval", "pop_best_eval", "median_eval", "nonfinite")
+"""What a notebook shows of a searcher."""
 
 
 class NetworkSearcher(SearchAlgorithm, SinglePopulationAlgorithmMixin):  # type: ignore[misc]
     """Base of searchers on a FinetuneProblem."""
 
     _sigma: float | str
+
+    def _repr_html_(self) -> str:
+        names = ("iter", *_SHOWN) if self.step_count else ()  # before the first step EvoTorch knows nothing
+        known = [(name, self.status[name]) for name in names if name in self.status]
+        rows = [[name, f"{value:,}" if isinstance(value, int) else f"{value:.4g}"] for name, value in known]
+        return html_table(type(self).__name__, ["status", ""], rows)
 
     def __init__(
         self,
