@@ -84,8 +84,9 @@ def takes(*configs: type[ExperimentConfig], shown: Collection[str] | None = None
         options = []
         for setting in ordered:
             about, flag = setting.metadata, setting.type in (bool, "bool")
-            names = [f"--{setting.name.replace('_', '-')}"]
-            kind = bool if flag else (str | None)
+            name = setting.name.replace("_", "-")
+            names = [f"--{name}/--no-{name}" if setting.default is True else f"--{name}"]
+            kind = (bool | None) if flag else (str | None)
             option = typer.Option(
                 *names,
                 metavar=about["metavar"] or None,
@@ -99,7 +100,7 @@ def takes(*configs: type[ExperimentConfig], shown: Collection[str] | None = None
                 Parameter(
                     setting.name,
                     Parameter.KEYWORD_ONLY,
-                    default=False if flag else None,
+                    default=None,
                     annotation=Annotated[kind, option],
                 )
             )

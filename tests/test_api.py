@@ -395,3 +395,11 @@ class TestFitness:
     def test_what_is_refused(self, function, arguments, options, kind, message):
         with pytest.raises(kind, match=message):
             run(function, *arguments, **options)
+
+
+def test_controls_can_be_left_out(results):
+    """The sparse children are the same; nothing dense is evaluated."""
+    alone, beside = run(smd_evo.finetune, controls=False, callback=quiet), results[smd_evo.finetune]
+    assert [row["method"] for row in alone.numbers["rows"]] == ["parent", *["sparse"] * 3]
+    assert alone.numbers["rows"] == beside.numbers["rows"][:4]
+    assert "<dt>Controls</dt><dd>none</dd>" in alone._repr_html_().replace("&lt;", "<").replace("&gt;", ">")

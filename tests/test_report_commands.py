@@ -37,6 +37,7 @@ FINETUNE = SETTINGS | {
     "subspace": st.sampled_from(["random", "neuron"]),
     "sigma": st.none() | SHARES,
     "keep": st.floats(0.5, 0.99),
+    "controls": st.booleans(),
 }
 WINDOW = SETTINGS | {
     "subspace": st.just(["random", "neuron"]),
@@ -57,7 +58,7 @@ def parsed(line):
     program, name, *words = shlex.split(line)
     assert program == "smd-evo"
     context = COMMANDS[name].make_context(name, words)
-    return name, {option: value for option, value in context.params.items() if value not in (None, False)}
+    return name, {option: value for option, value in context.params.items() if value is not None}
 
 
 def record(config, kind="finetune", name="run", parts=()):

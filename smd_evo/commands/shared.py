@@ -54,7 +54,7 @@ app = typer.Typer(
 def merged(given: Mapping[str, Any], file: str | None) -> dict[str, Any]:
     """Settings of the file and of the command line, which win."""
     settings = load_settings(file) if file is not None else {}
-    return settings | {name: value for name, value in given.items() if value not in (None, False)}
+    return settings | {name: value for name, value in given.items() if value is not None}
 
 
 def read(kind: type[Config], settings: Mapping[str, Any], out: str | None = None) -> Config:

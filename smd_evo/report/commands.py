@@ -73,8 +73,8 @@ def _same(value: Any, default: Any) -> bool:
 
 def _option(name: str, value: Any) -> list[str]:
     option = f"--{name.replace('_', '-')}"
-    if value is True:
-        return [option]
+    if isinstance(value, bool):
+        return [option if value else f"--no-{name.replace('_', '-')}"]
     return [option, ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)]
 
 

@@ -17,8 +17,12 @@ def calibrations(config: FinetuneConfig) -> tuple[int, Effort]:
     ``number * calibration_cost(effort.children, effort.bisections)`` is the most that they take together.
     """
     groups = _groups(config)
-    number = groups if config.sigma else 2 * groups  # the dense arm's own are always calibrated
-    return number, Effort.within(config.children * groups * ARMS // (2 * number))
+    number = (0 if config.sigma else groups) + (groups if config.controls else 0)  # the dense arm's own are always
+    return number, Effort.within(config.children * groups * _arms(config) // (2 * max(1, number)))
+
+
+def _arms(config: FinetuneConfig) -> int:
+    return ARMS if config.controls else 1
 
 
 def _groups(config: FinetuneConfig) -> int:
@@ -41,10 +45,10 @@ def finetune_workload(config: FinetuneConfig, sizes: Sizes) -> Workload:
     return workload(
         [
             Part("calibration", calibrating, min(CALIBRATION, sizes["fitness"]), bound=True),
-            Part("children", ARMS * groups * config.children, sizes["fitness"]),
+            Part("children", _arms(config) * groups * config.children, sizes["fitness"]),
             Part("parent", 2, sizes["fitness"]),
-            Part("validation", ARMS * groups * votes, sizes["validation"]),
+            Part("validation", _arms(config) * groups * votes, sizes["validation"]),
             # Of each arm the median child, the best one and those that vote.
-            Part("test", 1 + ARMS * (2 + votes), sizes["test"], bound=True),
+            Part("test", 1 + _arms(config) * (2 + votes), sizes["test"], bound=True),
         ]
     )

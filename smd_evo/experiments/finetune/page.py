@@ -99,13 +99,14 @@ def _facts(config: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, s
     keep = 100 * config.get("keep", 0.9)
     calibrated = f"calibrated: the median child keeps {keep:g} % of the parent's score"
     density = f", densities {listed(config['density'])}" if config.get("density") else ""
+    controls = [name for name in results["arms"] if name != SPARSE]
     spent = [f"{purpose}: {number:,}" for purpose, number in results["evaluations"].items()]
     return {
         **data_facts(config, results, _ROLES),
         "Fitness": fitness_fact(config["fitness"], results.get("sense")),
         "Subspaces": f"{config['subspace']}{density}; {config['children']:,} children of each",
         "Sigma": calibrated if config.get("sigma") is None else listed(config["sigma"]),
-        "Controls": f"{'; '.join(name for name in results['arms'] if name != SPARSE)}; as many children each",
+        "Controls": f"{'; '.join(controls)}; as many children each" if controls else "none",
         "Evaluations": "; ".join(spent),
         "Seed": str(config.get("seed", 0)),
         "Computed on": f"{config.get('device', 'cpu')}, {config.get('precision', 'float32')}",

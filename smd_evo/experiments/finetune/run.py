@@ -136,6 +136,8 @@ def _plan(
     for rule in _subspaces(config):
         density = mean_density(rule, ranker.space.layout, config.seed)
         sparse.append(_Strength(rule, density, config.sigma or calibrated(rule, config.keep, dense=False)))
+    if not config.controls:
+        return {SPARSE: sparse}, (costs[0], 0)
     # As many strengths for dense mutations as the sparse ones have densities, around the same kept share.
     exponents = [2.0 ** (number - (len(sparse) - 1) / 2) for number in range(len(sparse))]
     plans = {

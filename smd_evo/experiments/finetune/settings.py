@@ -39,6 +39,9 @@ class FinetuneConfig(ExperimentConfig):
         readers.numbers("try 0.1", 1),
     )
     sigma: float | None = setting(None, "X", "Mutation strength > 0 [calibrated].", readers.sigma)
+    controls: bool = setting(
+        True, "", "Beside the sparse children as many dense ones of three strengths [yes].", readers.flag
+    )
     keep: float = setting(
         0.9,
         "X",
