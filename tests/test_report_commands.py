@@ -58,7 +58,8 @@ def parsed(line):
     program, name, *words = shlex.split(line)
     assert program == "smd-evo"
     context = COMMANDS[name].make_context(name, words)
-    return name, {option: value for option, value in context.params.items() if value is not None}
+    given = {option: value for option, value in context.params.items() if value is not None}
+    return name, {option: value for option, value in given.items() if value is not False or option == "controls"}
 
 
 def record(config, kind="finetune", name="run", parts=()):
