@@ -236,6 +236,14 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> str:
     known = list(choices)
     if isinstance(value, str) and value in known:
         return known[known.index(value)]  # numpy and enumerations have texts of their own
+    raise InvalidValue(f"{name}: expected one of {', '.join(known)}, got {shown(value)}{nearest(value, known)}")
+
+
+def nearest(value: object, known: Iterable[str]) -> str:
+    """The end of a message that names the likeliest of what is known, if any is likely.
+
+    >>> nearest("greddy", ["greedy", "all"]), nearest("best", ["greedy", "all"])
+    ("; did you mean 'greedy'?", '')
+    """
     near = difflib.get_close_matches(value if isinstance(value, str) else shown(value), known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise InvalidValue(f"{name}: expected one of {', '.join(known)}, got {shown(value)}{hint}")
+    return f"; did you mean {near[0]!r}?" if near else ""

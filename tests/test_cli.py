@@ -37,7 +37,7 @@ class TestRun:
         for text in ("parent", "sparse", "dense, matched sigma", "dense, matched norm", "dense, own sigma"):
             assert text in output
         assert output.count("median child") == output.count("best child") - 1 == 4
-        assert output.rstrip().endswith(f"Written to {folder}")
+        assert output.endswith(f"\nWritten to {folder}\nnext: smd-evo report {folder}\n")
         assert "Sparse best child against the parent: accuracy" in output
         assert max(len(line) for line in table(output).splitlines() if "[" in line and "Sparse" not in line) <= 80
 
@@ -132,6 +132,7 @@ class TestWrongUse:
             (["--seed", "-1"], ["seed", "[0, 2**64)"]),
             (["--seed", str(2**64)], ["seed", "2**64"]),
             (["--device", "gpu"], ["device", "cuda", "'gpu'"]),
+            (["--device", "cud"], ["device", "did you mean 'cuda'?"]),
             (["--device", "cuda:99"], ["device", "try cpu"]),
             (["--batch-size", "0"], ["batch_size", ">= 1"]),
             (["--model", "resnet"], ["model", "demo-cnn"]),

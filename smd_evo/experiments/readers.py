@@ -21,6 +21,7 @@ from smd_evo.errors import (
     check_keep,
     check_key,
     check_number,
+    nearest,
     shown,
 )
 
@@ -145,7 +146,8 @@ def batch_size(name: str, value: Any) -> int | str:
 def device_name(name: str, value: Any) -> str:
     """The name of a device, whether or not it is there."""
     if not isinstance(value, str) or not re.fullmatch(r"auto|cpu(:0)?|cuda(:[0-9]{1,3})?", value):
-        raise InvalidValue(f"{name}: expected auto, cpu, cuda or cuda:N, got {shown(value)}")
+        hint = nearest(value, ("auto", "cpu", "cuda"))
+        raise InvalidValue(f"{name}: expected auto, cpu, cuda or cuda:N, got {shown(value)}{hint}")
     return value
 
 
