@@ -114,8 +114,8 @@ def takes(*configs: type[ExperimentConfig], shown: Collection[str] | None = None
     return decorated
 
 
-def show(tables: Iterable[Table], lines: Iterable[str], target: Path | None) -> None:
-    """Results: tables, sentences, and where all of it is, if it is anywhere."""
+def show(tables: Iterable[Table], lines: Iterable[str], target: Path | None, run: Path | None = None) -> None:
+    """Results: tables, sentences, where all of it is, if it is anywhere, and what reports it: of a part, the run."""
     from smd_evo.console import Plain
 
     console = Plain()
@@ -126,4 +126,4 @@ def show(tables: Iterable[Table], lines: Iterable[str], target: Path | None) -> 
         console.print(line)
     if target is not None:
         console.print(f"Written to {target}", soft_wrap=True)
-        console.print(f"next: smd-evo report {shlex.quote(str(target))}", soft_wrap=True)
+        console.print(f"next: smd-evo report {shlex.quote(str(run or target))}", soft_wrap=True)

@@ -49,6 +49,7 @@ class TestRun:
             "plot.png",
             "results.json",
             "shortlists.safetensors",
+            "table.csv",
         ]
         assert os.listdir(folder.parent) == ["run"]
         results = json.loads((folder / "results.json").read_text())

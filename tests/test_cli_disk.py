@@ -18,14 +18,17 @@ from safetensors.torch import load_file
 
 from smd_evo import atomic
 from smd_evo.bar import Bar
-from smd_evo.experiments import ensembles, finetune, scores, window
+from smd_evo.experiments import scores
 from smd_evo.experiments.compare import files as compare
 from smd_evo.experiments.compare import runner as compare_runner
 from smd_evo.experiments.ensembles import files as ensemble
+from smd_evo.experiments.ensembles import run as ensembles
 from smd_evo.experiments.finetune import files as finetune_run
+from smd_evo.experiments.finetune import run as finetune
 from smd_evo.experiments.generations import files as evolution
 from smd_evo.experiments.generations import plot as evolution_plot
 from smd_evo.experiments.window import files as window_run
+from smd_evo.experiments.window import run as window
 from smd_evo.statistics.bootstrap import mean_interval, paired_difference
 
 PARENT = {name: TINY[name] for name in ("model", "data", "fitness_samples", "validation_samples", "device")}
@@ -33,9 +36,16 @@ SMALL = PARENT | {"children": 6, "sigma": 0.1, "density": 0.2}
 COMPARE = PARENT | {"methods": "openai-es,smd", "children": 8, "images": 20, "budget": 320, "checkpoints": 1}
 COMPARE |= {"trials": 1, "seeds": 2}
 FILES = {
-    "finetune": {"config.yaml", "children.safetensors", "shortlists.safetensors", "results.json", "plot.png"},
-    "window": {"config.yaml", "results.json", "plot.png"},
-    "ensemble": {"ensemble.safetensors", "results.json", "plot.png"},
+    "finetune": {
+        "config.yaml",
+        "children.safetensors",
+        "shortlists.safetensors",
+        "results.json",
+        "table.csv",
+        "plot.png",
+    },
+    "window": {"config.yaml", "results.json", "table.csv", "plot.png"},
+    "ensemble": {"ensemble.safetensors", "results.json", "table.csv", "plot.png"},
 }
 COMMANDS = {
     "finetune": ["finetune", *options(SMALL)],

@@ -77,7 +77,7 @@ def everything(folder):
 class TestEnsemble:
     def test_prints_its_tables_and_where(self, scored):
         folder, output = scored
-        assert output.rstrip().endswith(f"Written to {folder}")
+        assert output.endswith(f"Written to {folder}\nnext: smd-evo report {folder.parent}\n")
         tables = output[: output.index("Sparse ensemble against")].splitlines()
         assert max(map(len, tables)) <= 80
         for text in ("demo-cnn on digits, 500 test images", "p, best", "ece", "Brier", "differ", "KL"):
@@ -91,7 +91,7 @@ class TestEnsemble:
 
     def test_writes_three_files_and_nothing_beside(self, run, scored):
         folder, _ = scored
-        assert sorted(os.listdir(folder)) == ["ensemble.safetensors", "plot.png", "results.json"]
+        assert sorted(os.listdir(folder)) == ["ensemble.safetensors", "plot.png", "results.json", "table.csv"]
         assert (folder / "plot.png").read_bytes().startswith(b"\x89PNG")
         assert not [name for name in os.listdir(run) if name.startswith(".")]
 
@@ -119,7 +119,10 @@ class TestEnsemble:
         assert (chosen["method"], chosen["combine"]) == ("diverse", "probabilities")
         assert sum(chosen["weights"]) == pytest.approx(1)
         assert {len(curve["members"]) for curve in results["validation_curves"]} == {6}
-        assert set(results["environment"]) == {"smd_evo", "python", "torch", "platform", "seconds"}
+        assert set(results["environment"]) == {
+            *("smd_evo", "python", "torch", "numpy", "evotorch"),
+            *("platform", "processor", "threads", "seconds"),
+        }
 
     def test_the_file_is_the_ensemble_that_was_scored(self, scored, space, data):
         folder, _ = scored
@@ -186,7 +189,7 @@ class TestEnsemble:
             f"smd-evo: {tmp_path / 'a' / 'b'}: No space left on device; what could be written is in {kept}, "
             "all but ensemble.safetensors\n"
         )
-        assert sorted(os.listdir(kept)) == ["numbers-of-an-incomplete-run.json", "plot.png"]
+        assert sorted(os.listdir(kept)) == ["numbers-of-an-incomplete-run.json", "plot.png", "table.csv"]
         assert "Sparse ensemble against" in result.stdout
 
 

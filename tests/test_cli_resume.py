@@ -604,6 +604,13 @@ class TestNewRuns:
         assert result.stderr == ""
         assert f"Written to {out}" in result.stdout
         expected = ["checkpoints", "config.yaml", "ensemble.safetensors", "history.jsonl", "lock", "metrics.jsonl"]
-        assert sorted(os.listdir(out)) == [*expected, "network.safetensors", "plot.png", "results.json", "run.json"]
+        assert sorted(os.listdir(out)) == [
+            *expected,
+            "network.safetensors",
+            "plot.png",
+            "results.json",
+            "run.json",
+            "table.csv",
+        ]
         assert checkpoints(out) == [6, 7]
         assert os.listdir(tmp_path) == ["run"]

@@ -33,7 +33,7 @@ def test_tables_and_lines_show_text_as_it_is(capsys, monkeypatch):
     table.add_row(ODD)
     show([table], [ODD], ODD)
     output = capsys.readouterr().out
-    assert output.count(SHOWN) == 6
+    assert output.count(SHOWN) == 7
     assert "\x1b" not in output
 
 

@@ -92,8 +92,10 @@ def interrupts_tell(what: Callable[[], str] = str) -> Iterator[None]:
         raise
 
 
-def deliver(place: Place, files: Files, tables: Iterable[Table], lines: Iterable[str]) -> None:
-    """Write results and show them; where they cannot be written they are shown all the same."""
+def deliver(
+    place: Place, files: Files, tables: Iterable[Table], lines: Iterable[str], run: Path | None = None
+) -> None:
+    """Write results, of a run or a part of it, and show them, also where they cannot be written."""
     with interrupts_tell():
         try:
             place.write(files)
@@ -101,7 +103,7 @@ def deliver(place: Place, files: Files, tables: Iterable[Table], lines: Iterable
             show(tables, lines, None)
             raise
     with interrupts_tell(lambda: f"the results are in {place.target}"):
-        show(tables, lines, place.target)
+        show(tables, lines, place.target, run)
 
 
 def say(line: str) -> None:

@@ -108,7 +108,7 @@ def ensemble(
         with Bar(dry_run) as bar:
             result = score_ensembles(config, shortlists, method=method, size=choices, combine=combine, progress=bar)
         files = ensemble_files(result, time.perf_counter() - start)
-        deliver(place, files, ensemble_tables(result), ensemble_verdict(result))
+        deliver(place, files, ensemble_tables(result), ensemble_verdict(result), Path(run))
 
 
 @app.command(cls=InGroups)

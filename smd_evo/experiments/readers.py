@@ -201,7 +201,7 @@ def one_or_own(choices: tuple[str, ...]) -> Reader:
     def read(name: str, value: Any) -> str:
         if isinstance(value, str) and ":" in value:
             return text(name, value)
-        return check_choice(name, value, (*choices, "module.path:name"))
+        return check_choice(name, value, choices)
 
     return read
 
