@@ -229,7 +229,8 @@ def window(place):
 class TestWindow:
     def test_the_run_directory(self, window):
         folder, _ = window
-        assert sorted(path.name for path in folder.iterdir()) == ["config.yaml", "plot.png", "results.json"]
+        found = sorted(path.name for path in folder.iterdir())
+        assert found == ["config.yaml", "plot.png", "results.json", "table.csv"]
         results = json.loads((folder / "results.json").read_text())
         assert results["kind"] == "window"
         assert [profile["density"] for profile in results["profiles"]] == [1, pytest.approx(0.1, abs=0.01)]
