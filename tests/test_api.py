@@ -346,6 +346,25 @@ class TestFitness:
         assert done.returncode == 0, done.stderr
         assert smd_evo.load_run(tmp_path / "run").numbers["sense"] == "max"
 
+    @pytest.mark.parametrize("many", [[], ["--generations", "2"]], ids=["one generation", "several"])
+    def test_samples_without_classes_on_the_command_line(self, many, tmp_path):
+        """A factory may return splits, of regression, several labels, or whatever its network and fitness take."""
+        (tmp_path / "my_task.py").write_text(
+            "import torch\nfrom smd_evo import BatchFitness, split\n"
+            "labels = BatchFitness('labels', 'min', lambda out, target: torch.nn.functional"
+            ".binary_cross_entropy_with_logits(out, target, reduction='none'))\n"
+            "def network():\n    torch.manual_seed(0)\n    return torch.nn.Linear(4, 3)\n"
+            "def splits():\n    x = torch.linspace(-1, 1, 240).view(60, 4)\n"
+            "    return split((x, (x[:, :3] > 0).float()))\n"
+        )
+        words = ["--model", "my_task:network", "--data", "my_task:splits", "--fitness", "my_task:labels"]
+        small = ["--children", "4", "--sigma", "0.1", "--density", "0.5"]
+        done = here("finetune", *many, *words, *small, "--out", "run", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert "labels, lower is better" in " ".join(done.stdout.lower().split())
+        reported = here("report", "run", cwd=tmp_path)
+        assert reported.returncode == 0, reported.stderr
+
     @pytest.mark.parametrize(
         ("function", "arguments", "options", "kind", "message"),
         [

@@ -101,7 +101,8 @@ def _evolve(work: Callable[[Bar], Any], target: Path, dry_run: bool) -> None:
     with interrupts_tell(lambda: f"the results are in {target}"):
         from smd_evo.experiments.generations.table import evolution_table, evolution_verdict
 
-        show([evolution_table(result.rows)], evolution_verdict(result.rows), target)
+        measure = result.fitness, result.sense
+        show([evolution_table(result.rows, *measure)], evolution_verdict(result.rows, *measure), target)
 
 
 def _finetune(config: FinetuneConfig, target: Path, dry_run: bool) -> None:

@@ -9,6 +9,7 @@ import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from smd_evo.zoo.checkpoint import weights_of
 from smd_evo.zoo.data import Data, Samples
 from smd_evo.zoo.demo import DemoCNN, shifted_digits, trained_cnn
 from smd_evo.zoo.models import build_model, check_name
+from smd_evo.zoo.own import Splits, data_of
 from smd_evo.zoo.pixels import Pixels, decoded, workers
 from smd_evo.zoo.preprocessing import Normalize, Preprocessing
 from smd_evo.zoo.sources import Source, open_source
@@ -93,6 +95,8 @@ def load(
         if data == "digits":
             return _digits(model, checkpoint, checkpoint_key, given, seed)
         source = open_source(data, data_dir, download)
+        if isinstance(source, Splits):
+            return _as_given(model, data, source, checkpoint, checkpoint_key, given)
         if model == "demo-cnn":
             raise InvalidValue(f"model: expected another one than demo-cnn for {data}; it knows the digits alone")
         network, preprocessing = build_model(model, len(source.classes), checkpoint, checkpoint_key)
@@ -149,6 +153,24 @@ def _digits(
     network, _ = build_model(model, len(digits.classes), checkpoint, key)
     _check_fit(model, network, digits)
     return network, digits
+
+
+def _as_given(
+    model: str,
+    name: str,
+    splits: Splits,
+    checkpoint: str | Path | None,
+    key: str | None,
+    sizes: Mapping[str, int],
+) -> tuple[nn.Module, Data]:
+    """Samples of a user's own, which their network takes as they are."""
+    if sizes:
+        raise InvalidValue(
+            f"data: expected the splits of {name} as they are, got sizes of {', '.join(sizes)}; leave them out"
+        )
+    data = replace(data_of(splits), name=name, description=name)
+    network, _ = build_model(model, max(1, len(data.classes)), checkpoint, key)
+    return network, data
 
 
 def _decode(

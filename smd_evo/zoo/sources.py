@@ -15,6 +15,7 @@ from torch import Tensor
 
 from smd_evo.errors import InvalidType, InvalidValue
 from smd_evo.zoo.names import SOURCES, TORCHVISION_DATA, unknown, user_object
+from smd_evo.zoo.own import Splits
 
 __all__ = ["SOURCES", "Source", "open_source"]
 
@@ -44,13 +45,14 @@ class Source:
     test_targets: NDArray[np.int64] | None = None
 
 
-def open_source(name: str, data_dir: str | Path = "data", download: bool = False) -> Source:
+def open_source(name: str, data_dir: str | Path = "data", download: bool = False) -> Source | Splits:
     """A data set by its name.
 
     Args:
         name: one of :data:`SOURCES` but the demo's, or ``module.path:factory``: a function without arguments that
             returns ``(train, test)``, map-style data sets of (PIL image or tensor, class); ``classes`` of the first
-            names the classes, ``targets`` of each spares decoding its images, and ``test`` may be None.
+            names the classes, ``targets`` of each spares decoding its images, and ``test`` may be None. Or a function
+            that returns :class:`smd_evo.Splits`, of samples of any kind, which are taken as they are.
         data_dir: folder of the data sets that torchvision knows.
         download: whether these may be downloaded to there.
 
@@ -157,11 +159,14 @@ def _torchvision(kind: str, folder: Path, download: bool) -> Source:
     )
 
 
-def _from_factory(name: str) -> Source:
+def _from_factory(name: str) -> Source | Splits:
     pair = user_object("data", name, SOURCES)()
+    if isinstance(pair, Splits):
+        return pair
     if not isinstance(pair, tuple | list) or len(pair) != 2 or not _is_set(pair[0]):
         raise InvalidType(
-            f"data: expected (train, test) of map-style data sets from {name}, got {_kind(pair)}; test may be None"
+            f"data: expected (train, test) of map-style data sets from {name}, got {_kind(pair)}; test may be None; "
+            "smd_evo.Splits holds samples of other kinds"
         )
     train, test = pair
     train_targets = _targets(train)

@@ -34,6 +34,7 @@ class EvolutionResult:
         ensemble: of its relatives; None where the fitness is of a network and not of outputs.
         candidates: what might have voted, by their names.
         weights: of the candidates that do.
+        fitness, sense: what ranked children.
     """
 
     rows: list[Row]
@@ -41,6 +42,8 @@ class EvolutionResult:
     ensemble: SparseEnsemble | None
     candidates: list[str]
     weights: dict[str, float]
+    fitness: str
+    sense: str
 
 
 def finish(evolution: Evolution) -> EvolutionResult:
@@ -51,10 +54,11 @@ def finish(evolution: Evolution) -> EvolutionResult:
 
 def _finish(evolution: Evolution) -> EvolutionResult:
     config, data = evolution.config, evolution.data
+    measure = config.fitness, evolution.fitness.sense
     kept = ParameterSpace(evolution.problem.make_net(), config.select)
     if isinstance(evolution.fitness, ModuleFitness):
         kept.load(evolution.best)
-        return EvolutionResult(_own_rows(evolution, kept, evolution.fitness), kept.module, None, [], {})
+        return EvolutionResult(_own_rows(evolution, kept, evolution.fitness), kept.module, None, [], {}, *measure)
     voters = _voters(evolution, kept)
     kept.load(evolution.best)
     candidates = {name: _differing(kept, values) for name, values in voters.items()}
@@ -70,7 +74,7 @@ def _finish(evolution: Evolution) -> EvolutionResult:
         combine=pool,
         notes={"members": list(weights), "method": chosen.method, "validation": chosen.fitness},
     )
-    return EvolutionResult(_rows(evolution, judge, ensemble, pool), kept.module, ensemble, names, weights)
+    return EvolutionResult(_rows(evolution, judge, ensemble, pool), kept.module, ensemble, names, weights, *measure)
 
 
 def _voters(evolution: Evolution, space: ParameterSpace) -> dict[str, dict[str, Tensor]]:
