@@ -111,7 +111,7 @@ def test_a_step_evaluates_as_many_images_as_it_costs(name):
 def test_it_learns(name):
     """Over twenty seeds the loss was at most 0.92 of the parent's, but for one of RandOpt, 1.03."""
     quotients = []
-    for seed in (1, 2, 3):
+    for seed in (1, 2, 3) if name == "randopt" else (1,):
         own = task(seed)
         method = made(name, own)
         spent = 0
@@ -120,7 +120,7 @@ def test_it_learns(name):
             method.step()
         quotients.append(loss(method.predict(DATA)) / loss(own.parent.predict([Lineage()])[0]))
         assert own.budget - spent < CHILDREN * IMAGES
-    assert sum(quotients) / 3 < 1
+    assert sum(quotients) / len(quotients) < 1
 
 
 @every_method
