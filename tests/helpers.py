@@ -55,3 +55,19 @@ def state_bits(module):
 
 def same_bits(before, after):
     return before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+
+
+class Counter:
+    """A progress that remembers its phases."""
+
+    def __init__(self):
+        self.phases = []
+
+    def expect(self, workload):
+        self.workload = workload
+
+    def start(self, description, total):
+        self.phases.append([description, total, 0])
+
+    def advance(self):
+        self.phases[-1][2] += 1

@@ -73,6 +73,26 @@ def untrained(name="test_resnet", classes=1000, seed=0):
         return lively(timm.create_model(name, num_classes=classes), seed)
 
 
+def convnext_as_published(network):
+    """The state of timm's ConvNeXt in the names of its authors' own code."""
+    found = {}
+    for name, tensor in network.state_dict().items():
+        for ours, theirs in (
+            (".blocks.", "."),
+            ("conv_dw", "dwconv"),
+            ("mlp.fc", "pwconv"),
+            ("stem.", "downsample_layers.0."),
+            ("head.norm.", "norm."),
+            ("head.fc.", "head."),
+        ):
+            name = name.replace(ours, theirs)
+        parts = name.split(".")
+        if "downsample" in parts:
+            name = ".".join(["downsample_layers", parts[1], *parts[3:]])
+        found[name] = tensor.contiguous()
+    return found
+
+
 def write_module(folder, name, code):
     """A module of the user's in the current folder."""
     (folder / f"{name}.py").write_text(textwrap.dedent(code))

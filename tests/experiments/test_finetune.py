@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from helpers import Counter
 
 from smd_evo import Dense, Evaluator, Lineage, RandomSubspace, sample_mutations
 from smd_evo.evaluation.calibration import Effort, calibration_cost
@@ -20,22 +21,6 @@ from smd_evo.experiments.shortlists import SPARSE
 pytestmark = pytest.mark.numeric
 
 CONFIG = FinetuneConfig.read({"children": 12, "density": [0.3, 0.05], "seed": 1})
-
-
-class Counter:
-    """A progress that remembers its phases."""
-
-    def __init__(self):
-        self.phases = []
-
-    def expect(self, workload):
-        self.workload = workload
-
-    def start(self, description, total):
-        self.phases.append([description, total, 0])
-
-    def advance(self):
-        self.phases[-1][2] += 1
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from helpers import blobs, trained
+from helpers import Counter, blobs, trained
 
 from smd_evo import Evaluator, Mutation
 from smd_evo.errors import InvalidValue
@@ -16,22 +16,6 @@ pytestmark = pytest.mark.numeric
 
 CONFIG = WindowConfig(children=12, density=(1.0, 0.1, 0.01), seed=3)
 FITNESS, VALIDATION = blobs(90, shift=1.5, key=4), blobs(70, shift=1.5, key=5)
-
-
-class Counter:
-    """A progress that remembers its phases."""
-
-    def __init__(self):
-        self.phases = []
-
-    def expect(self, workload):
-        self.workload = workload
-
-    def start(self, description, total):
-        self.phases.append([description, total, 0])
-
-    def advance(self):
-        self.phases[-1][2] += 1
 
 
 def measure(config=CONFIG, *, fitness=FITNESS, validation=VALIDATION, progress=None, **changes):

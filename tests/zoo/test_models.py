@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision import models
 from torchvision.models import get_model_weights
-from zoo_helpers import lively, saved, untrained, write_module
+from zoo_helpers import convnext_as_published, lively, saved, untrained, write_module
 
 from smd_evo.errors import InvalidType, InvalidValue
 from smd_evo.zoo.cifar_resnet import CifarResNet
@@ -92,21 +92,7 @@ class TestFromACheckpoint:
     def test_in_the_names_of_its_authors_own_code(self, tmp_path, classes):
         """ConvNeXt as published, which timm translates when it fetches weights itself."""
         own = untrained("test_convnext", classes)
-        theirs = {}
-        for name, tensor in own.state_dict().items():
-            for ours, published in (
-                (".blocks.", "."),
-                ("conv_dw", "dwconv"),
-                ("mlp.fc", "pwconv"),
-                ("stem.", "downsample_layers.0."),
-                ("head.norm.", "norm."),
-                ("head.fc.", "head."),
-            ):
-                name = name.replace(ours, published)
-            parts = name.split(".")
-            if "downsample" in parts:
-                name = ".".join(["downsample_layers", parts[1], *parts[3:]])
-            theirs[name] = tensor.contiguous()
+        theirs = convnext_as_published(own)
         assert theirs.keys() != own.state_dict().keys()
         save_file(theirs, tmp_path / "x.safetensors")
         assert same(build_model("timm:test_convnext", classes, tmp_path / "x.safetensors")[0], own)

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torchvision.models import MNASNet, googlenet
 from torchvision.models.densenet import DenseNet
 from torchvision.models.vision_transformer import VisionTransformer
-from zoo_helpers import lively, saved, untrained
+from zoo_helpers import convnext_as_published, lively, saved, untrained
 
 from smd_evo.errors import InvalidValue
 from smd_evo.zoo.checkpoint import read_checkpoint
@@ -136,22 +136,7 @@ class TestConvNextAsItsAuthorsPublishIt:
     OWN = untrained("test_convnext", 7)
 
     def published(self):
-        found = {}
-        for name, tensor in self.OWN.state_dict().items():
-            for ours, theirs in (
-                (".blocks.", "."),
-                ("conv_dw", "dwconv"),
-                ("mlp.fc", "pwconv"),
-                ("stem.", "downsample_layers.0."),
-                ("head.norm.", "norm."),
-                ("head.fc.", "head."),
-            ):
-                name = name.replace(ours, theirs)
-            parts = name.split(".")
-            if "downsample" in parts:
-                name = ".".join(["downsample_layers", parts[1], *parts[3:]])
-            found[name] = tensor.contiguous()
-        return found
+        return convnext_as_published(self.OWN)
 
     def test_behind_a_prefix(self, file):
         torch.save({"model": {f"module.{name}": tensor for name, tensor in self.published().items()}}, file)
