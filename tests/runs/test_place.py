@@ -21,6 +21,7 @@ from smd_evo import atomic
 from smd_evo.atomic import partial_name, write_whole
 from smd_evo.errors import InvalidValue, OutputExists, SmdEvoError
 from smd_evo.experiments.folders import lock as lock_module
+from smd_evo.experiments.folders import take as take_module
 from smd_evo.experiments.folders.content import PLOT, write_plot
 from smd_evo.experiments.folders.lock import LOCK, Busy, Lock
 from smd_evo.experiments.folders.rescue import RESULTS
@@ -388,3 +389,37 @@ def test_a_file_s_first_name_fits_wherever_its_last_one_does(name):
     if target.name == name and len(name.encode()) <= 255:
         assert len(os.fsencode(partial_name(target).name)) <= 255
         assert partial_name(target).parent == target.parent
+
+
+def test_an_interrupt_at_nearly_any_line_leaves_nothing(tmp_path):
+    """But for the few between the lock and the place that knows of it, where the next run clears what is left."""
+    watched, left, number = os.path.dirname(take_module.__file__), set(), 0
+    while (place := _interrupted(number, tmp_path / str(number), watched)) is not None:
+        if (tmp_path / str(number) / ".run.partial").exists():
+            left.add(place)
+        number += 1
+    assert number > 50
+    assert len(left) <= 6
+
+
+def _interrupted(number, base, watched):
+    """The line of this number in the making of a run, where an interrupt came; None if there are fewer."""
+    lines, found = itertools.count(), []
+
+    def line(frame, event, _):
+        if event == "line" and next(lines) == number:
+            sys.settrace(None)
+            found.append((frame.f_code.co_filename, frame.f_lineno))
+            raise KeyboardInterrupt
+        return line
+
+    before = sys.gettrace()
+    sys.settrace(lambda frame, event, _: line if frame.f_code.co_filename.startswith(watched) else None)
+    try:
+        with new_run(base / "run"):
+            pass
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.settrace(before)
+    return found[0] if found else None

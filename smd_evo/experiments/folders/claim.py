@@ -46,9 +46,11 @@ def claimed(folder: Path, target: Path) -> Lock:
             continue
         except Busy:
             raise InvalidValue(taken(target)) from None
-        except OSError:
+        except BaseException:  # Ctrl-C, too
             if new:
-                folder.rmdir()
+                removed(folder)
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
             raise
         if new:
             return lock

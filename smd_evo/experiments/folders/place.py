@@ -32,7 +32,7 @@ class Place:
         self.target = target
         self.folder = folder_of(target)
         self._lock = claimed(self.folder, target)
-        self._stays = False
+        self._stays = self._left = False
 
     def write(self, files: Files) -> None:
         """Write results and give the folder its name; signals wait for that.
@@ -124,11 +124,14 @@ class Place:
             self._move_in()  # it is the current folder, a link to one, or where another disk begins
 
     def leave(self) -> None:
-        """Give the place back; what was not written vanishes."""
+        """Give the place back, once; what was not written vanishes."""
+        if self._left:  # it may be another's by now
+            return
         if self._stays:
             self._lock.release()
         else:
             dropped(self.folder, self._lock)
+        self._left = True
 
     def _saved(self, files: Files, missing: list[str]) -> str:
         """Where the results are that this folder does not take."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from smd_evo.errors import InvalidValue, OutputExists
-from smd_evo.experiments.folders.claim import clear_dead, removed, taken
+from smd_evo.experiments.folders.claim import clear_dead, folder_of, removed, taken
 from smd_evo.experiments.folders.lock import LOCK, Busy, Lock
 from smd_evo.experiments.folders.place import Place, is_there
 from smd_evo.experiments.folders.rescue import reason
@@ -39,17 +39,20 @@ def new_run(out: Path | str) -> Iterator[Place]:
         InvalidValue: the folder cannot be made there, or another process is making it.
     """
     target = Path(out) if Path(out).name not in ("", "..") else Path(out).resolve()
-    with _taking_back(target.absolute().parent):
+    with _taking_back(folder_of(target).absolute()):  # an interrupt may come before the place is there to leave it
         with usable(target):
             _check_new(target)
             place = Place(target)
         try:
-            with usable(target):
-                _check_new(target)  # nobody else makes it from now on, but somebody may have until now
-            clear_dead(target.parent)
-            with undone(place.leave):
-                yield place
-        finally:
+            try:
+                with usable(target):
+                    _check_new(target)  # nobody else makes it from now on, but somebody may have until now
+                clear_dead(target.parent)
+                with undone(place.leave):
+                    yield place
+            finally:
+                place.leave()
+        finally:  # an interrupt may come while it is left
             place.leave()
 
 
@@ -169,8 +172,8 @@ def _taking_back(folder: Path) -> Iterator[None]:
     made = [each for each in (folder, *folder.parents) if not os.path.lexists(each)]
 
     def take_back() -> None:
-        with contextlib.suppress(OSError):  # one that is in use is not empty, and so are those above
-            for each in made:  # innermost first
+        for each in made:  # innermost first; one that is in use is not empty, and so are those above
+            with contextlib.suppress(OSError):
                 each.rmdir()
 
     try:
