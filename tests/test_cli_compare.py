@@ -93,7 +93,9 @@ class TestAFinishedOne:
     def test_has_a_plot(self, done):
         assert (done[0] / "plot.png").read_bytes().startswith(b"\x89PNG")
 
-    @pytest.mark.skipif(torch.get_num_threads() > 1, reason="workers share the threads, and fewer add in another order")
+    @pytest.mark.skipif(
+        torch.get_num_threads() > 1, reason="workers share the threads, and fewer add in another order"
+    )
     def test_is_the_same_in_worker_processes(self, done, tmp_path):
         result = compare(tmp_path / "run", "--jobs", "2", run=smd_evo)
         assert result.returncode == 0, result.stderr
