@@ -45,19 +45,19 @@ def check_settings(config: ExperimentConfig) -> None:
                 raise unknown("methods", name, f"one of {', '.join(METHODS)} or module.path:factory", [*METHODS])
 
 
-def check_run(run: Path, trust: bool) -> None:
+def check_run(run: Path, trust: bool, given: Mapping[str, Any]) -> None:
     """Raise InvalidValue if there are no results of a single generation, or they are not trusted and have to be."""
     check_single(run)
     read_results(run / RESULTS, "finetune")
-    check_trust(run, load_settings(run / CONFIG), {}, trust)
+    check_trust(run, load_settings(run / CONFIG), given, trust)
 
 
-def check_exported(run: Path, trust: bool) -> None:
+def check_exported(run: Path, trust: bool, given: Mapping[str, Any]) -> None:
     """The same, or of a finished run over generations."""
     if is_evolution(run):
         check_finished(run)
     else:
-        check_run(run, trust)
+        check_run(run, trust, given)
 
 
 def check_reported(run: Path) -> None:

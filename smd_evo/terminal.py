@@ -70,27 +70,31 @@ def _completing(choices: tuple[str, ...]) -> Callable[[str], list[str]]:
     return complete
 
 
-def takes(*configs: type[ExperimentConfig], shown: Collection[str] | None = None) -> Callable[[_Command], _Command]:
+def takes(
+    *configs: type[ExperimentConfig], only: Collection[str] | None = None, shown: Collection[str] | None = None
+) -> Callable[[_Command], _Command]:
     """A command whose ``given`` holds the settings that its user has given, an option for each of them.
 
     Args:
         configs: kinds of settings; where they share a name, the first one's help is shown.
+        only: settings that it has; None for all.
         shown: settings that the help tells of; None for all.
     """
     settings = {setting.name: setting for config in reversed(configs) for setting in fields(config)}
-    ordered = [settings[name] for name in dict.fromkeys(each.name for config in configs for each in fields(config))]
+    names = dict.fromkeys(each.name for config in configs for each in fields(config))
+    ordered = [settings[name] for name in names if only is None or name in only]
 
     def decorated(command: _Command) -> _Command:
         options = []
         for setting in ordered:
             about, flag = setting.metadata, setting.type in (bool, "bool")
             name = setting.name.replace("_", "-")
-            names = [f"--{name}/--no-{name}" if setting.default is True else f"--{name}"]
+            flags = [f"--{name}/--no-{name}" if setting.default is True else f"--{name}"]
             kind = (bool | None) if flag else (str | None)
             option = typer.Option(
-                *names,
+                *flags,
                 metavar=about["metavar"] or None,
-                help=about["help"] if shown is None else _DEFAULT.sub("", about["help"]),
+                help=about["help"] if only is shown is None else _DEFAULT.sub("", about["help"]),
                 show_default=False,
                 rich_help_panel=about["group"],
                 autocompletion=_completing(about["choices"]) if about["choices"] else None,

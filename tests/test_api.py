@@ -1,9 +1,15 @@
 """The experiments as functions of a network and its data: what they return, write, refuse, and leave alone."""
 
 import dataclasses
+import importlib
 import inspect
 import threading
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
 
+import mypy.api
 import pytest
 import torch
 from cli_helpers import here
@@ -15,6 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import smd_evo
 from smd_evo import BatchFitness, Evaluator, Lineage, ModuleFitness, SparseEnsemble, Splits, split
+from smd_evo.api.options import CompareOptions, EvolutionOptions, FinetuneOptions, WindowOptions
 from smd_evo.errors import InvalidType, InvalidValue, OutputExists, Stopped
 from smd_evo.experiments.compare.settings import CompareConfig
 from smd_evo.experiments.finetune.settings import FinetuneConfig
@@ -22,6 +29,8 @@ from smd_evo.experiments.generations.settings import EvolutionConfig
 from smd_evo.experiments.window.settings import WindowConfig
 
 pytestmark = pytest.mark.numeric
+
+ROOT = Path(__file__).parents[1]
 
 FUNCTIONS = {
     smd_evo.finetune: {"children": 8, "density": 0.2, "sigma": 0.1},
@@ -281,6 +290,33 @@ class TestFolders:
             assert refused.returncode == 2
             assert "model: expected a name to load it by, got object:SmallNet" in refused.stderr
 
+    def test_commands_go_on_from_it_once_they_are_told_where_the_parent_is(self, tmp_path, monkeypatch):
+        (tmp_path / "mine.py").write_text(
+            "from helpers import blobs, trained\nfrom smd_evo import BatchFitness, split\n"
+            "score = BatchFitness('hits', 'max', lambda outputs, targets: (outputs.argmax(1) == targets).float(), "
+            "classes=True)\n"
+            "def data():\n    return split(blobs(150, shift=2.5))\n"
+        )
+        monkeypatch.syspath_prepend(tmp_path)
+        mine, folder = importlib.import_module("mine"), tmp_path / "run"
+        result = smd_evo.finetune(
+            trained(), mine.data(), fitness=mine.score, children=6, density=0.2, sigma=0.1, out=folder, callback=quiet
+        )
+        elsewhere = ["--model", "mine:trained", "--data", "mine:data", "--fitness", "mine:score"]
+        assert "fitness: expected a name, got object:hits" in here("verify", str(folder), *elsewhere[:4]).stderr
+        checked = here("verify", str(folder), *elsewhere)
+        assert "6 children loaded" in checked.stdout, checked.stderr
+        scored = here("ensemble", str(folder), *elsewhere, "--method", "top_k", "--size", "2")
+        assert "Written to" in scored.stdout, scored.stderr
+        exported = here("export", str(folder), *elsewhere, "--out", str(tmp_path / "best.pt"), "--format", "torch")
+        assert "Written to" in exported.stdout, exported.stderr
+        network = trained()
+        network.load_state_dict(torch.load(tmp_path / "best.pt"))
+        assert same_bits(state_bits(network), state_bits(result.best))
+        wrong = here("verify", str(folder), *elsewhere[2:], "--model", "demo-cnn")
+        assert wrong.returncode == 2
+        assert "parent" in wrong.stderr
+
     @every_function
     def test_by_names_it_is_the_command(self, function, tmp_path):
         settings = FUNCTIONS[function] | {"seed": 2, "device": "cpu"}
@@ -430,3 +466,44 @@ def test_controls_can_be_left_out(results):
     assert [row["method"] for row in alone.numbers["rows"]] == ["parent", *["sparse"] * 3]
     assert alone.numbers["rows"] == beside.numbers["rows"][:4]
     assert "<dt>Controls</dt><dd>none</dd>" in alone._repr_html_().replace("&lt;", "<").replace("&gt;", ">")
+
+
+OPTIONS = dict(zip(FUNCTIONS, (FinetuneOptions, EvolutionOptions, WindowOptions, CompareOptions), strict=True))
+
+
+def members(kind):
+    """The types of a union; a tuple's elements stand alone or in a sequence."""
+    for each in typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,):
+        if typing.get_origin(each) is tuple:
+            element = typing.get_args(each)[0]
+            yield from (element, Sequence[element])
+        else:
+            yield each
+
+
+@every_function
+def test_types_of_keyword_arguments_are_the_settings_own(function):
+    of_settings = typing.get_type_hints(CONFIGS[function])
+    own = {name: set(members(kind)) for name, kind in of_settings.items() if name not in {"model", "data", "fitness"}}
+    if function is smd_evo.evolve:
+        own["images"].add(int)  # 300, where there is no schedule
+    assert {name: set(members(kind)) for name, kind in typing.get_type_hints(OPTIONS[function]).items()} == own
+
+
+def test_a_type_checker_knows_the_keyword_arguments(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import torch\nimport smd_evo\n"
+        "network = torch.nn.Linear(2, 2)\n"
+        "smd_evo.evolve(network, fitness=lambda module: 1.0, images=300, density=0.1).best\n"
+        "smd_evo.finetune(network, None, childen=3)\n"
+        "smd_evo.compare(network, None, budget='much')\n"
+    )
+    out, _, status = mypy.api.run(["--strict", "--config-file", str(ROOT / "pyproject.toml"), str(script)])
+    wrong = [line for line in out.splitlines() if ": error: " in line]
+    assert status == 1
+    assert len(wrong) == 2, out
+    assert ":5: " in wrong[0]
+    assert '"childen"' in wrong[0]
+    assert ":6: " in wrong[1]
+    assert '"budget"' in wrong[1]

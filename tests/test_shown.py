@@ -4,7 +4,15 @@ import pytest
 from helpers import blobs, trained
 from matplotlib.figure import Figure
 
-from smd_evo import Evaluator, FinetuneProblem, ParameterSpace, RandomSubspace, SparseEnsemble, SubspaceEvolution
+from smd_evo import (
+    Evaluator,
+    FinetuneProblem,
+    Lineage,
+    ParameterSpace,
+    RandomSubspace,
+    SparseEnsemble,
+    SubspaceEvolution,
+)
 from smd_evo import sample_mutations as sampled
 
 CHILDREN = sampled(1, 9, subspace=RandomSubspace(0.2), sigma=0.1)
@@ -26,6 +34,9 @@ def test_an_evaluation_is_a_histogram_with_the_parents_line():
     (axes,) = figure.axes
     assert sum(bar.get_height() for bar in axes.patches) == 9
     assert axes.lines[0].get_xdata()[0] == 0.5
+    assert not result.plot().axes[0].lines
+    with_parent = Evaluator(trained(), blobs()).evaluate([Lineage(), *CHILDREN])
+    assert with_parent.plot().axes[0].lines[0].get_xdata()[0] == with_parent.parent == float(with_parent.fitness[0])
 
 
 def test_an_ensemble_tells_its_weights():

@@ -2,47 +2,42 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from smd_evo.api import experiments
 from smd_evo.api.progress import State, telling
-from smd_evo.api.results import Networks, RunResult, read_files
+from smd_evo.api.results import RunResult, read_files
 from smd_evo.api.runs import Stored
 from smd_evo.api.settings import has_settings, taken
-from smd_evo.ensemble.module import SparseEnsemble
 from smd_evo.evaluation.fitness import BatchFitness, Fitness, Sense
-from smd_evo.experiments.compare import files as comparisons
 from smd_evo.experiments.compare.settings import CompareConfig
-from smd_evo.experiments.finetune.files import finetune_files
-from smd_evo.experiments.finetune.results import FinetuneResult
-from smd_evo.experiments.finetune.run import finetune as run_finetune
 from smd_evo.experiments.finetune.settings import FinetuneConfig
 from smd_evo.experiments.folders.content import IDENTITY
-from smd_evo.experiments.folders.rescue import RESULTS, Files, fill
+from smd_evo.experiments.folders.rescue import RESULTS, fill
 from smd_evo.experiments.folders.survival import Interrupted
 from smd_evo.experiments.folders.take import new_run
-from smd_evo.experiments.generations import files as generations
 from smd_evo.experiments.generations.checkpoints import CHECKPOINTS
 from smd_evo.experiments.generations.identity import changed_config
-from smd_evo.experiments.generations.results import EvolutionResult
 from smd_evo.experiments.generations.settings import EvolutionConfig
 from smd_evo.experiments.parent import Source
 from smd_evo.experiments.progress import Progress
-from smd_evo.experiments.window.files import window_files
-from smd_evo.experiments.window.run import window as run_window
 from smd_evo.experiments.window.settings import WindowConfig
 from smd_evo.report.records import read_record
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from smd_evo.api.options import CompareOptions, EvolutionOptions, FinetuneOptions, WindowOptions
 
 __all__ = ["compare", "evolve", "finetune", "window"]
 
@@ -57,7 +52,7 @@ def finetune(
     fitness: str | BatchFitness = "cross_entropy",
     out: Path | str | None = None,
     callback: Callback | None = None,
-    **settings: Any,
+    **settings: Unpack[FinetuneOptions],
 ) -> RunResult:
     """Fine-tune and ensemble a network by one generation of sparse mutations, beside dense controls.
 
@@ -84,10 +79,8 @@ def finetune(
         (True, 'Linear')
     """
     config, source = taken(FinetuneConfig, network, data, fitness, settings)
-    start = time.perf_counter()
     with _placed(out) as deliver, telling(callback) as progress, _quiet():
-        result = run_finetune(config, progress, source)
-        return deliver(finetune_files(result, time.perf_counter() - start), _found(result))
+        return deliver(experiments.finetune(config, progress, source))
 
 
 @has_settings(EvolutionConfig)
@@ -99,7 +92,7 @@ def evolve(
     sense: Sense | None = None,
     out: Path | str | None = None,
     callback: Callback | None = None,
-    **settings: Any,
+    **settings: Unpack[EvolutionOptions],
 ) -> RunResult:
     """Fine-tune a network over many generations; with ``out``, in a run that can be stopped anywhere and goes on.
 
@@ -132,15 +125,15 @@ def evolve(
             folder = Path(out)
             if (folder / IDENTITY).is_file():
                 return _gone_on(folder, config, settings, progress, source)
-            found = generations.evolve(config, folder, progress, source)
-            return RunResult(read_record(folder), folder, _Evolved(found))
+            made = experiments.evolve(config, folder, progress, source)
+            return RunResult(read_record(folder), folder, made.networks)
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place) / "run"
             try:
-                found = generations.evolve(_in_passing(config), folder, progress, source)
+                made = experiments.evolve(_in_passing(config), folder, progress, source)
             except Interrupted:
                 raise KeyboardInterrupt("evolve: interrupted; nothing is kept without out") from None
-            return _kept(folder, _Evolved(found))
+            return _kept(folder, made.networks)
 
 
 @has_settings(WindowConfig)
@@ -150,7 +143,7 @@ def window(
     *,
     out: Path | str | None = None,
     callback: Callback | None = None,
-    **settings: Any,
+    **settings: Unpack[WindowOptions],
 ) -> RunResult:
     """Measure how strong mutations may be at each density before a classifier breaks.
 
@@ -164,10 +157,8 @@ def window(
         InvalidType, InvalidValue, UnsupportedParameter, OutputExists, Stopped: as for :func:`finetune`.
     """
     config, source = taken(WindowConfig, network, data, None, settings)
-    start = time.perf_counter()
     with _placed(out) as deliver, telling(callback) as progress, _quiet():
-        result, samples = run_window(config, progress, source)
-        return deliver(window_files(result, samples, time.perf_counter() - start), None)
+        return deliver(experiments.window(config, progress, source))
 
 
 @has_settings(CompareConfig)
@@ -179,7 +170,7 @@ def compare(
     jobs: int = 1,
     out: Path | str | None = None,
     callback: Callback | None = None,
-    **settings: Any,
+    **settings: Unpack[CompareOptions],
 ) -> RunResult:
     """Compare methods with OpenAI-ES: the same budget, trials, minibatches and seeds for each.
 
@@ -198,32 +189,12 @@ def compare(
     config, source = taken(CompareConfig, network, data, fitness, settings)
     with telling(callback) as progress, _quiet():
         if out is not None:
-            comparisons.compare(config, Path(out), jobs, progress, source)
+            experiments.compare(config, Path(out), jobs, progress, source)
             return RunResult(read_record(out), Path(out))
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place) / "run"
-            comparisons.compare(config, folder, jobs, progress, source)
+            experiments.compare(config, folder, jobs, progress, source)
             return _kept(folder, None)
-
-
-class _Evolved:
-    """The networks of a run over generations."""
-
-    def __init__(self, found: EvolutionResult) -> None:
-        self._network, self._ensemble = found.network, found.ensemble
-
-    def best(self) -> nn.Module:
-        """A network of its own."""
-        return copy.deepcopy(self._network)
-
-    def ensemble(self) -> SparseEnsemble | None:
-        """Its relatives with it, if there are any."""
-        return self._ensemble
-
-
-def _found(result: FinetuneResult) -> Networks:
-    chosen = result.arms[0].group.chosen()
-    return Networks(lambda: result.space, chosen["best child"][0], list(chosen["ensemble"]))
 
 
 def _in_passing(config: EvolutionConfig) -> EvolutionConfig:
@@ -239,30 +210,30 @@ def _gone_on(
     if (folder / RESULTS).is_file():
         changed_config(folder, wanted, trust=True)  # which raises if it is another run's
         return RunResult(read_record(folder), folder, Stored(folder, lambda: source.parent(config, progress)[0]))
-    found = generations.resume(folder, wanted, progress, trust=True, source=source)
-    return RunResult(read_record(folder), folder, _Evolved(found))
+    made = experiments.resume(folder, wanted, progress, trust=True, source=source)
+    return RunResult(read_record(folder), folder, made.networks)
 
 
 @contextmanager
-def _placed(out: Path | str | None) -> Iterator[Callable[[Files, Any], RunResult]]:
+def _placed(out: Path | str | None) -> Iterator[Callable[[experiments.Made], RunResult]]:
     """What takes the files of a run to their place, which is taken from now on; or into a result alone."""
     if out is None:
 
-        def held(files: Files, networks: Any) -> RunResult:
+        def held(made: experiments.Made) -> RunResult:
             with tempfile.TemporaryDirectory() as place:
                 folder = Path(place) / "run"
                 folder.mkdir()
-                for error in fill(folder, files).values():
+                for error in fill(folder, made.files).values():
                     raise error
-                return _kept(folder, networks)
+                return _kept(folder, made.networks)
 
         yield held
         return
     with new_run(out) as place:
 
-        def written(files: Files, networks: Any) -> RunResult:
-            place.write(files)
-            return RunResult(read_record(place.target), place.target, networks)
+        def written(made: experiments.Made) -> RunResult:
+            place.write(made.files)
+            return RunResult(read_record(place.target), place.target, made.networks)
 
         yield written
 

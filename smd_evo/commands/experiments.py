@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,10 +14,13 @@ from smd_evo.commands.shared import (
     DRY_RUN,
     TRUST,
     app,
+    calls,
     chosen,
     deliver,
     interrupts_tell,
     merged,
+    placed,
+    present,
     read,
     say,
 )
@@ -29,6 +30,9 @@ from smd_evo.experiments.generations.settings import MAY_CHANGE, EvolutionConfig
 from smd_evo.experiments.readers import whole_number
 from smd_evo.experiments.window.settings import WindowConfig
 from smd_evo.terminal import InGroups, option, show, takes
+
+if TYPE_CHECKING:
+    from smd_evo.api.experiments import Made
 
 
 @app.command(cls=InGroups)
@@ -59,7 +63,7 @@ def finetune(
     elif "generations" in settings:
         config_of_many = read(EvolutionConfig, settings, out)
         with chosen(out, "finetune") as target:
-            _evolve(lambda bar: _runs().evolve(config_of_many, target, bar), target, dry_run)
+            _evolve(lambda bar: calls().evolve(config_of_many, target, bar), target, dry_run)
     else:
         check_single_generation(settings)
         config_of_one = read(FinetuneConfig, settings, out)
@@ -85,39 +89,20 @@ def resume(
 
     settings = merged(given, None)
     check_resumed(Path(run), settings, trust)
-    _evolve(lambda bar: _runs().resume(Path(run), settings, bar, trust), Path(run), dry_run)
+    _evolve(lambda bar: calls().resume(Path(run), settings, bar, trust), Path(run), dry_run)
 
 
-def _runs() -> Any:
-    os.environ.setdefault("EVOTORCH_VERBOSE_LEVEL", "0")
-    from smd_evo.experiments.generations import files as evolution
-
-    return evolution
-
-
-def _evolve(work: Callable[[Bar], Any], target: Path, dry_run: bool) -> None:
+def _evolve(work: Callable[[Bar], Made], target: Path, dry_run: bool) -> None:
     with interrupts_tell(), Bar(dry_run) as bar:
-        result = work(bar)
-    with interrupts_tell(lambda: f"the results are in {target}"):
-        from smd_evo.experiments.generations.table import evolution_table, evolution_verdict
-
-        measure = result.fitness, result.sense
-        show([evolution_table(result.rows, *measure)], evolution_verdict(result.rows, *measure), target)
+        made = work(bar)
+    present(made, target)
 
 
 def _finetune(config: FinetuneConfig, target: Path, dry_run: bool) -> None:
-    os.environ.setdefault("EVOTORCH_VERBOSE_LEVEL", "0")  # its notes on devices and dtypes
-    from smd_evo.experiments.finetune.files import finetune_files
-    from smd_evo.experiments.finetune.run import finetune
-    from smd_evo.experiments.finetune.table import finetune_table, finetune_verdict
-    from smd_evo.experiments.folders.take import new_run
-
-    start = time.perf_counter()
-    with new_run(target) as place:
+    with placed(target) as place:
         with Bar(dry_run) as bar:
-            result = finetune(config, bar)
-        files = finetune_files(result, time.perf_counter() - start)
-        deliver(place, files, [finetune_table(result)], finetune_verdict(result))
+            made = calls().finetune(config, bar)
+        deliver(place, made)
 
 
 def _finetune_all(
@@ -163,18 +148,10 @@ def window(
 ) -> None:
     """Measure how strong mutations may be at each density before the network breaks."""
     resolved = read(WindowConfig, merged(given, config), out)
-
-    from smd_evo.experiments.folders.take import new_run
-    from smd_evo.experiments.window.files import window_files
-    from smd_evo.experiments.window.run import window
-    from smd_evo.experiments.window.table import window_tables, window_verdict
-
-    start = time.perf_counter()
-    with chosen(out, "window") as target, new_run(target) as place:
+    with chosen(out, "window") as target, placed(target) as place:
         with Bar(dry_run) as bar:
-            result, data = window(resolved, bar)
-        files = window_files(result, data, time.perf_counter() - start)
-        deliver(place, files, window_tables(result), window_verdict(result))
+            made = calls().window(resolved, bar)
+        deliver(place, made)
 
 
 @app.command(cls=InGroups)
@@ -193,19 +170,17 @@ def compare(
     """
     from smd_evo.experiments.compare.place import check_comparison
 
-    os.environ.setdefault("EVOTORCH_VERBOSE_LEVEL", "0")
     workers = whole_number("jobs", jobs, mend="try 1")
     if out is not None:
         check_comparison(Path(out))
     resolved = read(CompareConfig, merged(given, config))
 
-    from smd_evo.experiments.compare.files import compare, finished
-    from smd_evo.experiments.compare.table import compare_tables, compare_verdict
+    from smd_evo.experiments.compare.files import finished
 
     def told() -> str:
         return f"{finished(target)} runs are finished; the same command goes on"
 
     with chosen(out, "compare") as target, interrupts_tell(told):
         with Bar(dry_run) as bar:
-            result = compare(resolved, target, workers, bar)
-        show(compare_tables(result), compare_verdict(result), target)
+            made = calls().compare(resolved, target, workers, bar)
+        present(made, target)

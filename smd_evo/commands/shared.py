@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
@@ -14,10 +16,8 @@ from smd_evo.streams import printable
 from smd_evo.terminal import Commands, option, show
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
+    from smd_evo.api.experiments import Made
     from smd_evo.experiments.folders.place import Place
-    from smd_evo.experiments.folders.rescue import Files
 
 __all__ = [
     "CONFIG",
@@ -25,10 +25,13 @@ __all__ = [
     "TRUST",
     "InterruptedWith",
     "app",
+    "calls",
     "chosen",
     "deliver",
     "interrupts_tell",
     "merged",
+    "placed",
+    "present",
     "read",
     "say",
 ]
@@ -92,18 +95,36 @@ def interrupts_tell(what: Callable[[], str] = str) -> Iterator[None]:
         raise
 
 
-def deliver(
-    place: Place, files: Files, tables: Iterable[Table], lines: Iterable[str], run: Path | None = None
-) -> None:
+def calls() -> ModuleType:
+    """The experiments as calls, imported when all is read."""
+    os.environ.setdefault("EVOTORCH_VERBOSE_LEVEL", "0")  # its notes on devices and dtypes
+    from smd_evo.api import experiments
+
+    return experiments
+
+
+def placed(target: Path) -> AbstractContextManager[Place]:
+    """The place of results, taken for this process."""
+    from smd_evo.experiments.folders.take import new_run
+
+    return new_run(target)
+
+
+def deliver(place: Place, made: Made, run: Path | None = None) -> None:
     """Write results, of a run or a part of it, and show them, also where they cannot be written."""
     with interrupts_tell():
         try:
-            place.write(files)
+            place.write(made.files)
         except OSError:
-            show(tables, lines, None)
+            show(made.tables, made.verdict, None)
             raise
-    with interrupts_tell(lambda: f"the results are in {place.target}"):
-        show(tables, lines, place.target, run)
+    present(made, place.target, run)
+
+
+def present(made: Made, target: Path, run: Path | None = None) -> None:
+    """Show results that are written."""
+    with interrupts_tell(lambda: f"the results are in {target}"):
+        show(made.tables, made.verdict, target, run)
 
 
 def say(line: str) -> None:

@@ -50,15 +50,17 @@ class Evaluation:
         fitness: float64 [N] on the CPU, in the fitness's own units; all finite.
         sense: "min" or "max".
         nonfinite: how many were NaN or infinite and became the worst, +-1e18.
+        parent: the parent's fitness, if it was among them.
     """
 
     fitness: Tensor
     sense: str
     nonfinite: int
+    parent: float | None = None
 
     def plot(self, parent: float | None = None) -> Figure:
-        """A histogram, with a line for the parent's fitness, if it is given."""
-        return histogram(self.fitness, self.sense, parent)
+        """A histogram, with a line for the parent's fitness, where it was evaluated or is given."""
+        return histogram(self.fitness, self.sense, self.parent if parent is None else parent)
 
     def _repr_html_(self) -> str:
         return picture(self.plot())
@@ -201,13 +203,13 @@ class Evaluator:
         fitness = value(torch.stack(sums).cpu()) if sums else torch.zeros(0, dtype=torch.float64, device="cpu")
         finite = fitness.isfinite() & (fitness.abs() < WORST)
         worst = WORST if self.fitness.sense == "min" else -WORST
-        result = Evaluation(fitness.where(finite, worst), self.fitness.sense, int((~finite).sum()))
-        if parents:
-            values = result.fitness.tolist()
+        values = fitness.where(finite, worst)
+        parent = float(values[parents[0]]) if parents else None
+        if parent is not None:
             self.say_if_alike(
-                [value for number, value in enumerate(values) if number not in parents], values[parents[0]]
+                [value for number, value in enumerate(values.tolist()) if number not in parents], parent
             )
-        return result
+        return Evaluation(values, self.fitness.sense, int((~finite).sum()), parent)
 
     def say_if_alike(self, fitness: Sequence[float], parent: float) -> None:
         """Warn, once, where all of at least eight children have exactly the fitness of their parent."""

@@ -85,12 +85,8 @@ def load_parent(config: ExperimentConfig, progress: Progress | None = None) -> t
     Raises:
         InvalidValue, InvalidType: see :func:`smd_evo.zoo.loading.load`.
     """
-    for name, value in (("model", config.model), ("data", config.data)):
-        if value.startswith(f"{OBJECT}:"):
-            raise InvalidValue(
-                f"{name}: expected a name to load it by, got {value}, which a program gave; give its --{name} as "
-                f"module.path:function, or use smd_evo.load_run with the {'network' if name == 'model' else 'data'}"
-            )
+    _check_named("model", config.model)
+    _check_named("data", config.data)
     progress = progress or Logged()
     progress.start("preparing the parent and its data", None)
     network, data = load(
@@ -121,8 +117,20 @@ def find_fitness(name: str) -> Fitness:
     """
     if ":" not in name:
         return get_fitness(name)
+    _check_named("fitness", name)
     found = user_object("fitness", name, NAMES, (BatchFitness, TotalFitness, ModuleFitness))
     return found if isinstance(found, BatchFitness | TotalFitness | ModuleFitness) else own_fitness(found)
+
+
+def _check_named(setting: str, value: str) -> None:
+    """Raise InvalidValue for what a program gave, which nobody can load by its name."""
+    if value.startswith(f"{OBJECT}:"):
+        raise InvalidValue(
+            f"{setting}: expected a name to load it by, got {value}, which a program gave; give --{setting} "
+            "module.path:function that returns it, or use smd_evo.load_run in that program"
+            if setting != "fitness"
+            else f"{setting}: expected a name, got {value}, which a program gave; give --fitness module.path:name"
+        )
 
 
 def own_fitness(function: Callable[[nn.Module], float], sense: Sense = "max") -> ModuleFitness:

@@ -13,6 +13,7 @@ from smd_evo.experiments import readers
 
 __all__ = [
     "CHILDREN",
+    "ELSEWHERE",
     "FITNESSES",
     "FORMATS",
     "GROUPS",
@@ -35,6 +36,9 @@ FITNESSES = {
 """Names of fitnesses, and what reports call them."""
 OBJECT = "object"
 """What stands before the colon where a program gave an object, which nobody can load by a name."""
+
+ELSEWHERE = ("model", "checkpoint", "checkpoint_key", "data", "data_dir", "fitness")
+"""Settings that say where a stored run's parent, data and fitness are now, if they are not where they were."""
 
 FORMATS = ("safetensors", "torch")
 """Of exported weights."""

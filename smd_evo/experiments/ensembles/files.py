@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,11 @@ def export_weights(
     size: int | None,
     combine: str,
     trust: bool = False,
+    given: Mapping[str, Any] | None = None,
 ) -> str:
     """Write the weights of a run's child, soup or ensemble, see :func:`exported` and :func:`evolved_weights`.
+
+    ``given``: where its parent and data are now.
 
     Returns:
         What was written.
@@ -79,9 +83,9 @@ def export_weights(
     choice: dict[str, Any] = {"method": method, "size": size, "combine": combine}
     with new_file(out) as write:
         if is_evolution(Path(run)):
-            state, how = evolved_weights(Path(run), child, trust, **choice)
+            state, how = evolved_weights(Path(run), child, trust, given, **choice)
         else:
-            config, shortlists = read_config(run, trust), read_shortlists(run)
+            config, shortlists = read_config(run, trust, given), read_shortlists(run)
             state, how = exported(config, shortlists, Path(run) / CHILDREN, child, **choice)
         write(encode_weights(state, how, kind))
     return how

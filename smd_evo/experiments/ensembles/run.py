@@ -29,7 +29,7 @@ from smd_evo.evaluation.stream import Stream
 from smd_evo.experiments.ensembles.augment import changes
 from smd_evo.experiments.ensembles.counts import ensemble_workload
 from smd_evo.experiments.finetune.settings import FinetuneConfig
-from smd_evo.experiments.parent import in_precision, load_parent
+from smd_evo.experiments.parent import find_fitness, in_precision, load_parent
 from smd_evo.experiments.progress import Logged, Progress
 from smd_evo.experiments.scores import Curve, Diversity, Score, against, curve, diversity, score
 from smd_evo.experiments.shortlists import SPARSE, Shortlist
@@ -123,7 +123,7 @@ def parent_on_validation(
     """
     parent, data = load_parent(config, progress)
     select, batch_size = config.select, config.batch_size
-    judge = Evaluator(parent, data.validation, config.fitness, select=select, batch_size=batch_size)
+    judge = Evaluator(parent, data.validation, find_fitness(config.fitness), select=select, batch_size=batch_size)
     fingerprint = judge.space.fingerprint()
     for arm in shortlists:
         if arm.fingerprint != fingerprint:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from smd_evo.ensemble.files import save_children
 from smd_evo.errors import InvalidValue
@@ -87,19 +89,20 @@ def finetune_files(result: FinetuneResult, seconds: float) -> Files:
     }
 
 
-def read_config(run: Path | str, trust: bool = False) -> FinetuneConfig:
+def read_config(run: Path | str, trust: bool = False, given: Mapping[str, Any] | None = None) -> FinetuneConfig:
     """The settings of a finished run, to load its parent with; where its device is not there, with another.
 
     Args:
         run: the run directory.
         trust: whether functions that it names may be imported.
+        given: settings of :data:`smd_evo.experiments.settings.ELSEWHERE` that are others now.
 
     Raises:
         InvalidValue: ``run`` is no run directory, or names functions and is not trusted.
     """
-    config = stored_config(run)
-    check_trust(run, config.as_dict(), {}, trust)
-    return config
+    config, given = stored_config(run), dict(given or {})
+    check_trust(run, config.as_dict(), given, trust)
+    return dataclasses.replace(config, **given)
 
 
 def stored_config(run: Path | str) -> FinetuneConfig:

@@ -9,8 +9,10 @@ it averages out. Accuracy is a count: it changes where two outputs are as good a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -112,17 +114,20 @@ def tolerance(fitness: Tensor, name: str, samples: int, rounding: str) -> tuple[
     return share * (1 + fitness.abs()), f"{share:.0e} x (1 + the stored loss), {where}"
 
 
-def verify_run(run: Path, progress: Progress | None = None, trust: bool = False) -> Verified:
+def verify_run(
+    run: Path, progress: Progress | None = None, trust: bool = False, given: Mapping[str, Any] | None = None
+) -> Verified:
     """Evaluate the children of a run of a single generation again.
 
     Args:
         run: the run directory.
         progress: told of each child.
         trust: whether functions that the folder names may be imported.
+        given: where its parent, data and fitness are now.
 
     Raises:
         NotReproduced: the fitness of a child differs from the stored one by more than rounding.
         InvalidValue, ChildrenFileError, WrongParent: ``run`` is no such run, or damaged, or of another parent.
     """
-    config = read_config(run, trust)
+    config = read_config(run, trust, given)
     return verify_children(config, run / CHILDREN, progress, str(load_settings(run / CONFIG).get("device")))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from smd_evo.errors import InvalidValue
 from smd_evo.experiments.folders.kinds import ENSEMBLE, NETWORK, check_finished
@@ -20,7 +21,11 @@ _CHOICES = {"method": "greedy", "size": None, "combine": "probabilities"}
 
 
 def evolved_weights(
-    run: Path, child: str, trust: bool = False, **choice: str | int | None
+    run: Path,
+    child: str,
+    trust: bool = False,
+    given: Mapping[str, Any] | None = None,
+    **choice: str | int | None,
 ) -> tuple[dict[str, Tensor], str]:
     """Weights of the best network, or of the ensemble that was chosen at the end.
 
@@ -28,6 +33,7 @@ def evolved_weights(
         run: the folder of a run over generations.
         child: "best" (on validation), "soup" or "ensemble".
         trust: whether functions that the folder names may be imported.
+        given: where its parent and data are now.
         choice: method, size and combination; the run has had its choice.
 
     Returns:
@@ -58,7 +64,7 @@ def evolved_weights(
     state = read_checkpoint(run / NETWORK)
     if child == "best":
         return state, "the best network on validation"
-    network, _ = load_parent(resumed_config(run, {}, trust, servers=False))
+    network, _ = load_parent(resumed_config(run, given or {}, trust, servers=False))
     load_weights(network, state, run / NETWORK)
     ensemble = SparseEnsemble.load(run / ENSEMBLE, network)
     shares = ", ".join(str(Fraction(weight).limit_denominator(1000)) for weight in ensemble.weights.tolist())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,13 +23,16 @@ __all__ = ["verify_history"]
 _log = logging.getLogger(__name__)
 
 
-def verify_history(run: Path, progress: Progress | None = None, trust: bool = False) -> int:
+def verify_history(
+    run: Path, progress: Progress | None = None, trust: bool = False, given: Mapping[str, Any] | None = None
+) -> int:
     """Make the newest checkpoint's parent again, from the pre-trained one and the recipes of all generations.
 
     Args:
         run: the run directory, of a finished run or an unfinished one.
         progress: told of each generation; what else the user should know, :mod:`logging` is told.
         trust: whether functions that the folder names may be imported.
+        given: where its parent and data are now.
 
     Returns:
         How many generations there are.
@@ -43,7 +48,7 @@ def verify_history(run: Path, progress: Progress | None = None, trust: bool = Fa
     for each in damaged:
         _log.warning("%s; that of generation %s is looked at", each, number)
     records = read_metrics(run, number, HISTORY)
-    config = resumed_config(run, {}, trust, servers=False)
+    config = resumed_config(run, given or {}, trust, servers=False)
     network, _ = load_parent(config, progress)
     space = ParameterSpace(network, config.select)
     check_parent(identity, space.fingerprint())

@@ -1,0 +1,138 @@
+"""Each experiment as one call on its settings: the functions and the commands are made of these."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from smd_evo.api.results import Networks
+from smd_evo.ensemble.module import SparseEnsemble
+from smd_evo.experiments.compare import files as comparisons
+from smd_evo.experiments.compare.settings import CompareConfig
+from smd_evo.experiments.compare.table import compare_tables, compare_verdict
+from smd_evo.experiments.ensembles import run as ensembles
+from smd_evo.experiments.ensembles.files import ensemble_files
+from smd_evo.experiments.ensembles.table import ensemble_tables, ensemble_verdict
+from smd_evo.experiments.finetune import run as finetuning
+from smd_evo.experiments.finetune.files import finetune_files, read_config, read_shortlists
+from smd_evo.experiments.finetune.results import FinetuneResult
+from smd_evo.experiments.finetune.settings import FinetuneConfig
+from smd_evo.experiments.finetune.table import finetune_table, finetune_verdict
+from smd_evo.experiments.folders.rescue import Files
+from smd_evo.experiments.generations import files as generations
+from smd_evo.experiments.generations.results import EvolutionResult
+from smd_evo.experiments.generations.settings import EvolutionConfig
+from smd_evo.experiments.generations.table import evolution_table, evolution_verdict
+from smd_evo.experiments.parent import NAMED, Source
+from smd_evo.experiments.progress import Progress
+from smd_evo.experiments.window import run as windows
+from smd_evo.experiments.window.files import window_files
+from smd_evo.experiments.window.settings import WindowConfig
+from smd_evo.experiments.window.table import window_tables, window_verdict
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["Made", "compare", "ensemble", "evolve", "finetune", "resume", "window"]
+
+
+@dataclass(frozen=True)
+class Made:
+    """What came out of an experiment.
+
+    Attributes:
+        tables, verdict: what a terminal shows.
+        files: what writes its run directory; nothing where that was written as it went.
+        networks: those that it found, if it hands over any.
+    """
+
+    tables: Sequence[Table]
+    verdict: Sequence[str]
+    files: Files = field(default_factory=dict)
+    networks: Any = None
+
+
+def finetune(config: FinetuneConfig, progress: Progress, source: Source = NAMED) -> Made:
+    """One generation beside dense controls."""
+    start = time.perf_counter()
+    result = finetuning.finetune(config, progress, source)
+    files = finetune_files(result, time.perf_counter() - start)
+    return Made([finetune_table(result)], finetune_verdict(result), files, _found(result))
+
+
+def evolve(config: EvolutionConfig, folder: Path, progress: Progress, source: Source = NAMED) -> Made:
+    """A run over many generations, in its folder."""
+    return _evolved(generations.evolve(config, folder, progress, source))
+
+
+def resume(
+    folder: Path, settings: Mapping[str, Any], progress: Progress, trust: bool, source: Source = NAMED
+) -> Made:
+    """Such a run, from its newest checkpoint on."""
+    return _evolved(generations.resume(folder, settings, progress, trust=trust, source=source))
+
+
+def window(config: WindowConfig, progress: Progress, source: Source = NAMED) -> Made:
+    """How strong mutations may be at each density."""
+    start = time.perf_counter()
+    result, samples = windows.window(config, progress, source)
+    files = window_files(result, samples, time.perf_counter() - start)
+    return Made(window_tables(result), window_verdict(result), files)
+
+
+def compare(config: CompareConfig, folder: Path, jobs: int, progress: Progress, source: Source = NAMED) -> Made:
+    """Methods beside OpenAI-ES, in the comparison's folder."""
+    result = comparisons.compare(config, folder, jobs, progress, source)
+    return Made(compare_tables(result), compare_verdict(result))
+
+
+def ensemble(
+    run: Path,
+    given: Mapping[str, Any],
+    progress: Progress,
+    *,
+    method: str,
+    size: int | None,
+    combine: str,
+    trust: bool,
+) -> Made:
+    """Ensembles of the children that a run of one generation stored; given is where its parent and data are now."""
+    start = time.perf_counter()
+    config, shortlists = read_config(run, trust, given), read_shortlists(run)
+    result = ensembles.score_ensembles(
+        config, shortlists, method=method, size=size, combine=combine, progress=progress
+    )
+    files = ensemble_files(result, time.perf_counter() - start)
+    return Made(ensemble_tables(result), ensemble_verdict(result), files)
+
+
+class _Evolved:
+    """The networks of a run over generations."""
+
+    def __init__(self, found: EvolutionResult) -> None:
+        self._network, self._ensemble = found.network, found.ensemble
+
+    def best(self) -> nn.Module:
+        """A network of its own."""
+        return copy.deepcopy(self._network)
+
+    def ensemble(self) -> SparseEnsemble | None:
+        """Its relatives with it, if there are any."""
+        return self._ensemble
+
+
+def _evolved(found: EvolutionResult) -> Made:
+    measure = found.fitness, found.sense
+    tables, verdict = [evolution_table(found.rows, *measure)], evolution_verdict(found.rows, *measure)
+    return Made(tables, verdict, networks=_Evolved(found))
+
+
+def _found(result: FinetuneResult) -> Networks:
+    chosen = result.arms[0].group.chosen()
+    return Networks(lambda: result.space, chosen["best child"][0], list(chosen["ensemble"]))
