@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import inspect
+import sys
 import threading
 import types
 import typing
@@ -241,6 +242,24 @@ class TestResults:
         assert found[0].numbers["rows"] == results[smd_evo.evolve].numbers["rows"]
 
 
+ELSEWHERE = ["--model", "mine:trained", "--data", "mine:data", "--fitness", "mine:score"]
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """A user's module with all that a run needs."""
+    (tmp_path / "mine.py").write_text(
+        "from helpers import blobs, trained\nfrom smd_evo import BatchFitness, split\n"
+        "score = BatchFitness('hits', 'max', lambda outputs, targets: (outputs.argmax(1) == targets).float(), "
+        "classes=True)\n"
+        "def data():\n    return split(blobs(150, shift=2.5))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    yield importlib.import_module("mine")
+    sys.modules.pop("mine", None)
+
+
 class TestFolders:
     @every_function
     def test_what_is_stored_is_read_back_and_reported(self, function, results, tmp_path):
@@ -290,32 +309,40 @@ class TestFolders:
             assert refused.returncode == 2
             assert "model: expected a name to load it by, got object:SmallNet" in refused.stderr
 
-    def test_commands_go_on_from_it_once_they_are_told_where_the_parent_is(self, tmp_path, monkeypatch):
-        (tmp_path / "mine.py").write_text(
-            "from helpers import blobs, trained\nfrom smd_evo import BatchFitness, split\n"
-            "score = BatchFitness('hits', 'max', lambda outputs, targets: (outputs.argmax(1) == targets).float(), "
-            "classes=True)\n"
-            "def data():\n    return split(blobs(150, shift=2.5))\n"
-        )
-        monkeypatch.syspath_prepend(tmp_path)
-        mine, folder = importlib.import_module("mine"), tmp_path / "run"
+    def test_commands_go_on_from_it_once_they_are_told_where_the_parent_is(self, mine, tmp_path):
+        folder = tmp_path / "run"
         result = smd_evo.finetune(
             trained(), mine.data(), fitness=mine.score, children=6, density=0.2, sigma=0.1, out=folder, callback=quiet
         )
-        elsewhere = ["--model", "mine:trained", "--data", "mine:data", "--fitness", "mine:score"]
-        assert "fitness: expected a name, got object:hits" in here("verify", str(folder), *elsewhere[:4]).stderr
-        checked = here("verify", str(folder), *elsewhere)
+        assert "fitness: expected a name, got object:hits" in here("verify", str(folder), *ELSEWHERE[:4]).stderr
+        checked = here("verify", str(folder), *ELSEWHERE)
         assert "6 children loaded" in checked.stdout, checked.stderr
-        scored = here("ensemble", str(folder), *elsewhere, "--method", "top_k", "--size", "2")
+        scored = here("ensemble", str(folder), *ELSEWHERE, "--method", "top_k", "--size", "2")
         assert "Written to" in scored.stdout, scored.stderr
-        exported = here("export", str(folder), *elsewhere, "--out", str(tmp_path / "best.pt"), "--format", "torch")
+        exported = here("export", str(folder), *ELSEWHERE, "--out", str(tmp_path / "best.pt"), "--format", "torch")
         assert "Written to" in exported.stdout, exported.stderr
         network = trained()
         network.load_state_dict(torch.load(tmp_path / "best.pt"))
         assert same_bits(state_bits(network), state_bits(result.best))
-        wrong = here("verify", str(folder), *elsewhere[2:], "--model", "demo-cnn")
-        assert wrong.returncode == 2
-        assert "parent" in wrong.stderr
+        for model, why in (("demo-cnn", "it knows the digits alone"), ("helpers:SmallNet", "parent")):
+            wrong = here("verify", str(folder), *ELSEWHERE[2:], "--model", model)
+            assert wrong.returncode == 2
+            assert why in wrong.stderr
+
+    def test_resume_goes_on_from_it_too(self, mine, tmp_path):
+        def interrupting(state):
+            if state.text.startswith("2/3"):
+                raise KeyboardInterrupt
+
+        options = FUNCTIONS[smd_evo.evolve] | {"checkpoint_every": 1, "fitness": mine.score}
+        with pytest.raises(KeyboardInterrupt):
+            smd_evo.evolve(trained(), mine.data(), out=tmp_path / "run", callback=interrupting, **options)
+        refused = here("resume", str(tmp_path / "run"), *ELSEWHERE[:4])
+        assert "fitness: expected a name, got object:hits" in refused.stderr
+        done = here("resume", str(tmp_path / "run"), *ELSEWHERE)
+        assert done.returncode == 0, done.stderr
+        whole = smd_evo.evolve(trained(), mine.data(), callback=quiet, **options)
+        assert same_bits(state_bits(smd_evo.load_run(tmp_path / "run", trained()).best), state_bits(whole.best))
 
     @every_function
     def test_by_names_it_is_the_command(self, function, tmp_path):

@@ -94,11 +94,11 @@ def load(
     with _random_numbers_apart(), _usual_defaults():
         if data == "digits":
             return _digits(model, checkpoint, checkpoint_key, given, seed)
+        if model == "demo-cnn":
+            raise InvalidValue(f"model: expected another one than demo-cnn for {data}; it knows the digits alone")
         source = open_source(data, data_dir, download)
         if isinstance(source, Splits):
             return _as_given(model, data, source, checkpoint, checkpoint_key, given)
-        if model == "demo-cnn":
-            raise InvalidValue(f"model: expected another one than demo-cnn for {data}; it knows the digits alone")
         network, preprocessing = build_model(model, len(source.classes), checkpoint, checkpoint_key)
         found = _decode(source, preprocessing, given, int(memory * 2**30), seed, progress, skip_unreadable)
         network.register_forward_pre_hook(Normalize(preprocessing))

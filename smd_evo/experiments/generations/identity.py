@@ -13,7 +13,7 @@ from smd_evo.documents import parse_json, read_file
 from smd_evo.errors import InvalidValue, WrongParent, shown
 from smd_evo.experiments.folders.content import CONFIG, IDENTITY, differing
 from smd_evo.experiments.generations.settings import MAY_CHANGE, EvolutionConfig
-from smd_evo.experiments.settings import load_settings
+from smd_evo.experiments.settings import OBJECT, load_settings
 from smd_evo.experiments.trust import check_trust
 
 if TYPE_CHECKING:
@@ -79,6 +79,12 @@ def _fixed(config: EvolutionConfig) -> dict[str, Any]:
     return {name: value for name, value in config.as_dict().items() if name not in MAY_CHANGE}
 
 
+def _told(stored: Mapping[str, Any], now: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The same settings, but that a fitness which a program gave may be told by any name."""
+    own = str(stored["fitness"]).startswith(f"{OBJECT}:")
+    return {**now, "fitness": stored["fitness"]} if own else now
+
+
 def _digest(data: Data) -> str:
     """Of the splits: which samples there are, and, but for the test split, what they are, if memory holds them."""
     import torch
@@ -119,7 +125,7 @@ def changed_config(run: Path, given: Mapping[str, Any], trust: bool = False, ser
     check_trust(run, stored, given, trust, servers)
     before = EvolutionConfig.parsed(stored)
     config = EvolutionConfig.parsed(before.as_dict() | dict(given))
-    if differ := differing(before.as_dict(), _fixed(config)):
+    if differ := differing(before.as_dict(), _told(before.as_dict(), _fixed(config))):
         raise InvalidValue(
             f"resume: expected the run's own settings, got others: {differ}; only {', '.join(MAY_CHANGE)} may change"
         )
@@ -142,7 +148,7 @@ def check_same(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         WrongParent, InvalidValue: of these.
     """
     check_parent(stored, now["fingerprint"])
-    if differ := differing(stored["settings"], now["settings"]):
+    if differ := differing(stored["settings"], _told(stored["settings"], now["settings"])):
         raise InvalidValue(f"run: expected the settings that it began with, got {CONFIG} with others: {differ}")
     if stored["data"] != now["data"]:
         raise InvalidValue(
