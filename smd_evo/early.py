@@ -18,7 +18,7 @@ from smd_evo.experiments.folders.kinds import check_finished, check_single, is_e
 from smd_evo.experiments.generations.identity import changed_config, read_identity
 from smd_evo.experiments.generations.metrics import METRICS
 from smd_evo.experiments.settings import ExperimentConfig, load_settings
-from smd_evo.experiments.trust import check_trust, trust_option
+from smd_evo.experiments.trust import check_trust, going_on
 from smd_evo.zoo.names import MODELS, SOURCES, unknown
 
 __all__ = ["check_exported", "check_reported", "check_resumed", "check_run", "check_settings"]
@@ -63,8 +63,8 @@ def check_exported(run: Path, trust: bool, given: Mapping[str, Any]) -> None:
 def check_reported(run: Path) -> None:
     """Raise InvalidValue if there are no results of any kind."""
     if (run / METRICS).is_file() and not (run / RESULTS).is_file():
-        option = trust_option(load_settings(run / CONFIG))
-        raise InvalidValue(f"run: expected a finished one, got {run}; smd-evo resume {run}{option} goes on with it")
+        mend = going_on(run, load_settings(run / CONFIG))
+        raise InvalidValue(f"run: expected a finished one, got {run}; {mend} goes on with it")
     if not (run / SUMMARY).is_file():
         read_results(run / RESULTS, "finetune", "window", "compare", "evolution")
 

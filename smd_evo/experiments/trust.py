@@ -7,6 +7,7 @@ cluster. None of these is imported or contacted unless the same was given by the
 from __future__ import annotations
 
 import importlib.util
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from smd_evo.errors import InvalidValue, shown
 from smd_evo.experiments.settings import OBJECT
 
-__all__ = ["check_trust", "needs_trust", "trust_option"]
+__all__ = ["check_trust", "going_on", "needs_trust"]
 
 _KNOWN = {
     "model": ("timm", "torchvision", OBJECT),
@@ -50,13 +51,17 @@ def needs_trust(settings: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def trust_option(settings: Mapping[str, Any]) -> str:
-    """What a command on a run of these settings wants behind it, to be pasted.
+def going_on(run: Path, settings: Mapping[str, Any]) -> str:
+    """What goes on with a run of these settings: a command to be pasted, or the call on objects once more.
 
-    >>> trust_option({"model": "mymodule:network"}), trust_option({"model": "demo-cnn"})
-    (' --trust', '')
+    >>> going_on(Path("my runs"), {"model": "mymodule:network"})
+    "smd-evo resume 'my runs' --trust"
+    >>> going_on(Path("run"), {"model": "object:Linear"})
+    'the same call of smd_evo.evolve with out=run'
     """
-    return " --trust" if needs_trust(settings) else ""
+    if str(settings.get("model")).startswith(f"{OBJECT}:"):
+        return f"the same call of smd_evo.evolve with out={run}"
+    return f"smd-evo resume {shlex.quote(str(run))}{' --trust' if needs_trust(settings) else ''}"
 
 
 def check_trust(

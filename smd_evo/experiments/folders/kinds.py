@@ -7,7 +7,7 @@ from pathlib import Path
 from smd_evo.errors import InvalidValue
 from smd_evo.experiments.folders.content import CONFIG, IDENTITY, RESULTS, read_results
 from smd_evo.experiments.settings import load_settings
-from smd_evo.experiments.trust import trust_option
+from smd_evo.experiments.trust import going_on
 
 __all__ = ["ENSEMBLE", "NETWORK", "check_finished", "check_single", "is_evolution"]
 
@@ -34,6 +34,6 @@ def check_single(run: Path) -> None:
 def check_finished(run: Path) -> None:
     """Raise InvalidValue if a run over generations is not finished."""
     if not (run / RESULTS).is_file():
-        option = trust_option(load_settings(run / CONFIG))
-        raise InvalidValue(f"run: expected a finished one, got {run}; smd-evo resume {run}{option} goes on with it")
+        mend = going_on(run, load_settings(run / CONFIG))
+        raise InvalidValue(f"run: expected a finished one, got {run}; {mend} goes on with it")
     read_results(run / RESULTS, "evolution")

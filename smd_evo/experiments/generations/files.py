@@ -37,7 +37,7 @@ from smd_evo.experiments.generations.settings import EvolutionConfig
 from smd_evo.experiments.parent import NAMED, Source
 from smd_evo.experiments.progress import Logged, Progress
 from smd_evo.experiments.settings import fitness_name
-from smd_evo.experiments.trust import trust_option
+from smd_evo.experiments.trust import going_on
 from smd_evo.experiments.weights import encode_weights, plain_state
 
 __all__ = ["ENSEMBLE", "NETWORK", "Interrupted", "evolve", "resume"]
@@ -134,10 +134,8 @@ def _go_on(evolution: Evolution, run: Path, progress: Progress) -> EvolutionResu
     except KeyboardInterrupt as stop:
         if not has_checkpoint(run):
             raise Interrupted(f"{run} is gone, with its checkpoints") from None
-        option = trust_option(evolution.config.as_dict())
-        raise Interrupted(
-            f"{str(stop) or 'the last checkpoint is kept'}; smd-evo resume {run}{option} goes on"
-        ) from None
+        mend = going_on(run, evolution.config.as_dict())
+        raise Interrupted(f"{str(stop) or 'the last checkpoint is kept'}; {mend} goes on") from None
 
 
 def _to_its_end(evolution: Evolution, run: Path, progress: Progress) -> EvolutionResult:
