@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from smd_evo.core.blocks import Inference, within
 from smd_evo.core.exclusive import Exclusive
+from smd_evo.core.keys import Key
 from smd_evo.core.mutation import Lineage
 from smd_evo.core.parameters import Child, ParameterSpace
 from smd_evo.core.selection import Select
@@ -21,15 +21,14 @@ from smd_evo.errors import InvalidType, InvalidValue, shown
 from smd_evo.evaluation.batches import Batch, Batches, MemoryBatches
 from smd_evo.evaluation.classification import check_range, class_range, logits_of
 from smd_evo.evaluation.data import check_batch_size, make_batches
-from smd_evo.evaluation.fitness import WORST, Fitness, ModuleFitness, get_fitness
-from smd_evo.evaluation.histogram import histogram, picture
+from smd_evo.evaluation.fitness import Fitness, ModuleFitness, get_fitness
 from smd_evo.evaluation.limit import BatchLimit
 from smd_evo.evaluation.probe import say_if_alike
+from smd_evo.evaluation.race import race
+from smd_evo.evaluation.result import Evaluation, evaluation
 from smd_evo.evaluation.stream import StreamBatches
 from smd_evo.evaluation.visit import Visitor, visit
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from smd_evo.evaluation.work import Work
 
 __all__ = ["Evaluation", "Evaluator"]
 
@@ -40,35 +39,6 @@ _TOGETHER = 8, 2**24
 
 _TOGETHER_ON_A_STREAM = 256, 2**30
 """The same where each go reads all of the data once more."""
-
-
-@dataclass(frozen=True, eq=False)
-class Evaluation:
-    """Fitness of some children.
-
-    Attributes:
-        fitness: float64 [N] on the CPU, in the fitness's own units; all finite.
-        sense: "min" or "max".
-        nonfinite: how many were NaN or infinite and became the worst, +-1e18.
-        parent: the parent's fitness, if it was among them.
-    """
-
-    fitness: Tensor
-    sense: str
-    nonfinite: int
-    parent: float | None = None
-
-    def plot(self, parent: float | None = None) -> Figure:
-        """A histogram, with a line for the parent's fitness, where it was evaluated or is given."""
-        return histogram(self.fitness, self.sense, self.parent if parent is None else parent)
-
-    def _repr_html_(self) -> str:
-        return picture(self.plot())
-
-    def ranking(self) -> list[int]:
-        """Numbers of the children, best first; equal ones in their order."""
-        order = self.fitness.argsort(stable=True, descending=self.sense == "max")
-        return order.tolist()
 
 
 class Evaluator:
@@ -98,6 +68,7 @@ class Evaluator:
 
     Attributes:
         limit: of the samples in a forward pass, shared with the evaluators that are made of this one.
+        work: what has been computed, shared in the same way.
 
     Raises:
         InvalidValue, InvalidType, UnsupportedParameter: unusable parent, data or fitness; when evaluating, also
@@ -139,7 +110,7 @@ class Evaluator:
             )
         self.space = parent
         self.batch_size = check_batch_size(batch_size)
-        self.limit = BatchLimit()
+        self.limit, self.work = BatchLimit(), Work()
         self._said: list[bool] = []  # shared, as the limit is
         if data is None and not isinstance(self.fitness, ModuleFitness):
             raise InvalidValue(f"data: expected samples for the fitness {self.fitness.name!r}, got None")
@@ -149,7 +120,7 @@ class Evaluator:
         """An evaluator of the same parent on other data."""
         fitness = self.fitness if fitness is None else fitness
         other = Evaluator(self.space, data, fitness, batch_size=self.batch_size)
-        other.limit, other._said = self.limit, self._said
+        other.limit, other.work, other._said = self.limit, self.work, self._said
         return other
 
     def on_samples(self, numbers: Tensor) -> Evaluator:
@@ -179,7 +150,31 @@ class Evaluator:
             children: recipes, lineages or deltas; ``Lineage()`` is the parent.
             progress: called once for each child, as the work gets on.
         """
-        batches, score, value = self._scoring()
+        parents: list[int] = []
+
+        def noted() -> Iterator[Child]:
+            for number, child in enumerate(_several(children)):
+                if isinstance(child, Lineage) and not child.steps:
+                    parents.append(number)
+                yield child
+
+        totals = self.totals(noted(), progress)
+        fitness = self._value(totals) if len(totals) else torch.zeros(0, dtype=torch.float64, device="cpu")
+        result = evaluation(fitness, self.fitness.sense, parents)
+        if result.parent is not None:
+            values = result.fitness.tolist()
+            self.say_if_alike([value for number, value in enumerate(values) if number not in parents], result.parent)
+        return result
+
+    def race(
+        self, children: Sequence[Child], key: Key = 0, progress: Callable[[], object] | None = None
+    ) -> Evaluation:
+        """Fitness of children of which only the best matter, for 31 % of the images: see :func:`.race.race`."""
+        return race(self, _several(children), key, progress)
+
+    def totals(self, children: Iterable[Child], progress: Callable[[], object] | None = None) -> Tensor:
+        """What all samples add up to for each child, on the CPU: float64 [N, *shape], see ``TotalFitness``."""
+        batches, score = self._scoring()
         sums: list[Tensor] = []  # on the device, which is not waited for
 
         def add(number: int, module: nn.Module, some: Sequence[Batch]) -> None:
@@ -191,25 +186,8 @@ class Evaluator:
             else:
                 sums[number] += total
 
-        parents: list[int] = []
-
-        def noted() -> Iterator[Child]:
-            for number, child in enumerate(_several(children)):
-                if isinstance(child, Lineage) and not child.steps:
-                    parents.append(number)
-                yield child
-
-        self._visit(add, noted(), batches, progress)
-        fitness = value(torch.stack(sums).cpu()) if sums else torch.zeros(0, dtype=torch.float64, device="cpu")
-        finite = fitness.isfinite() & (fitness.abs() < WORST)
-        worst = WORST if self.fitness.sense == "min" else -WORST
-        values = fitness.where(finite, worst)
-        parent = float(values[parents[0]]) if parents else None
-        if parent is not None:
-            self.say_if_alike(
-                [value for number, value in enumerate(values.tolist()) if number not in parents], parent
-            )
-        return Evaluation(values, self.fitness.sense, int((~finite).sum()), parent)
+        self._visit(add, children, batches, progress)
+        return torch.stack(sums).cpu() if sums else torch.zeros(0, dtype=torch.float64, device="cpu")
 
     def say_if_alike(self, fitness: Sequence[float], parent: float) -> None:
         """Warn, once, where all of at least eight children have exactly the fitness of their parent."""
@@ -259,17 +237,18 @@ class Evaluator:
         most, most_bytes = _TOGETHER if isinstance(self._batches, MemoryBatches) else _TOGETHER_ON_A_STREAM
         return max(1, min(most, most_bytes // max(1, nbytes)))
 
-    def _scoring(self) -> tuple[Batches, Callable[[nn.Module, Batch], Tensor], Callable[[Tensor], Tensor]]:
-        """What to score, what a batch adds to a child's total, and the fitness by the totals of all children."""
+    def _value(self, totals: Tensor) -> Tensor:
+        """Fitness by the totals of all children."""
+        fitness = self.fitness
+        return totals if isinstance(fitness, ModuleFitness) else fitness.value(totals, self.samples)
+
+    def _scoring(self) -> tuple[Batches, Callable[[nn.Module, Batch], Tensor]]:
+        """What to score, and what a batch adds to a child's total."""
         fitness = self.fitness
         if isinstance(fitness, ModuleFitness):
             whole = fitness
             once = MemoryBatches([Batch(None, None, count=1, start=0)])
-            return (
-                once,
-                lambda module, _: torch.tensor(whole.of(module), dtype=torch.float64, device="cpu"),
-                lambda totals: totals,
-            )
+            return once, lambda module, _: torch.tensor(whole.of(module), dtype=torch.float64, device="cpu")
         known = self._class_range if fitness.classes else None
 
         def score(module: nn.Module, batch: Batch) -> Tensor:
@@ -278,7 +257,7 @@ class Evaluator:
                 check_range(known, outputs)
             return fitness.total(outputs, batch.targets, batch.count)
 
-        return self._batches, score, lambda totals: fitness.value(totals, self.samples)
+        return self._batches, score
 
     @cached_property
     def _class_range(self) -> tuple[int, int] | None:
@@ -296,7 +275,7 @@ class Evaluator:
         progress: Callable[[], object] | None = None,
     ) -> None:
         free = isinstance(self.fitness, ModuleFitness)
-        visit(self.space, children, batches, function, self.limit, free=free, progress=progress)
+        visit(self.space, children, batches, function, self.limit, self.work, free=free, progress=progress)
 
 
 def _several(children: _Children) -> _Children:

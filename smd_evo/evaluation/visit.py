@@ -14,6 +14,7 @@ from smd_evo.evaluation.guard import Evaluating
 from smd_evo.evaluation.limit import BatchLimit
 from smd_evo.evaluation.probe import probe
 from smd_evo.evaluation.turns import Turns
+from smd_evo.evaluation.work import Work
 
 __all__ = ["Visitor", "visit"]
 
@@ -27,6 +28,7 @@ def visit(
     batches: Batches,
     function: Visitor,
     limit: BatchLimit,
+    work: Work,
     *,
     free: bool,
     progress: Callable[[], object] | None = None,
@@ -40,6 +42,7 @@ def visit(
         function: where memory was short it is called again, with smaller batches: until it returns it must do nothing
             for good.
         limit: of the samples in a forward pass.
+        work: takes note of what is computed; of a function of the network nothing is known.
         free: whether the function may switch the network's modes.
         progress: called as often as there are children.
     """
@@ -48,7 +51,7 @@ def visit(
         if not children:
             return
     guard = Evaluating(space, free=free)
-    within(guard, lambda: _visit(guard, children, batches, function, limit, progress))
+    within(guard, lambda: _visit(guard, children, batches, function, limit, Work() if free else work, progress))
 
 
 def _visit(
@@ -57,6 +60,7 @@ def _visit(
     batches: Batches,
     function: Visitor,
     limit: BatchLimit,
+    work: Work,
     progress: Callable[[], object] | None,
 ) -> None:
     turns = Turns(guard, several=not isinstance(batches, MemoryBatches))
@@ -72,6 +76,7 @@ def _visit(
             with guard.space.applied(deltas) as module:
                 limit.within(partial(turn, number, module), chunk)
                 turns.end(number)
+            work.count(sum(batch.count for batch in chunk))
             done += len(chunk)
             if progress and done % len(batches) == 0:
                 progress()

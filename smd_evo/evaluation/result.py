@@ -1,0 +1,58 @@
+"""Evaluation: the fitness of some children."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from smd_evo.evaluation.fitness import WORST, Sense
+from smd_evo.evaluation.histogram import histogram, picture
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Evaluation", "evaluation"]
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Fitness of some children.
+
+    Attributes:
+        fitness: float64 [N] on the CPU, in the fitness's own units; all finite.
+        sense: "min" or "max".
+        nonfinite: how many were NaN or infinite and became the worst, +-1e18.
+        parent: the parent's fitness, if it was among them.
+    """
+
+    fitness: Tensor
+    sense: str
+    nonfinite: int
+    parent: float | None = None
+
+    def plot(self, parent: float | None = None) -> Figure:
+        """A histogram, with a line for the parent's fitness, where it was evaluated or is given."""
+        return histogram(self.fitness, self.sense, self.parent if parent is None else parent)
+
+    def _repr_html_(self) -> str:
+        return picture(self.plot())
+
+    def ranking(self) -> list[int]:
+        """Numbers of the children, best first; equal ones in their order."""
+        order = self.fitness.argsort(stable=True, descending=self.sense == "max")
+        return order.tolist()
+
+
+def evaluation(fitness: Tensor, sense: Sense, parents: list[int]) -> Evaluation:
+    """What is made of raw values.
+
+    Args:
+        fitness: float64 [N], which may hold NaN and infinities.
+        sense: of them.
+        parents: numbers of those that are the parent.
+    """
+    finite = fitness.isfinite() & (fitness.abs() < WORST)
+    values = fitness.where(finite, WORST if sense == "min" else -WORST)
+    return Evaluation(values, sense, int((~finite).sum()), float(values[parents[0]]) if parents else None)

@@ -1,0 +1,25 @@
+"""Work: what evaluating children has really computed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Work"]
+
+
+@dataclass
+class Work:
+    """What an evaluator, and those made of it, have computed so far.
+
+    Attributes:
+        images: samples that children were evaluated on, counted once for each child.
+        forwards: what that took, in forward passes of one sample through the whole network.
+    """
+
+    images: int = 0
+    forwards: float = 0.0
+
+    def count(self, images: int, share: float = 1.0) -> None:
+        """Take note of samples that a child was evaluated on, each for a share of a forward pass."""
+        self.images += images
+        self.forwards += images * share
