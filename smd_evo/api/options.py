@@ -38,6 +38,7 @@ class FinetuneOptions(_Options, total=False):
     density: float | Sequence[float]
     sigma: float | None
     controls: bool
+    race: bool
     keep: float
 
 

@@ -26,7 +26,7 @@ from smd_evo.commands.shared import (
 )
 from smd_evo.experiments.compare.settings import CompareConfig
 from smd_evo.experiments.finetune.settings import FinetuneConfig
-from smd_evo.experiments.generations.settings import MAY_CHANGE, EvolutionConfig, check_single_generation
+from smd_evo.experiments.generations.settings import MAY_CHANGE, EvolutionConfig, check_generations
 from smd_evo.experiments.readers import whole_number
 from smd_evo.experiments.window.settings import WindowConfig
 from smd_evo.terminal import InGroups, option, show, takes
@@ -60,12 +60,13 @@ def finetune(
     settings = merged(given, config)
     if models is not None or protocol is not None:
         _finetune_all(settings, models, protocol, out, dry_run)
-    elif "generations" in settings:
+        return
+    check_generations(settings)
+    if "generations" in settings:
         config_of_many = read(EvolutionConfig, settings, out)
         with chosen(out, "finetune") as target:
             _evolve(lambda bar: calls().evolve(config_of_many, target, bar), target, dry_run)
     else:
-        check_single_generation(settings)
         config_of_one = read(FinetuneConfig, settings, out)
         with chosen(out, "finetune") as target:
             _finetune(config_of_one, target, dry_run)

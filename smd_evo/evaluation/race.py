@@ -8,6 +8,7 @@ Reference: Karnin, Koren, Somekh, "Almost optimal exploration in multi-armed ban
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -22,7 +23,7 @@ from smd_evo.errors import InvalidValue
 from smd_evo.evaluation.fitness import Fitness, ModuleFitness
 from smd_evo.evaluation.result import Evaluation, evaluation
 
-__all__ = ["Racing", "finalists", "race", "race_images"]
+__all__ = ["Racing", "finalists", "race", "race_rounds"]
 
 _SHARES = (1 / 8, 1 / 4, 1 / 2, 1)
 """Of the samples that are seen by the end of each round."""
@@ -52,7 +53,7 @@ def race(
     """Fitness of children of which only the best matter.
 
     Those that are in the race to its end have their fitness on all samples. Each other one has that on the samples
-    it has seen, or that of the worst child which got further, whichever is worse: so the ranking is the race's.
+    it has seen, or one just behind the worst child which got further, whichever is worse: so the ranking is the race's.
 
     Args:
         evaluator: of their parent, on all samples.
@@ -92,9 +93,11 @@ def race(
     result = evaluation(values, rule.sense, parents)
     for group in reversed(dropped):  # the latest first, so that each is behind those that are dealt with
         if group and rule.sense == "min":
-            result.fitness[group] = result.fitness[group].clamp(min=float(result.fitness[racing].max()))
+            behind = math.nextafter(float(result.fitness[racing].max()), math.inf)
+            result.fitness[group] = result.fitness[group].clamp(min=behind)
         elif group:
-            result.fitness[group] = result.fitness[group].clamp(max=float(result.fitness[racing].min()))
+            behind = math.nextafter(float(result.fitness[racing].min()), -math.inf)
+            result.fitness[group] = result.fitness[group].clamp(max=behind)
         racing += group
     return result
 
@@ -110,17 +113,17 @@ def finalists(children: int) -> int:
     return children
 
 
-def race_images(children: int, samples: int) -> int:
-    """Image evaluations of a race of so many children.
+def race_rounds(children: int, samples: int) -> list[tuple[int, int]]:
+    """Children and samples of each round of a race.
 
-    >>> race_images(128, 800), 128 * 800
-    (32000, 102400)
+    >>> race_rounds(128, 800), 128 * 800
+    ([(128, 100), (64, 100), (32, 200), (16, 400)], 102400)
     """
-    images = begin = 0
+    rounds, begin = [], 0
     for end in _ends(samples):
-        images += children * (end - begin)
+        rounds.append((children, end - begin))
         children, begin = -(-children // 2), end
-    return images
+    return rounds
 
 
 def _ends(samples: int) -> list[int]:

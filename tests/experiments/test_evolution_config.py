@@ -10,7 +10,7 @@ from smd_evo.errors import InvalidValue, SmdEvoError
 from smd_evo.experiments.generations.settings import (
     MAY_CHANGE,
     EvolutionConfig,
-    check_single_generation,
+    check_generations,
     images_at,
     most_images,
 )
@@ -142,8 +142,14 @@ def test_those_that_may_change_are_settings():
 @pytest.mark.parametrize("name", ["patience", "images", "log", "checkpoint_every", "searcher", "actors"])
 def test_settings_of_many_generations_are_refused_for_one(name):
     with pytest.raises(InvalidValue, match=f"^{name}: expected it with generations, got it without; give --gen"):
-        check_single_generation({"children": "5", name: "3"})
+        check_generations({"children": "5", name: "3"})
+
+
+@pytest.mark.parametrize("name", ["controls", "race"])
+def test_settings_of_one_are_refused_for_many(name):
+    with pytest.raises(InvalidValue, match=f"^{name}: expected it for a single generation, got it with generations"):
+        check_generations({"generations": "5", name: True})
 
 
 def test_settings_of_a_single_one_are_not():
-    check_single_generation({"children": "5", "density": "0.1,0.3", "sigma": "0.1", "select": "head"})
+    check_generations({"children": "5", "density": "0.1,0.3", "sigma": "0.1", "select": "head"})

@@ -7,14 +7,18 @@ import torch
 from helpers import Counter
 
 from smd_evo import Dense, Evaluator, Lineage, RandomSubspace, sample_mutations
+from smd_evo.ensemble.files import save_children
 from smd_evo.evaluation.calibration import Effort, calibration_cost
 from smd_evo.evaluation.evaluator import Evaluation
+from smd_evo.evaluation.race import finalists
 from smd_evo.experiments.finetune import run as module
 from smd_evo.experiments.finetune.counts import calibrations
 from smd_evo.experiments.finetune.plot import plot_finetune
+from smd_evo.experiments.finetune.results import RACED, UNRACED
 from smd_evo.experiments.finetune.run import finetune
 from smd_evo.experiments.finetune.settings import FinetuneConfig
 from smd_evo.experiments.finetune.table import finetune_table, finetune_verdict
+from smd_evo.experiments.finetune.verification import verify_children
 from smd_evo.experiments.parent import load_parent
 from smd_evo.experiments.shortlists import SPARSE
 
@@ -62,6 +66,26 @@ def test_any_fitness_ranks_and_chooses(fitness, tmp_path):
     assert group.result.fitness.tolist() == pytest.approx(expected.fitness.tolist())
     assert group.result.sense == "max"
     plot_finetune(found, tmp_path / "plot.png")
+
+
+def test_a_race_finds_the_same_best_child_and_tells_what_it_saved(result, tmp_path):
+    config = dataclasses.replace(CONFIG, density=(0.3,), controls=False)
+    counter = Counter()
+    whole, raced = finetune(config), finetune(dataclasses.replace(config, race=True), counter)
+    before, after = (found.arms[0].group for found in (whole, raced))
+    assert before.recipes == after.recipes
+    finals = after.result.ranking()[: finalists(12)]
+    assert after.result.fitness[finals].tolist() == pytest.approx(before.result.fitness[finals].tolist())
+    assert finals[0] == before.result.ranking()[0]
+    assert ["children", 12, 12] in counter.phases
+    took, all_of_it = raced.evaluations[RACED], raced.evaluations[UNRACED]
+    assert took == sum(part.count * part.images for part in counter.workload.parts if "round" in part.name)
+    assert all_of_it == 12 * 300
+    assert finetune_verdict(raced)[-1].startswith(f"The race took {took:,} of 3,600 image evaluations")
+    assert not any("race" in line for line in finetune_verdict(whole))
+    save_children(tmp_path / "children", raced.space, after.recipes, after.result, "cross_entropy")
+    checked = verify_children(raced.config, tmp_path / "children")
+    assert checked.children == finalists(12)
 
 
 def test_controls_match_what_they_say(result):

@@ -25,8 +25,11 @@ from smd_evo import (
     calibrate_sigma,
     sample_mutations,
 )
+from smd_evo.core.keys import derive
+from smd_evo.errors import InvalidValue
 from smd_evo.evaluation.data import minibatch
 from smd_evo.evaluation.fitness import ACCURACY, CROSS_ENTROPY
+from smd_evo.evaluation.race import race_rounds
 from smd_evo.integrations.evotorch import searcher as module
 from smd_evo.integrations.evotorch.keys import draw_key
 
@@ -303,3 +306,39 @@ class TestSigma:
         assert searcher.status["evaluations"] == expected.evaluations + 1 + 2 * 6  # the parent, two generations
         steps = [lineage.steps[-1] for lineage in searcher.problem.lineages(searcher.population)[1:]]
         assert {step.sigma for step in steps} == {searcher.sigma} == {searcher.status["sigma"]} == {expected.sigma}
+
+
+class TestRace:
+    def test_the_population_is_ranked_as_a_race_of_the_evaluators_is(self):
+        problem = problem_of()
+        searcher = evolution(problem, popsize=16, num_elites=0, race=True)
+        searcher.run(1)
+        children = problem.lineages(searcher.population)
+        expected = Evaluator(trained(), SAMPLES).race(children, derive(problem.key, "race"))
+        assert torch.equal(searcher.population.access_evals(0), expected.fitness)
+        best = Evaluator(trained(), SAMPLES).evaluate(problem.lineages(searcher.parents[:1])).fitness
+        torch.testing.assert_close(searcher.parents.access_evals(0), best, rtol=1e-9, atol=0)
+        samples = len(SAMPLES[1])
+        seen = sum(count * images for count, images in race_rounds(16, samples))
+        assert searcher.status["images"] == searcher.status["forwards"] == seen + samples  # and the parent's
+        assert searcher.status["evaluations"] == 17
+
+    def test_it_can_be_resumed(self):
+        one, other = (evolution(problem_of(), popsize=8, race=True) for _ in range(2))
+        one.run(2)
+        other.problem.load_state_dict(one.problem.state_dict())
+        other.load_state_dict(one.state_dict())
+        for searcher in (one, other):
+            searcher.run(1)
+        assert torch.equal(one.population.values, other.population.values)
+        assert torch.equal(one.population.evals, other.population.evals)
+        assert one.status["images"] == other.status["images"]
+
+    def test_what_it_cannot_be_with_is_refused(self):
+        with pytest.raises(InvalidValue, match=r"^race: expected it without adapt_sigma"):
+            evolution(problem_of(), popsize=8, race=True, adapt_sigma=True)
+        with pytest.raises(InvalidValue, match=r"^race: expected no actors, got 2"):
+            evolution(problem_of(num_actors=2), popsize=8, race=True)
+        problem = FinetuneProblem(trained(), None, ModuleFitness("far", "max", far_or_home), seed=1)
+        with pytest.raises(InvalidValue, match=r"^race: expected a fitness of samples"):
+            evolution(problem, popsize=8, race=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from smd_evo.evaluation.calibration import Effort, calibration_cost
+from smd_evo.evaluation.race import race_rounds
 from smd_evo.experiments.calibration import CALIBRATION
 from smd_evo.experiments.finetune.results import ARMS, SHORTLIST
 from smd_evo.experiments.finetune.settings import FinetuneConfig
@@ -30,6 +31,14 @@ def _groups(config: FinetuneConfig) -> int:
     return 1 if config.subspace == "tensor" else len(config.density)
 
 
+def _children(config: FinetuneConfig, groups: int, samples: int) -> list[Part]:
+    """Their evaluations on the fitness split; in a race those of each round."""
+    if not config.race:
+        return [Part("children", groups * config.children, samples)]
+    rounds = race_rounds(config.children, samples)
+    return [Part(f"round {number}", groups * count, images) for number, (count, images) in enumerate(rounds, start=1)]
+
+
 def finetune_workload(config: FinetuneConfig, sizes: Sizes) -> Workload:
     """A single generation with its controls.
 
@@ -45,7 +54,7 @@ def finetune_workload(config: FinetuneConfig, sizes: Sizes) -> Workload:
     return workload(
         [
             Part("calibration", calibrating, min(CALIBRATION, sizes["fitness"]), bound=True),
-            Part("children", _arms(config) * groups * config.children, sizes["fitness"]),
+            *_children(config, _arms(config) * groups, sizes["fitness"]),
             Part("parent", 2, sizes["fitness"]),
             Part("validation", _arms(config) * groups * votes, sizes["validation"]),
             # Of each arm the median child, the best one and those that vote.

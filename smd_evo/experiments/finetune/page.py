@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import Any
 
 from smd_evo.experiments.facts import data_facts, environment, fitness_fact, listed, stored_rows
+from smd_evo.experiments.finetune.table import raced
 from smd_evo.experiments.record import RunRecord
 from smd_evo.experiments.scores import Row
 from smd_evo.experiments.sections import (
@@ -89,6 +90,7 @@ def _verdict(rows: Sequence[Row], config: Mapping[str, Any], results: Mapping[st
     for name, found in against(results["sparse_ensemble_against"]).items():
         lines.append(f"Sparse ensemble against that of {name}: {claim(*found)}")
     lines.append("All of this speaks of these very children: another seed draws others.")
+    lines += raced(results["evaluations"])
     lost = sum(group["nonfinite"] for arm in results["arms"].values() for group in arm["groups"])
     if lost:
         lines.append(f"{lost} children had a non-finite fitness and were ranked last.")

@@ -17,10 +17,13 @@ from smd_evo.experiments.shortlists import Shortlist
 from smd_evo.statistics.tests import Estimate
 from smd_evo.zoo.data import Data
 
-__all__ = ["ARMS", "SHORTLIST", "Arm", "FinetuneResult", "Group"]
+__all__ = ["ARMS", "RACED", "SHORTLIST", "UNRACED", "Arm", "FinetuneResult", "Group"]
 
 ARMS, SHORTLIST = 4, 20
 """The sparse arm and its three dense controls; children of a group, best first, that validation looks at."""
+
+RACED, UNRACED = "their image evaluations", "without a race"
+"""Entries of a result's evaluations, where there was a race."""
 
 
 @dataclass(frozen=True, eq=False)

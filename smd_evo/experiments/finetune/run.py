@@ -25,9 +25,10 @@ from smd_evo.errors import InvalidType
 from smd_evo.evaluation.calibration import calibrate_sigma
 from smd_evo.evaluation.evaluator import Evaluation, Evaluator
 from smd_evo.evaluation.fitness import BatchFitness, ModuleFitness, TotalFitness, best_of
+from smd_evo.evaluation.race import race_rounds
 from smd_evo.experiments.calibration import on_few
 from smd_evo.experiments.finetune.counts import calibrations, finetune_workload
-from smd_evo.experiments.finetune.results import SHORTLIST, Arm, FinetuneResult, Group
+from smd_evo.experiments.finetune.results import RACED, SHORTLIST, UNRACED, Arm, FinetuneResult, Group
 from smd_evo.experiments.finetune.settings import FinetuneConfig
 from smd_evo.experiments.parent import NAMED, Source, in_precision
 from smd_evo.experiments.progress import Logged, Progress
@@ -100,8 +101,17 @@ def _finetuned(config: FinetuneConfig, progress: Progress, source: Source) -> Fi
             "calibration, sparse": calibrations[0],
             "calibration, dense": calibrations[1],
             "children of each arm": config.children * len(plans[SPARSE]),
+            **_raced(config, len(plans[SPARSE]), ranker.samples),
         },
     )
+
+
+def _raced(config: FinetuneConfig, groups: int, samples: int) -> dict[str, int]:
+    """Image evaluations of an arm's children, where they were fewer than all."""
+    if not config.race:
+        return {}
+    raced = sum(count * images for count, images in race_rounds(config.children, samples))
+    return {RACED: groups * raced, UNRACED: groups * config.children * samples}
 
 
 def _lean(group: Group, chosen: bool) -> Group:
@@ -171,7 +181,12 @@ def _group_runner(
 
     def run(strength: _Strength) -> Group:
         searcher = SubspaceEvolution(
-            problem, popsize=config.children, subspace=strength.subspace, sigma=strength.sigma, num_elites=0
+            problem,
+            popsize=config.children,
+            subspace=strength.subspace,
+            sigma=strength.sigma,
+            num_elites=0,
+            race=config.race,
         )
         searcher.run(1)
         fitness = searcher.population.access_evals(0).cpu()

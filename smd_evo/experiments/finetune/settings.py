@@ -42,6 +42,12 @@ class FinetuneConfig(ExperimentConfig):
     controls: bool = setting(
         True, "", "Beside the sparse children as many dense ones of three strengths [yes].", readers.flag
     )
+    race: bool = setting(
+        False,
+        "",
+        "Show all samples only to children that may win, a third of the work; not with --generations [no].",
+        readers.flag,
+    )
     keep: float = setting(
         0.9,
         "X",

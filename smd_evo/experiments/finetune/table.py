@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rich.table import Table
 
-from smd_evo.experiments.finetune.results import FinetuneResult
+from smd_evo.experiments.finetune.results import RACED, UNRACED, FinetuneResult
 from smd_evo.experiments.scores import Row
 from smd_evo.experiments.shortlists import SPARSE
 from smd_evo.experiments.tables import (
@@ -18,7 +20,7 @@ from smd_evo.experiments.tables import (
     short,
 )
 
-__all__ = ["finetune_table", "finetune_verdict"]
+__all__ = ["finetune_table", "finetune_verdict", "raced"]
 
 
 def finetune_table(result: FinetuneResult) -> Table:
@@ -55,9 +57,18 @@ def finetune_verdict(result: FinetuneResult) -> list[str]:
     lost = sum(group.result.nonfinite for arm in result.arms for group in arm.groups)
     if lost:
         lines.append(f"{lost} children had a non-finite fitness and were ranked last.")
+    lines += raced(result.evaluations)
     if unreadable := result.data.unreadable:
         lines.append(f"{len(unreadable)} unreadable images were left out: {', '.join(unreadable[:3])} ...")
     return lines
+
+
+def raced(evaluations: Mapping[str, int]) -> list[str]:
+    """What a race has saved, if there was one."""
+    if RACED not in evaluations:
+        return []
+    took, whole = evaluations[RACED], evaluations[UNRACED]
+    return [f"The race took {took:,} of {whole:,} image evaluations of each arm's children, {took / whole:.0%}."]
 
 
 def _cells(row: Row) -> list[str]:

@@ -10,7 +10,7 @@ it averages out. Accuracy is a count: it changes where two outputs are as good a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from smd_evo.ensemble.files import load_children
 from smd_evo.errors import NotReproduced
+from smd_evo.evaluation.race import finalists
 from smd_evo.experiments.finetune.files import CHILDREN, read_config
 from smd_evo.experiments.finetune.run import ranker_of
 from smd_evo.experiments.finetune.settings import FinetuneConfig
@@ -71,6 +72,9 @@ def verify_children(
     progress = progress or Logged()
     _, ranker = ranker_of(config, progress)
     children = load_children(path, ranker.space)
+    if config.race:  # the others have not seen all samples
+        whole = finalists(len(children.members))
+        children = replace(children, members=children.members[:whole], fitness=children.fitness[:whole])
     with in_precision(config):
         progress.expect(timed(workload([Part("children", len(children.members), ranker.samples)]), ranker))
         progress.start("children", len(children.members))

@@ -16,7 +16,7 @@ __all__ = [
     "MAY_CHANGE",
     "VOTERS",
     "EvolutionConfig",
-    "check_single_generation",
+    "check_generations",
     "images_at",
     "most_images",
     "phases",
@@ -200,8 +200,11 @@ class EvolutionConfig(ExperimentConfig):
                 raise InvalidValue(f"{name}: expected it with actors, got {self.actors} of them; give --actors 2")
 
 
-def check_single_generation(settings: Mapping[str, Any]) -> None:
-    """Raise InvalidValue if one of the settings makes sense over several generations only."""
-    alone = {each.name for each in fields(EvolutionConfig)} - {each.name for each in fields(FinetuneConfig)}
-    if wrong := [name for name in settings if name in alone]:
-        raise InvalidValue(f"{wrong[0]}: expected it with generations, got it without; give --generations 100, say")
+def check_generations(settings: Mapping[str, Any]) -> None:
+    """Raise InvalidValue if one of the settings makes sense over several generations only, or over a single one."""
+    many, single = ({each.name for each in fields(kind)} for kind in (EvolutionConfig, FinetuneConfig))
+    for name in settings:
+        if name in many - single and "generations" not in settings:
+            raise InvalidValue(f"{name}: expected it with generations, got it without; give --generations 100, say")
+        if name in single - many and "generations" in settings:
+            raise InvalidValue(f"{name}: expected it for a single generation, got it with generations; leave one out")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -19,7 +19,8 @@ from smd_evo.core.selection import Select
 from smd_evo.errors import InvalidType, InvalidValue, check_choice, check_count, check_number, shown
 from smd_evo.evaluation.data import minibatch
 from smd_evo.evaluation.evaluator import Evaluator
-from smd_evo.evaluation.fitness import WORST, Fitness, get_fitness
+from smd_evo.evaluation.fitness import WORST, Fitness, ModuleFitness, get_fitness
+from smd_evo.evaluation.work import Work
 from smd_evo.integrations.evotorch.cluster import WatchedPool
 from smd_evo.integrations.evotorch.keys import generator_seed
 from smd_evo.integrations.evotorch.replica import Replica
@@ -83,8 +84,9 @@ class NetworkProblem(SharedParent):
 
     ``status`` gets, beside EvoTorch's own items, ``parent_eval`` (fitness of the parent on the samples of
     the last evaluation), ``nonfinite`` (how many of its solutions had no finite fitness and got the worst one,
-    +-1e18) and ``evaluations`` (networks evaluated so far); with actors ``restarts``, how many times new ones
-    took the place of some that had died. All are numbers.
+    +-1e18) and ``evaluations`` (networks evaluated so far); without actors ``images`` and ``forwards`` (samples that
+    networks were evaluated on, and forward passes that this took, see :class:`smd_evo.evaluation.work.Work`); with
+    actors ``restarts``, how many times new ones took the place of some that had died. All are numbers.
 
     Attributes:
         fitness: what the solutions are evaluated by.
@@ -125,6 +127,7 @@ class NetworkProblem(SharedParent):
         self._seen_at: tuple[int, int | None, int] | None = None
         self._evaluations = 0
         self._checked = False
+        self._race: Key | None = None
         self._precision: torch.dtype | None = None  # of an actor
         self.progress: Callable[[], object] | None = None
 
@@ -140,6 +143,12 @@ class NetworkProblem(SharedParent):
         return self._evaluations
 
     @property
+    def work(self) -> Work:
+        """What this process has computed for them; actors keep no account."""
+        assert self._replica.evaluator is not None
+        return self._replica.evaluator.work
+
+    @property
     def minibatch_size(self) -> int | None:
         """Samples of each evaluation, None for all; it may be changed between evaluations."""
         return self._minibatch_size
@@ -148,6 +157,25 @@ class NetworkProblem(SharedParent):
     def minibatch_size(self, size: int | None) -> None:
         assert self._replica.evaluator is not None
         self._minibatch_size = _checked_size(size, self._replica.evaluator.samples)
+
+    @contextmanager
+    def racing(self) -> Iterator[None]:
+        """A block in which solutions race: see :mod:`smd_evo.evaluation.race`.
+
+        Raises:
+            InvalidValue: with actors, each of which would have a race of its own, or without samples.
+        """
+        if isinstance(self.fitness, ModuleFitness):
+            raise InvalidValue(
+                f"race: expected a fitness of samples, got {self.fitness.name!r}, a function of the network"
+            )
+        if self.num_actors:
+            raise InvalidValue(f"race: expected no actors, got {self.num_actors}; leave one of them out")
+        self._race = derive(self.key, "race")
+        try:
+            yield
+        finally:
+            self._race = None
 
     def count(self, evaluations: int) -> None:
         """Take note of networks that were evaluated beside the populations, by a calibration."""
@@ -164,6 +192,7 @@ class NetworkProblem(SharedParent):
             "minibatches": self._number,
             "minibatch_size": self.minibatch_size,
             "evaluations": self._evaluations,
+            "work": dict(vars(self.work)),
             "checked": self._checked,
             "seen": {label.hex(): value for label, value in self._seen_now().items()},
             "generator": None if self.generator is None else self.generator.get_state(),
@@ -181,6 +210,7 @@ class NetworkProblem(SharedParent):
         self._replica.changes = self._logged_from = state["changes"]
         self._replica.optimizer = None
         self._log = []
+        vars(self.work).update(state.get("work", {}))
         self._number, self.minibatch_size = state["minibatches"], state["minibatch_size"]
         self._evaluations, self._checked = state["evaluations"], state["checked"]
         self._remember({bytes.fromhex(label): value for label, value in state["seen"].items()})
@@ -220,7 +250,11 @@ class NetworkProblem(SharedParent):
                 precision = torch.autocast(self.space.device.type, self._precision)
         children = self._children(batch.access_values(keep_evals=True))
         with precision:
-            batch.set_evals(self.evaluator.evaluate(children, self.progress).fitness.to(batch.device))
+            if self._race is None:
+                found = self.evaluator.evaluate(children, self.progress)
+            else:
+                found = self.evaluator.race([*children], self._race, self.progress)
+        batch.set_evals(found.fitness.to(batch.device))
 
     def _on_samples(self, evaluator: Evaluator) -> Evaluator:
         if self.minibatch_size is None:
@@ -240,6 +274,8 @@ class NetworkProblem(SharedParent):
             )
             if self.num_actors:
                 self._after_eval_status["restarts"] = self.restarts
+            elif self.work.images:
+                self._after_eval_status.update(vars(self.work))
 
     @torch.no_grad()
     def _evaluate_all(self, batch: SolutionBatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -46,6 +47,8 @@ class SubspaceEvolution(NetworkSearcher):
         adapt_sigma: the 1/5 success rule: after each generation sigma is multiplied by
             ``exp((p - 1/5) / (1 - 1/5))``, where p is the share of children that are better than their parent;
             but not below the first sigma times the precision of the parameters' type (1.2e-7 of float32).
+        race: whether children that will not win see less than all samples, see :func:`smd_evo.evaluation.race.race`;
+            ``status["images"]`` tells how many sample evaluations there were. Not with actors.
         keep: with "auto": share of the parent's score that the median child keeps.
         scale: see :class:`smd_evo.core.mutation.Mutation`.
 
@@ -79,6 +82,7 @@ class SubspaceEvolution(NetworkSearcher):
         num_parents: int = 1,
         num_elites: int = 1,
         adapt_sigma: bool = False,
+        race: bool = False,
         keep: float = 0.9,
         scale: str = "absolute",
     ) -> None:
@@ -95,7 +99,14 @@ class SubspaceEvolution(NetworkSearcher):
             raise InvalidValue(
                 f"num_parents: expected 1 where lineages have one step, got {num_parents}; FinetuneProblem(steps=8)"
             )
-        self._adapt_sigma = check_flag("adapt_sigma", adapt_sigma)
+        self._adapt_sigma, self._race = check_flag("adapt_sigma", adapt_sigma), check_flag("race", race)
+        if self._race and self._adapt_sigma:
+            raise InvalidValue(
+                "race: expected it without adapt_sigma, which counts the children that are better than their parent; "
+                "leave one of them out"
+            )
+        with self._ranked():  # which says if that cannot be
+            pass
         self._first_sigma: float | None = None
         self._parents = problem.generate_batch(1)
         self._dropped = 0
@@ -129,7 +140,8 @@ class SubspaceEvolution(NetworkSearcher):
         children = self._mutated(parents.take(of))
         if self._num_elites or self._adapt_sigma:
             everyone = SolutionBatch.cat([parents, children])
-            problem.evaluate(everyone)
+            with self._ranked():
+                problem.evaluate(everyone)
             parents, children = everyone[: len(parents)], everyone[len(parents) :]
             if self._adapt_sigma:
                 change = math.exp((self._successes(parents, children, of) - _SUCCESSES) / (1 - _SUCCESSES))
@@ -137,9 +149,14 @@ class SubspaceEvolution(NetworkSearcher):
             elites = self._best(parents, self._num_elites)
             self._population = SolutionBatch.cat([elites, children])
         else:
-            problem.evaluate(children)
+            with self._ranked():
+                problem.evaluate(children)
             self._population = children
         self._parents = self._best(self._population, self._num_parents)
+
+    def _ranked(self) -> AbstractContextManager[None]:
+        """A block in which solutions are evaluated as far as ranks need it."""
+        return self.problem.racing() if self._race else nullcontext()
 
     def _lowest(self, sigma: float) -> float:
         """Where the 1/5 rule ends on a plateau: the first strength times the precision of the parameters' type.
