@@ -53,7 +53,7 @@ def race(
     """Fitness of children of which only the best matter.
 
     Those that are in the race to its end have their fitness on all samples. Each other one has that on the samples
-    it has seen, or one just behind the worst child which got further, whichever is worse: so the ranking is the race's.
+    it has seen, or one just behind the worst child that got further, whichever is worse: the ranking is the race's.
 
     Args:
         evaluator: of their parent, on all samples.
