@@ -78,8 +78,8 @@ def gaussian(key: Key, coordinates: Tensor, dtype: torch.dtype) -> Tensor | None
     if fill is None:
         return None
     values = torch.empty(coordinates.shape, dtype=torch.float32 if single else torch.float64, device="cpu")
-    fill(key_to_int64(key), _array(coordinates), values.view(-1).numpy())
-    return values.to(dtype)
+    fill(key_to_int64(key), _array(coordinates), _array(values))
+    return values if values.dtype is dtype else values.to(dtype)
 
 
 def gaussian_of_keys(keys: Tensor, coordinates: Tensor, dtype: torch.dtype) -> Tensor | None:
@@ -91,8 +91,8 @@ def gaussian_of_keys(keys: Tensor, coordinates: Tensor, dtype: torch.dtype) -> T
     if fill is None:
         return None
     values = torch.empty(coordinates.shape, dtype=torch.float32 if single else torch.float64, device="cpu")
-    fill(_array(keys.expand(coordinates.shape)), _array(coordinates), values.view(-1).numpy())
-    return values.to(dtype)
+    fill(_array(keys.expand(coordinates.shape)), _array(coordinates), _array(values))
+    return values if values.dtype is dtype else values.to(dtype)
 
 
 def permutation(key: Key, positions: Tensor, size: int, rounds: int) -> Tensor | None:
@@ -114,7 +114,7 @@ def permutation_of_keys(keys: Tensor, positions: Tensor, size: int, rounds: int)
 def _moved(move: Callable[..., Any], key: Any, positions: Tensor, size: int, rounds: int) -> Tensor | None:
     images = torch.empty(positions.shape, dtype=torch.int64, device="cpu")
     bits = (size - 1).bit_length() // 2
-    return images if move(key, rounds, _array(positions), size, bits, images.view(-1).numpy()) else None
+    return images if move(key, rounds, _array(positions), size, bits, _array(images)) else None
 
 
 def add_fields(
@@ -143,5 +143,7 @@ def add_fields(
 
 def _array(tensor: Tensor) -> Any:
     """The elements in a row, as kernels take them: no copy if they lie so."""
-    array = tensor.reshape(-1).contiguous().numpy()
+    if tensor.dim() != 1 or not tensor.is_contiguous():
+        tensor = tensor.reshape(-1).contiguous()
+    array = tensor.numpy()
     return array if array.flags.aligned else array.copy()
