@@ -99,17 +99,17 @@ def es_gradient(
     # Of a static subspace all draws are the same.
     for (subspace, draw), group in groupby(shares.values(), lambda child: (child[0].subspace, child[0].draw)):
         keys, own = zip(*((mutation.key, share) for mutation, share in group), strict=True)
-        everything = type(subspace) is Dense and coordinates is None
-        if everything and fast.add_fields(keys, own, gradient, None, within=True):
+        everything, within = type(subspace) is Dense, coordinates is None
+        if everything and within and fast.add_fields(keys, own, gradient):
             continue
         indices = subspace.coordinates(draw, layout, device)
         if coordinates is not None and not torch.equal(indices, coordinates):
             raise InvalidValue(f"coordinates: expected those of every mutation, got others by draw {draw}")
-        if subspace.plain and fast.add_fields(keys, own, gradient, indices, within=coordinates is None):
+        if subspace.plain and fast.add_fields(keys, own, gradient, None if everything else indices, within):
             continue
         for key, share in zip(keys, own, strict=True):
             noise = subspace.noise(key, indices, layout).mul_(share)
-            if coordinates is None:
+            if within:
                 gradient.index_add_(0, indices, noise)
             else:
                 gradient.add_(noise)

@@ -322,12 +322,26 @@ def test_an_interrupt_while_a_kernel_loads_is_one(fresh, monkeypatch):
     assert fresh.kernels
 
 
-def test_a_forked_process_has_its_parents_kernels():
-    expected = gaussian(1, torch.arange(1000))
+def test_forked_processes_have_their_parents_kernels_and_load_others():
+    code = """
+import os, sys, threading, torch
+from smd_evo import gaussian, permutation
+from smd_evo.core import fast
+fast._PAYS = 0
+places = torch.arange(1000)
+expected = gaussian(1, places), permutation(1, places, 1000)
+del fast._state.kernels["permutation"]
+def child(names):
     process = os.fork()
     if not process:
-        os._exit(0 if same(gaussian(1, torch.arange(1000)), expected) else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
+        right = gaussian(1, places).equal(expected[0]) and permutation(1, places, 1000).equal(expected[1])
+        os._exit(0 if right and set(fast._state.kernels) == names else 1)
+    print(os.waitpid(process, 0)[1])
+child({"gaussian32", "permutation"})
+with fast._state.loading:  # as if another thread were at it
+    child({"gaussian32"})
+"""
+    assert printed(code).split() == ["0", "0"]
 
 
 PRINT = """
@@ -345,16 +359,28 @@ print(permutation(1, torch.arange(5000), 9000).tolist())
 print(permutation(torch.arange(9)[:, None], torch.arange(50), 90).tolist())
 """
 
+COMPILED = "assert len(fast._state.kernels) == 6 and not fast._state.off"
+EAGER = "assert not fast._state.kernels and fast._state.off"
+
 
 def printed(code, **environment):
     return subprocess.check_output([sys.executable, "-c", code], text=True, env={**os.environ, **environment})
 
 
-def test_without_numba_all_is_the_same():
-    with_it = printed(PRINT + "assert len(fast._state.kernels) > 4")
-    without = printed("import sys; sys.modules['numba'] = None" + PRINT + "assert fast._state.off")
-    told = printed(PRINT + "assert fast._state.off", NUMBA_DISABLE_JIT="1")
-    assert with_it == without == told
+@pytest.fixture(scope="module")
+def expected():
+    return printed(PRINT + COMPILED)
+
+
+def test_without_numba_all_is_the_same(expected):
+    assert printed("import sys; sys.modules['numba'] = None" + PRINT + EAGER) == expected
+    assert printed(PRINT + EAGER, NUMBA_DISABLE_JIT="1") == expected
+
+
+@pytest.mark.numeric
+def test_another_processor_gives_the_same(expected):
+    """One without AVX, FMA and whatever else this one has."""
+    assert printed(PRINT + COMPILED, NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES="") == expected
 
 
 def test_no_folder_for_a_cache_is_needed(fresh, monkeypatch):
