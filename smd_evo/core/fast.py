@@ -16,7 +16,7 @@ from torch import Tensor
 
 from smd_evo.core.keys import Key, key_to_int64
 
-__all__ = ["add_fields", "gaussian", "gaussian_of_keys", "kernel", "permutation", "permutation_of_keys"]
+__all__ = ["add_fields", "gaussian", "kernel", "permutation"]
 
 _log = logging.getLogger(__name__)
 
@@ -70,52 +70,35 @@ def kernel(name: str, count: int) -> Callable[..., Any] | None:
         state.loading.release()
 
 
-def gaussian(key: Key, coordinates: Tensor, dtype: torch.dtype) -> Tensor | None:
-    """:func:`smd_evo.core.noise.gaussian` of one key."""
+def gaussian(key: Key | Tensor, coordinates: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """:func:`smd_evo.core.noise.gaussian` of a key, or of keys that broadcast to the shape of ``coordinates``."""
     if coordinates.device.type != "cpu":
         return None
-    single = dtype is torch.float32
-    fill = kernel("gaussian32" if single else "gaussian64", coordinates.numel())
+    keyed, made = isinstance(key, Tensor), torch.float32 if dtype is torch.float32 else torch.float64
+    fill = kernel(f"gaussian{'_keyed' * keyed}{8 * made.itemsize}", coordinates.numel())
     if fill is None:
         return None
-    values = torch.empty(coordinates.shape, dtype=torch.float32 if single else torch.float64, device="cpu")
-    fill(key_to_int64(key), _array(coordinates), _array(values))
-    return values if values.dtype is dtype else values.to(dtype)
+    values = torch.empty(coordinates.shape, dtype=made, device="cpu")
+    fill(_words(key, coordinates), _array(coordinates), _array(values))
+    return values if dtype is made else values.to(dtype)
 
 
-def gaussian_of_keys(keys: Tensor, coordinates: Tensor, dtype: torch.dtype) -> Tensor | None:
-    """The same of many keys, which broadcast to the shape of ``coordinates``."""
-    if coordinates.device.type != "cpu":
-        return None
-    single = dtype is torch.float32
-    fill = kernel("gaussian_keyed32" if single else "gaussian_keyed64", coordinates.numel())
-    if fill is None:
-        return None
-    values = torch.empty(coordinates.shape, dtype=torch.float32 if single else torch.float64, device="cpu")
-    fill(_array(keys.expand(coordinates.shape)), _array(coordinates), _array(values))
-    return values if values.dtype is dtype else values.to(dtype)
+def permutation(key: Key | Tensor, positions: Tensor, size: int, rounds: int) -> Tensor | None:
+    """:func:`smd_evo.core.noise.permutation` of a key, or of keys that broadcast, each to many positions in a row.
 
-
-def permutation(key: Key, positions: Tensor, size: int, rounds: int) -> Tensor | None:
-    """:func:`smd_evo.core.noise.permutation` of one key; None also if a position is out of range."""
+    None also if a position is out of range.
+    """
     if positions.device.type != "cpu":
         return None
-    move = kernel("permutation", positions.numel())
-    return None if move is None else _moved(move, key_to_int64(key), positions, size, rounds)
-
-
-def permutation_of_keys(keys: Tensor, positions: Tensor, size: int, rounds: int) -> Tensor | None:
-    """The same of many keys, which broadcast to the shape of ``positions``, each to many in a row."""
-    if positions.device.type != "cpu" or keys.shape[-1] != 1 or positions.shape[-1] < _EQUAL:
+    if isinstance(key, Tensor) and (key.shape[-1] != 1 or positions.shape[-1] < _EQUAL):
         return None
-    move = kernel("permutation_keyed", positions.numel())
-    return None if move is None else _moved(move, _array(keys.expand(positions.shape)), positions, size, rounds)
-
-
-def _moved(move: Callable[..., Any], key: Any, positions: Tensor, size: int, rounds: int) -> Tensor | None:
+    move = kernel("permutation_keyed" if isinstance(key, Tensor) else "permutation", positions.numel())
+    if move is None:
+        return None
     images = torch.empty(positions.shape, dtype=torch.int64, device="cpu")
     bits = (size - 1).bit_length() // 2
-    return images if move(key, rounds, _array(positions), size, bits, _array(images)) else None
+    inside = move(_words(key, positions), rounds, _array(positions), size, bits, _array(images))
+    return images if inside else None
 
 
 def add_fields(
@@ -144,6 +127,10 @@ def add_fields(
     weights = torch.tensor(shares, dtype=torch.float64, device="cpu").float().numpy()
     places = () if coordinates is None else (_array(coordinates),)
     return add(words, weights, *places, total.numpy()) is not False
+
+
+def _words(key: Key | Tensor, places: Tensor) -> Any:
+    return _array(key.expand(places.shape)) if isinstance(key, Tensor) else key_to_int64(key)
 
 
 def _array(tensor: Tensor) -> Any:

@@ -77,7 +77,7 @@ def gaussian(key: Key | Tensor, coordinates: Tensor, dtype: torch.dtype = torch.
 
     def normal(key: Key | Tensor, piece: Tensor) -> Tensor:
         if isinstance(key, Tensor):
-            made = fast.gaussian_of_keys(key, piece, dtype)
+            made = fast.gaussian(key, piece, dtype)
             if made is not None:
                 return made
         block = piece >> 1
@@ -132,7 +132,7 @@ def permutation(key: Key | Tensor, positions: Tensor, size: int) -> Tensor:
 
     def shuffled(key: Key | Tensor, piece: Tensor) -> Tensor:
         if isinstance(key, Tensor):
-            made = fast.permutation_of_keys(key, piece, size, rounds)
+            made = fast.permutation(key, piece, size, rounds)
             if made is not None:
                 return made
         return _feistel(_round_keys(key, rounds), piece, size)
