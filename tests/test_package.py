@@ -40,6 +40,8 @@ CORE = [
     "exclusive",
     "keys",
     "exact",
+    "compiled",
+    "fast",
     "layout",
     "noise",
     "subspace",
@@ -93,17 +95,29 @@ def test_imports_point_one_way(path):
             if layer[0] == own[0] == "experiments":
                 assert ROOMS.index(room(layer)) <= ROOMS.index(room(own)), f"{path} imports {module}"
         elif own[0] == "core":
-            assert package in {*sys.stdlib_module_names, "torch", "numpy", "smd_evo"}, f"the core imports {module}"
+            allowed = {"torch", "numpy", "smd_evo", *(["numba"] if own == ("core", "compiled") else [])}
+            assert package in {*sys.stdlib_module_names, *allowed}, f"the core imports {module}"
 
 
 def test_importing_the_package_loads_nothing_heavy():
-    heavy = ["torch", "numpy", "evotorch", "deap", "timm", "ray", "matplotlib", "sklearn", "scipy"]
+    heavy = ["torch", "numpy", "evotorch", "deap", "timm", "ray", "matplotlib", "sklearn", "scipy", "numba"]
     code = f"import sys, smd_evo; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 
 def test_evaluating_children_loads_no_host_and_no_compiler():
-    heavy = ["evotorch", "deap", "timm", "ray", "matplotlib", "sklearn", "scipy", "torchvision", "torch._dynamo"]
+    heavy = [
+        "evotorch",
+        "deap",
+        "timm",
+        "ray",
+        "matplotlib",
+        "sklearn",
+        "scipy",
+        "torchvision",
+        "numba",
+        "torch._dynamo",
+    ]
     code = f"""import sys, torch
 from smd_evo import Evaluator, Lineage
 samples = torch.ones(9, 2), torch.zeros(9, dtype=torch.int64)

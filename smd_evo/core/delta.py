@@ -38,7 +38,7 @@ class _Sparse:
                 f"delta: expected indices and values of one length on one device, got shapes "
                 f"{tuple(indices.shape)} on {indices.device} and {tuple(values.shape)} on {values.device}"
             )
-        if len(indices) and not (int(indices[0]) >= 0 and bool((indices[1:] > indices[:-1]).all())):
+        if len(indices) and not _ascending(indices):
             raise InvalidValue("delta: expected strictly increasing indices >= 0; sort them and merge repeats")
 
     def __len__(self) -> int:
@@ -49,6 +49,12 @@ class _Sparse:
         """The same on a device; itself if it is there, without another look at its order."""
         indices, values = self.indices.to(device), self.values.to(device)
         return self if indices is self.indices and values is self.values else type(self)(indices, values)
+
+
+def _ascending(indices: Tensor) -> bool:
+    """Strictly, from 0 or more on; NumPy takes half of the time of PyTorch for a few."""
+    numbers = indices.numpy() if indices.device.type == "cpu" else indices
+    return int(numbers[0]) >= 0 and bool((numbers[1:] > numbers[:-1]).all())
 
 
 class SparseValues(_Sparse):

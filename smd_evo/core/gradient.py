@@ -9,13 +9,15 @@ References:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
+from smd_evo.core import fast
 from smd_evo.core.layout import Layout
 from smd_evo.core.mutation import Mutation
-from smd_evo.core.subspace import Subspace
+from smd_evo.core.subspace import Dense, Subspace
 from smd_evo.errors import InvalidValue, check_choice
 
 __all__ = ["centered_ranks", "es_gradient"]
@@ -94,18 +96,21 @@ def es_gradient(
         shares[known] = (mutation, share + shares[known][1] if known in shares else share)
     size = layout.size if coordinates is None else len(coordinates)
     gradient = torch.zeros(size, dtype=torch.float32, device=device)
-    indices, drawn = torch.zeros(0, dtype=torch.int64, device=device), None
-    for mutation, share in shares.values():
-        if drawn != (mutation.subspace, mutation.draw):  # of a static subspace all draws are the same
-            drawn = mutation.subspace, mutation.draw
-            indices = mutation.subspace.coordinates(mutation.draw, layout, device)
-            if coordinates is not None and not torch.equal(indices, coordinates):
-                raise InvalidValue(
-                    f"coordinates: expected those of every mutation, got others by draw {mutation.draw}"
-                )
-        noise = mutation.subspace.noise(mutation.key, indices, layout).mul_(share)
-        if coordinates is None:
-            gradient.index_add_(0, indices, noise)
-        else:
-            gradient.add_(noise)
+    # Of a static subspace all draws are the same.
+    for (subspace, draw), group in groupby(shares.values(), lambda child: (child[0].subspace, child[0].draw)):
+        keys, own = zip(*((mutation.key, share) for mutation, share in group), strict=True)
+        everything, within = type(subspace) is Dense, coordinates is None
+        if everything and within and fast.add_fields(keys, own, gradient):
+            continue
+        indices = subspace.coordinates(draw, layout, device)
+        if coordinates is not None and not torch.equal(indices, coordinates):
+            raise InvalidValue(f"coordinates: expected those of every mutation, got others by draw {draw}")
+        if subspace.plain and fast.add_fields(keys, own, gradient, None if everything else indices, within):
+            continue
+        for key, share in zip(keys, own, strict=True):
+            noise = subspace.noise(key, indices, layout).mul_(share)
+            if within:
+                gradient.index_add_(0, indices, noise)
+            else:
+                gradient.add_(noise)
     return gradient

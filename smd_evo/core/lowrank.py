@@ -45,6 +45,7 @@ class LowRank(Subspace):
 
     name: ClassVar[str] = "lowrank"
     plain: ClassVar[bool] = False
+    ordered: ClassVar[bool] = True
     static: ClassVar[bool] = True  # type: ignore[misc]
     rank: int = 1
 

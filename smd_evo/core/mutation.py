@@ -22,7 +22,7 @@ from smd_evo.core.keys import Key, check_key, derive, derive_tensor, key_from_in
 from smd_evo.core.layout import Layout
 from smd_evo.core.noise import gaussian
 from smd_evo.core.specs import parse_subspace
-from smd_evo.core.subspace import Dense, PartitionSubspace, Subspace, check_subspace
+from smd_evo.core.subspace import Dense, PartitionSubspace, Subspace, check_subspace, sorted_
 from smd_evo.errors import (
     InvalidType,
     InvalidValue,
@@ -256,7 +256,7 @@ def replay(mutations: Sequence[Mutation], layout: Layout, device: torch.device |
     keys, draws = torch.tensor(words, dtype=torch.int64, device=device).unbind(1)
     strengths = torch.tensor([mutation.strength for mutation in mutations], dtype=torch.float64, device=device)
     numbers, coordinates = subspace.coordinates_of(draws, layout)
-    both = (numbers * layout.size + coordinates).sort().values
+    both = sorted_(numbers * layout.size + coordinates)
     numbers, coordinates = both // layout.size, both % layout.size
     values = gaussian(keys[numbers], coordinates, torch.float64).mul_(strengths[numbers])
     counts = numbers.bincount(minlength=len(mutations)).tolist()

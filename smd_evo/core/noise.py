@@ -7,7 +7,8 @@ The integers come from Philox4x32-10 (the field) and from a Feistel network with
 as its round function (the permutation), in wrapping integer arithmetic, which is the same everywhere. The
 field's transform to normal values is made of float64 additions, multiplications, divisions and square
 roots only, one rounding each, which IEEE 754 fixes to the last bit; ``log`` and ``cos`` of a library, and
-PyTorch's square root on a CPU, differ between devices and even between vector widths.
+PyTorch's square root on a CPU, differ between devices and even between vector widths. So the same bits come from
+the tensor operations here, which are the reference, and from the kernels of :mod:`smd_evo.core.compiled`.
 
 References:
     Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011 (Philox).
@@ -23,6 +24,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from smd_evo.core import fast
 from smd_evo.core.exact import sqrt_
 from smd_evo.core.keys import Key, check_key, derive, derive_tensor
 from smd_evo.errors import InvalidType, InvalidValue, check_count
@@ -68,8 +70,16 @@ def gaussian(key: Key | Tensor, coordinates: Tensor, dtype: torch.dtype = torch.
         tensor([1.1322])
     """
     _check_int64("coordinates", coordinates)
+    if not isinstance(key, Tensor):
+        made = fast.gaussian(check_key(key), coordinates, dtype)
+        if made is not None:
+            return made
 
     def normal(key: Key | Tensor, piece: Tensor) -> Tensor:
+        if isinstance(key, Tensor):
+            made = fast.gaussian(key, piece, dtype)
+            if made is not None:
+                return made
         block = piece >> 1
         words = philox4x32((block & _MASK32, (block >> 32) & _MASK32, 0, 0), (key & _MASK32, key >> 32 & _MASK32))
         u = (words[0] << 21).bitwise_or_(words[1] >> 11).add_(1).double().mul_(2.0**-53)
@@ -110,13 +120,21 @@ def permutation(key: Key | Tensor, positions: Tensor, size: int) -> Tensor:
     size = check_count("size", size)
     if size > MAX_SIZE:
         raise InvalidValue(f"size: expected at most 2**40, got {size}")
+    rounds = _ROUNDS if size > _FEW else _ROUNDS_FEW
+    if not isinstance(key, Tensor):
+        made = fast.permutation(check_key(key), positions, size, rounds)
+        if made is not None:
+            return made
     if positions.numel() and not 0 <= int(positions.min()) <= int(positions.max()) < size:
         raise InvalidValue(
             f"positions: expected values in [0, {size}), got [{int(positions.min())}, {int(positions.max())}]"
         )
-    rounds = _ROUNDS if size > _FEW else _ROUNDS_FEW
 
     def shuffled(key: Key | Tensor, piece: Tensor) -> Tensor:
+        if isinstance(key, Tensor):
+            made = fast.permutation(key, piece, size, rounds)
+            if made is not None:
+                return made
         return _feistel(_round_keys(key, rounds), piece, size)
 
     result = _in_pieces(shuffled, key, positions, torch.int64)

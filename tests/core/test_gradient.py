@@ -20,6 +20,7 @@ from smd_evo import (
     gaussian,
     sample_mutations,
 )
+from smd_evo.core import fast
 from smd_evo.core import subspace as module
 from smd_evo.core.gradient import centered_ranks, es_gradient
 from smd_evo.errors import InvalidValue
@@ -144,6 +145,7 @@ def test_partners_draw_their_noise_once(monkeypatch):
         calls.append(key)
         return gaussian(key, coordinates, dtype)
 
+    monkeypatch.setattr(fast._state, "off", True)
     monkeypatch.setattr(module, "gaussian", counted)
     mutations = sample_mutations(3, 12, subspace=RandomSubspace(0.2), sigma=0.3, antithetic=True)
     es_gradient(mutations, weighted(12), LAYOUT)
