@@ -15,6 +15,7 @@ from smd_evo.core.blocks import within
 from smd_evo.core.delta import SparseDelta, SparseValues, union
 from smd_evo.core.elements import Elements
 from smd_evo.core.exclusive import alone
+from smd_evo.core.memory import Memory
 from smd_evo.core.mutation import Lineage, Mutation, replay
 from smd_evo.core.patches import Patched, Patches
 from smd_evo.core.selection import Select
@@ -42,7 +43,7 @@ class Applying(Elements):
 
     def __init__(self, module: nn.Module, select: Select = "all", *, include_frozen: bool = False) -> None:
         super().__init__(module, select, include_frozen=include_frozen)
-        self._patches = Patches()
+        self._patches, self._memory = Patches(), Memory(self._parameters)
 
     def deltas(self, child: Child) -> list[SparseDelta | SparseValues]:
         """The deltas that make a child of the parent, in the order of their application."""
@@ -123,6 +124,10 @@ class Applying(Elements):
     def _patch(self, child: Child) -> None:
         torch.clear_autocast_cache()  # autocast keeps copies of the weights in low precision
         for delta in self.deltas(child):
+            self._check_coordinates(delta)
+            if (patch := self._memory.patch(delta)) is not None:
+                self._patches.write_all(patch)
+                continue
             for elements, places, values in self._pieces(delta):
                 old = elements.index_select(0, places)  # several times faster than elements[places]
                 if isinstance(delta, SparseDelta):

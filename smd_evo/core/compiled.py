@@ -21,6 +21,8 @@ import numpy as np
 from numba import config, njit, types
 from numba.extending import intrinsic
 
+from smd_evo.core import compiled_patches
+
 __all__ = ["build"]
 
 _BLOCK = 1024
@@ -295,7 +297,7 @@ def build(name: str) -> Callable[..., Any]:
     """A kernel in machine code, from Numba's cache on the disk or compiled."""
     if config.DISABLE_JIT:
         raise RuntimeError("NUMBA_DISABLE_JIT is set")
-    function, signature = _SIGNATURES[name]
+    function, signature = (_SIGNATURES | compiled_patches.SIGNATURES)[name]
     try:
         return _made(function, signature, cache=True)
     except Exception:  # no folder to write to, a full disk, a broken file: a cache is not needed

@@ -121,14 +121,18 @@ class Elements:
     def _named(self) -> Iterator[tuple[str, nn.Parameter]]:
         return zip(self.names, self._parameters, strict=True)
 
-    def _pieces(self, delta: SparseDelta | SparseValues) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """(flat memory of a parameter, places in it, values) for each parameter that a delta touches."""
-        layout = self.layout
-        if len(delta) and int(delta.indices[-1]) >= layout.size:
+    def _check_coordinates(self, delta: SparseDelta | SparseValues) -> None:
+        """Raise WrongParent for coordinates that this space does not have."""
+        if len(delta) and int(delta.indices[-1]) >= self.layout.size:
             raise WrongParent(
-                f"delta: expected coordinates below D = {layout.size}, got {int(delta.indices[-1])}; "
+                f"delta: expected coordinates below D = {self.layout.size}, got {int(delta.indices[-1])}; "
                 "it was made for another network or selection"
             )
+
+    def _pieces(self, delta: SparseDelta | SparseValues) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """(flat memory of a parameter, places in it, values) for each parameter that a delta touches."""
+        self._check_coordinates(delta)
+        layout = self.layout
         bounds = layout.bounds(delta.indices)
         for number, (parameter, slot) in enumerate(zip(self._parameters, layout.slots, strict=True)):
             start, end = bounds[number], bounds[number + 1]

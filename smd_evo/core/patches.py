@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from smd_evo.core.exclusive import Exclusive
+from smd_evo.core.memory import Written
 
 __all__ = ["Patched", "Patches"]
 
@@ -20,7 +21,7 @@ class Patches:
     """
 
     def __init__(self) -> None:
-        self._stack: list[Patched | tuple[Tensor, Tensor, Tensor]] = []
+        self._stack: list[Patched | Written | tuple[Tensor, Tensor, Tensor]] = []
 
     @property
     def depth(self) -> int:
@@ -31,6 +32,11 @@ class Patches:
         """Write over some elements of a flat memory."""
         self._stack.append((elements, places, old))  # first: an interrupt may come in between
         elements.index_copy_(0, places, new)
+
+    def write_all(self, patch: Written) -> None:
+        """Write over elements of any parameters."""
+        self._stack.append(patch)  # first, as above
+        patch.write()
 
     def keep(self) -> None:
         """What is in place stays, for good."""
@@ -65,6 +71,9 @@ class Patches:
                 if isinstance(top, Patched):
                     self._stack.pop()
                     top.exclusive.leave()
+                elif isinstance(top, Written):
+                    top.back()
+                    self._stack.pop()
                 else:
                     elements, places, old = top
                     elements.index_copy_(0, places, old)  # repeating it does no harm
