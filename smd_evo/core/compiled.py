@@ -21,11 +21,8 @@ from numba.extending import intrinsic
 
 __all__ = ["build"]
 
-_BLOCK = 1024
-
-_U = np.uint64
-_MASK = _U(0xFFFFFFFF)
-_ONE, _QUARTER = _U(1), _U(2**30)
+_U, _BLOCK = np.uint64, 1024
+_MASK, _ONE, _QUARTER = _U(0xFFFFFFFF), _U(1), _U(2**30)
 _MAGIC_BITS, _MAGIC = _U(0x4330000000000000), 2.0**52
 _MANTISSA, _SQRT_HALF_BITS = _U(2**52 - 1), _U(0x3FE6A09E667F3BCD)
 _OFFSET = _U(0x3FF0000000000000 - 0x3FE6A09E667F3BCD)
