@@ -7,8 +7,6 @@ Loops go through blocks that stay in the L1 cache, and are such that LLVM makes 
 are ten times as fast: ``inline="always"`` and ``error_model="numpy"`` keep out the checks of what is called and of
 divisors, and integers become floats by writing them into the mantissa of 2**52, as AVX2 has no instruction that
 converts 64-bit ones.
-
-Reference: Lam, Pitrou, Seibert, "Numba: a LLVM-based Python JIT compiler", LLVM-HPC 2015.
 """
 
 from __future__ import annotations
@@ -25,11 +23,8 @@ from smd_evo.core import compiled_patches
 
 __all__ = ["build"]
 
-_BLOCK = 1024
-
-_U = np.uint64
-_MASK = _U(0xFFFFFFFF)
-_ONE, _QUARTER = _U(1), _U(2**30)
+_U, _BLOCK = np.uint64, 1024
+_MASK, _ONE, _QUARTER = _U(0xFFFFFFFF), _U(1), _U(2**30)
 _MAGIC_BITS, _MAGIC = _U(0x4330000000000000), 2.0**52
 _MANTISSA, _SQRT_HALF_BITS = _U(2**52 - 1), _U(0x3FE6A09E667F3BCD)
 _OFFSET = _U(0x3FF0000000000000 - 0x3FE6A09E667F3BCD)
@@ -222,9 +217,12 @@ def _permutation_keyed(keys: Any, rounds: Any, positions: Any, size: Any, bits: 
 
 
 @_inner
-def _add(noise: Any, share: Any, total: Any) -> None:
-    for i in range(total.size):
-        total[i] += noise[i] * share
+def _add(keys: Any, shares: Any, coordinates: Any, total: Any, noise: Any) -> None:
+    """Of a block, one child after the other."""
+    for child in range(keys.size):
+        _fill(keys[child], coordinates, noise)
+        for i in range(total.size):
+            total[i] += noise[i] * shares[child]
 
 
 def _add_run(keys: Any, shares: Any, total: Any) -> None:
@@ -252,17 +250,13 @@ def _add_at(keys: Any, shares: Any, coordinates: Any, total: Any) -> None:
     noise = np.empty(_BLOCK, np.float32)
     for start in range(0, total.size, _BLOCK):
         part = total[start : start + _BLOCK]
-        for child in range(keys.size):
-            _fill(keys[child], coordinates[start : start + _BLOCK], noise[: part.size])
-            _add(noise, shares[child], part)
+        _add(keys, shares, coordinates[start : start + _BLOCK], part, noise[: part.size])
 
 
 def _add_within(keys: Any, shares: Any, coordinates: Any, total: Any) -> Any:
     """Adds weighted fields at coordinates of the totals; False, and nothing, if these don't ascend in range."""
     k = coordinates.size
-    if k == 0:
-        return True
-    wrong = coordinates[0] < 0 or coordinates[-1] >= total.size
+    wrong = k > 0 and (coordinates[0] < 0 or coordinates[-1] >= total.size)
     for i in range(1, k):
         wrong |= coordinates[i] <= coordinates[i - 1]
     if wrong:
@@ -272,41 +266,36 @@ def _add_within(keys: Any, shares: Any, coordinates: Any, total: Any) -> Any:
         own = coordinates[start : start + _BLOCK]
         for i in range(own.size):
             part[i] = total[own[i]]
-        for child in range(keys.size):
-            _fill(keys[child], own, noise[: own.size])
-            _add(noise, shares[child], part[: own.size])
+        _add(keys, shares, own, part[: own.size], noise[: own.size])
         for i in range(own.size):
             total[own[i]] = part[i]
     return True
 
 
 _SIGNATURES: dict[str, tuple[Callable[..., Any], str]] = {
-    "gaussian32": (_gaussian, "void(int64, int64[::1], float32[::1])"),
-    "gaussian64": (_gaussian, "void(int64, int64[::1], float64[::1])"),
-    "gaussian_keyed32": (_gaussian_keyed, "void(int64[::1], int64[::1], float32[::1])"),
-    "gaussian_keyed64": (_gaussian_keyed, "void(int64[::1], int64[::1], float64[::1])"),
-    "permutation": (_permutation, "boolean(int64, int64, int64[::1], int64, int64, int64[::1])"),
-    "permutation_keyed": (_permutation_keyed, "boolean(int64[::1], int64, int64[::1], int64, int64, int64[::1])"),
-    "add_run": (_add_run, "void(int64[::1], float32[::1], float32[::1])"),
-    "add_at": (_add_at, "void(int64[::1], float32[::1], int64[::1], float32[::1])"),
-    "add_within": (_add_within, "boolean(int64[::1], float32[::1], int64[::1], float32[::1])"),
+    "gaussian32": (_gaussian, "void(i8, i8[::1], f4[::1])"),
+    "gaussian64": (_gaussian, "void(i8, i8[::1], f8[::1])"),
+    "gaussian_keyed32": (_gaussian_keyed, "void(i8[::1], i8[::1], f4[::1])"),
+    "gaussian_keyed64": (_gaussian_keyed, "void(i8[::1], i8[::1], f8[::1])"),
+    "permutation": (_permutation, "b1(i8, i8, i8[::1], i8, i8, i8[::1])"),
+    "permutation_keyed": (_permutation_keyed, "b1(i8[::1], i8, i8[::1], i8, i8, i8[::1])"),
+    "add_run": (_add_run, "void(i8[::1], f4[::1], f4[::1])"),
+    "add_at": (_add_at, "void(i8[::1], f4[::1], i8[::1], f4[::1])"),
+    "add_within": (_add_within, "b1(i8[::1], f4[::1], i8[::1], f4[::1])"),
 }
 
 
-def build(name: str) -> Callable[..., Any]:
+def build(name: str, cache: bool = True) -> Any:
     """A kernel in machine code, from Numba's cache on the disk or compiled."""
     if config.DISABLE_JIT:
         raise RuntimeError("NUMBA_DISABLE_JIT is set")
     function, signature = (_SIGNATURES | compiled_patches.SIGNATURES)[name]
     try:
-        return _made(function, signature, cache=True)
+        kernel = njit(error_model="numpy", nogil=True, cache=cache)(function)
+        kernel.compile(signature)
     except Exception:  # no folder to write to, a full disk, a broken file: a cache is not needed
-        return _made(function, signature, cache=False)
-
-
-def _made(function: Callable[..., Any], signature: str, cache: bool) -> Callable[..., Any]:
-    kernel: Any = njit(error_model="numpy", nogil=True, cache=cache)(function)
-    kernel.compile(signature)
+        if not cache:
+            raise
+        return build(name, cache=False)
     kernel.disable_compile()  # other types would be a mistake
-    compiled: Callable[..., Any] = kernel
-    return compiled
+    return kernel
