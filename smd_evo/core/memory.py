@@ -69,13 +69,19 @@ class Memory:
 
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
         self._parameters = parameters
+        self._shapes = [parameter.shape for parameter in parameters]
         self._seen: tuple[list[Any], ...] | None = None
         self._map: _Map | None = None
+
+    def __reduce__(self) -> tuple[type[Memory], tuple[Sequence[nn.Parameter]]]:
+        """Copies lie elsewhere."""
+        return Memory, (self._parameters,)
 
     def patch(self, delta: SparseDelta | SparseValues) -> Written | None:
         """What writes a delta; None where that is to be done tensor by tensor.
 
-        So it is off the CPU, for few tensors in a short process, for float16, and where there is no compiler.
+        So it is off the CPU, for few tensors in a short process, for float16, where there is no compiler, and for
+        parameters that have another shape by now.
         """
         if delta.indices.device.type != "cpu" or not len(delta):
             return None
@@ -91,10 +97,11 @@ class Memory:
         return None if write is None or back is None else Written(parameters, delta, write, back)
 
     def _now(self) -> _Map | None:
+        all_of_them = self._parameters  # and for each child, so it is to be quick
         seen = (
-            [parameter.data_ptr() for parameter in self._parameters],
-            [parameter.stride() for parameter in self._parameters],
-            [parameter.numel() for parameter in self._parameters],
+            [*map(Tensor.data_ptr, all_of_them)],
+            [*map(Tensor.stride, all_of_them)],
+            [*map(Tensor.numel, all_of_them)],
         )
         if seen != self._seen:
             self._seen, self._map = seen, self._mapped(*seen)
@@ -102,6 +109,8 @@ class Memory:
 
     def _mapped(self, addresses: list[int], strides: list[tuple[int, ...]], sizes: list[int]) -> _Map | None:
         tensors = tuple(parameter.data for parameter in self._parameters)
+        if [tensor.shape for tensor in tensors] != self._shapes:
+            return None
         kinds = [_KINDS.get(tensor.dtype, 0) for tensor in tensors]
         if not all(kinds) or not all(tensor.device.type == "cpu" and type(tensor) is Tensor for tensor in tensors):
             return None

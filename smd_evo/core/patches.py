@@ -23,6 +23,10 @@ class Patches:
     def __init__(self) -> None:
         self._stack: list[Patched | Written | tuple[Tensor, Tensor, Tensor]] = []
 
+    def __reduce__(self) -> tuple[type[Patches], tuple[()]]:
+        """A copy of the network, or one in another process, is what it is then: there is nothing to take back."""
+        return Patches, ()
+
     @property
     def depth(self) -> int:
         """How many patches are in place now, counting blocks: 0 outside of all."""

@@ -25,10 +25,22 @@ from smd_evo import (
     SparseDelta,
     sample_mutations,
 )
+from smd_evo.core import fast
 from smd_evo.core.delta import SparseValues
+from smd_evo.core.memory import Written
 from smd_evo.errors import WrongParent
 
 KEYS = st.integers(0, 2**64 - 1)
+
+
+@pytest.fixture(scope="module", autouse=True, params=["tensor by tensor", "in one call"])
+def patches(request):
+    """Both ways to write a patch."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fast, "_PAYS", 0)
+        patch.setattr(fast._state, "off", request.param == "tensor by tensor")
+        yield request.param
+        assert fast._state.off == (request.param == "tensor by tensor")
 
 
 def mutation(key=1, density=0.3, sigma=1.0, **options):
@@ -386,10 +398,10 @@ class TestFolding:
 
     @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, MemoryError])
     @pytest.mark.parametrize("place", range(1, 5))
-    def test_an_exception_inside_leaves_the_old_parent(self, network, monkeypatch, error, place):
-        """The patch fails at its first, second, ... tensor."""
+    def test_an_exception_inside_leaves_the_old_parent(self, network, monkeypatch, error, place, patches):
+        """The patch fails at its first, second, ... tensor; or just before or after its only call."""
         space, before, calls = ParameterSpace(network), state_bits(network), []
-        write = torch.Tensor.index_copy_
+        write, write_all = torch.Tensor.index_copy_, Written.write
 
         def failing(*arguments):
             calls.append(1)
@@ -397,7 +409,15 @@ class TestFolding:
                 raise error
             return write(*arguments)
 
+        def failing_once(patch):
+            calls.extend([1] * place)
+            if place % 2:
+                write_all(patch)
+            raise error
+
         monkeypatch.setattr(torch.Tensor, "index_copy_", failing)
+        if patches == "in one call":
+            monkeypatch.setattr(Written, "write", failing_once)
         with pytest.raises(error):
             space.fold(mutation(density=1.0))
         assert len(calls) >= place
