@@ -49,6 +49,9 @@ SCALES = ("absolute", "relative")
 _WORD = re.compile(r"[0-9a-f]{1,16}", re.ASCII | re.IGNORECASE)
 """64 bits; ``int`` would take any number of digits."""
 
+_PIECE = 2**17
+"""Values of noise that are made in one go: 1 MiB of float64."""
+
 _MOST_STEPS = 100_000
 """Of a lineage that comes as text: each takes some hundred bytes, and a pass over its coordinates."""
 
@@ -113,10 +116,16 @@ class Mutation:
     def delta(self, layout: Layout, device: torch.device | str = "cpu") -> SparseDelta:
         """Replay the recipe: O(k) time and memory."""
         indices = self.subspace.coordinates(self.draw, layout, device)
-        values = self.subspace.noise(self.key, indices, layout, torch.float64).mul_(self.strength)
-        if self.scale == "relative":
-            values.mul_(layout.scales(indices))
-        return SparseDelta(indices, values.float())
+        if not self.subspace.plain or indices.device.type != "cpu":
+            return SparseDelta(indices, self._values(indices, layout))
+        values = torch.empty(len(indices), dtype=torch.float32, device="cpu")
+        for there, place in zip(values.split(_PIECE), indices.split(_PIECE), strict=True):
+            there.copy_(self._values(place, layout))  # through the cache: no float64 of the network's size
+        return SparseDelta(indices, values)
+
+    def _values(self, indices: Tensor, layout: Layout) -> Tensor:
+        noise = self.subspace.noise(self.key, indices, layout, torch.float64).mul_(self.strength)
+        return (noise.mul_(layout.scales(indices)) if self.scale == "relative" else noise).float()
 
     def encode(self) -> str:
         """A compact line of text that holds everything."""
