@@ -39,6 +39,7 @@ __all__ = [
     "numbers",
     "one_of",
     "path",
+    "precision",
     "samples",
     "seed",
     "several_of",
@@ -165,6 +166,24 @@ def device(name: str, value: Any) -> str:
             f"{name}: expected one of {torch.cuda.device_count()} CUDA devices, got {shown(value)}; try cpu"
         )
     return str(device)
+
+
+def precision(value: str, device: str) -> str:
+    """A precision; "auto" is bfloat16 where the device computes in it, by its units and not by a stopwatch.
+
+    So the same machine makes the same run each time.
+    """
+    if value != "auto":
+        return value
+    import torch
+
+    units: list[Callable[[], bool]]
+    if device.startswith("cuda"):
+        units = [lambda: torch.cuda.is_bf16_supported(including_emulation=False)]
+    else:  # names that PyTorch keeps to itself, and not in every version
+        names = "_is_avx512_bf16_supported", "_is_amx_tile_supported"
+        units = [getattr(torch.cpu, name) for name in names if hasattr(torch.cpu, name)]
+    return "bfloat16" if any(unit() for unit in units) else "float32"
 
 
 def text(name: str, value: Any) -> str:

@@ -48,7 +48,7 @@ GROUPS = ("Parent and data", "Search", "Machine")
 METRICS = ("cross_entropy", "accuracy")
 CHILDREN = 1_000_000
 """The most of one generation."""
-_PRECISIONS = ("float32", "bfloat16")
+_PRECISIONS = ("float32", "bfloat16", "auto")
 _Config = TypeVar("_Config", bound="ExperimentConfig")
 
 
@@ -140,7 +140,8 @@ class ExperimentConfig:
     precision: str = setting(
         "float32",
         "NAME",
-        "float32, or bfloat16: autocast, twice as fast on much hardware [float32].",
+        "float32; bfloat16: autocast, twice as fast where the processor has units for it; auto: that where it has "
+        "[float32].",
         readers.one_of(_PRECISIONS),
         GROUPS[2],
         _PRECISIONS,
@@ -175,8 +176,9 @@ class ExperimentConfig:
         return config
 
     def on_device(self: _Config) -> _Config:
-        """The same settings with a device that is there: the stored ones say what was used."""
-        return replace(self, device=readers.device("device", self.device))
+        """The same settings with a device that is there, and its precision: the stored ones say what was used."""
+        device = readers.device("device", self.device)
+        return replace(self, device=device, precision=readers.precision(self.precision, device))
 
     def check(self, given: Mapping[str, Any]) -> None:
         """Raise InvalidValue if settings exclude each other; ``given`` are those that have no default."""

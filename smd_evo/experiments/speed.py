@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from dataclasses import replace
 
 import torch
@@ -13,13 +14,29 @@ from smd_evo.experiments.workload import Workload
 
 __all__ = ["seconds_per_image", "timed"]
 
+_SLOWER = 1.2
+"""Times as long, below which it may be chance."""
+
 _FEW, _MORE, _LONG = 32, 256, 0.5
 """Images of the first timing and of the second, which is made unless the first took so many seconds."""
 
 
 def timed(workload: Workload, evaluator: Evaluator, note: str = "") -> Workload:
-    """The same with the time that it takes the evaluator's network, and what else there is to know of that."""
-    return replace(workload, seconds=workload.evaluations * seconds_per_image(evaluator), note=note)
+    """The same with the time that it takes the evaluator's network, and what else there is to know of that.
+
+    A low precision that is no faster here is warned of.
+    """
+    each = seconds_per_image(evaluator)
+    kind = evaluator.space.device.type
+    if torch.is_autocast_enabled(kind) and evaluator.samples:
+        with torch.autocast(kind, enabled=False):
+            whole = seconds_per_image(evaluator)
+        if each > _SLOWER * whole:
+            warnings.warn(
+                f"precision: bfloat16 takes {each / whole:.1f} times as long as float32 on this device; leave it out",
+                stacklevel=2,
+            )
+    return replace(workload, seconds=workload.evaluations * each, note=note)
 
 
 def seconds_per_image(evaluator: Evaluator) -> float:
