@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
+WORKERS = -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test lint clean
 
@@ -13,8 +14,8 @@ demo: $(READY)
 # What is computed in floating point is tested twice: with the processor's own kernels and with the plainest ones, which
 # round as no modern processor does by itself.
 test: $(READY) lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
-	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 $(BIN)/python -m pytest -n 2 --dist loadfile -m numeric tests
+	$(BIN)/python -m pytest $(WORKERS)
+	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 $(BIN)/python -m pytest $(WORKERS) -m numeric tests
 
 lint: $(READY)
 	$(BIN)/ruff check .

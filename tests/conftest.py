@@ -23,6 +23,19 @@ settings.register_profile("thorough", deadline=None, max_examples=500)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
+LONGEST = (
+    *("test_cli_resume", "test_evotorch_ray", "test_notebook", "test_docs", "test_examples", "test_compiled"),
+    *("test_evotorch_cluster", "test_cli_experiments", "test_cli_compare", "test_reuse", "test_api"),
+)
+"""Files that take minutes, each on one worker: begun last, they would keep the others waiting."""
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first, the others in their order."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
 @pytest.fixture
 def network():
     torch.manual_seed(0)
