@@ -13,6 +13,7 @@ from smd_evo.evaluation.batches import Batch, Batches, MemoryBatches
 from smd_evo.evaluation.guard import Evaluating
 from smd_evo.evaluation.limit import BatchLimit
 from smd_evo.evaluation.probe import probe
+from smd_evo.evaluation.sharing import Deltas, Sharing
 from smd_evo.evaluation.turns import Turns
 
 __all__ = ["Visitor", "visit"]
@@ -29,6 +30,7 @@ def visit(
     limit: BatchLimit,
     *,
     free: bool,
+    reuse: bool | str = "auto",
     progress: Callable[[], object] | None = None,
 ) -> None:
     """Call a function with each child and its batches, in eval and inference mode, no other thread at it meanwhile.
@@ -41,6 +43,7 @@ def visit(
             for good.
         limit: of the samples in a forward pass.
         free: whether the function may switch the network's modes.
+        reuse: whether children have from their parent what they share: see :class:`smd_evo.evaluation.sharing.Sharing`.
         progress: called as often as there are children.
     """
     if not isinstance(batches, MemoryBatches):
@@ -48,7 +51,7 @@ def visit(
         if not children:
             return
     guard = Evaluating(space, free=free)
-    within(guard, lambda: _visit(guard, children, batches, function, limit, progress))
+    within(guard, lambda: _visit(guard, children, batches, function, limit, progress, reuse and not free))
 
 
 def _visit(
@@ -58,20 +61,48 @@ def _visit(
     function: Visitor,
     limit: BatchLimit,
     progress: Callable[[], object] | None,
+    reuse: bool | str,
 ) -> None:
     turns = Turns(guard, several=not isinstance(batches, MemoryBatches))
+    sharing = Sharing(guard, turns, reuse)
+    within(sharing, lambda: _meet(guard.space, turns, sharing, children, batches, function, limit, progress))
+
+
+def _meet(
+    space: ParameterSpace,
+    turns: Turns,
+    sharing: Sharing,
+    children: Iterable[Child],
+    batches: Batches,
+    function: Visitor,
+    limit: BatchLimit,
+    progress: Callable[[], object] | None,
+) -> None:
     done = 0
+    for number_of_chunk, chunk in enumerate(batches.chunks()):
+        probe(space, chunk[0], turns.fresh, limit.samples)
+        if number_of_chunk == 0:
+            children = sharing.among(children, chunk[0])
+        if turns.several or (sharing.on and len(chunk) > 1):  # each batch meets all children
+            turns.several, children = True, list(children)
+        for some, completed in sharing.portions(chunk, limit.samples):
+            sharing.record(some, limit.samples)
+            replayed = (
+                sharing.kept(children) if sharing.on and isinstance(children, list) else space.replayed(children)
+            )
+            for number, deltas in enumerate(replayed):
 
-    def turn(number: int, module: nn.Module, some: Sequence[Batch]) -> None:
-        turns.begin(number)
-        function(number, module, some)
+                def turn(
+                    some: Sequence[Batch],
+                    number: int = number,
+                    deltas: Deltas = deltas,
+                    module: nn.Module = space.module,
+                ) -> None:
+                    sharing.turn(number, deltas, module, some, partial(function, number, module, some))
 
-    for chunk in batches.chunks():
-        probe(guard.space, chunk[0], turns.fresh, limit.samples)
-        for number, deltas in enumerate(guard.space.replayed(children)):
-            with guard.space.applied(deltas) as module:
-                limit.within(partial(turn, number, module), chunk)
-                turns.end(number)
-            done += len(chunk)
-            if progress and done % len(batches) == 0:
-                progress()
+                with space.applied(deltas):
+                    limit.within(turn, some)
+                    turns.end(number)
+                done += completed
+                if progress and completed and done % len(batches) == 0:
+                    progress()

@@ -1,0 +1,285 @@
+"""Sharing: where it pays, children have from their parent what they share with it; otherwise nothing is done."""
+
+from __future__ import annotations
+
+import logging
+import os
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_map
+
+from smd_evo.core.delta import SparseDelta, SparseValues
+from smd_evo.core.parameters import Child, ParameterSpace
+from smd_evo.evaluation.batches import Batch
+from smd_evo.evaluation.calls import Key, is_plain, same
+from smd_evo.evaluation.guard import Evaluating
+from smd_evo.evaluation.recording import Met, Spoiled, TooLarge
+from smd_evo.evaluation.reuse import Reuse, unfit
+from smd_evo.evaluation.turns import Turns
+from smd_evo.evaluation.watching import Refused
+from smd_evo.evaluation.worth import pays, shared_calls, touched_by
+
+__all__ = ["Sharing"]
+
+_log = logging.getLogger(__name__)
+
+Deltas = tuple[SparseDelta | SparseValues, ...]
+
+_SAMPLES = 8
+"""Samples of the batch that a network is surveyed with."""
+
+_FIRST = 8
+"""Children whose deltas are looked at, and kinds of children that are compared with full forward passes."""
+
+_COORDINATES = 2**22
+"""Coordinates that are kept from one batch to the next, so that they need not be replayed."""
+
+_BYTES = 2**30
+"""What may always be recorded."""
+
+
+@dataclass
+class _Known:
+    """What was found out about a network.
+
+    Attributes:
+        off: why nothing is shared, if so.
+        met: the calls of its forward pass.
+        checked: the bits of children whose outputs were found to be those of a full forward pass.
+        told: whether the user has been told.
+    """
+
+    off: str = ""
+    met: list[Met] | None = None
+    checked: set[int] = field(default_factory=set)
+    told: bool = False
+
+
+_known: weakref.WeakKeyDictionary[ParameterSpace, _Known] = weakref.WeakKeyDictionary()
+
+
+class Sharing:
+    """What the children of one visit share with their parent: a block, see :mod:`smd_evo.core.blocks`.
+
+    Args:
+        guard: of the network, entered.
+        turns: of the children.
+        option: "auto", or whether to share however little there is to be shared.
+    """
+
+    def __init__(self, guard: Evaluating, turns: Turns, option: bool | str) -> None:
+        self._space, self._guard, self._turns, self._option = guard.space, guard, turns, option
+        self._known = _known.setdefault(self._space, _Known())
+        self._reuse = Reuse(self._space.module, self._space.names, turns.fresh, self._state)
+        self._wanted: set[Key] = set()
+        self._recorded = False
+
+    def enter(self) -> None:
+        """Nothing yet."""
+        self._reuse.enter()
+
+    def leave(self) -> None:
+        """The network is as before; once more does no harm."""
+        self._recorded = False
+        self._reuse.leave()
+
+    def among(self, children: Iterable[Child], batch: Batch) -> Iterable[Child]:
+        """Find out whether it pays for these children.
+
+        Returns:
+            the same children; some as their deltas, which have been looked at.
+        """
+        if self._option is False or self._known.off or batch.inputs is None:
+            return children
+        waiting = iter(children)
+        replayed: list[Deltas] = []
+        shares: list[float] = []
+        coordinates, ended = 0, False
+        while len(replayed) < _FIRST and coordinates < _COORDINATES:
+            some = list(islice(waiting, 1))
+            if not some:
+                ended = True
+                break
+            deltas = next(iter(self._space.replayed(some)))
+            replayed.append(deltas)
+            coordinates += sum(map(len, deltas))
+            touched = touched_by(deltas, self._space.layout)
+            met = self._met(batch)
+            share, keys = shared_calls(met, touched)
+            self._wanted |= keys
+            if touched:
+                shares.append(share)
+                if not pays([share], more=True) and self._option == "auto":
+                    break  # it is like this with most, and they are not to be held up
+        wanted = any(shares) if self._option is True else pays(shares, not ended)
+        if not wanted:
+            self._wanted = set()
+        elif not self._known.told:
+            self._known.told = True
+            _log.info(
+                "reuse: %.0f %% of a child's forward pass is its parent's, computed once a batch for all children",
+                100 * sum(shares) / len(shares),
+            )
+        return chain(replayed, waiting)
+
+    @property
+    def on(self) -> bool:
+        """Whether it pays."""
+        return bool(self._wanted)
+
+    def portions(self, chunk: Sequence[Batch], most: int | None) -> Iterator[tuple[Sequence[Batch], int]]:
+        """The batches that all children meet before the next, and how many batches that completes."""
+        if not self.on or len(chunk) == 1:
+            yield chunk, len(chunk)
+            return
+        for batch in chunk:
+            *pieces, last = [batch] if most is None else batch.split(most)
+            yield from (([piece], 0) for piece in pieces)
+            yield [last], 1
+
+    def kept(self, children: list[Child]) -> Iterator[Deltas]:
+        """Deltas of children who come again: in the list, if they are few enough, recipes give way to them."""
+        coordinates = 0
+        for number, deltas in enumerate(self._space.replayed(children)):
+            coordinates += sum(map(len, deltas))
+            if coordinates < _COORDINATES:
+                children[number] = deltas
+            yield deltas
+
+    def record(self, some: Sequence[Batch], most: int | None) -> None:
+        """Record what there is to be shared on some batches, which are halved as the limit says."""
+        self._recorded = False
+        if not self.on:
+            return
+        pieces = some if most is None else [piece for batch in some for piece in batch.split(most)]
+        try:
+            self._reuse.record(pieces, self._wanted, _room(self._space.device))
+            self._recorded = True
+        except TooLarge:
+            self._wanted = set()
+            _log.info("reuse: what children share does not fit into memory; each has a full forward pass")
+        except Exception as error:
+            self._stop(error)
+
+    def turn(
+        self, number: int, deltas: Deltas, module: nn.Module, some: Sequence[Batch], function: Callable[[], object]
+    ) -> None:
+        """A child's turn on some batches: what the function does, its forward passes cut short.
+
+        Args:
+            number: the child's.
+            deltas: its own.
+            module: the network, turned into it.
+            some: the batches.
+            function: calls the network once for each, and does nothing for good until it returns.
+        """
+        if self._recorded and not self._turns.has_changed_buffers(number):
+            touched = touched_by(deltas, self._space.layout)
+            try:
+                if self._is_right(number, touched, module, some):
+                    self._turns.begin(number)
+                    self._reuse.replay(touched, function)
+                    return
+            except (Spoiled, torch.cuda.OutOfMemoryError) as error:
+                failure = error.with_traceback(None)
+                self._stop(failure)
+        self._turns.begin(number)
+        function()
+
+    def _is_right(self, number: int, touched: int, module: nn.Module, some: Sequence[Batch]) -> bool:
+        """Whether the outputs for such a child are those of full forward passes; looked at for the first few kinds."""
+        checked = self._known.checked
+        if touched in checked or len(checked) >= _FIRST:
+            return True
+
+        def asked() -> tuple[list[Any], object]:
+            self._turns.begin(number)
+            outputs = [tree_map(_copied, batch.outputs(module)) for batch in some]
+            return outputs, self._state()
+
+        full = asked()
+        try:
+            cut = self._reuse.replay(touched, asked)[0]
+        except (Spoiled, torch.cuda.OutOfMemoryError):
+            raise
+        except Exception as error:
+            self._stop(error)
+            return False
+        if _alike(full[0], cut[0]) and full[1] == cut[1]:
+            checked.add(touched)
+            return True
+        self._stop(Refused("outputs that are not those of a full forward pass"))
+        return False
+
+    def _met(self, batch: Batch) -> list[Met]:
+        if self._known.met is None:
+            self._known.met = []
+            reason = unfit(self._space.module)
+            if reason:
+                self._stop(Refused(reason))
+                return []
+            failure: Exception | None = None
+            for some in (batch.split(_SAMPLES)[0], batch):
+                try:
+                    self._known.met = self._reuse.survey(some)
+                    return self._known.met
+                except Refused as error:
+                    failure = error
+                    break
+                except Exception as error:  # a network may take no fewer samples
+                    failure = error
+            assert failure is not None
+            self._stop(failure)
+        return self._known.met
+
+    def _state(self) -> object:
+        """Random states and buffers."""
+        changes = [
+            (number, replaced, None if value is None else _bits(value))
+            for number, replaced, value in self._guard.buffers.changes()
+        ]
+        return self._guard.random.now(), changes
+
+    def _stop(self, error: Exception) -> None:
+        """Nothing is shared from now on."""
+        self._wanted, self._recorded = set(), False
+        self._reuse.records = []
+        if not self._known.off:
+            self._known.off = str(error).partition("\n")[0] or type(error).__name__
+            _log.info("reuse: each child has a full forward pass, because of %s", self._known.off)
+
+
+def _room(device: torch.device) -> int:
+    """Bytes that may be recorded: a quarter of what is free, if that is known and more than a little."""
+    free = 0
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+    elif hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(_BYTES, free // 4)
+
+
+def _copied(leaf: Any) -> Any:
+    return leaf.clone() if isinstance(leaf, Tensor) else leaf
+
+
+def _bits(tensor: Tensor) -> object:
+    if not is_plain(tensor):
+        return repr(tensor)
+    return (
+        tensor.dtype,
+        tensor.shape,
+        tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy().tobytes(),
+    )
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether outputs are the same to the bit."""
+    (leaves, structure), (others, like) = tree_flatten(one), tree_flatten(other)
+    return bool(structure == like and all(map(same, leaves, others)))
