@@ -79,8 +79,9 @@ class Evaluator:
     Before its first children, four or five forward passes of eight samples show whether the selected weights reach
     the outputs: see :func:`smd_evo.evaluation.probe.probe`.
 
-    Of data in memory each child sees all batches in turn, unless children reuse what they share. Each batch of a stream is seen by all children before the
-    next is read, to the same bits, also where a network draws random numbers or writes to its buffers.
+    Of data in memory each child sees all batches in turn, unless children reuse what they share. Each batch of a
+    stream is seen by all children before the next is read, to the same bits, also where a network draws random
+    numbers or writes to its buffers.
 
     Where a batch and what the network makes of it do not fit into the device's memory, batches are halved until
     they do: see :class:`smd_evo.evaluation.limit.BatchLimit`.

@@ -236,7 +236,7 @@ class Replayer:
         if call is None or call.sources & self._touched or not call.is_of(arguments, keywords):
             result = forward(*arguments, **keywords)
             if number == 0 and not all(call.intact for call in self.returned):
-                raise Spoiled
+                raise Spoiled("a child that writes to what its parent has computed")
             return result
         self._counts.update(call.inside)
         self.returned.append(call)

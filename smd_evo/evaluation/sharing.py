@@ -16,14 +16,14 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from smd_evo.core.delta import SparseDelta, SparseValues
 from smd_evo.core.parameters import Child, ParameterSpace
-from smd_evo.evaluation.batches import Batch
-from smd_evo.evaluation.calls import Key, is_plain, same
+from smd_evo.evaluation.batches import Batch, tensors_of
+from smd_evo.evaluation.calls import Key, autocast_now, is_plain, same
 from smd_evo.evaluation.guard import Evaluating
 from smd_evo.evaluation.recording import Met, Spoiled, TooLarge
 from smd_evo.evaluation.reuse import Reuse, unfit
 from smd_evo.evaluation.turns import Turns
 from smd_evo.evaluation.watching import Refused
-from smd_evo.evaluation.worth import pays, shared_calls, touched_by
+from smd_evo.evaluation.worth import pays, seems_hopeless, shared_calls, touched_by
 
 __all__ = ["Sharing"]
 
@@ -35,7 +35,10 @@ _SAMPLES = 8
 """Samples of the batch that a network is surveyed with."""
 
 _FIRST = 8
-"""Children whose deltas are looked at, and kinds of children that are compared with full forward passes."""
+"""Children whose deltas are looked at, and kinds of children that are compared with full forward passes.
+
+Of inputs of other shapes than the first it is one kind.
+"""
 
 _COORDINATES = 2**22
 """Coordinates that are kept from one batch to the next, so that they need not be replayed."""
@@ -51,13 +54,14 @@ class _Known:
     Attributes:
         off: why nothing is shared, if so.
         met: the calls of its forward pass.
-        checked: the bits of children whose outputs were found to be those of a full forward pass.
+        checked: for each kind of computation and shape of inputs, the bits of children whose outputs were found to be
+            those of full forward passes.
         told: whether the user has been told.
     """
 
     off: str = ""
     met: list[Met] | None = None
-    checked: set[int] = field(default_factory=set)
+    checked: dict[Any, dict[Any, set[int]]] = field(default_factory=dict)
     told: bool = False
 
 
@@ -110,17 +114,21 @@ class Sharing:
             replayed.append(deltas)
             coordinates += sum(map(len, deltas))
             touched = touched_by(deltas, self._space.layout)
-            met = self._met(batch)
-            share, keys = shared_calls(met, touched)
+            if not touched:  # the parent
+                continue
+            if self._option == "auto" and self._known.met is None and seems_hopeless(self._space, touched):
+                break
+            share, keys = shared_calls(self._met(batch), touched)
             self._wanted |= keys
-            if touched:
-                shares.append(share)
-                if not pays([share], more=True) and self._option == "auto":
-                    break  # it is like this with most, and they are not to be held up
+            shares.append(share)
+            if self._option == "auto" and not pays([share], more=True):
+                break  # it is like this with most, and they are not to be held up
         wanted = any(shares) if self._option is True else pays(shares, not ended)
         if not wanted:
             self._wanted = set()
-        elif not self._known.told:
+            return chain(replayed, waiting)
+        self._wanted |= shared_calls(self._met(batch), 0)[1]
+        if not self._known.told:
             self._known.told = True
             _log.info(
                 "reuse: %.0f %% of a child's forward pass is its parent's, computed once a batch for all children",
@@ -193,9 +201,12 @@ class Sharing:
         function()
 
     def _is_right(self, number: int, touched: int, module: nn.Module, some: Sequence[Batch]) -> bool:
-        """Whether the outputs for such a child are those of full forward passes; looked at for the first few kinds."""
-        checked = self._known.checked
-        if touched in checked or len(checked) >= _FIRST:
+        """Whether the outputs for such a child are those of full forward passes; of the first few kinds."""
+        shapes = self._known.checked.setdefault((self._space.device, self._space.dtype, autocast_now()), {})
+        shape = tuple((tensor.shape, tensor.dtype) for batch in some for tensor in tensors_of(batch.inputs))
+        most = _FIRST if next(iter(shapes), shape) == shape else 1
+        checked = shapes.setdefault(shape, set())
+        if touched in checked or len(checked) >= most:
             return True
 
         def asked() -> tuple[list[Any], object]:

@@ -43,7 +43,8 @@ def visit(
             for good.
         limit: of the samples in a forward pass.
         free: whether the function may switch the network's modes.
-        reuse: whether children have from their parent what they share: see :class:`smd_evo.evaluation.sharing.Sharing`.
+        reuse: whether children have from their parent what they share with it: see
+            :class:`smd_evo.evaluation.sharing.Sharing`.
         progress: called as often as there are children.
     """
     if not isinstance(batches, MemoryBatches):
@@ -51,7 +52,7 @@ def visit(
         if not children:
             return
     guard = Evaluating(space, free=free)
-    within(guard, lambda: _visit(guard, children, batches, function, limit, progress, reuse and not free))
+    within(guard, lambda: _visit(guard, children, batches, function, limit, progress, False if free else reuse))
 
 
 def _visit(

@@ -6,10 +6,11 @@ from collections.abc import Collection, Sequence
 
 from smd_evo.core.delta import SparseDelta, SparseValues
 from smd_evo.core.layout import Layout
+from smd_evo.core.parameters import ParameterSpace
 from smd_evo.evaluation.calls import Key
 from smd_evo.evaluation.recording import Met
 
-__all__ = ["pays", "shared_calls", "touched_by"]
+__all__ = ["pays", "seems_hopeless", "shared_calls", "touched_by"]
 
 _LEAST = 0.2
 """Share of a forward pass that is worth the trouble."""
@@ -30,6 +31,17 @@ def touched_by(deltas: Collection[SparseDelta | SparseValues], layout: Layout) -
             if bounds[number] < bounds[number + 1]:
                 found |= 2 << number
     return found
+
+
+def seems_hopeless(space: ParameterSpace, touched: int) -> bool:
+    """Whether a child seems to share nothing, by a look at the names: not worth a forward pass to find out more.
+
+    It has touched the first module that has parameters, and tensors that hold at least half of all elements.
+    """
+    sizes = {name: tensor.numel() for name, tensor in space.module.named_parameters()}
+    first = next(iter(sizes)).rpartition(".")[0]
+    slots = [slot for number, slot in enumerate(space.layout.slots) if touched & 2 << number]
+    return any(slot.layer == first for slot in slots) and 2 * sum(slot.size for slot in slots) >= sum(sizes.values())
 
 
 def shared_calls(met: Sequence[Met], touched: int) -> tuple[float, set[Key]]:

@@ -44,6 +44,7 @@ def everything(network):
     return {
         "bits": {name: bits.numpy().tobytes() for name, bits in state_bits(network).items()},
         "modes": [part.training for part in network.modules()],
+        "attributes": [list(vars(part)) for part in network.modules()],
         "gradients": [weight.requires_grad for weight in network.parameters()],
         "torch": torch.get_rng_state().numpy().tobytes(),
         "random": random.getstate(),
@@ -113,6 +114,12 @@ def evaluate_the_network_itself(network, data, children):
     return lambda: Evaluator(network, fitness=fitness).evaluate(children)
 
 
+def evaluate_what_children_share_once(network, data, children):
+    of_the_norm = [SparseDelta(torch.tensor([7]), torch.tensor([value])) for value in (0.5, 1.0)]
+    batches = [(data[0][:2], data[1][:2]), (data[0][2:], data[1][2:])]
+    return lambda: Evaluator(network, batches, reuse=True).evaluate(of_the_norm)
+
+
 def predict(network, data, children):
     return lambda: Evaluator(network, data).predict(children)
 
@@ -163,6 +170,7 @@ def values(network, data, children):
     [
         evaluate,
         evaluate_on_a_stream,
+        evaluate_what_children_share_once,
         evaluate_the_network_itself,
         predict,
         try_the_weights_first,

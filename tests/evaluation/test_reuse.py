@@ -1,0 +1,728 @@
+"""Reuse: the same bits as a slow loop over deep copies, whatever the network does, and no call that need not be."""
+
+import contextlib
+import copy
+import logging
+
+import pytest
+import timm
+import torch
+from helpers import same_bits, state_bits
+from torch import nn
+from torch.nn import functional
+
+from smd_evo import (
+    BatchFitness,
+    Evaluator,
+    Lineage,
+    ModuleFitness,
+    RandomSubspace,
+    SparseDelta,
+    sample_mutations,
+)
+from smd_evo.core.parameters import Child
+from smd_evo.errors import InvalidValue
+from smd_evo.evaluation import sharing
+from smd_evo.evaluation.classification import logits_of
+from smd_evo.evaluation.stream import Stream
+
+LOGGER = "smd_evo.evaluation.sharing"
+
+
+def children(count=4, density=0.3) -> list[Child]:
+    return [*sample_mutations(0, count, subspace=RandomSubspace(density), sigma=0.3), Lineage()]
+
+
+def images(count=12, size=8, channels=3):
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(count, channels, size, size, generator=generator), torch.arange(count) % 4
+
+
+def slow(space, recipes, batches):
+    """Outputs of a deep copy of the network for each child, batch after batch; nothing is shared."""
+    found = []
+    for recipe in recipes:
+        child = space.make_child(recipe).eval()
+        torch.manual_seed(0)
+        with torch.inference_mode():
+            found.append(torch.cat([logits_of(child(inputs)).float() for inputs, _ in batches]))
+    return torch.stack(found)
+
+
+class Net(nn.Module):
+    """A stem and a head around what a test is about, which does most of the work."""
+
+    def __init__(self, *body, width=16):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Flatten(), nn.Linear(192, width), nn.Tanh())
+        self.body = nn.Sequential(*body)
+        self.head = nn.Linear(width, 4)
+
+    def forward(self, x):
+        return self.head(self.body(self.stem(x)))
+
+
+def mlp():
+    return Net(nn.Linear(16, 16), nn.ReLU(), nn.Dropout(), nn.Linear(16, 16), nn.ReLU(inplace=True))
+
+
+class Cnn(nn.Module):
+    """Batch normalisation, activations in place, a shortcut."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.conv2, self.bn2 = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.relu = nn.ReLU(inplace=True)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = self.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(x))
+        y += x
+        return self.head(self.relu(y).mean((2, 3)))
+
+
+class Vit(nn.Module):
+    """A token that is a parameter is expanded and put before the others."""
+
+    def __init__(self):
+        super().__init__()
+        self.patch = nn.Conv2d(3, 16, 4, 4)
+        self.cls_token = nn.Parameter(torch.randn(1, 1, 16))
+        self.pos_embed = nn.Parameter(torch.randn(1, 5, 16))
+        self.blocks = nn.Sequential(
+            *(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, norm_first=True) for _ in range(3))
+        )
+        self.norm, self.head = nn.LayerNorm(16), nn.Linear(16, 4)
+
+    def forward(self, x):
+        x = self.patch(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1) + self.pos_embed
+        return self.head(self.norm(self.blocks(x))[:, 0])
+
+
+class ClassAttention(nn.Module):
+    """Blocks are given the expanded token itself, a view of a parameter; and the other tokens beside it."""
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(16, 16)
+
+        def forward(self, tokens, token):
+            return token + self.layer(tokens).mean(1, keepdim=True) * token
+
+    def __init__(self):
+        super().__init__()
+        self.patch = nn.Conv2d(3, 16, 4, 4)
+        self.cls_token = nn.Parameter(torch.randn(1, 1, 16))
+        self.blocks = nn.ModuleList([self.Block(), self.Block()])
+        self.norm, self.head = nn.LayerNorm(16), nn.Linear(16, 4)
+
+    def forward(self, x):
+        x = self.patch(x).flatten(2).transpose(1, 2)
+        token = self.cls_token.expand(len(x), -1, -1)
+        for block in self.blocks:
+            token = block(x, token)
+        return self.head(self.norm(token)[:, 0])
+
+
+class Twice(nn.Module):
+    """A module that is called twice, once inside of another."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Linear(192, 16)
+        self.shared = nn.Sequential(nn.Linear(16, 16), nn.Tanh())
+        self.outer = nn.Sequential(self.shared, nn.Linear(16, 16))
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x):
+        x = self.stem(x.flatten(1))
+        return self.head(self.shared(self.outer(self.shared(x))))
+
+
+class Tied(nn.Module):
+    """The head's weight is the embedding's."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(4, 16)
+        self.body = nn.Sequential(nn.Linear(192, 16), nn.ReLU(), nn.Linear(16, 16))
+        self.norm = nn.LayerNorm(16)
+        self.head = nn.Linear(16, 4, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, x):
+        numbers = (x[:, 0, 0] > 0).sum(1) % 4
+        return self.head(self.norm(self.body(x.flatten(1)) + self.embedding(numbers)))
+
+
+class Borrows(nn.Module):
+    """Uses a weight of another module, which nobody tells from its arguments."""
+
+    class Borrower(nn.Module):
+        def __init__(self, lender):
+            super().__init__()
+            self.lender = [lender]
+            self.own = nn.Linear(16, 16)
+
+        def forward(self, x):
+            return functional.linear(self.own(x), self.lender[0].weight).tanh()
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Linear(192, 16)
+        self.lender = nn.Linear(16, 16)
+        self.borrower = self.Borrower(self.lender)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x):
+        return self.head(self.borrower(self.stem(x.flatten(1))))
+
+
+class Gives(nn.Module):
+    """A module that returns its own parameter, and one that returns somebody else's, and a view of its input."""
+
+    class Scale(nn.Module):
+        def __init__(self, scale):
+            super().__init__()
+            self.scale = scale
+
+        def forward(self, x):
+            return self.scale, x[:, :8], x[:, 8:]
+
+    class Foreign(nn.Module):
+        def __init__(self, other):
+            super().__init__()
+            self.other = [other]
+
+        def forward(self, x):
+            return self.other[0].weight[0]
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Linear(192, 16)
+        self.give = self.Scale(nn.Parameter(torch.randn(8)))
+        self.foreign = self.Foreign(self.stem)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        scale, one, other = self.give(self.stem(x))
+        one += 1  # in place, of what the stem has returned
+        return self.head(one * other * scale + self.foreign(one)[:8])
+
+
+class Alias(nn.Module):
+    """What dropout returns in eval mode is its input, and changes with it."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.drop = nn.Linear(192, 16), nn.Sequential(nn.Dropout(), nn.Identity())
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x):
+        x = self.stem(x.flatten(1))
+        y = self.drop(x)
+        x += 1
+        return self.head(x * y)
+
+
+class Random(nn.Module):
+    """Dropout that is always on."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.body, self.head = nn.Linear(192, 16), nn.Linear(16, 16), nn.Linear(16, 4)
+
+    def forward(self, x):
+        x = functional.dropout(self.stem(x.flatten(1)), 0.3, training=True)
+        return self.head(functional.dropout(self.body(x), 0.3, training=True))
+
+
+class Dropping(nn.Module):
+    """A module that switches itself to train mode."""
+
+    class Dropped(nn.Dropout):
+        def forward(self, x):
+            self.train()
+            return super().forward(x)
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.drop, self.head = nn.Linear(192, 16), self.Dropped(0.3), nn.Linear(16, 4)
+
+    def forward(self, x):
+        return self.head(self.drop(self.stem(x.flatten(1))))
+
+
+class Counts(nn.Module):
+    """Modules that write to buffers: in place, by another object, past the count of changes; one reads another's."""
+
+    class Counter(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.norm = nn.Linear(16, 16), nn.BatchNorm1d(16)
+            self.register_buffer("calls", torch.zeros(()))
+            self.register_buffer("last", torch.zeros(16))
+
+        def forward(self, x):
+            self.calls += 1
+            self.last = 0.5 * self.last + x.mean(0)
+            x = functional.batch_norm(
+                x, self.norm.running_mean, self.norm.running_var, self.norm.weight, self.norm.bias, training=True
+            )
+            return self.layer(x) + self.calls + self.last
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.counter, self.head = nn.Linear(192, 16), self.Counter(), nn.Linear(16, 4)
+        self.after = nn.Linear(16, 16)
+
+    def forward(self, x):
+        x = self.counter(self.stem(x.flatten(1)))
+        return self.head(self.after(x) * self.counter.norm(x) + self.counter.calls)
+
+
+class Leaves(nn.Module):
+    """Modules that leave something behind for others."""
+
+    class Leaver(nn.Linear):
+        def forward(self, x):
+            self.left = super().forward(x)
+            return self.left.tanh()
+
+    class Finder(nn.Module):
+        def __init__(self, leaver):
+            super().__init__()
+            self.leaver = [leaver]
+            self.layer = nn.Linear(16, 16)
+
+        def forward(self, x):
+            return self.layer(x) * self.leaver[0].left
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Linear(192, 16)
+        self.leaver = self.Leaver(16, 16)
+        self.finder = self.Finder(self.leaver)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x):
+        return self.head(self.finder(self.leaver(self.stem(x.flatten(1)))))
+
+
+class Structures(nn.Module):
+    """Dictionaries and tuples in and out; arguments that are no tensors."""
+
+    class Layer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(16, 16)
+
+        def forward(self, pair, *, scale=1.0, more=None):
+            features, state = pair
+            state = {**state, "count": state["count"] + 1}
+            return self.layer(features["x"]) * scale + state["count"], {"pair": (features, state), "more": more}
+
+    class Thing:
+        def __init__(self):
+            self.factor = 2.0
+
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(16, 16)
+
+        def forward(self, x, thing):
+            thing.factor += float(x.mean())
+            return self.layer(x) * thing.factor
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Linear(192, 16)
+        self.one, self.two, self.odd, self.head = self.Layer(), self.Layer(), self.Odd(), nn.Linear(16, 4)
+
+    def forward(self, x):
+        x, rest = self.one(({"x": self.stem(x.flatten(1))}, {"count": 1}), scale=2.0, more=("a", None))
+        x, rest = self.two(({"x": x}, rest["pair"][1]), scale=-0.0)
+        return {"logits": self.head(self.odd(x, self.Thing())), "rest": rest}
+
+
+class Hooked(nn.Module):
+    """Old weight normalisation is a hook; another hook changes outputs in place, inside of a container."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Linear(192, 16)
+        self.body = nn.Sequential(nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 16))
+        self.seen = []
+        self.body[2].register_forward_hook(self.hook)
+        self.body[0].register_forward_pre_hook(lambda module, arguments: (arguments[0] * 2,))
+        self.normed = nn.utils.parametrizations.weight_norm(nn.Linear(16, 16))
+        self.head = nn.Linear(16, 4)
+
+    def hook(self, module, arguments, output):
+        output.mul_(2)
+        self.seen.append(1)
+
+    def forward(self, x):
+        return self.head(self.normed(self.body(self.stem(x.flatten(1)))))
+
+
+class Autocast(nn.Module):
+    """One layer twice, in low precision and in full."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.layer, self.head = nn.Linear(192, 16), nn.Linear(16, 16), nn.Linear(16, 4)
+
+    def forward(self, x):
+        x = self.stem(x.flatten(1)).float()
+        with torch.autocast("cpu", torch.bfloat16):
+            low = self.layer(x)
+        with torch.autocast("cpu", enabled=False):
+            return self.head(low.float() + self.layer(x))
+
+
+NETWORKS = [
+    mlp, Cnn, Vit, ClassAttention, Twice, Tied, Borrows, Gives, Alias, Random, Dropping, Counts, Leaves, Structures,
+    Hooked, Autocast,
+]  # fmt: skip
+
+
+def made(kind):
+    torch.manual_seed(3)
+    network = kind()
+    for part in network.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            nn.init.uniform_(part.running_mean)
+            nn.init.uniform_(part.running_var)
+            nn.init.uniform_(part.weight)
+    return network.eval()
+
+
+def selections(network):
+    """All, the last tensors, the first, some in the middle, and those of normalisation layers."""
+    names = [name for name, _ in network.named_parameters()]
+    third = max(1, len(names) // 3)
+    found = {"all": "all", "head": names[-2:], "first": names[:third], "middle": names[third : 2 * third] or names}
+    if any("norm" in name or "bn" in name for name in names):
+        found["norm"] = [name for name in names if "norm" in name or "bn" in name]
+    return found
+
+
+def parts(samples, *sizes):
+    return list(zip(*(tensor.split(list(sizes)) for tensor in samples), strict=True))
+
+
+def known(evaluator):
+    return sharing._known[evaluator.space]
+
+
+class TestSame:
+    """Every way to evaluate gives the outputs of a slow loop over deep copies, to the bit."""
+
+    @pytest.mark.filterwarnings("ignore:.*do not reach the outputs:UserWarning")
+    @pytest.mark.parametrize("kind", NETWORKS)
+    def test_bits(self, kind):
+        network = made(kind)
+        batches = parts(images(), 5, 5, 2)
+        before, attributes = state_bits(network), [list(vars(part)) for part in network.modules()]
+        for select in selections(network).values():
+            for recipes in (children(), children(density=0.02)):
+                for data, same in ((batches[:1], batches[:1]), (batches, batches), (Stream(*images()), batches)):
+                    found = Evaluator(network, data, select=select, batch_size=5, reuse=True)
+                    assert torch.equal(found.predict(recipes), slow(found.space, recipes, same)), select
+                    assert "not those" not in known(found).off
+        assert same_bits(before, state_bits(network))
+        assert [list(vars(part)) for part in network.modules()] == attributes or kind is Leaves
+
+    @pytest.mark.filterwarnings("ignore:.*do not reach the outputs:UserWarning")
+    @pytest.mark.parametrize("kind", [mlp, Cnn, Vit, Twice, Tied, Autocast])
+    def test_under_autocast(self, kind):
+        network = made(kind)
+        for select in selections(network).values():
+            evaluator = Evaluator(network, images(), select=select, batch_size=5, reuse=True)
+            with torch.autocast("cpu", torch.bfloat16):
+                found = evaluator.predict(children())
+                assert torch.equal(found, slow(evaluator.space, children(), parts(images(), 5, 5, 2)))
+            plain = evaluator.predict(children())
+            assert torch.equal(plain, slow(evaluator.space, children(), parts(images(), 5, 5, 2)))
+            assert not known(evaluator).off or kind is Vit  # whose fused layers compute otherwise while recorded
+
+    def test_fitness_as_without_reuse(self):
+        network, recipes = made(Cnn), children(9)
+        for select in selections(network).values():
+            for data in (images(), Stream(*images())):
+                both = [
+                    Evaluator(network, data, select=select, batch_size=5, reuse=reuse).evaluate(iter(recipes))
+                    for reuse in (True, False)
+                ]
+                assert torch.equal(both[0].fitness, both[1].fitness)
+
+    def test_children_of_all_kinds(self):
+        network = made(Cnn)
+        evaluator = Evaluator(network, images(), batch_size=5, reuse=True)
+        recipes = sample_mutations(0, 2, subspace=RandomSubspace(0.01), sigma=1.0)
+        values = evaluator.space.values_of(recipes[0])
+        head = SparseDelta(torch.tensor([evaluator.space.size - 1]), torch.tensor([1.0]))
+        kinds = [head, Lineage(tuple(recipes)), values, (values, head), Lineage(), recipes[1], head]
+        for _ in range(2):
+            found = evaluator.predict(kinds)
+            assert torch.equal(found, slow(evaluator.space, kinds, parts(images(), 5, 5, 2)))
+
+    def test_a_parent_that_moves(self):
+        network = made(Cnn)
+        evaluator = Evaluator(network, images(), select="head", batch_size=5, reuse=True)
+        for recipe in children(3)[:3]:
+            assert torch.equal(
+                evaluator.predict(children()), slow(evaluator.space, children(), parts(images(), 5, 5, 2))
+            )
+            evaluator.space.fold(recipe)
+            with torch.no_grad():
+                network.conv1.weight.add_(0.1)
+
+    @pytest.mark.parametrize(
+        ("name", "options"),
+        [
+            ("test_vit", {}),
+            ("test_vit2", {}),
+            ("test_resnet", {}),
+            ("test_byobnet", {}),
+            ("test_efficientnet", {}),
+            ("test_convnext2", {}),
+            (
+                "cait_xxs24_224",
+                {"img_size": 32, "patch_size": 16, "depth": 2, "depth_token_only": 1, "embed_dim": 48},
+            ),
+        ],
+    )
+    def test_networks_of_timm(self, name, options):
+        torch.manual_seed(0)
+        network = timm.create_model(name, num_classes=4, **options).eval()
+        data = images(4, 160 if not options else 32)
+        names = [each for each, _ in network.named_parameters()]
+        for select in ("head", names[-len(names) // 4 :], "all"):
+            evaluator = Evaluator(network, data, select=select, batch_size=3, reuse=True)
+            assert torch.equal(evaluator.predict(children(2)), slow(evaluator.space, children(2), parts(data, 3, 1)))
+            assert not known(evaluator).off
+
+
+class Counting(nn.Module):
+    """A layer that counts its calls, where nothing that is compared sees it."""
+
+    def __init__(self, calls):
+        super().__init__()
+        self.layer = nn.Linear(16, 16)
+        self.calls = calls
+
+    def forward(self, x):
+        self.calls.append(len(x))
+        return self.layer(x)
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+class Calls:
+    """A list that grows unseen."""
+
+    def __init__(self):
+        self.sizes = []
+
+    def append(self, size):
+        self.sizes.append(size)
+
+
+def counting():
+    calls = Calls()
+    torch.manual_seed(0)
+    network = Net(Counting(calls), nn.Tanh()).eval()
+    Evaluator(network, images(), select="head", reuse=False).evaluate([])  # tries the weights
+    return network, calls.sizes
+
+
+class TestCalls:
+    """What need not be called is not, and where it does not pay all is as without."""
+
+    def calls(self, recipes, reuse, select="head", data=None, batch_size=12):
+        network, sizes = counting()
+        evaluator = Evaluator(network, data or images(), select=select, batch_size=batch_size, reuse=reuse)
+        evaluator.evaluate([])
+        del sizes[:]
+        evaluator.evaluate(recipes)
+        return sizes
+
+    def test_a_clean_module_is_called_once_a_batch(self):
+        recipes = children(20, 1.0)[:20]
+        assert self.calls(recipes, "auto") == [8, 12, 12]  # the survey, the record, and one child that is checked
+        for data in (None, Stream(*images())):
+            sizes = self.calls(recipes, "auto", data=data, batch_size=8)
+            assert sizes[-5:] == [8, 8, 8, 4, 4]  # the check of another shape, too
+
+    def test_with_no_reuse_it_is_for_each_child(self):
+        assert len([size for size in self.calls(children(20), False) if size == 12]) == 21
+
+    @pytest.mark.parametrize("density", [0.02, 1.0])
+    def test_children_that_touch_everything_cost_nothing(self, density):
+        assert self.calls(children(20, density), "auto", select="all") == [12] * 21
+
+    def test_few_children_are_not_worth_it(self):
+        assert len([size for size in self.calls(children(1)[:1], "auto") if size == 12]) == 1
+
+    def test_the_survey_is_made_once_for_a_space(self):
+        network, sizes = counting()
+        evaluator = Evaluator(network, images(), select="head")
+        evaluator.evaluate(children(4, 1.0)[:4])
+        for again in (evaluator, evaluator.on(images()), Evaluator(evaluator.space, images())):
+            del sizes[:]
+            again.evaluate(children(4, 1.0)[:4])
+            assert sizes == [12]
+
+    def test_a_function_of_the_network_and_no_batch_never_uses_it(self, caplog):
+        fitness = ModuleFitness("weight", "min", lambda module: float(module.head.weight.sum()))
+        evaluator = Evaluator(made(Cnn), fitness=fitness, select="head", reuse=True)
+        evaluator.evaluate(children())
+        assert evaluator.space not in sharing._known or known(evaluator).met is None
+
+
+class TestTold:
+    def test_what_is_saved(self, caplog):
+        with caplog.at_level(logging.INFO, LOGGER):
+            evaluator = Evaluator(made(Cnn), images(), select="head")
+            evaluator.evaluate(children(9))
+            evaluator.evaluate(children(9))
+        assert len(caplog.messages) == 1
+        assert "% of a child's forward pass is its parent's" in caplog.messages[0]
+
+    @pytest.mark.parametrize(("kind", "why"), [(Leaves, "leave behind"), ("writes", "writes to its inputs")])
+    def test_why_not(self, caplog, kind, why):
+        class Writes(Cnn):
+            def forward(self, x):
+                x += 1
+                return super().forward(x)
+
+        network = made(Writes if kind == "writes" else kind)
+        with caplog.at_level(logging.INFO, LOGGER):
+            evaluator = Evaluator(network, images(), reuse=True)
+            evaluator.evaluate(children())
+            evaluator.evaluate(children())
+        assert len(caplog.messages) == 1
+        assert why in caplog.messages[0]
+
+    @pytest.mark.parametrize("option", ["always", 1, None])
+    def test_other_options_are_refused_in_one_line(self, option):
+        with pytest.raises(InvalidValue, match=r"^reuse: expected 'auto', True or False, got .*$"):
+            Evaluator(made(Cnn), images(), reuse=option)
+
+
+class TestTrust:
+    """A network that gives others than its own outputs when it is recorded has full forward passes instead."""
+
+    class Unseen(nn.Module):
+        """Reads what no operation of PyTorch tells: a weight of another module, by numpy."""
+
+        def __init__(self):
+            super().__init__()
+            self.stem, self.other = nn.Linear(192, 16), nn.Linear(16, 16)
+            self.reader = self.Reader(self.other)
+            self.head = nn.Linear(16, 4)
+
+        class Reader(nn.Module):
+            def __init__(self, other):
+                super().__init__()
+                self.other = [other]
+                self.layer = nn.Linear(16, 16)
+
+            def forward(self, x):
+                return self.layer(x) * float(self.other[0].weight.detach().numpy().sum())
+
+        def forward(self, x):
+            x = self.reader(self.stem(x.flatten(1)))
+            return self.head(x) + self.other(x).sum()
+
+    def test_it_is_off_with_a_line(self, caplog):
+        network = made(self.Unseen)
+        with caplog.at_level(logging.INFO, LOGGER):
+            evaluator = Evaluator(network, images(), select=["other.*"], batch_size=5, reuse=True)
+            found = evaluator.predict(children())
+        assert torch.equal(found, slow(evaluator.space, children(), parts(images(), 5, 5, 2)))
+        assert "not those of a full forward pass" in caplog.messages[-1]
+
+    def test_a_child_that_writes_to_what_was_recorded(self, caplog):
+        class Writes(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.stem, self.head = nn.Linear(192, 16), nn.Linear(16, 4)
+
+            def forward(self, x):
+                x = self.stem(x.flatten(1))
+                if self.head.bias[0] > 0:
+                    x.mul_(2)
+                return self.head(x)
+
+        network = made(Writes)
+        nn.init.constant_(network.head.bias, -0.1)
+        recipes = [SparseDelta(torch.tensor([64]), torch.tensor([value])) for value in (0.01, 1.0, 0.02, 2.0)]
+        for data in (images(), Stream(*images())):
+            evaluator = Evaluator(network, data, select="head", batch_size=5, reuse=True)
+            with caplog.at_level(logging.INFO, LOGGER):
+                found = evaluator.predict(recipes)
+            assert torch.equal(found, slow(evaluator.space, recipes, parts(images(), 5, 5, 2)))
+            assert "writes to what" in known(evaluator).off
+
+
+class TestMemory:
+    def test_what_does_not_fit_is_not_recorded(self, monkeypatch, caplog):
+        monkeypatch.setattr(sharing, "_room", lambda device: 100)
+        with caplog.at_level(logging.INFO, LOGGER):
+            evaluator = Evaluator(made(Cnn), images(), select="head", batch_size=5, reuse=True)
+            found = evaluator.predict(children())
+        assert torch.equal(found, slow(evaluator.space, children(), parts(images(), 5, 5, 2)))
+        assert "does not fit into memory" in caplog.messages[-1]
+
+    @pytest.mark.filterwarnings("ignore:out of memory:RuntimeWarning")
+    @pytest.mark.parametrize("room", [4, 1])
+    def test_batches_that_are_halved(self, room):
+        class Hungry(Cnn):
+            def forward(self, x):
+                if len(x) > room:
+                    raise torch.OutOfMemoryError("no more")
+                return super().forward(x)
+
+        network = made(Hungry)
+        for data in (images(), Stream(*images())):
+            both = []
+            for reuse in (True, False):
+                evaluator = Evaluator(network, data, select="head", batch_size=6, reuse=reuse)
+                both.append([evaluator.evaluate(children(6)).fitness for _ in range(2)])
+            assert torch.equal(both[0][0], both[1][0])
+            assert torch.equal(both[0][1], both[1][1])
+
+    def test_nothing_is_kept_afterwards(self):
+        network = made(Cnn)
+        evaluator = Evaluator(network, images(), select="head", reuse=True)
+        before = [dict(vars(part)) for part in network.modules()]
+        evaluator.evaluate(children())
+        assert [dict(vars(part)) for part in network.modules()] == before
+
+    def test_nor_of_forwards_of_ones_own(self):
+        network = made(Cnn)
+        network.conv2.forward = own = network.conv2.forward
+        evaluator = Evaluator(network, images(), select="head", reuse=True)
+        for error in (None, RuntimeError, KeyboardInterrupt):
+
+            def fails(outputs, targets, error=error):
+                if error:
+                    raise error
+                return outputs.sum(1)
+
+            evaluator.fitness = BatchFitness("sum", "min", fails)
+            with contextlib.suppress(RuntimeError, KeyboardInterrupt):
+                evaluator.evaluate(children())
+            assert vars(network.conv2)["forward"] is own
+            assert all("forward" not in vars(part) for part in network.modules() if part is not network.conv2)
+            copy.deepcopy(network)
