@@ -230,24 +230,22 @@ class Sharing:
 
     def _met(self, batch: Batch) -> list[Met]:
         if self._known.met is None:
-            self._known.met = []
             reason = unfit(self._space.module)
-            if reason:
-                self._stop(Refused(reason))
-                return []
-            failure: Exception | None = None
-            for some in (batch.split(_SAMPLES)[0], batch):
-                try:
-                    self._known.met = self._reuse.survey(some)
-                    return self._known.met
-                except Refused as error:
-                    failure = error
-                    break
-                except Exception as error:  # a network may take no fewer samples
-                    failure = error
-            assert failure is not None
-            self._stop(failure)
+            found: list[Met] | Exception = Refused(reason) if reason else self._surveyed(batch.split(_SAMPLES)[0])
+            if isinstance(found, Exception) and not isinstance(found, Refused):  # a network may take no fewer samples
+                found = self._surveyed(batch)
+            if isinstance(found, Exception):
+                self._stop(found)
+                found = []
+            self._known.met = found
         return self._known.met
+
+    def _surveyed(self, batch: Batch) -> list[Met] | Exception:
+        try:
+            return self._reuse.survey(batch)
+        except Exception as error:
+            failure = error.with_traceback(None)
+        return failure
 
     def _state(self) -> object:
         """Random states and buffers."""
