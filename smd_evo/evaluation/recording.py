@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_flatten
 
 from smd_evo.core.exclusive import memory_of
 from smd_evo.evaluation.calls import Call, Key, autocast_now, is_simple
+from smd_evo.evaluation.keeping import sets_attributes
 from smd_evo.evaluation.watching import Watching
 
 __all__ = ["Limits", "Met", "Parts", "Record", "Recorder", "Replayer", "Spoiled", "TooLarge"]
@@ -55,7 +56,7 @@ class Parts:
     Attributes:
         all: the modules.
         bits: of the selected tensors in each, one for each of ``names`` from 2 on.
-        hooked: whether hooks run inside of each, which a call that is not made would leave out.
+        whole: whether a call of each may be left out: no hooks run inside of it, and no attributes are set.
     """
 
     def __init__(self, module: nn.Module, names: Sequence[str]) -> None:
@@ -68,8 +69,9 @@ class Parts:
             self.memory[memory] = self.memory.get(memory, 0) | bit
         self.bits = [self._bits(part) for part in self.all]
         every = any(vars(nn.modules.module).get(f"_global_forward_{kind}") for kind in ("hooks", "pre_hooks"))
-        self.hooked = [
-            any(each is not part and (every or _has_hooks(each)) for each in part.modules()) for part in self.all
+        self.whole = [
+            not any(sets_attributes(each) or (each is not part and (every or _has_hooks(each))) for each in inside)
+            for part, inside in ((part, part.modules()) for part in self.all)
         ]
 
     def _bits(self, part: nn.Module) -> int:
@@ -164,7 +166,7 @@ class Recorder:
         call.outputs, call.returned = tree_flatten(result)
         frame = self.watching.end()
         self._open.pop()
-        call.usable &= not self._parts.hooked[number] and before == self._state_now()
+        call.usable &= self._parts.whole[number] and before == self._state_now()
         self.met[place] = Met(key, self.met[place].parent, call.sources, call.usable, frame.cost)
         if call.usable and key in (self._limits.wanted or ()):
             call.inside = self._counts - counts

@@ -169,9 +169,8 @@ class Sharing:
         try:
             self._reuse.record(pieces, self._wanted, _room(self._space.device))
             self._recorded = True
-        except TooLarge:
-            self._wanted = set()
-            _log.info("reuse: what children share does not fit into memory; each has a full forward pass")
+        except (TooLarge, torch.cuda.OutOfMemoryError):
+            self._give_up()
         except Exception as error:
             self._stop(error)
 
@@ -194,9 +193,10 @@ class Sharing:
                     self._turns.begin(number)
                     self._reuse.replay(touched, function)
                     return
-            except (Spoiled, torch.cuda.OutOfMemoryError) as error:
-                failure = error.with_traceback(None)
-                self._stop(failure)
+            except torch.cuda.OutOfMemoryError:  # there may be enough without what was recorded
+                self._give_up()
+            except Spoiled as error:
+                self._stop(error)
         self._turns.begin(number)
         function()
 
@@ -254,6 +254,12 @@ class Sharing:
             for number, replaced, value in self._guard.buffers.changes()
         ]
         return self._guard.random.now(), changes
+
+    def _give_up(self) -> None:
+        """Nothing is shared in this visit: the next one may have smaller batches."""
+        self._wanted, self._recorded = set(), False
+        self._reuse.records = []
+        _log.info("reuse: what children share does not fit into memory; each has a full forward pass")
 
     def _stop(self, error: Exception) -> None:
         """Nothing is shared from now on."""

@@ -314,6 +314,35 @@ class Leaves(nn.Module):
         return self.head(self.finder(self.leaver(self.stem(x.flatten(1)))))
 
 
+class Whispers(nn.Module):
+    """One tells another a number by an attribute, which is what it was before where the parent was there last."""
+
+    class Loud(nn.Linear):
+        def forward(self, x):
+            x = super().forward(x)
+            self.level = float(x.abs().max())
+            return x
+
+    class Hears(nn.Module):
+        def __init__(self, loud):
+            super().__init__()
+            self.loud = [loud]
+            self.layer = nn.Linear(16, 16)
+
+        def forward(self, x):
+            return self.layer(x) * self.loud[0].level
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Linear(192, 16)
+        self.loud = self.Loud(16, 16)
+        self.hears = self.Hears(self.loud)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x):
+        return self.head(self.hears(self.loud(self.stem(x.flatten(1)))))
+
+
 class Structures(nn.Module):
     """Dictionaries and tuples in and out; arguments that are no tensors."""
 
@@ -388,7 +417,8 @@ class Autocast(nn.Module):
 
 
 NETWORKS = [
-    mlp, Cnn, Vit, ClassAttention, Twice, Tied, Borrows, Gives, Alias, Random, Dropping, Counts, Leaves, Structures,
+    mlp, Cnn, Vit, ClassAttention, Twice, Tied, Borrows, Gives, Alias, Random, Dropping, Counts, Leaves, Whispers,
+    Structures,
     Hooked, Autocast,
 ]  # fmt: skip
 
@@ -438,7 +468,7 @@ class TestSame:
                     assert torch.equal(found.predict(recipes), slow(found.space, recipes, same)), select
                     assert "not those" not in known(found).off
         assert same_bits(before, state_bits(network))
-        assert [list(vars(part)) for part in network.modules()] == attributes or kind is Leaves
+        assert [list(vars(part)) for part in network.modules()] == attributes or kind in (Leaves, Whispers)
 
     @pytest.mark.filterwarnings("ignore:.*do not reach the outputs:UserWarning")
     @pytest.mark.parametrize("kind", [mlp, Cnn, Vit, Twice, Tied, Autocast])
@@ -462,6 +492,18 @@ class TestSame:
                     for reuse in (True, False)
                 ]
                 assert torch.equal(both[0].fitness, both[1].fitness)
+
+    def test_what_others_have_left_is_not_taken_for_ones_own(self):
+        network = made(Whispers)
+        evaluator = Evaluator(network, images(), reuse=True)
+        places = dict(zip(evaluator.space.names, evaluator.space.layout.offsets, strict=False))
+        loud, hears, stem = (
+            SparseDelta(torch.tensor([places[name]]), torch.tensor([5.0]))
+            for name in ("loud.weight", "hears.layer.weight", "stem.weight")
+        )
+        kinds = [hears, Lineage(), loud, hears, Lineage(), stem, hears, loud, hears]
+        for _ in range(2):
+            assert torch.equal(evaluator.predict(kinds), slow(evaluator.space, kinds, parts(images(), 12)))
 
     def test_children_of_all_kinds(self):
         network = made(Cnn)
