@@ -132,9 +132,11 @@ class Watching(DispatchBlock):
         if not getattr(function, "is_view", False):
             for memory in before:
                 self._read(memory)
+        seeded = torch.Tag.nondeterministic_seeded in getattr(function, "tags", ())
+        states = _states(arguments, keywords) if seeded else None
         result = function(*arguments, **keywords)
         source = self._of(before)
-        if torch.Tag.nondeterministic_seeded in getattr(function, "tags", ()):
+        if seeded and (states is None or not all(map(torch.equal, states, _states(arguments, keywords) or ()))):
             source |= DATA
             for frame in self.frames:
                 frame.call.usable = False
@@ -174,6 +176,19 @@ class Watching(DispatchBlock):
                 alike = [leaf for leaf in leaves if isinstance(leaf, Tensor) and memory_of(leaf) == memory]
                 call.usable &= len(alike) == 1  # copies would no longer share it
             leaves[number] = leaves[number].clone()
+
+
+def _states(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> list[Tensor] | None:
+    """The random states that tell whether an operation has drawn numbers; None where they do not.
+
+    Attention is said to draw some, and does so only where it drops some.
+    """
+    devices = {tensor.device.type for tensor in tensors_in((arguments, list(keywords.values())))}
+    own = any(isinstance(value, torch.Generator) for value in (*arguments, *keywords.values()))
+    if own or not devices or not devices <= {"cpu", "cuda"}:
+        return None
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return [torch.get_rng_state(), *cuda]
 
 
 @cache

@@ -8,6 +8,8 @@ import pytest
 import timm
 import torch
 from helpers import same_bits, state_bits
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
@@ -16,13 +18,14 @@ from smd_evo import (
     Evaluator,
     Lineage,
     ModuleFitness,
+    ParameterSpace,
     RandomSubspace,
     SparseDelta,
     sample_mutations,
 )
 from smd_evo.core.parameters import Child
 from smd_evo.errors import InvalidValue
-from smd_evo.evaluation import sharing
+from smd_evo.evaluation import probe, sharing
 from smd_evo.evaluation.classification import logits_of
 from smd_evo.evaluation.stream import Stream
 
@@ -343,6 +346,64 @@ class Whispers(nn.Module):
         return self.head(self.hears(self.loud(self.stem(x.flatten(1)))))
 
 
+class Pair(nn.Module):
+    """Its input and what it makes of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(16, 16)
+
+    def forward(self, x):
+        return x, self.layer(x).tanh()
+
+
+class Halves(nn.Module):
+    """Two outputs in one memory."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(16, 32)
+
+    def forward(self, x):
+        return self.layer(x).tanh().chunk(2, 1)
+
+
+class Program(nn.Module):
+    """Calls modules and writes to tensors in an order that is given: what, by which module, to which, with which."""
+
+    def __init__(self, steps):
+        super().__init__()
+        inner = nn.Linear(16, 16)
+        self.parts = nn.ModuleList(
+            [
+                inner,
+                nn.Sequential(inner, nn.ReLU(inplace=True), nn.Linear(16, 16)),
+                nn.Sequential(nn.Dropout(), nn.Identity()),
+                nn.Sequential(nn.Linear(16, 16), nn.ReLU(inplace=True)),
+                nn.ReLU(inplace=True),
+                Pair(),
+                Halves(),
+            ]
+        )
+        self.stem, self.head = nn.Linear(192, 16), nn.Linear(16, 4)
+        self.steps = steps
+
+    def forward(self, x):
+        pool = [self.stem(x.flatten(1))]
+        for what, module, one, other in self.steps:
+            one, other = one % len(pool), other % len(pool)
+            if what == "call":
+                found = self.parts[module](pool[one])
+                pool += found if isinstance(found, tuple) else [found]
+            elif what == "add":
+                pool.append(pool[one] + pool[other])
+            elif what == "write":
+                pool[one] += pool[other]
+            else:
+                pool.append(pool[one].view(-1, 16))
+        return self.head(sum(tensor / (1 + number) for number, tensor in enumerate(pool)))
+
+
 class Structures(nn.Module):
     """Dictionaries and tuples in and out; arguments that are no tensors."""
 
@@ -493,6 +554,27 @@ class TestSame:
                 ]
                 assert torch.equal(both[0].fitness, both[1].fitness)
 
+    @given(
+        st.lists(
+            st.tuples(
+                st.sampled_from(["call", "call", "add", "write", "view"]),
+                st.integers(0, 6),
+                st.integers(0, 5),
+                st.integers(0, 5),
+            ),
+            max_size=8,
+        )
+    )
+    def test_any_order_of_calls_and_writes(self, steps):
+        network = made(lambda: Program(steps))
+        space = ParameterSpace(network)
+        probe.tried.add(space)  # some weights do not matter here
+        places = [*space.layout.offsets[:-1], space.size - 1]
+        kinds = [Lineage(), *(SparseDelta(torch.tensor([place]), torch.tensor([2.0])) for place in places)]
+        evaluator = Evaluator(space, images(), batch_size=7, reuse=True)
+        assert torch.equal(evaluator.predict(kinds), slow(space, kinds, parts(images(), 7, 5)))
+        assert not known(evaluator).off
+
     def test_what_others_have_left_is_not_taken_for_ones_own(self):
         network = made(Whispers)
         evaluator = Evaluator(network, images(), reuse=True)
@@ -551,6 +633,7 @@ class TestSame:
             evaluator = Evaluator(network, data, select=select, batch_size=3, reuse=True)
             assert torch.equal(evaluator.predict(children(2)), slow(evaluator.space, children(2), parts(data, 3, 1)))
             assert not known(evaluator).off
+            assert known(evaluator).met[0].usable
 
 
 class Counting(nn.Module):
