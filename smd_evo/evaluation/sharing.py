@@ -7,6 +7,7 @@ import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain, islice
 from typing import Any
 
@@ -25,9 +26,12 @@ from smd_evo.evaluation.turns import Turns
 from smd_evo.evaluation.watching import Refused
 from smd_evo.evaluation.worth import pays, seems_hopeless, shared_calls, touched_by
 
-__all__ = ["Sharing"]
+__all__ = ["Sharing", "Visitor"]
 
 _log = logging.getLogger(__name__)
+
+Visitor = Callable[[int, nn.Module, Sequence[Batch]], object]
+"""What is done with a child's number, the parent turned into it, and some batches."""
 
 Deltas = tuple[SparseDelta | SparseValues, ...]
 
@@ -174,33 +178,31 @@ class Sharing:
         except Exception as error:
             self._stop(error)
 
-    def turn(
-        self, number: int, deltas: Deltas, module: nn.Module, some: Sequence[Batch], function: Callable[[], object]
-    ) -> None:
+    def turn(self, number: int, deltas: Deltas, function: Visitor, some: Sequence[Batch]) -> None:
         """A child's turn on some batches: what the function does, its forward passes cut short.
 
         Args:
-            number: the child's.
+            number: the child's, which the network has been turned into.
             deltas: its own.
-            module: the network, turned into it.
+            function: calls the network once for each batch, and does nothing for good until it returns.
             some: the batches.
-            function: calls the network once for each, and does nothing for good until it returns.
         """
+        act = partial(function, number, self._space.module, some)
         if self._recorded and not self._turns.has_changed_buffers(number):
             touched = touched_by(deltas, self._space.layout)
             try:
-                if self._is_right(number, touched, module, some):
+                if self._is_right(number, touched, some):
                     self._turns.begin(number)
-                    self._reuse.replay(touched, function)
+                    self._reuse.replay(touched, act)
                     return
             except torch.cuda.OutOfMemoryError:  # there may be enough without what was recorded
                 self._give_up()
             except Spoiled as error:
                 self._stop(error)
         self._turns.begin(number)
-        function()
+        act()
 
-    def _is_right(self, number: int, touched: int, module: nn.Module, some: Sequence[Batch]) -> bool:
+    def _is_right(self, number: int, touched: int, some: Sequence[Batch]) -> bool:
         """Whether the outputs for such a child are those of full forward passes; of the first few kinds."""
         shapes = self._known.checked.setdefault((self._space.device, self._space.dtype, autocast_now()), {})
         shape = tuple((tensor.shape, tensor.dtype) for batch in some for tensor in tensors_of(batch.inputs))
@@ -211,7 +213,7 @@ class Sharing:
 
         def asked() -> tuple[list[Any], object]:
             self._turns.begin(number)
-            outputs = [tree_map(_copied, batch.outputs(module)) for batch in some]
+            outputs = [tree_map(_copied, batch.outputs(self._space.module)) for batch in some]
             return outputs, self._state()
 
         full = asked()

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
-
-from torch import nn
 
 from smd_evo.core.blocks import within
 from smd_evo.core.parameters import Child, ParameterSpace
-from smd_evo.evaluation.batches import Batch, Batches, MemoryBatches
+from smd_evo.evaluation.batches import Batches, MemoryBatches
 from smd_evo.evaluation.guard import Evaluating
 from smd_evo.evaluation.limit import BatchLimit
 from smd_evo.evaluation.probe import probe
-from smd_evo.evaluation.sharing import Deltas, Sharing
+from smd_evo.evaluation.sharing import Sharing, Visitor
 from smd_evo.evaluation.turns import Turns
 
 __all__ = ["Visitor", "visit"]
-
-Visitor = Callable[[int, nn.Module, Sequence[Batch]], object]
-"""What is done with a child's number, the parent turned into it, and some batches."""
 
 
 def visit(
@@ -92,17 +87,8 @@ def _meet(
                 sharing.kept(children) if sharing.on and isinstance(children, list) else space.replayed(children)
             )
             for number, deltas in enumerate(replayed):
-
-                def turn(
-                    some: Sequence[Batch],
-                    number: int = number,
-                    deltas: Deltas = deltas,
-                    module: nn.Module = space.module,
-                ) -> None:
-                    sharing.turn(number, deltas, module, some, partial(function, number, module, some))
-
                 with space.applied(deltas):
-                    limit.within(turn, some)
+                    limit.within(partial(sharing.turn, number, deltas, function), some)
                     turns.end(number)
                 done += completed
                 if progress and completed and done % len(batches) == 0:

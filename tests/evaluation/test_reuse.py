@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import logging
+from typing import ClassVar
 
 import pytest
 import timm
@@ -23,11 +24,14 @@ from smd_evo import (
     SparseDelta,
     sample_mutations,
 )
+from smd_evo.core.layout import Layout, Slot
 from smd_evo.core.parameters import Child
 from smd_evo.errors import InvalidValue
 from smd_evo.evaluation import probe, sharing
 from smd_evo.evaluation.classification import logits_of
+from smd_evo.evaluation.recording import Met
 from smd_evo.evaluation.stream import Stream
+from smd_evo.evaluation.worth import pays, shared_calls, touched_by
 
 LOGGER = "smd_evo.evaluation.sharing"
 
@@ -712,6 +716,48 @@ class TestCalls:
         evaluator = Evaluator(made(Cnn), fitness=fitness, select="head", reuse=True)
         evaluator.evaluate(children())
         assert evaluator.space not in sharing._known or known(evaluator).met is None
+
+
+class TestWorth:
+    met: ClassVar = [
+        Met((0, 0), -1, 0b1110, True, 100),
+        Met((1, 0), 0, 0b10, True, 60),
+        Met((2, 0), 1, 0b10, True, 50),
+        Met((3, 0), 0, 0b110, False, 30),
+        Met((4, 0), 3, 0b110, True, 29),
+        Met((5, 0), 0, 0b1110, True, 0.1),
+    ]
+
+    @pytest.mark.parametrize(
+        ("touched", "share", "keys"),
+        [(0, 1.0, {(0, 0)}), (0b1000, 0.89, {(1, 0), (4, 0)}), (0b100, 0.6, {(1, 0)}), (0b10, 0.0, set())],
+    )
+    def test_the_outermost_calls_that_depend_on_nothing_touched(self, touched, share, keys):
+        assert shared_calls(self.met, touched) == (pytest.approx(share), keys)
+
+    def test_nothing_met_is_nothing_shared(self):
+        assert shared_calls([], 0) == (0.0, set())
+
+    @pytest.mark.parametrize(
+        ("shares", "more", "expected"),
+        [
+            ([], True, False),
+            ([0.2], True, True),
+            ([0.19], True, False),
+            ([0.9], False, False),
+            ([0.9] * 2, False, True),
+        ],
+    )
+    def test_it_pays_from_a_fifth_on_if_there_are_enough(self, shares, more, expected):
+        assert pays(shares, more) is expected
+
+    def test_tensors_that_deltas_touch(self):
+        layout = Layout((Slot("a", (2,)), Slot("b", (0,)), Slot("c", (3,))))
+        deltas = [
+            SparseDelta(torch.tensor([4]), torch.tensor([1.0])),
+            SparseDelta(torch.tensor([1]), torch.tensor([1.0])),
+        ]
+        assert [touched_by(some, layout) for some in ([], deltas[:1], deltas)] == [0, 0b1000, 0b1010]
 
 
 class TestTold:
