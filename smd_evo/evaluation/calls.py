@@ -12,7 +12,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from smd_evo.evaluation.buffers import same_bits
 
-__all__ = ["Call", "Key", "autocast_now", "is_plain", "is_simple", "same"]
+__all__ = ["Call", "Key", "alike", "autocast_now", "bits_of", "copied", "is_plain", "is_simple", "same"]
 
 Key = tuple[int, int]
 """Number of a module, and how often it has been called before in the same forward pass."""
@@ -132,3 +132,25 @@ def autocast_now() -> tuple[Any, ...]:
 def _version(leaf: Any) -> int | None:
     """How often a tensor was changed in place, where that is counted."""
     return leaf._version if isinstance(leaf, Tensor) and not leaf.is_inference() else None
+
+
+def copied(leaf: Any) -> Any:
+    """A copy of a tensor; anything else as it is."""
+    return leaf.clone() if isinstance(leaf, Tensor) else leaf
+
+
+def bits_of(tensor: Tensor) -> object:
+    """What tells a tensor from others, to be compared."""
+    if not is_plain(tensor):
+        return repr(tensor)
+    return (
+        tensor.dtype,
+        tensor.shape,
+        tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy().tobytes(),
+    )
+
+
+def alike(one: Any, other: Any) -> bool:
+    """Whether two structures of outputs are the same to the bit."""
+    (leaves, structure), (others, like) = tree_flatten(one), tree_flatten(other)
+    return bool(structure == like and all(map(same, leaves, others)))

@@ -12,13 +12,13 @@ from itertools import chain, islice
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_map
+from torch import nn
+from torch.utils._pytree import tree_map
 
 from smd_evo.core.delta import SparseDelta, SparseValues
 from smd_evo.core.parameters import Child, ParameterSpace
 from smd_evo.evaluation.batches import Batch, tensors_of
-from smd_evo.evaluation.calls import Key, autocast_now, is_plain, same
+from smd_evo.evaluation.calls import Key, alike, autocast_now, bits_of, copied
 from smd_evo.evaluation.guard import Evaluating
 from smd_evo.evaluation.recording import Met, Spoiled, TooLarge
 from smd_evo.evaluation.reuse import Reuse, unfit
@@ -213,7 +213,7 @@ class Sharing:
 
         def asked() -> tuple[list[Any], object]:
             self._turns.begin(number)
-            outputs = [tree_map(_copied, batch.outputs(self._space.module)) for batch in some]
+            outputs = [tree_map(copied, batch.outputs(self._space.module)) for batch in some]
             return outputs, self._state()
 
         full = asked()
@@ -224,7 +224,7 @@ class Sharing:
         except Exception as error:
             self._stop(error)
             return False
-        if _alike(full[0], cut[0]) and full[1] == cut[1]:
+        if alike(full[0], cut[0]) and full[1] == cut[1]:
             checked.add(touched)
             return True
         self._stop(Refused("outputs that are not those of a full forward pass"))
@@ -252,7 +252,7 @@ class Sharing:
     def _state(self) -> object:
         """Random states and buffers."""
         changes = [
-            (number, replaced, None if value is None else _bits(value))
+            (number, replaced, None if value is None else bits_of(value))
             for number, replaced, value in self._guard.buffers.changes()
         ]
         return self._guard.random.now(), changes
@@ -280,23 +280,3 @@ def _room(device: torch.device) -> int:
     elif hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return max(_BYTES, free // 4)
-
-
-def _copied(leaf: Any) -> Any:
-    return leaf.clone() if isinstance(leaf, Tensor) else leaf
-
-
-def _bits(tensor: Tensor) -> object:
-    if not is_plain(tensor):
-        return repr(tensor)
-    return (
-        tensor.dtype,
-        tensor.shape,
-        tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy().tobytes(),
-    )
-
-
-def _alike(one: Any, other: Any) -> bool:
-    """Whether outputs are the same to the bit."""
-    (leaves, structure), (others, like) = tree_flatten(one), tree_flatten(other)
-    return bool(structure == like and all(map(same, leaves, others)))
