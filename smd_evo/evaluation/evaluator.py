@@ -17,7 +17,7 @@ from smd_evo.core.keys import Key
 from smd_evo.core.mutation import Lineage
 from smd_evo.core.parameters import Child, ParameterSpace
 from smd_evo.core.selection import Select
-from smd_evo.errors import InvalidType, InvalidValue, shown
+from smd_evo.errors import InvalidType, InvalidValue, nearest, shown
 from smd_evo.evaluation.batches import Batch, Batches, MemoryBatches
 from smd_evo.evaluation.classification import check_range, class_range, logits_of
 from smd_evo.evaluation.data import check_batch_size, make_batches
@@ -51,8 +51,9 @@ class Evaluator:
     Before its first children, four or five forward passes of eight samples show whether the selected weights reach
     the outputs: see :func:`smd_evo.evaluation.probe.probe`.
 
-    Of data in memory each child sees all batches in turn. Each batch of a stream is seen by all children before the
-    next is read, to the same bits, also where a network draws random numbers or writes to its buffers.
+    Of data in memory each child sees all batches in turn, unless children reuse what they share. Each batch of a
+    stream is seen by all children before the next is read, to the same bits, also where a network draws random
+    numbers or writes to its buffers.
 
     Where a batch and what the network makes of it do not fit into the device's memory, batches are halved until
     they do: see :class:`smd_evo.evaluation.limit.BatchLimit`.
@@ -65,6 +66,10 @@ class Evaluator:
         select: which parameters are mutated, if ``parent`` is a network.
         batch_size: samples a forward pass, or "auto".
         device: where to evaluate; a parent that is elsewhere is copied there. Default: where it is.
+        reuse: "auto", or True or False: whether children that change only some layers have from their parent what
+            they share with it, computed once a batch, to the same bits. With "auto" they have it where it saves at
+            least a fifth of a forward pass; with True also where it saves less. The first few kinds of children are
+            compared with full forward passes; a network for which the two differ in a bit has those always.
 
     Attributes:
         limit: of the samples in a forward pass, shared with the evaluators that are made of this one.
@@ -97,6 +102,7 @@ class Evaluator:
         select: Select = "all",
         batch_size: int | str = "auto",
         device: torch.device | str | None = None,
+        reuse: bool | str = "auto",
     ) -> None:
         self.fitness = get_fitness(fitness)
         if isinstance(parent, nn.Module):
@@ -110,6 +116,9 @@ class Evaluator:
             )
         self.space = parent
         self.batch_size = check_batch_size(batch_size)
+        if not isinstance(reuse, bool) and not (isinstance(reuse, str) and reuse == "auto"):
+            raise InvalidValue(f"reuse: expected 'auto', True or False, got {shown(reuse)}{nearest(reuse, ['auto'])}")
+        self.reuse = reuse
         self.limit, self.work = BatchLimit(), Work()
         self._said: list[bool] = []  # shared, as the limit is
         if data is None and not isinstance(self.fitness, ModuleFitness):
@@ -119,7 +128,7 @@ class Evaluator:
     def on(self, data: Any, fitness: str | Fitness | None = None) -> Evaluator:
         """An evaluator of the same parent on other data."""
         fitness = self.fitness if fitness is None else fitness
-        other = Evaluator(self.space, data, fitness, batch_size=self.batch_size)
+        other = Evaluator(self.space, data, fitness, batch_size=self.batch_size, reuse=self.reuse)
         other.limit, other.work, other._said = self.limit, self.work, self._said
         return other
 
@@ -275,7 +284,17 @@ class Evaluator:
         progress: Callable[[], object] | None = None,
     ) -> None:
         free = isinstance(self.fitness, ModuleFitness)
-        visit(self.space, children, batches, function, self.limit, self.work, free=free, progress=progress)
+        visit(
+            self.space,
+            children,
+            batches,
+            function,
+            self.limit,
+            self.work,
+            free=free,
+            reuse=self.reuse,
+            progress=progress,
+        )
 
 
 def _several(children: _Children) -> _Children:

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 
 from smd_evo.core.blocks import within
 from smd_evo.core.delta import SparseValues
@@ -23,9 +22,10 @@ from smd_evo.core.parameters import ParameterSpace
 from smd_evo.errors import InvalidValue
 from smd_evo.evaluation.batches import Batch
 from smd_evo.evaluation.buffers import same_bits
+from smd_evo.evaluation.dispatch import DispatchBlock
 from smd_evo.evaluation.fitness import WORST
 
-__all__ = ["probe", "say_if_alike", "tensors_in"]
+__all__ = ["is_compiled", "probe", "say_if_alike", "tensors_in"]
 
 _SAMPLES = 8
 """Samples of the batch that a network is tried with."""
@@ -126,7 +126,7 @@ def _asker(
         torch.clear_autocast_cache()
         return [output.clone() for output in tensors_in(some.outputs(module))]
 
-    compiled = any(_is_compiled(part) for part in module.modules())  # for the shapes that it meets
+    compiled = any(is_compiled(part) for part in module.modules())  # for the shapes that it meets
     for some in (batch,) if compiled else (batch.split(most)[0], batch):
         try:
             if outputs := ask(some):
@@ -136,26 +136,12 @@ def _asker(
     return None
 
 
-class _Reading(TorchDispatchMode):
+class _Reading(DispatchBlock):
     """Notes the memory that operations read; making a view reads nothing. A block."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.memory: set[int] = set()
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """No compiled network is asked under this mode; PyTorch would import its compiler (1.5 s) to be told so."""
-        return False
-
-    def enter(self) -> None:
-        """Begin to note."""
-        self.__enter__()  # type: ignore[no-untyped-call]
-
-    def leave(self) -> None:
-        """End, if it has begun: a mode that stayed behind would meet all operations, and crash some PyTorch."""
-        if any(mode is self for mode in _get_current_dispatch_mode_stack()):
-            self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(
         self, function: Any, types: Any, arguments: tuple[Any, ...] = (), keywords: dict[str, Any] | None = None
@@ -167,7 +153,7 @@ class _Reading(TorchDispatchMode):
 
 def _reads(space: ParameterSpace, asked: Callable[[], list[Tensor]]) -> tuple[set[str], list[Tensor]] | None:
     """Names of the selected tensors that a forward pass reads, and its outputs; None where that cannot be seen."""
-    if any(_is_compiled(part) for part in space.module.modules()):
+    if any(is_compiled(part) for part in space.module.modules()):
         return None
     reading = _Reading()
     try:
@@ -231,7 +217,8 @@ def _wide(tensor: Tensor) -> Tensor:
     return (torch.view_as_real(tensor) if tensor.is_complex() else tensor).double()
 
 
-def _is_compiled(part: nn.Module) -> bool:
+def is_compiled(part: nn.Module) -> bool:
+    """Whether a module is what ``torch.compile`` makes."""
     return hasattr(part, "_orig_mod") or getattr(part, "_compiled_call_impl", None) is not None
 
 

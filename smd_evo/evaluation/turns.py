@@ -18,24 +18,31 @@ class Turns:
     Args:
         guard: of the network, entered.
         several: whether they do.
+
+    Attributes:
+        several: may be set before the first turn.
     """
 
     def __init__(self, guard: Evaluating, several: bool) -> None:
         self._guard = guard
-        self._several = several
+        self.several = several
         self._first = b""
         self._left: dict[int, tuple[bytes, list[BufferChange]]] = {}
 
     def begin(self, child: int) -> None:
         """The turn of a child, by its number, begins."""
         self.fresh()
-        if not self._several:
+        if not self.several:
             return
         self._first = self._first or self._guard.random.now()
         if child in self._left:
             states, changes = self._left[child]
             self._guard.random.set(states)
             self._guard.buffers.change(changes)
+
+    def has_changed_buffers(self, child: int) -> bool:
+        """Whether the network's buffers are not those of its parent when it is the turn of a child."""
+        return child in self._left and bool(self._left[child][1])
 
     def fresh(self) -> None:
         """Modes, buffers and random numbers as everybody first finds them."""
@@ -45,7 +52,7 @@ class Turns:
 
     def end(self, child: int) -> None:
         """It ends."""
-        if self._several:
+        if self.several:
             left = self._guard.random.now(), self._guard.buffers.changes()
             self._left.pop(child, None)
             if left != (self._first, []):  # few networks leave anything

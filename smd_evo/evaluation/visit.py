@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
-
-from torch import nn
 
 from smd_evo.core.blocks import within
 from smd_evo.core.parameters import Child, ParameterSpace
-from smd_evo.evaluation.batches import Batch, Batches, MemoryBatches
+from smd_evo.evaluation.batches import Batches, MemoryBatches
 from smd_evo.evaluation.guard import Evaluating
 from smd_evo.evaluation.limit import BatchLimit
 from smd_evo.evaluation.probe import probe
+from smd_evo.evaluation.sharing import Sharing, Visitor
 from smd_evo.evaluation.turns import Turns
 from smd_evo.evaluation.work import Work
 
 __all__ = ["Visitor", "visit"]
-
-Visitor = Callable[[int, nn.Module, Sequence[Batch]], object]
-"""What is done with a child's number, the parent turned into it, and some batches."""
 
 
 def visit(
@@ -31,6 +27,7 @@ def visit(
     work: Work,
     *,
     free: bool,
+    reuse: bool | str = "auto",
     progress: Callable[[], object] | None = None,
 ) -> None:
     """Call a function with each child and its batches, in eval and inference mode, no other thread at it meanwhile.
@@ -44,6 +41,8 @@ def visit(
         limit: of the samples in a forward pass.
         work: takes note of what is computed; of a function of the network nothing is known.
         free: whether the function may switch the network's modes.
+        reuse: whether children have from their parent what they share with it: see
+            :class:`smd_evo.evaluation.sharing.Sharing`.
         progress: called as often as there are children.
     """
     if not isinstance(batches, MemoryBatches):
@@ -51,32 +50,42 @@ def visit(
         if not children:
             return
     guard = Evaluating(space, free=free)
-    within(guard, lambda: _visit(guard, children, batches, function, limit, Work() if free else work, progress))
+    several = not isinstance(batches, MemoryBatches)
+
+    def meet() -> None:
+        turns = Turns(guard, several)
+        sharing = Sharing(guard, turns, False if free else reuse, Work() if free else work)
+        within(sharing, lambda: _meet(space, turns, sharing, children, batches, function, limit, progress))
+
+    within(guard, meet)
 
 
-def _visit(
-    guard: Evaluating,
+def _meet(
+    space: ParameterSpace,
+    turns: Turns,
+    sharing: Sharing,
     children: Iterable[Child],
     batches: Batches,
     function: Visitor,
     limit: BatchLimit,
-    work: Work,
     progress: Callable[[], object] | None,
 ) -> None:
-    turns = Turns(guard, several=not isinstance(batches, MemoryBatches))
     done = 0
-
-    def turn(number: int, module: nn.Module, some: Sequence[Batch]) -> None:
-        turns.begin(number)
-        function(number, module, some)
-
-    for chunk in batches.chunks():
-        probe(guard.space, chunk[0], turns.fresh, limit.samples)
-        for number, deltas in enumerate(guard.space.replayed(children)):
-            with guard.space.applied(deltas) as module:
-                limit.within(partial(turn, number, module), chunk)
-                turns.end(number)
-            work.count(sum(batch.count for batch in chunk))
-            done += len(chunk)
-            if progress and done % len(batches) == 0:
-                progress()
+    for number_of_chunk, chunk in enumerate(batches.chunks()):
+        probe(space, chunk[0], turns.fresh, limit.samples)
+        if number_of_chunk == 0:
+            children = sharing.among(children, chunk[0])
+        if turns.several or (sharing.on and len(chunk) > 1):  # each batch meets all children
+            turns.several, children = True, list(children)
+        for some, completed in sharing.portions(chunk, limit.samples):
+            sharing.record(some, limit.samples)
+            replayed = (
+                sharing.kept(children) if sharing.on and isinstance(children, list) else space.replayed(children)
+            )
+            for number, deltas in enumerate(replayed):
+                with space.applied(deltas):
+                    limit.within(partial(sharing.turn, number, deltas, function), some)
+                    turns.end(number)
+                done += completed
+                if progress and completed and done % len(batches) == 0:
+                    progress()

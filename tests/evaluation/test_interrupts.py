@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 import smd_evo
 from smd_evo import Evaluator, ModuleFitness, ParameterSpace, SparseDelta, SparseEnsemble
 from smd_evo.core.exclusive import _blocks
-from smd_evo.evaluation import probe
+from smd_evo.evaluation import probe, sharing
 from smd_evo.evaluation.stream import Stream
 
 WATCHED = (os.path.dirname(smd_evo.__file__) + os.sep, torch.autograd.grad_mode.__file__, torch.random.__file__)
@@ -39,11 +39,25 @@ class Restless(nn.Module):
         return self.norm(self.layer(x)) + numbers
 
 
+class Layered(Restless):
+    """The same but for the batch normalisation, whose statistics come from the layer before: that is not shared."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(2, 2)
+
+    def forward(self, x):
+        self.calls += 1
+        numbers = torch.randn(2) + np.random.rand() + random.random() + self.generator.random()
+        return self.head(self.norm(self.layer(x))) + numbers
+
+
 def everything(network):
     kept, numpy = network.generator.bit_generator.state, np.random.get_state()
     return {
         "bits": {name: bits.numpy().tobytes() for name, bits in state_bits(network).items()},
         "modes": [part.training for part in network.modules()],
+        "attributes": [list(vars(part)) for part in network.modules()],
         "gradients": [weight.requires_grad for weight in network.parameters()],
         "torch": torch.get_rng_state().numpy().tobytes(),
         "random": random.getstate(),
@@ -113,6 +127,17 @@ def evaluate_the_network_itself(network, data, children):
     return lambda: Evaluator(network, fitness=fitness).evaluate(children)
 
 
+def evaluate_what_children_share_once(network, data, children):
+    of_the_head = [SparseDelta(torch.tensor([11]), torch.tensor([value])) for value in (0.5, 1.0)]
+
+    def act():
+        evaluator = Evaluator(network, data, reuse=True)
+        evaluator.evaluate(of_the_head)
+        assert sharing._known[evaluator.space].checked
+
+    return act
+
+
 def predict(network, data, children):
     return lambda: Evaluator(network, data).predict(children)
 
@@ -163,6 +188,7 @@ def values(network, data, children):
     [
         evaluate,
         evaluate_on_a_stream,
+        evaluate_what_children_share_once,
         evaluate_the_network_itself,
         predict,
         try_the_weights_first,
@@ -174,13 +200,16 @@ def values(network, data, children):
 )
 def test_at_every_line(make):
     torch.manual_seed(0)
-    network, data = Restless().train(), (torch.randn(4, 2), torch.arange(4) % 2)
+    kind = Layered if make is evaluate_what_children_share_once else Restless
+    network, data = kind().train(), (torch.randn(4, 2), torch.arange(4) % 2)
     network.norm.eval()
     children = [SparseDelta(torch.tensor([0, 5]), torch.tensor([1.0, -1.0]))]
     act = make(network, data, children)
     act()  # what is imported and tried once
     before = everything(network)
     numbers, met = moments(act)
+    if kind is Layered:  # the other lines are those of others
+        numbers = [number for number in numbers if met[number][0].endswith(("reuse.py", "sharing.py", "dispatch.py"))]
     for number in numbers:
         kept = interrupted(act, number)  # with its traceback: what ends only with that has not ended here
         after = everything(network)

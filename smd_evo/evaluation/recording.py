@@ -1,0 +1,249 @@
+"""Recording: the parent's forward pass, call by call, and a child's that returns what was recorded."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
+
+from smd_evo.core.exclusive import memory_of
+from smd_evo.evaluation.calls import Call, Key, autocast_now, is_simple
+from smd_evo.evaluation.keeping import sets_attributes
+from smd_evo.evaluation.watching import Watching
+
+__all__ = ["Limits", "Met", "Parts", "Record", "Recorder", "Replayer", "Spoiled", "TooLarge"]
+
+
+class TooLarge(Exception):
+    """What is recorded does not fit."""
+
+
+class Spoiled(Exception):
+    """Something has written to what was recorded."""
+
+
+@dataclass(frozen=True)
+class Met:
+    """A call that a forward pass has met.
+
+    Attributes:
+        key: which.
+        parent: number of the call that it was made in, in the order of their beginnings; -1 for the network's own.
+        sources: bits of the selected tensors that it depends on.
+        usable: whether it may be returned again.
+        cost: in floating point operations.
+    """
+
+    key: Key
+    parent: int
+    sources: int
+    usable: bool
+    cost: float
+
+
+class Parts:
+    """The modules of a network by their numbers, the network itself being 0, and what is fixed of each.
+
+    Args:
+        module: the network.
+        names: of the selected tensors.
+
+    Attributes:
+        all: the modules.
+        bits: of the selected tensors in each, one for each of ``names`` from 2 on.
+        whole: whether a call of each may be left out: no hooks run inside of it, and no attributes are set.
+    """
+
+    def __init__(self, module: nn.Module, names: Sequence[str]) -> None:
+        self.all = list(module.modules())
+        numbers = {name: number for number, name in enumerate(names)}
+        self.memory: dict[int, int] = {}
+        for name, tensor in module.named_parameters(remove_duplicate=False):
+            memory = memory_of(tensor)
+            bit = 2 << numbers[name] if name in numbers else 0
+            self.memory[memory] = self.memory.get(memory, 0) | bit
+        self.bits = [self._bits(part) for part in self.all]
+        every = any(vars(nn.modules.module).get(f"_global_forward_{kind}") for kind in ("hooks", "pre_hooks"))
+        self.whole = [
+            not any(sets_attributes(each) or (each is not part and (every or _has_hooks(each))) for each in inside)
+            for part, inside in ((part, part.modules()) for part in self.all)
+        ]
+
+    def _bits(self, part: nn.Module) -> int:
+        found = 0
+        for tensor in part.parameters():
+            found |= self.memory[memory_of(tensor)]
+        return found
+
+    def attributes(self) -> list[Any]:
+        """What modules keep besides their tensors: values, and the identity and length of everything else."""
+        found: list[Any] = []
+        for part in self.all:
+            for name, value in vars(part).items():
+                if is_simple(value):
+                    found.append((name, value))
+                elif name in ("_buffers", "_parameters", "_modules"):
+                    found += map(_Thing, value.values())
+                elif name != "forward":
+                    found.append(_Thing(value))
+        return found
+
+
+class _Thing:
+    """An object that is the same as long as it is itself and has not grown."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+        self.length = len(value) if isinstance(value, list | dict | set) else 0
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Thing) and self.value is other.value and self.length == other.length
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+Record = dict[Key, Call]
+"""The calls of one forward pass that may be returned again."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is recorded: calls of these keys, or all without their tensors; at most so many bytes."""
+
+    wanted: Collection[Key] | None
+    nbytes: int
+
+
+class Recorder:
+    """Records one forward pass of the parent.
+
+    Args:
+        parts: of the network.
+        limits: of what is recorded; without wanted keys nothing is kept but what is :attr:`met`.
+        state: what a call must leave as it was, if it was seen that some do not; compared around each.
+
+    Attributes:
+        met: the calls that the forward pass has met.
+        record: those that may be returned again.
+    """
+
+    def __init__(self, parts: Parts, limits: Limits, state: Callable[[], object] | None) -> None:
+        self.met: list[Met] = []
+        self.record: Record = {}
+        self.watching = Watching(parts.memory, set(parts.memory), counting=limits.wanted is None)
+        self._parts, self._limits, self._state = parts, limits, state
+        self._thread = threading.get_ident()
+        self._counts: Counter[int] = Counter()
+        self._open: list[int] = []
+        self._kept: dict[int, int] = {}
+
+    def call(
+        self, number: int, forward: Callable[..., Any], arguments: tuple[Any, ...], keywords: dict[str, Any]
+    ) -> Any:
+        """Call a module, and record that."""
+        if threading.get_ident() != self._thread:
+            self.watching.refused = "a forward pass in several threads"
+            return forward(*arguments, **keywords)
+        key = number, self._counts[number]
+        self._counts[number] += 1
+        if number and self._limits.wanted is not None and key not in self._limits.wanted:
+            return forward(*arguments, **keywords)
+        inputs, given = tree_flatten((arguments, keywords))
+        call = Call(key, inputs, given, autocast_now(), sources=self._parts.bits[number])
+        if number == 0:
+            self.watching.give(inputs)
+        place = len(self.met)
+        self.met.append(Met(key, self._open[-1] if self._open else -1, 0, False, 0))
+        self._open.append(place)
+        before, counts = self._state_now(), self._counts.copy()
+        self.watching.begin(call)
+        result = forward(*arguments, **keywords)
+        call.outputs, call.returned = tree_flatten(result)
+        frame = self.watching.end()
+        self._open.pop()
+        call.usable &= self._parts.whole[number] and before == self._state_now()
+        self.met[place] = Met(key, self.met[place].parent, call.sources, call.usable, frame.cost)
+        if call.usable and key in (self._limits.wanted or ()):
+            call.inside = self._counts - counts
+            self._keep(call)
+        return result
+
+    def _state_now(self) -> object:
+        self.watching.paused = True
+        state = self._state() if self._state else None
+        self.watching.paused = False
+        return state
+
+    def _keep(self, call: Call) -> None:
+        self.record[call.key] = call
+        self.watching.hold(call)
+        for tensor in call.tensors():
+            if not self.watching.is_fixed(tensor):
+                self._kept[memory_of(tensor)] = tensor.untyped_storage().nbytes()
+        if sum(self._kept.values()) > self._limits.nbytes:
+            raise TooLarge
+
+    def finish(self) -> Record:
+        """The record, once the forward pass has ended."""
+        self.record = {key: call for key, call in self.record.items() if call.usable}
+        numbers = {number for number, _ in self.record}
+        for call in self.record.values():
+            call.inside = {number: times for number, times in call.inside.items() if number in numbers}
+            if call.key[0] == 0:  # whoever gets the network's own outputs may do with them what they like
+                call.copied.update(place for place, leaf in enumerate(call.outputs) if isinstance(leaf, Tensor))
+            call.seal()
+        return self.record
+
+
+class Replayer:
+    """A forward pass of a child that returns what was recorded where it may.
+
+    Args:
+        records: of the forward passes, in their order.
+        touched: bits of the selected tensors that the child has not from its parent.
+
+    Attributes:
+        returned: the calls that were not made.
+
+    Raises:
+        Spoiled: at the end of a forward pass that has written to what was recorded.
+    """
+
+    def __init__(self, records: Sequence[Record], touched: int) -> None:
+        self.returned: list[Call] = []
+        self._records, self._touched = records, touched
+        self._thread = threading.get_ident()
+        self._counts: Counter[int] = Counter()
+        self._passes = 0
+        self._record: Record = {}
+
+    def call(
+        self, number: int, forward: Callable[..., Any], arguments: tuple[Any, ...], keywords: dict[str, Any]
+    ) -> Any:
+        """Call a module, or return what it returned to the same arguments."""
+        if threading.get_ident() != self._thread:
+            return forward(*arguments, **keywords)
+        if number == 0:
+            self._record = self._records[self._passes] if self._passes < len(self._records) else {}
+            self._passes += 1
+            self._counts.clear()
+        key = number, self._counts[number]
+        self._counts[number] += 1
+        call = self._record.get(key)
+        if call is None or call.sources & self._touched or not call.is_of(arguments, keywords):
+            result = forward(*arguments, **keywords)
+            if number == 0 and not all(call.intact for call in self.returned):
+                raise Spoiled("a child that writes to what its parent has computed")
+            return result
+        self._counts.update(call.inside)
+        self.returned.append(call)
+        return call.again()
+
+
+def _has_hooks(part: nn.Module) -> bool:
+    return bool(part._forward_hooks or part._forward_pre_hooks)
