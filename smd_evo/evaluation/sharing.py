@@ -237,7 +237,6 @@ class Sharing:
             return False
         if alike(full[0], cut[0]) and full[1] == cut[1]:
             checked.add(touched)
-            self._work.forwards += 2 * _samples(some)
             return True
         self._stop(Refused("outputs that are not those of a full forward pass"))
         return False

@@ -11,9 +11,13 @@ __all__ = ["Work"]
 class Work:
     """What an evaluator, and those made of it, have computed so far.
 
+    Not counted are the few passes that try a network for the first time, and the noise, which is none.
+
     Attributes:
         images: samples that children were evaluated on, counted once for each child.
-        forwards: what that took, in forward passes of one sample through the whole network.
+        forwards: what that took, in forward passes of one sample through the whole network, by floating point
+            operations: a child that has some layers' outputs from its parent counts with the others, and what the
+            parent computed for all of them once.
     """
 
     images: int = 0

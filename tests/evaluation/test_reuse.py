@@ -454,3 +454,34 @@ class TestMemory:
             assert vars(network.conv2)["forward"] is own
             assert all("forward" not in vars(part) for part in network.modules() if part is not network.conv2)
             copy.deepcopy(network)
+
+
+class TestWork:
+    """What is computed is counted in forward passes: what all children share once, the rest for each."""
+
+    def test_of_children_of_the_head(self):
+        network, samples = made(Cnn), images(40)
+        evaluator = Evaluator(network, samples, select=[name for name, _ in network.named_parameters()][-2:])
+        evaluator.evaluate(children(30))
+        assert evaluator.work.images == 31 * 40
+        (whole,) = (call.cost for call in known(evaluator).met if call.parent < 0)
+        saved = sum(call.cost for call in known(evaluator).met if call.key in outermost(evaluator))
+        assert evaluator.work.forwards == pytest.approx(40 * (1 + 30 * (1 - saved / whole)))
+        assert evaluator.work.forwards < 0.2 * evaluator.work.images
+
+    def test_of_children_of_everything_and_without_reuse(self):
+        for select, reuse in (("all", "auto"), (["head.weight"], False)):
+            evaluator = Evaluator(made(Cnn), images(40), select=select, reuse=reuse)
+            evaluator.evaluate(children(9, density=1.0))
+            assert evaluator.work.images == evaluator.work.forwards == 10 * 40
+
+    def test_nothing_is_known_of_a_function_of_the_network(self):
+        evaluator = Evaluator(mlp(), None, ModuleFitness("bias", "min", lambda module: float(module.head.bias.sum())))
+        evaluator.evaluate(children(3))
+        assert evaluator.work.images == evaluator.work.forwards == 0
+
+
+def outermost(evaluator):
+    """Calls that children of the selected tensors have from their parent."""
+    every = (2 << len(evaluator.space.names)) - 2
+    return shared_calls(known(evaluator).met, every)[1]

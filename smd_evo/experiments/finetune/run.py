@@ -26,6 +26,7 @@ from smd_evo.evaluation.calibration import calibrate_sigma
 from smd_evo.evaluation.evaluator import Evaluation, Evaluator
 from smd_evo.evaluation.fitness import BatchFitness, ModuleFitness, TotalFitness, best_of
 from smd_evo.evaluation.race import race_rounds
+from smd_evo.evaluation.work import Work
 from smd_evo.experiments.calibration import on_few
 from smd_evo.experiments.finetune.counts import calibrations, finetune_workload
 from smd_evo.experiments.finetune.results import RACED, SHORTLIST, UNRACED, Arm, FinetuneResult, Group
@@ -80,7 +81,7 @@ def _finetuned(config: FinetuneConfig, progress: Progress, source: Source) -> Fi
     judge = ranker.on(data.validation)
     plans, calibrations = _plan(config, ranker, progress)
     progress.start("children", config.children * sum(map(len, plans.values())))
-    run_group = _group_runner(config, data, ranker, judge, progress)
+    run_group, work = _group_runner(config, data, ranker, judge, progress)
     arms = []
     for name, plan in plans.items():
         groups = [run_group(strength) for strength in plan]
@@ -102,6 +103,7 @@ def _finetuned(config: FinetuneConfig, progress: Progress, source: Source) -> Fi
             "calibration, dense": calibrations[1],
             "children of each arm": config.children * len(plans[SPARSE]),
             **_raced(config, len(plans[SPARSE]), ranker.samples),
+            "forward passes of an image, children and parent": round(work.forwards),
         },
     )
 
@@ -167,8 +169,8 @@ def _subspaces(config: FinetuneConfig) -> list[Subspace]:
 
 def _group_runner(
     config: FinetuneConfig, data: Data, ranker: Evaluator, judge: Evaluator, progress: Progress
-) -> Callable[[_Strength], Group]:
-    """A function that runs a group: one generation of the searcher, then choices on validation."""
+) -> tuple[Callable[[_Strength], Group], Work]:
+    """A function that runs a group: one generation of the searcher, then choices on validation; and their work."""
     # EvoTorch takes seconds to load: not before all settings have proved right.
     from smd_evo.integrations.evotorch.evolution import SubspaceEvolution
     from smd_evo.integrations.evotorch.finetune import FinetuneProblem
@@ -194,7 +196,7 @@ def _group_runner(
         recipes = [lineage.steps[0] for lineage in problem.lineages(searcher.population)]
         return _judged(strength, recipes, result, judge)
 
-    return run
+    return run, problem.work
 
 
 def _judged(strength: _Strength, recipes: list[Mutation], result: Evaluation, judge: Evaluator) -> Group:

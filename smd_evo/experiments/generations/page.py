@@ -93,7 +93,7 @@ def _facts(record: RunRecord) -> dict[str, str]:
         "Stopped": _stopped(config, results),
         "Best network": _kept(record.metrics),
         "Evaluations": f"{last['evaluations']:,} networks, parents included, on {last['image_evaluations']:,} images "
-        f"in all; calibration: {results['calibration']:,} more",
+        f"in all{_forwards(last)}; calibration: {results['calibration']:,} more",
         "Seed": str(config.get("seed", 0)),
         "Computed on": f"{config.get('device', 'cpu')}, {config.get('precision', 'float32')}{_actors(config)}",
     }
@@ -127,6 +127,11 @@ def _sigma(config: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> s
         keep = 100 * config.get("keep", 0.9)
         found += f", calibrated: the median child keeps {keep:g} % of the parent's score"
     return f"{found}; by the 1/5 success rule {last} in the end" if config.get("adapt_sigma") else found
+
+
+def _forwards(last: Mapping[str, Any]) -> str:
+    """What the evaluations took, where that was counted."""
+    return f", {last['forwards']:,.0f} forward passes" if last.get("forwards") else ""
 
 
 def _stopped(config: Mapping[str, Any], results: Mapping[str, Any]) -> str:

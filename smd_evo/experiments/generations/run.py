@@ -81,6 +81,8 @@ class Generation:
         images: that each child was evaluated on.
         evaluations: networks evaluated so far.
         image_evaluations: images that they were evaluated on, in all.
+        forwards: forward passes of an image that this took, see :class:`smd_evo.evaluation.work.Work`; None with
+            actors, and for a fitness of the network.
         nonfinite: children without a finite fitness.
         batch_limit: samples that a forward pass had to be cut down to for want of memory, or None.
         validation: of the new parent, in generations that are validated.
@@ -95,6 +97,7 @@ class Generation:
     images: int
     evaluations: int
     image_evaluations: int
+    forwards: float | None
     nonfinite: int
     batch_limit: int | None
     validation: Validation | None
@@ -318,6 +321,7 @@ class Evolution:
             images=images,
             evaluations=self.problem.evaluations,
             image_evaluations=self._image_evaluations,
+            forwards=status.get("forwards"),
             nonfinite=int(status["nonfinite"]),
             batch_limit=self.problem.evaluator.limit.samples,
             validation=self._validate() if due else None,
