@@ -92,7 +92,11 @@ class Pair:
         results = [function(problem) for problem in (self.alone, self.parallel)]
         assert results[0] == results[1]
         one, other = (
-            {name: value for name, value in problem.status.items() if name not in ("best", "worst", "restarts")}
+            {
+                name: value
+                for name, value in problem.status.items()
+                if name not in ("best", "worst", "restarts", "images", "forwards")
+            }
             for problem in (self.alone, self.parallel)
         )
         assert one == other
