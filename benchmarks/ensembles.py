@@ -43,9 +43,9 @@ from smd_evo.ensemble.diversity import disagreement
 from smd_evo.ensemble.metrics import accuracy, negative_log_likelihood
 from smd_evo.ensemble.selection import select_from, stored
 from smd_evo.evaluation.fitness import ACCURACY, CROSS_ENTROPY
-from smd_evo.experiments.ensembles.augment import views
 from smd_evo.experiments.ensembles.plot import draw_curves
 from smd_evo.experiments.scores import Curve, curve
+from smd_evo.experiments.views import views
 from smd_evo.statistics.tests import Estimate, mcnemar_exact
 from smd_evo.zoo.cifar_resnet import CifarResNet
 

@@ -93,7 +93,12 @@ def evox(network, samples, batch_size, count):
             return torch.nn.functional.cross_entropy(outputs, targets)
 
     problem = SupervisedLearningProblem(
-        model=network, data_loader=loader, criterion=Loss(), pop_size=count, device=torch.device("cpu")
+        model=network,
+        data_loader=loader,
+        criterion=Loss(),
+        n_batch_per_eval=-1,  # all samples
+        pop_size=count,
+        device=torch.device("cpu"),
     )
     center = adapter.to_vector(dict(network.named_parameters())).detach()
 

@@ -23,6 +23,7 @@ LAYERS = [
     "integrations",
     "zoo",
     "statistics",
+    "controls",
     "experiments",
     "early",
     "report",

@@ -79,6 +79,7 @@ class CompareOptions(_Options, total=False):
     """See :class:`smd_evo.experiments.compare.settings.CompareConfig`."""
 
     methods: str | Sequence[str]
+    controls: bool
     budget: int
     tuning_budget: int | None
     seeds: int

@@ -10,7 +10,7 @@ from torch import nn
 
 from smd_evo.errors import InvalidType, InvalidValue
 
-__all__ = ["KINDS", "Select", "select_names"]
+__all__ = ["KINDS", "Select", "head_of", "select_names"]
 
 KINDS = ("all", "weight", "bias", "norm", "head")
 """Kinds that a selection may name."""
@@ -87,13 +87,18 @@ def _is_norm(layer: nn.Module) -> bool:
     return isinstance(layer, _NORMS) or "norm" in type(layer).__name__.lower()
 
 
-def _head_names(module: nn.Module) -> set[str]:
-    """Names of the modules that make up the classifier."""
+def head_of(module: nn.Module) -> nn.Module:
+    """The classifier: what ``select="head"`` means; an empty module where there is none."""
     classifier = getattr(module, "get_classifier", None)
     head = classifier() if callable(classifier) else None
     if not isinstance(head, nn.Module) or next(head.parameters(), None) is None:
         kinds = nn.Linear | nn.modules.conv._ConvNd
         layers = [layer for layer in module.modules() if isinstance(layer, kinds)]
         head = layers[-1] if layers else nn.Module()
-    inside = set(head.modules())
+    return head
+
+
+def _head_names(module: nn.Module) -> set[str]:
+    """Names of the modules that make up the classifier."""
+    inside = set(head_of(module).modules())
     return {name for name, part in module.named_modules() if part in inside}

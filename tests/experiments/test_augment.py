@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from smd_evo import Evaluator, Lineage
 from smd_evo.evaluation.stream import Stream
-from smd_evo.experiments.ensembles.augment import Change, changes, views
+from smd_evo.experiments.views import Change, changes, views
 
 
 def images(height=5, width=6):

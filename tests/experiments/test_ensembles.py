@@ -14,13 +14,13 @@ from smd_evo.ensemble.selection import METHODS
 from smd_evo.errors import WrongParent
 from smd_evo.experiments import scores
 from smd_evo.experiments.ensembles import run as module
-from smd_evo.experiments.ensembles.augment import views
 from smd_evo.experiments.ensembles.plot import plot_ensembles
 from smd_evo.experiments.ensembles.run import score_ensembles
 from smd_evo.experiments.ensembles.table import ensemble_tables, ensemble_verdict
 from smd_evo.experiments.finetune.settings import FinetuneConfig
 from smd_evo.experiments.parent import load_parent
 from smd_evo.experiments.shortlists import SPARSE, Shortlist
+from smd_evo.experiments.views import views
 from smd_evo.statistics.bootstrap import mean_interval, paired_difference, statistic_interval
 from smd_evo.statistics.tests import Estimate, mcnemar_exact
 from smd_evo.zoo import load

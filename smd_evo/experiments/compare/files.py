@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,11 @@ from typing import Any
 from smd_evo.atomic import write_whole
 from smd_evo.errors import InvalidValue
 from smd_evo.experiments.compare.counts import compare_workload, votes_of
-from smd_evo.experiments.compare.methods.registry import REFERENCE, check_trials, find_method
+from smd_evo.experiments.compare.methods.registry import CONTROLS, REFERENCE, check_trials, find_method
 from smd_evo.experiments.compare.place import check_comparison
 from smd_evo.experiments.compare.plot import plot_compare
 from smd_evo.experiments.compare.results import CompareResult, best_trial, summarise
-from smd_evo.experiments.compare.run import PARENT, Job, Run
+from smd_evo.experiments.compare.run import PARENT, Comparison, Job, Run
 from smd_evo.experiments.compare.runner import Runner
 from smd_evo.experiments.compare.runs import RUNS, file_of, points_table, stored_run
 from smd_evo.experiments.compare.settings import CompareConfig
@@ -38,6 +39,8 @@ from smd_evo.experiments.settings import load_settings
 from smd_evo.experiments.workload import Workload
 
 __all__ = ["POINTS", "compare", "finished"]
+
+_log = logging.getLogger(__name__)
 
 POINTS = "points.csv"
 _DATA = f"{RUNS}/data.json"
@@ -72,11 +75,13 @@ def compare(
         _check(folder, config)  # nobody else changes it from now on
         # Settings that cannot be are found before anything is written.
         new = None if (folder / _DATA).is_file() else runner.here()
+        names += _controls(config, folder, names, new)
         progress.expect(_workload(config, folder, names, runner, workers))
         write_config(folder, config)  # there may be more methods and seeds now
         (folder / RUNS).mkdir(exist_ok=True)
         if new is not None:
-            write_results(folder / _DATA, "compare-data", {"data": described(new.data), "parameters": new.parameters})
+            known = {"data": described(new.data), "parameters": new.parameters, "refused": new.refused_controls()}
+            write_results(folder / _DATA, "compare-data", known)
         tuning = {name: [Job(name, _TUNING, trial, False) for trial in range(config.trials)] for name in names}
         runner.make([Job(PARENT, _TUNING, 0, True), *(job for own in tuning.values() for job in own)])
         trials = {name: [runner.done[job] for job in own] for name, own in tuning.items()}
@@ -98,6 +103,19 @@ def compare(
                 "puts them together"
             ) from error
     return result
+
+
+def _controls(config: CompareConfig, folder: Path, names: Sequence[str], new: Comparison | None) -> list[str]:
+    """The controls that are made besides; those of a network for which they make no sense are told once."""
+    if not config.controls:
+        return []
+    if new is not None:
+        refused = new.refused_controls()
+        for name, why in refused.items():
+            _log.info("control %s is left out: %s", name, why)
+    else:
+        refused = read_results(folder / _DATA, "compare-data").get("refused", dict.fromkeys(CONTROLS, ""))
+    return [name for name in CONTROLS if name not in refused and name not in names]
 
 
 def _workload(config: CompareConfig, folder: Path, names: Sequence[str], runner: Runner, workers: int) -> Workload:

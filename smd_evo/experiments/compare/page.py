@@ -107,6 +107,7 @@ def _result(record: RunRecord) -> found.CompareResult:
         parent={split: Score(**score) for split, score in results["parent"].items()},
         methods=tuple(map(_method, results["methods"])),
         trials={name: tuple(map(_trial, trials)) for name, trials in results["trials"].items()},
+        control=results.get("control"),
     )
 
 
@@ -115,11 +116,18 @@ def _method(method: Mapping[str, Any]) -> found.MethodResult:
         "method": str(method["method"]),  # the terminal's tables take texts alone
         "accuracy": estimate(method["accuracy"]),
         "loss": estimate(method["loss"]),
-        "against": {name: _difference(each) for name, each in method["against"].items()},
+        "against": _differences(method["against"]),
+        "calibrated": {name: estimate(each) for name, each in method.get("calibrated", {}).items()},
+        "calibrated_against": _differences(method.get("calibrated_against", {})),
+        "against_control": _differences(method.get("against_control", {})),
         "to_target": {name: found.ToTarget(**each) for name, each in method["to_target"].items()},
         "curve": _curve(method["curve"]),
     }
     return found.MethodResult(**{**method, **values})
+
+
+def _differences(stored: Mapping[str, Any]) -> dict[str, found.Difference]:
+    return {name: _difference(each) for name, each in stored.items()}
 
 
 def _difference(difference: Mapping[str, Any]) -> found.Difference:

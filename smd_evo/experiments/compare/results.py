@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
-from smd_evo.experiments.compare.methods.registry import REFERENCE, find_method
+from smd_evo.experiments.compare.methods.registry import CONTROLS, REFERENCE, find_method
 from smd_evo.experiments.compare.run import Run, Score
 from smd_evo.experiments.compare.settings import CompareConfig
 from smd_evo.statistics.tests import Estimate, holm, paired_t, t_interval, wilcoxon
@@ -105,6 +105,11 @@ class MethodResult:
         calibration: images that finding its strength took, once, outside of the budget.
         seconds: mean of the method's own time a run.
         memory: the largest peak of a run in bytes, or None.
+        calibrated: accuracy and loss on the test split once outputs are calibrated on the fitness split; empty where
+            runs of an older version are among them.
+        calibrated_against: differences of these to the reference's.
+        against_control: differences to the best control: in accuracy as it is, in loss as calibrated, so that none is
+            one of calibration alone.
     """
 
     method: str
@@ -119,6 +124,9 @@ class MethodResult:
     calibration: int
     seconds: float
     memory: int | None
+    calibrated: dict[str, Estimate] = field(default_factory=dict)
+    calibrated_against: dict[str, Difference] = field(default_factory=dict)
+    against_control: dict[str, Difference] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -139,6 +147,7 @@ class CompareResult:
         parent: its scores on validation and test.
         methods: in the order asked for.
         trials: for each method, what it tried, in the grid's order.
+        control: the best of the controls among them, by validation; None where there is none.
     """
 
     config: CompareConfig
@@ -146,6 +155,7 @@ class CompareResult:
     parent: dict[str, Score]
     methods: tuple[MethodResult, ...]
     trials: dict[str, tuple[Trial, ...]]
+    control: str | None = None
 
     @property
     def reference(self) -> MethodResult:
@@ -155,9 +165,13 @@ class CompareResult:
 
 def best_trial(runs: Sequence[Run], metric: str) -> int:
     """Number of the settings that were best on validation at the end; the first of equals, never one that failed."""
-    scores = [run.points[-1].score for run in runs]
-    losses = [-score.accuracy if metric == "accuracy" else score.loss for score in scores]
+    losses = [_loss(run.points[-1].score, metric) for run in runs]
     return min(range(len(runs)), key=lambda number: (math.isnan(losses[number]), losses[number]))
+
+
+def _loss(score: Score, metric: str) -> float:
+    """Of which less is better."""
+    return -score.accuracy if metric == "accuracy" else score.loss
 
 
 def summarise(
@@ -177,7 +191,19 @@ def summarise(
         runs: the reported runs of each method, in the order of the seeds; the reference's among them.
     """
     assert parent.test is not None
-    differences = {measure: _differences(runs, measure) for measure in MEASURES}
+    differences = {measure: _differences(runs, measure, REFERENCE) for measure in MEASURES}
+    whole = all(run.calibrated is not None for own in runs.values() for run in own)
+    calibrated = (
+        {measure: _differences(runs, measure, REFERENCE, "calibrated") for measure in MEASURES} if whole else {}
+    )
+    control = _best_control(runs, config.metric)
+    beyond: dict[str, dict[str, Difference]] = {}
+    if control is not None:
+        others = {name: own for name, own in runs.items() if name == control or name not in CONTROLS}
+        beyond = {
+            "accuracy": _differences(others, "accuracy", control),
+            "loss": _differences(others, "loss", control, "calibrated" if whole else "test"),
+        }
     targets = {measure: _targets(runs, measure, config.seed) for measure in MEASURES}
     methods = []
     for name, own in runs.items():
@@ -189,13 +215,20 @@ def summarise(
                 settings=own[0].settings,
                 accuracy=t_interval(_tests(own, "accuracy"), within=_RANGES["accuracy"]),
                 loss=t_interval(_tests(own, "loss"), within=_RANGES["loss"]),
-                against={measure: found[name] for measure, found in differences.items() if name in found},
+                against=_of(name, differences),
                 to_target={measure: found[name] for measure, found in targets.items()},
                 curve=_curve(own),
                 evaluations=max(run.evaluations for run in own),
                 calibration=max(run.calibration for run in own),
                 seconds=float(np.mean([run.seconds for run in own])),
                 memory=None if None in memory else max(each for each in memory if each is not None),
+                calibrated={
+                    measure: t_interval(_tests(own, measure, "calibrated"), within=_RANGES[measure])
+                    for measure in MEASURES
+                    if whole
+                },
+                calibrated_against=_of(name, calibrated),
+                against_control=_of(name, beyond),
             )
         )
     return CompareResult(
@@ -206,19 +239,36 @@ def summarise(
         trials={
             name: tuple(Trial(run.settings, run.points[-1].score) for run in own) for name, own in tuning.items()
         },
+        control=control,
     )
 
 
-def _tests(runs: Sequence[Run], measure: str) -> list[float]:
-    return [getattr(run.test, measure) for run in runs]
+def _of(name: str, differences: Mapping[str, Mapping[str, Difference]]) -> dict[str, Difference]:
+    return {measure: found[name] for measure, found in differences.items() if name in found}
 
 
-def _differences(runs: Mapping[str, Sequence[Run]], measure: str) -> dict[str, Difference]:
-    """Of all methods to the reference, adjusted together."""
+def _best_control(runs: Mapping[str, Sequence[Run]], metric: str) -> str | None:
+    """The control whose seeds are best at their ends on validation; the first of equals."""
+    means = {
+        name: float(np.mean([_loss(run.points[-1].score, metric) for run in own]))
+        for name, own in runs.items()
+        if name in CONTROLS
+    }
+    return min(means, key=lambda name: (math.isnan(means[name]), means[name]), default=None)
+
+
+def _tests(runs: Sequence[Run], measure: str, which: str = "test") -> list[float]:
+    return [getattr(getattr(run, which), measure) for run in runs]
+
+
+def _differences(
+    runs: Mapping[str, Sequence[Run]], measure: str, other: str, which: str = "test"
+) -> dict[str, Difference]:
+    """Of all methods to another one, adjusted together."""
     sign = 1 if MEASURES[measure] == "max" else -1
-    reference = _tests(runs[REFERENCE], measure)
-    names = [name for name in runs if name != REFERENCE]
-    tests = {name: _tests(runs[name], measure) for name in names}
+    reference = _tests(runs[other], measure, which)
+    names = [name for name in runs if name != other]
+    tests = {name: _tests(runs[name], measure, which) for name in names}
     found = {name: paired_t(tests[name], reference, within=_DIFFERENCES[measure]) for name in names}
     adjusted = holm([p_value for _, p_value in found.values()])
     return {

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from smd_evo.controls.outputs import fit_scaling
 from smd_evo.core.keys import derive
 from smd_evo.core.parameters import ParameterSpace
 from smd_evo.ensemble.metrics import accuracy, negative_log_likelihood
@@ -21,7 +22,7 @@ from smd_evo.errors import InvalidValue
 from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.experiments.compare.memory import PeakMemory
 from smd_evo.experiments.compare.methods.base import Method, Strength, Task, alone
-from smd_evo.experiments.compare.methods.registry import find_method
+from smd_evo.experiments.compare.methods.registry import CONTROLS, find_method
 from smd_evo.experiments.compare.settings import CompareConfig
 from smd_evo.experiments.parent import NAMED, Source, in_precision
 from smd_evo.experiments.progress import Logged, Progress
@@ -81,6 +82,8 @@ class Run:
         seconds: that the method took, without the scores.
         memory: bytes that it took at its peak beyond parent and data; None where nobody can tell.
         test: the score on the test split of what it hands over; None for tuning runs.
+        calibrated: the same once its outputs have a temperature and a bias for each class, fitted to the fitness
+            split; None for tuning runs, and for those of versions that did not look.
     """
 
     job: Job
@@ -91,6 +94,7 @@ class Run:
     seconds: float
     memory: int | None
     test: Score | None
+    calibrated: Score | None = None
 
 
 def method_of(job: Job) -> type[Method]:
@@ -128,6 +132,14 @@ class Comparison:
         """How many parameters may be mutated."""
         return self._space.size
 
+    def refused_controls(self) -> dict[str, str]:
+        """Controls that make no sense for this network or these samples, and why."""
+        reasons = {
+            name: find_method(name).refusal(self._space.module, self.data.fitness)  # type: ignore[attr-defined]
+            for name in CONTROLS
+        }
+        return {name: why for name, why in reasons.items() if why}
+
     @property
     def steps(self) -> int:
         """Generations that a run has, roughly."""
@@ -153,8 +165,8 @@ class Comparison:
         with PeakMemory(self.config.device) as memory:
             method = kind(task, **settings)
             points, evaluations, seconds = self._spend(method, job)
-        test = self._score(method, "test") if job.reported else None
-        return Run(job, settings, points, evaluations, task.calibration, seconds, memory.peak, test)
+        test, calibrated = self._reported(method) if job.reported else (None, None)
+        return Run(job, settings, points, evaluations, task.calibration, seconds, memory.peak, test, calibrated)
 
     def _spend(self, method: Method, job: Job) -> tuple[tuple[Point, ...], int, float]:
         """The learning curve, the image evaluations it took, and the seconds of the method's own steps."""
@@ -198,14 +210,27 @@ class Comparison:
         )
 
     def _score(self, method: Method, split: str) -> Score:
+        return _scored(*self._predicted(method, split))
+
+    def _reported(self, method: Method) -> tuple[Score, Score]:
+        """The score on the test split, which is predicted once, as it is and calibrated on the fitness split."""
+        outputs, targets = self._predicted(method, "test")
+        known, labels = self._predicted(method, "fitness")
+        raw = _scored(outputs, targets)
+        if not bool(outputs.isfinite().all()) or not bool(known.isfinite().all()):
+            return raw, raw  # a network that answers nothing cannot be calibrated
+        return raw, _scored(fit_scaling(known, labels).of(outputs), targets)
+
+    def _predicted(self, method: Method, split: str) -> tuple[Tensor, Tensor]:
         samples = getattr(self.data, split)
         if split not in self._targets:
             judge = Evaluator(self._space, samples, batch_size=self.config.batch_size)
             self._targets[split] = judge.targets()
-        outputs, targets = method.predict(samples), self._targets[split]
-        return Score(
-            float(accuracy(outputs, targets).mean()), float(negative_log_likelihood(outputs, targets).mean())
-        )
+        return method.predict(samples), self._targets[split]
+
+
+def _scored(outputs: Tensor, targets: Tensor) -> Score:
+    return Score(float(accuracy(outputs, targets).mean()), float(negative_log_likelihood(outputs, targets).mean()))
 
 
 class Parent(Method):

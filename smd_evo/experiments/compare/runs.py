@@ -70,16 +70,16 @@ def stored_run(folder: Path, job: Job) -> Run | None:
 
 
 def _decoded(stored: Mapping[str, Any]) -> Run:
-    values = {field.name: stored[field.name] for field in dataclasses.fields(Run)}
+    values = {field.name: stored[field.name] for field in dataclasses.fields(Run) if field.name != "calibrated"}
     points = tuple(Point(_number(each["evaluations"], int), _score(each["score"])) for each in stored["points"])
-    test = None if stored["test"] is None else _score(stored["test"])
+    test, calibrated = (None if each is None else _score(each) for each in (stored["test"], stored.get("calibrated")))
     for name in ("evaluations", "calibration"):
         _number(stored[name], int)
     _number(stored["seconds"], int, float)
     _number(stored["memory"], int, type(None))
     if not points or not isinstance(stored["settings"], dict):
         raise ValueError("no points, or no settings")
-    return Run(**{**values, "job": Job(**stored["job"]), "points": points, "test": test})
+    return Run(**{**values, "job": Job(**stored["job"]), "points": points, "test": test, "calibrated": calibrated})
 
 
 def _score(stored: Mapping[str, Any]) -> Score:
@@ -117,7 +117,11 @@ def points_table(runs: Iterable[Run]) -> str:
         job = run.job
         begin = [job.method, job.reported, job.seed, job.trial, json.dumps(run.settings)]
         scores = [("validation", point.evaluations, point.score) for point in run.points]
-        scores += [("test", run.evaluations, run.test)] if run.test else []
+        scores += [
+            (split, run.evaluations, score)
+            for split, score in (("test", run.test), ("test, calibrated", run.calibrated))
+            if score
+        ]
         for split, evaluations, score in scores:
             writer.writerow(
                 [*begin, split, evaluations, score.accuracy, score.loss, round(run.seconds, 3), run.memory]

@@ -29,6 +29,12 @@ class CompareConfig(ExperimentConfig):
         "[openai-es,sparse-es,smd,smd-ensemble].",
         readers.names,
     )
+    controls: bool = setting(
+        True,
+        "",
+        "Beside them what is nearly free, where it makes sense: temperature, class biases, refitted head, ... [yes].",
+        readers.flag,
+    )
     budget: int = setting(
         96_000, "N", "Image evaluations of a run: children times images [96000].", readers.whole("try 96000")
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from smd_evo.experiments.compare.methods.registry import REFERENCE
+from smd_evo.experiments.compare.methods.registry import CONTROLS, REFERENCE
 from smd_evo.experiments.compare.results import MEASURES, CompareResult, Difference, MethodResult, ToTarget
 from smd_evo.experiments.tables import interval, new_table, p_text, points
 from smd_evo.statistics.tests import Estimate
@@ -15,16 +15,18 @@ _ALPHA = 0.05
 
 
 def compare_tables(result: CompareResult) -> list[Table]:
-    """Scores on the test split; differences to the reference; how soon its score is reached; what it took."""
+    """Scores on the test split; differences to the reference and the best control; how soon; what it took."""
     differences = [_differences(result, measure) for measure in MEASURES]
-    return [_scores(result), *differences, _targets(result), _costs(result)]
+    beyond = [_calibrated(result, measure) for measure in MEASURES] if _is_calibrated(result) else []
+    beyond += [_beyond(result)] if result.control is not None else []
+    return [_scores(result), *differences, *beyond, _targets(result), _costs(result)]
 
 
 def compare_verdict(result: CompareResult) -> list[str]:
     """What the tables show, in sentences that claim no more than their tests."""
     config, lines = result.config, []
     for method in result.methods:
-        if method.method == REFERENCE:
+        if method.method in (REFERENCE, *CONTROLS):
             continue
         accuracy, loss = method.against["accuracy"], method.against["loss"]
         lines.append(
@@ -32,7 +34,9 @@ def compare_verdict(result: CompareResult) -> list[str]:
             f"p = {p_text(accuracy.adjusted)}: {_word(accuracy, 1)}; loss {_signed(loss.value)}, "
             f"p = {p_text(loss.adjusted)}: {_word(loss, -1)}."
         )
-    fast = [method for method in result.methods if method.method != REFERENCE and _reaches(method, config.budget)]
+    lines += _beyond_both(result)
+    evolved = [method for method in result.methods if method.method not in (REFERENCE, *CONTROLS)]
+    fast = [method for method in evolved if _reaches(method, config.budget)]
     for method in fast:
         reached = [
             f"{name} that {REFERENCE} ends with after {_share(method.to_target[name], config.budget)}"
@@ -43,6 +47,40 @@ def compare_verdict(result: CompareResult) -> list[str]:
     if not fast:
         lines.append(f"No method was shown to reach the final score of {REFERENCE} with fewer image evaluations.")
     return lines
+
+
+def _beyond_both(result: CompareResult) -> list[str]:
+    """What is better than the reference and than the best control: in accuracy, or in loss once calibrated."""
+    control = result.control
+    if control is None:
+        return []
+    lines = []
+    for method in result.methods:
+        if not method.against_control or method.method in CONTROLS:
+            continue
+        accuracy, loss = method.against_control["accuracy"], method.against_control["loss"]
+        lines.append(
+            f"{method.method} against {control}, the best control: accuracy {points(accuracy.value)} points, "
+            f"p = {p_text(accuracy.adjusted)}: {_word(accuracy, 1)}; loss {_signed(loss.value)}, "
+            f"p = {p_text(loss.adjusted)}: {_word(loss, -1)}."
+        )
+    better = [method.method for method in result.methods if _is_better(method)]
+    if better:
+        lines.append(f"Better than both {REFERENCE} and {control}: {', '.join(better)}.")
+    else:
+        lines.append(f"No method was shown to be better than both {REFERENCE} and {control}.")
+    return lines
+
+
+def _is_better(method: MethodResult) -> bool:
+    """Than both, in one of the measures; what cannot be told from what is free is none of evolution's."""
+    if method.method in (REFERENCE, *CONTROLS) or not method.against_control:
+        return False
+    against = {"accuracy": method.against["accuracy"], "loss": (method.calibrated_against or method.against)["loss"]}
+    return any(
+        _word(against[measure], sign) == _word(method.against_control[measure], sign) == "better"
+        for measure, sign in (("accuracy", 1), ("loss", -1))
+    )
 
 
 def _reaches(method: MethodResult, budget: int) -> bool:
@@ -79,6 +117,49 @@ def _scores(result: CompareResult) -> Table:
     table.add_row("parent", f"{100 * test.accuracy:.1f}", f"{test.loss:.3f}")
     for method in result.methods:
         table.add_row(method.method, interval(method.accuracy, 100, 1, 1), interval(method.loss, 1, 3, 3))
+    return table
+
+
+def _is_calibrated(result: CompareResult) -> bool:
+    return all(method.calibrated for method in result.methods)
+
+
+def _calibrated(result: CompareResult, measure: str) -> Table:
+    """What is left of differences once everybody's outputs are calibrated."""
+    scale, digits = (100, 1) if measure == "accuracy" else (1, 3)
+    table = _table(
+        f"Test {measure}, calibrated, and difference to {REFERENCE}",
+        "Each method's outputs with a temperature and a bias for each class, fitted to its own outputs for the "
+        "fitness split, outside of the budget. Differences and p values as above.",
+        measure,
+        "difference",
+        "p",
+    )
+    for method in result.methods:
+        cells = [interval(method.calibrated[measure], scale, digits, digits)]
+        if measure in method.calibrated_against:
+            found = method.calibrated_against[measure]
+            cells += [points(found.value) if measure == "accuracy" else _signed(found.value), p_text(found.adjusted)]
+        table.add_row(method.method, *cells)
+    return table
+
+
+def _beyond(result: CompareResult) -> Table:
+    """What evolution adds to what is free."""
+    loss = "loss, calibrated" if _is_calibrated(result) else "loss"
+    table = _table(
+        f"Differences to {result.control}, the best control on validation",
+        f"In accuracy (points), and in {loss}. Paired over seeds, as above.",
+        "accuracy",
+        "p",
+        loss,
+        "p",
+    )
+    for method in result.methods:
+        if method.against_control:
+            accuracy, found = method.against_control["accuracy"], method.against_control["loss"]
+            cells = points(accuracy.value), p_text(accuracy.adjusted), _signed(found.value), p_text(found.adjusted)
+            table.add_row(method.method, *cells)
     return table
 
 

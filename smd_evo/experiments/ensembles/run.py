@@ -26,7 +26,6 @@ from smd_evo.errors import InvalidValue, WrongParent, check_count
 from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.evaluation.fitness import BatchFitness, TotalFitness, best_of
 from smd_evo.evaluation.stream import Stream
-from smd_evo.experiments.ensembles.augment import changes
 from smd_evo.experiments.ensembles.counts import ensemble_workload
 from smd_evo.experiments.finetune.settings import FinetuneConfig
 from smd_evo.experiments.parent import find_fitness, in_precision, load_parent
@@ -34,6 +33,7 @@ from smd_evo.experiments.progress import Logged, Progress
 from smd_evo.experiments.scores import Curve, Diversity, Score, against, curve, diversity, score
 from smd_evo.experiments.shortlists import SPARSE, Shortlist
 from smd_evo.experiments.speed import timed
+from smd_evo.experiments.views import changes
 from smd_evo.statistics.tests import Estimate
 from smd_evo.zoo.data import Data, Samples
 

@@ -10,7 +10,7 @@ from smd_evo.zoo.names import user_object
 if TYPE_CHECKING:
     from smd_evo.experiments.compare.methods.base import Method
 
-__all__ = ["METHODS", "REFERENCE", "TRIALS", "check_trials", "find_method"]
+__all__ = ["CONTROLS", "METHODS", "REFERENCE", "TRIALS", "check_trials", "find_method"]
 
 _HERE = "smd_evo.experiments.compare.methods"
 METHODS = {
@@ -28,8 +28,18 @@ METHODS = {
     "subspace-cmaes": f"{_HERE}.numeric:SubspaceCmaes",
     "deap-mu-plus-lambda": f"{_HERE}.genetic:DeapMuPlusLambda",
     "sgd": f"{_HERE}.gradient:Sgd",
+    "temperature": f"{_HERE}.free:Temperature",
+    "class-bias": f"{_HERE}.free:ClassBias",
+    "calibrated": f"{_HERE}.free:Calibrated",
+    "head-refit": f"{_HERE}.free:HeadRefit",
+    "prior-match": f"{_HERE}.free:PriorMatch",
+    "batchnorm-blend": f"{_HERE}.free:BatchNormBlend",
+    "views": f"{_HERE}.free:Views",
 }
 """Where each is; they are imported on use, as EvoTorch takes seconds."""
+
+CONTROLS = ("temperature", "class-bias", "calibrated", "head-refit", "prior-match", "batchnorm-blend", "views")
+"""What is nearly free: evolution is to be better than the best of these, too."""
 
 REFERENCE = "openai-es"
 """The method that the others are compared with."""
