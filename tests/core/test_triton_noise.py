@@ -7,6 +7,7 @@ import re
 import struct
 import subprocess
 import sys
+from collections import defaultdict
 
 import pytest
 import torch
@@ -127,17 +128,45 @@ def test_kernels_are_those_of_the_cpu():
     assert list(compiled_cuda.SIGNATURES) == list(compiled._SIGNATURES) == KERNELS
 
 
-def test_an_argument_never_makes_another_variant():
-    """Neither its alignment nor whether it is 1, or below 2**31: what runs is what was compiled above."""
-    pytest.importorskip("triton")
+@pytest.mark.parametrize("name", KERNELS)
+def test_whatever_the_arguments_it_is_the_code_read_above_that_is_launched(name, ptx, monkeypatch):
+    """Nothing is compiled anew for an alignment, for a 1 or a multiple of 16, or for numbers beyond 32 bits."""
+    from triton.backends.compiler import GPUTarget
+    from triton.runtime import driver, jit
+
     from smd_evo.core import compiled_cuda
 
-    for code, given, _ in compiled_cuda.SIGNATURES.values():
-        arguments = [parameter for parameter in code.params if not parameter.is_constexpr]
-        for parameter, kind in zip(arguments, given, strict=True):
-            assert parameter.do_not_specialize
-            assert parameter.do_not_specialize_on_alignment
-            assert parameter.annotation_type == ("" if kind else "i64")
+    class GPU:
+        def get_current_target(self):
+            return GPUTarget("cuda", 90, 32)
+
+        def get_current_device(self):
+            return 0
+
+        def get_current_stream(self, device):
+            return 0
+
+    launched, code = [], compiled_cuda.SIGNATURES[name][0]
+    monkeypatch.setattr(driver, "_active", GPU())
+    monkeypatch.setattr(code, "device_caches", defaultdict(code.create_binder))  # not those of a GPU that is there
+    monkeypatch.setattr(
+        jit.JITFunction,
+        "__getitem__",
+        lambda self, grid: lambda *given, **fixed: launched.append(self.warmup(*given, grid=grid, **fixed)),
+    )
+    launch, base = compiled_cuda.launcher(name), torch.zeros(3000, dtype=torch.int64)
+    kind = torch.float64 if name.endswith("64") else torch.float32
+    for key in (0, 1, 16, 2**31, 2**32, -1, 2**63 - 1, -(2**63)):
+        for count, start in ((1, 0), (16, 1), (2047, 2), (2048, 3)):
+            places, values = base[start : start + count], torch.zeros(4000, dtype=kind)[start : start + count]
+            if name.startswith("add"):
+                launch(base[start:4], values[start:4].float(), *([] if name == "add_run" else [places[:1]]), values)
+            else:
+                own = places if "keyed" in name else key
+                launch(own, *([7, places, 2**40, 20, places] if "perm" in name else [places, values]))
+    assert len(launched) == 32
+    assert {made.asm["ptx"] for made in launched} == {ptx(name)[0]}
+    assert len({id(made) for made in launched}) == 1
 
 
 @pytest.fixture
