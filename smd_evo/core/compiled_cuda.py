@@ -10,6 +10,7 @@ Nor is a kernel compiled anew for other alignments or numbers, so what the tests
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -20,8 +21,8 @@ from torch import Tensor
 
 __all__ = ["OPTIONS", "SIGNATURES", "build"]
 
-OPTIONS = {"enable_fp_fusion": False, "num_warps": 4}
-"""Of the compiler."""
+OPTIONS = {"enable_fp_fusion": False, "sanitize_overflow": False, "num_warps": 4}
+"""Of the compiler: no fused multiply-add, and under TRITON_DEBUG no complaint of integers that are meant to wrap."""
 
 _BLOCK = 512
 
@@ -106,21 +107,11 @@ def _shuffled(key, value, size, bits, rounds: tl.constexpr):  # type: ignore[no-
     return (high.to(tl.int64) << bits) | low.to(tl.int64)
 
 
-_PLAIN = [
-    "keys",
-    "key",
-    "shares",
-    "coordinates",
-    "positions",
-    "size",
-    "bits",
-    "out",
-    "wrong",
-    "total",
-    "children",
-    "count",
-]
-_kernel = triton.jit(do_not_specialize=_PLAIN, do_not_specialize_on_alignment=_PLAIN)
+def _kernel(code: Callable[..., Any]) -> Any:
+    """One variant for all that it may be given."""
+    given = inspect.signature(code).parameters.values()
+    arguments = [argument.name for argument in given if argument.annotation != "tl.constexpr"]
+    return triton.jit(code, do_not_specialize=arguments, do_not_specialize_on_alignment=arguments)
 
 
 @_kernel

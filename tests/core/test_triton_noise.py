@@ -120,6 +120,11 @@ def test_kernels_for_few_positions_compile(ptx):
         assert "f64" not in ptx(name, rounds=noise._ROUNDS_FEW)[0]
 
 
+@pytest.mark.parametrize("name", KERNELS)
+def test_integers_may_wrap_also_while_somebody_debugs(name, ptx):
+    assert "assert" not in ptx(name, debug=True)[0]
+
+
 def test_kernels_are_those_of_the_cpu():
     pytest.importorskip("triton")
     pytest.importorskip("numba")
