@@ -210,12 +210,16 @@ CHECKS = [
 ]
 
 
+def everything_on_the_cpu(patch=setattr):
+    """As if the CPU were a GPU: all goes to Triton's kernels, however little."""
+    patch(fast, "_PAYS_CUDA", 0)
+    patch(fast, "_state_of", lambda device: fast._on_cuda)
+    patch(fast, "_array", lambda tensor: tensor.reshape(-1).contiguous())
+    patch(compiled_cuda, "build", compiled_cuda.launcher)
+
+
 def main():
-    # As if the CPU were a GPU: everything goes to Triton's kernels, which the interpreter runs.
-    fast._PAYS_CUDA = 0
-    fast._state_of = lambda device: fast._on_cuda
-    fast._array = lambda tensor: tensor.reshape(-1).contiguous()
-    compiled_cuda.build = compiled_cuda.launcher
+    everything_on_the_cpu()
     compiled_cuda._BLOCK = 4096  # few turns of the interpreter
     json.dump({check.__name__: list(check(torch.device("cpu"), 3000)) for check in CHECKS}, sys.stdout)
 

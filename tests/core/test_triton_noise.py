@@ -10,6 +10,7 @@ import sys
 from collections import defaultdict
 
 import pytest
+import slow_gpu
 import torch
 from helpers import ROOT
 
@@ -133,32 +134,43 @@ def test_kernels_are_those_of_the_cpu():
     assert list(compiled_cuda.SIGNATURES) == list(compiled._SIGNATURES) == KERNELS
 
 
-@pytest.mark.parametrize("name", KERNELS)
-def test_whatever_the_arguments_it_is_the_code_read_above_that_is_launched(name, ptx, monkeypatch):
-    """Nothing is compiled anew for an alignment, for a 1 or a multiple of 16, or for numbers beyond 32 bits."""
-    from triton.backends.compiler import GPUTarget
+class NoGPU:
+    """What Triton's launcher asks of a driver."""
+
+    def get_current_target(self):
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self):
+        return 0
+
+    def get_current_stream(self, device):
+        return 0
+
+
+def without_gpu(monkeypatch, launch):
+    """Triton's launcher does all but the launch, which ``launch`` is asked for: it compiles for the arguments."""
     from triton.runtime import driver, jit
 
     from smd_evo.core import compiled_cuda
 
-    class GPU:
-        def get_current_target(self):
-            return GPUTarget("cuda", 90, 32)
+    def bound(code, grid):
+        return lambda *given, **fixed: launch(code.warmup(*given, grid=grid, **fixed), grid, given)
 
-        def get_current_device(self):
-            return 0
+    monkeypatch.setattr(driver, "_active", NoGPU())
+    monkeypatch.setattr(jit.JITFunction, "__getitem__", bound)
+    for code, _, _ in compiled_cuda.SIGNATURES.values():  # not those of a GPU that is there
+        monkeypatch.setattr(code, "device_caches", defaultdict(code.create_binder))
 
-        def get_current_stream(self, device):
-            return 0
 
-    launched, code = [], compiled_cuda.SIGNATURES[name][0]
-    monkeypatch.setattr(driver, "_active", GPU())
-    monkeypatch.setattr(code, "device_caches", defaultdict(code.create_binder))  # not those of a GPU that is there
-    monkeypatch.setattr(
-        jit.JITFunction,
-        "__getitem__",
-        lambda self, grid: lambda *given, **fixed: launched.append(self.warmup(*given, grid=grid, **fixed)),
-    )
+@pytest.mark.parametrize("name", KERNELS)
+def test_whatever_the_arguments_it_is_the_code_read_above_that_is_launched(name, ptx, monkeypatch):
+    """Nothing is compiled anew for an alignment, for a 1 or a multiple of 16, or for numbers beyond 32 bits."""
+    from smd_evo.core import compiled_cuda
+
+    launched = []
+    without_gpu(monkeypatch, lambda made, grid, given: launched.append(made))
     launch, base = compiled_cuda.launcher(name), torch.zeros(3000, dtype=torch.int64)
     kind = torch.float64 if name.endswith("64") else torch.float32
     for key in (0, 1, 16, 2**31, 2**32, -1, 2**63 - 1, -(2**63)):
@@ -171,7 +183,19 @@ def test_whatever_the_arguments_it_is_the_code_read_above_that_is_launched(name,
                 launch(own, *([7, places, 2**40, 20, places] if "perm" in name else [places, values]))
     assert len(launched) == 32
     assert {made.asm["ptx"] for made in launched} == {ptx(name)[0]}
-    assert len({id(made) for made in launched}) == 1
+    assert len(set(map(id, launched))) == 1
+
+
+def test_the_slow_gpu_sees_what_lies_outside(ptx):
+    """So that the tests on it can fail."""
+    code, places, out = ptx("gaussian32")[0], torch.arange(600).numpy(), torch.zeros(600).numpy()
+    slow_gpu.run(code, 2, [places, 1, places, out, 600])
+    assert out[-1]
+    for arrays in ([places, 1, places[:-1], out, 600], [places, 1, places, out[:-1], 600]):
+        with pytest.raises(IndexError):
+            slow_gpu.run(code, 2, arrays)
+    with pytest.raises(NotImplementedError, match=r"mul\.f64|fma"):
+        slow_gpu.run(ptx("gaussian32", enable_fp_fusion=True)[0], 2, [places, 1, places, out, 600])
 
 
 @pytest.fixture
@@ -180,6 +204,28 @@ def fresh(monkeypatch):
     state = fast._State(cuda=True)
     monkeypatch.setattr(fast, "_on_cuda", state)
     return state
+
+
+@pytest.mark.numeric
+@pytest.mark.parametrize("check", CHECKS)
+def test_machine_code_makes_the_same_bits(check, ptx, fresh, monkeypatch):
+    """What is compiled for a GPU, run one instruction after the other, each access to memory checked."""
+    import triton_checks
+
+    ran = []
+
+    def launch(made, grid, given):
+        arrays = [one.numpy() if isinstance(one, torch.Tensor) else one for one in given]
+        try:
+            slow_gpu.run(made.asm["ptx"], *grid, arrays)
+        except NotImplementedError as error:
+            pytest.skip(f"another compiler's code has: {error}")
+        ran.append(made)
+
+    without_gpu(monkeypatch, launch)
+    triton_checks.everything_on_the_cpu(monkeypatch.setattr)
+    assert not list(getattr(triton_checks, check)(torch.device("cpu"), 600))
+    assert ran or check == "sums_write_only_where_they_may"
 
 
 def test_who_works_where(monkeypatch):
