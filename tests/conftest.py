@@ -18,6 +18,8 @@ import torch
 from helpers import SmallNet
 from hypothesis import HealthCheck, settings
 
+collect_ignore = ["triton_checks.py"]  # for doctests: needs Triton
+
 settings.register_profile("default", deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("thorough", deadline=None, max_examples=500)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))

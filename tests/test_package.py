@@ -43,6 +43,7 @@ CORE = [
     "exact",
     "compiled_patches",
     "compiled",
+    "compiled_cuda",
     "fast",
     "layout",
     "noise",
@@ -98,12 +99,13 @@ def test_imports_point_one_way(path):
             if layer[0] == own[0] == "experiments":
                 assert ROOMS.index(room(layer)) <= ROOMS.index(room(own)), f"{path} imports {module}"
         elif own[0] == "core":
-            allowed = {"torch", "numpy", "smd_evo", *(["numba"] if own[1].startswith("compiled") else [])}
+            compiler = {"compiled": "numba", "compiled_patches": "numba", "compiled_cuda": "triton"}.get(own[1])
+            allowed = {"torch", "numpy", "smd_evo", compiler}
             assert package in {*sys.stdlib_module_names, *allowed}, f"the core imports {module}"
 
 
 def test_importing_the_package_loads_nothing_heavy():
-    heavy = ["torch", "numpy", "evotorch", "deap", "timm", "ray", "matplotlib", "sklearn", "scipy", "numba"]
+    heavy = ["torch", "numpy", "evotorch", "deap", "timm", "ray", "matplotlib", "sklearn", "scipy", "numba", "triton"]
     code = f"import sys, smd_evo; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
@@ -119,6 +121,7 @@ def test_evaluating_children_loads_no_host_and_no_compiler():
         "scipy",
         "torchvision",
         "numba",
+        "triton",
         "torch._dynamo",
     ]
     code = f"""import sys, torch

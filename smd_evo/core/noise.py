@@ -8,7 +8,8 @@ as its round function (the permutation), in wrapping integer arithmetic, which i
 field's transform to normal values is made of float64 additions, multiplications, divisions and square
 roots only, one rounding each, which IEEE 754 fixes to the last bit; ``log`` and ``cos`` of a library, and
 PyTorch's square root on a CPU, differ between devices and even between vector widths. So the same bits come from
-the tensor operations here, which are the reference, and from the kernels of :mod:`smd_evo.core.compiled`.
+the tensor operations here, which are the reference, and from the kernels of :mod:`smd_evo.core.compiled` and
+:mod:`smd_evo.core.compiled_cuda`.
 
 References:
     Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011 (Philox).
