@@ -18,6 +18,8 @@ import torch
 from helpers import SmallNet
 from hypothesis import HealthCheck, settings
 
+from smd_evo.core.exclusive import _blocks
+
 collect_ignore = ["triton_checks.py"]  # for doctests: needs Triton
 
 settings.register_profile("default", deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
@@ -49,6 +51,13 @@ def samples():
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(40, 1, 4, 4, generator=generator)
     return images, torch.randint(3, (40,), generator=generator)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays_held():
+    """No network is left to a thread, or the threads of later tests would wait for it for ever."""
+    yield
+    assert not _blocks.held
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,0 +1,63 @@
+"""Statistics of batch normalisations, seen anew and blended."""
+
+import pytest
+import torch
+from helpers import blobs, same_bits, state_bits, trained
+from torch import nn
+
+from smd_evo.controls.batchnorm import blended, has_statistics, statistics_of
+from smd_evo.errors import InvalidValue
+from smd_evo.evaluation import data
+
+pytestmark = pytest.mark.numeric
+
+
+def batches_of(samples, size):
+    return data.make_batches(samples, size, torch.device("cpu"))
+
+
+def test_statistics_are_those_of_the_samples():
+    network, (images, targets) = trained(), blobs(64, shift=2.5)
+    before = state_bits(network)
+    found = statistics_of(network, batches_of((images, targets), 64))
+    assert same_bits(state_bits(network), before)
+    assert not network.training
+    with torch.no_grad():
+        seen = network.conv(images)
+    mean, variance = found["bn"]
+    torch.testing.assert_close(mean, seen.mean((0, 2, 3)))
+    torch.testing.assert_close(variance, seen.var((0, 2, 3)))
+
+
+def test_of_several_batches_it_is_the_mean():
+    network, samples = trained(), blobs(64)
+    batches = batches_of(samples, 16)
+    each = [
+        statistics_of(network, batches_of(tuple(part[n : n + 16] for part in samples), 16)) for n in (0, 16, 32, 48)
+    ]
+    together = statistics_of(network, batches)["bn"]
+    for number in range(2):
+        expected = torch.stack([one["bn"][number] for one in each]).mean(0)
+        torch.testing.assert_close(together[number], expected)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_a_blend_is_between_old_and_new(share):
+    network = trained()
+    new = statistics_of(network, batches_of(blobs(64, shift=2.5), 64))
+    twin = blended(network, new, share)
+    for name, (old, seen) in {
+        "running_mean": (network.bn.running_mean, new["bn"][0]),
+        "running_var": (network.bn.running_var, new["bn"][1]),
+    }.items():
+        torch.testing.assert_close(getattr(twin.bn, name), (1 - share) * old + share * seen)
+    assert torch.equal(twin.conv.weight, network.conv.weight)
+
+
+def test_networks_without_are_refused():
+    plain = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3, track_running_stats=False))
+    assert not has_statistics(plain)
+    with pytest.raises(InvalidValue, match=r"^batchnorm: expected batch normalisations with statistics"):
+        statistics_of(plain, batches_of((torch.randn(5, 2), torch.arange(5) % 3), 5))
+    with pytest.raises(InvalidValue, match="share"):
+        blended(trained(), {}, 1.5)

@@ -1,0 +1,70 @@
+"""The head refitted on the network's own features."""
+
+import pytest
+import torch
+from helpers import SmallNet, blobs, same_bits, state_bits, trained
+from torch import nn
+from torch.nn import functional
+
+from smd_evo import Evaluator, Lineage
+from smd_evo.controls.head import features_of, fit_head
+from smd_evo.errors import InvalidValue
+
+pytestmark = pytest.mark.numeric
+
+
+def test_features_are_what_the_head_gets():
+    network = trained()
+    before = state_bits(network)
+    evaluator = Evaluator(network, blobs(70), batch_size=16)
+    features = features_of(evaluator)
+    expected = evaluator.predict([Lineage()])[0]
+    torch.testing.assert_close(functional.linear(features, network.head.weight, network.head.bias), expected)
+    assert same_bits(state_bits(network), before)
+    assert not network.head._forward_pre_hooks
+
+
+def test_the_refit_is_a_minimum():
+    features, targets = features_of(Evaluator(trained(), blobs(120))), blobs(120)[1]
+    ridge = 0.05
+    head = fit_head(features, targets, 3, ridge)
+    spread = features.double().std(0, correction=0).clamp(min=1e-6)
+    weight, bias = (each.clone().requires_grad_() for each in (head.weight, head.bias))
+    loss = functional.cross_entropy(features.double() @ weight.T + bias, targets)
+    loss = loss + ridge / 2 * ((weight * spread) ** 2).sum()
+    loss.backward()
+    assert float((weight.grad / spread).abs().max()) < 1e-3
+    assert float(bias.grad.abs().max()) < 1e-3
+
+
+def test_a_shifted_head_is_found_again():
+    network = trained()
+    with torch.no_grad():
+        network.head.weight.copy_(network.head.weight.roll(1, 0))  # every class is taken for another
+        network.head.bias.copy_(network.head.bias.roll(1, 0))
+    samples = blobs(150, shift=2.5)
+    evaluator = Evaluator(network, samples, "accuracy")
+    broken = float(evaluator.evaluate([Lineage()]).fitness[0])
+    features = features_of(evaluator)
+    mended = fit_head(features, samples[1], 3, 0.01).of(features).argmax(1)
+    assert float((mended == samples[1]).float().mean()) > broken + 0.3
+
+
+def test_two_classes_and_missing_ones():
+    features = torch.tensor([[0.0, 1.0], [1.0, 0.0], [4.0, 1.0], [5.0, 0.0]])
+    targets = torch.tensor([0, 0, 3, 3])
+    outputs = fit_head(features, targets, 5, 1e-3).of(features)
+    assert outputs.shape == (4, 5)
+    assert outputs.argmax(1).tolist() == targets.tolist()
+
+
+def test_refusals():
+    convolution = nn.Sequential(nn.Conv2d(1, 3, 4), nn.Flatten())
+    with pytest.raises(InvalidValue, match=r"^head: expected a torch.nn.Linear as the last layer, got Conv2d"):
+        features_of(Evaluator(convolution, (torch.randn(5, 1, 4, 4), torch.arange(5) % 3)))
+    with pytest.raises(InvalidValue, match="at least two classes"):
+        fit_head(torch.randn(4, 2), torch.zeros(4, dtype=torch.int64), 3, 0.1)
+    tokens = nn.Sequential(nn.Linear(4, 3), nn.Flatten(2))
+    with pytest.raises(InvalidValue, match="one vector of features for each of 5 samples"):
+        features_of(Evaluator(tokens, (torch.randn(5, 2, 4), torch.zeros(5, 3, dtype=torch.int64))))
+    assert isinstance(SmallNet().head, nn.Linear)

@@ -1,0 +1,105 @@
+"""Controls as methods of a comparison: one step, its cost, and what they leave alone."""
+
+import json
+
+import pytest
+import torch
+from helpers import blobs, same_bits, state_bits, trained
+from torch import nn
+
+from smd_evo import ParameterSpace
+from smd_evo.core.mutation import Lineage
+from smd_evo.evaluation import sharing, visit
+from smd_evo.experiments.compare.methods.base import Task
+from smd_evo.experiments.compare.methods.registry import CONTROLS, find_method
+
+pytestmark = pytest.mark.numeric
+
+SAMPLES = blobs(90, shift=2.5)
+every_control = pytest.mark.parametrize("name", CONTROLS)
+
+
+def task(budget=4000, network=None):
+    return Task(ParameterSpace(network or trained()), SAMPLES, "cross_entropy", 8, 30, budget, seed=1)
+
+
+def made(name, own, trial=0):
+    kind = find_method(name)
+    return kind(own, **kind.grid[trial])
+
+
+def loss(outputs):
+    return float(nn.functional.cross_entropy(outputs, SAMPLES[1]))
+
+
+@every_control
+def test_it_starts_at_the_parent(name):
+    own = task()
+    expected = own.parent.predict([Lineage()])[0].log_softmax(1)
+    torch.testing.assert_close(made(name, own).predict(SAMPLES).log_softmax(1), expected)
+
+
+@every_control
+def test_it_has_one_step_of_the_images_it_looks_at(name, monkeypatch):
+    monkeypatch.setattr(visit, "probe", lambda *_: None)
+    monkeypatch.setattr(sharing, "unfit", lambda _: "a test that counts")
+    network, seen = trained(), []
+    own = task(network=network)
+    method = made(name, own)
+    handle = network.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    cost = method.cost
+    method.step()
+    handle.remove()
+    assert sum(seen) <= cost == (0 if name == "views" else 90)
+    assert method.cost > own.budget
+
+
+@every_control
+def test_a_small_budget_is_all_it_looks_at(name):
+    assert made(name, task(budget=40)).cost == (0 if name == "views" else 40)
+
+
+@every_control
+def test_it_leaves_the_parent_as_it_is(name):
+    own = task()
+    network = own.space.module
+    before, modes = state_bits(network), [part.training for part in network.modules()]
+    method = made(name, own)
+    method.step()
+    method.predict(SAMPLES)
+    assert same_bits(state_bits(network), before)
+    assert [part.training for part in network.modules()] == modes
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in CONTROLS if name not in ("prior-match", "batchnorm-blend", "views")]
+)
+def test_what_has_seen_labels_has_a_smaller_loss_on_them(name):
+    own = task()
+    before = loss(own.parent.predict([Lineage()])[0])
+    method = made(name, own)
+    method.step()
+    assert loss(method.predict(SAMPLES)) < before
+
+
+@every_control
+def test_every_setting_of_its_grid_can_be_tried(name):
+    kind = find_method(name)
+    assert len({json.dumps(settings) for settings in kind.grid}) == len(kind.grid) == 4
+    for trial in range(4):
+        method = made(name, task(), trial)
+        method.step()
+        assert method.predict(SAMPLES).shape == (90, 3)
+
+
+def test_those_that_make_no_sense_are_refused_by_name():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
+    vectors = SAMPLES[0].flatten(1), SAMPLES[1]
+    reasons = {name: find_method(name).refusal(network, vectors) for name in CONTROLS}
+    assert {name: why for name, why in reasons.items() if why} == {
+        "batchnorm-blend": "it has no batch normalisation with statistics",
+        "views": "its samples are no images",
+    }
+    convolution = nn.Sequential(nn.Conv2d(1, 3, 4), nn.Flatten())
+    assert find_method("head-refit").refusal(convolution, SAMPLES) == "its last layer is no torch.nn.Linear"
+    assert not any(find_method(name).refusal(trained(), SAMPLES) for name in CONTROLS)
