@@ -14,6 +14,8 @@ import torch
 import yaml
 from cli_helpers import Ended, here, refused, smd_evo
 
+from smd_evo.experiments.compare.methods.registry import CONTROLS
+
 TINY = ["--children", "8", "--images", "20", "--budget", "480", "--checkpoints", "3", "--trials", "2", "--seeds", "2"]
 METHODS = ["openai-es", "smd", "sgd"]
 
@@ -51,7 +53,9 @@ class TestAFinishedOne:
     def test_holds_a_file_for_each_run(self, done):
         folder, _ = done
         expected = {
-            f"runs/{name}/{what}.json" for name in METHODS for what in ("trial-1", "trial-2", "seed-1", "seed-2")
+            f"runs/{name}/{what}.json"
+            for name in (*METHODS, *CONTROLS)
+            for what in ("trial-1", "trial-2", "seed-1", "seed-2")
         }
         assert set(runs(folder)) == expected | {"runs/parent/parent.json"}
 
@@ -69,7 +73,9 @@ class TestAFinishedOne:
 
     def test_spends_the_same_budget_on_all(self, done):
         for run in runs(done[0]).values():
-            if run["job"]["method"] != "parent":
+            if run["job"]["method"] in CONTROLS:  # these have one step
+                assert run["evaluations"] == (0 if run["job"]["method"] == "views" else 300)
+            elif run["job"]["method"] != "parent":
                 assert 320 < run["evaluations"] <= 480
                 marks = [point["evaluations"] for point in run["points"]]
                 assert marks == ([0, 160, 320, 480] if run["job"]["reported"] else [0, 480])
@@ -85,9 +91,10 @@ class TestAFinishedOne:
         with (done[0] / "points.csv").open() as file:
             rows = list(csv.DictReader(file))
         stored = runs(done[0]).values()
-        assert len(rows) == sum(len(run["points"]) + (run["test"] is not None) for run in stored)
+        assert len(rows) == sum(len(run["points"]) + 2 * (run["test"] is not None) for run in stored)
         of_test = [row for row in rows if row["split"] == "test"]
-        assert len(of_test) == 1 + 2 * len(METHODS)
+        assert len(of_test) == 1 + 2 * len((*METHODS, *CONTROLS))
+        assert len([row for row in rows if row["split"] == "test, calibrated"]) == len(of_test)
         assert {row["evaluations"] for row in of_test if row["method"] == "smd"} == {"480"}
 
     def test_has_a_plot(self, done):

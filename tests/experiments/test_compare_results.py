@@ -12,6 +12,7 @@ from smd_evo.experiments.compare.methods.registry import REFERENCE, find_method
 from smd_evo.experiments.compare.results import Trial, best_trial, crossing, rising, summarise
 from smd_evo.experiments.compare.run import PARENT, Job, Point, Run, Score
 from smd_evo.experiments.compare.settings import CompareConfig
+from smd_evo.experiments.compare.table import compare_tables, compare_verdict
 from smd_evo.statistics.tests import holm, paired_t, t_interval, wilcoxon
 
 MARKS = np.arange(0, 11000, 1000)
@@ -270,3 +271,85 @@ def test_a_result_is_the_means_of_its_runs():
 def test_a_peak_that_one_run_does_not_know_is_unknown():
     runs = [run_of(REFERENCE, seed, [0.5, 0.6], [1, 0.9], memory=memory) for seed, memory in enumerate((5, None))]
     assert summarised(runs)[REFERENCE].memory is None
+
+
+def with_calibrated(runs, accuracies, losses):
+    pairs = zip(runs, accuracies, losses, strict=True)
+    return [replace(run, calibrated=Score(accuracy, loss)) for run, accuracy, loss in pairs]
+
+
+class TestControls:
+    """Four seeds of a reference, of a method, of two controls: calibrated, all have much the same loss."""
+
+    REFERENCE = with_calibrated(
+        scored(REFERENCE, [0.80, 0.81, 0.80, 0.82], [0.9, 0.91, 0.9, 0.92]), [0.8] * 4, [0.50, 0.51, 0.50, 0.52]
+    )
+    BIAS = with_calibrated(
+        scored("class-bias", [0.82, 0.82, 0.82, 0.821], [0.7, 0.7, 0.7, 0.71]), [0.82] * 4, [0.47, 0.47, 0.47, 0.48]
+    )
+    HOT = with_calibrated(
+        scored("temperature", [0.79] * 4, [0.60, 0.61, 0.60, 0.62]), [0.79] * 4, [0.50, 0.50, 0.50, 0.51]
+    )
+
+    def method(self, accuracies, losses, calibrated):
+        return with_calibrated(scored("sparse-es", accuracies, losses), accuracies, calibrated)
+
+    def result(self, *methods, metric="accuracy"):
+        own = {each[0].job.method: each for each in (self.REFERENCE, *methods)}
+        controls = {"class-bias": 0.6, "temperature": 0.4}
+        for name, validated in controls.items():
+            own[name] = [replace_point(run, -1, validated) for run in own.get(name, [])] or own.get(name)
+        own = {name: runs for name, runs in own.items() if runs}
+        config = CompareConfig(methods=tuple(own), budget=10000, seeds=4, metric=metric)
+        return summarise(config, 99, run_of(PARENT, 0, [0.5], [1.0]), {}, own)
+
+    def test_the_best_one_is_chosen_on_validation(self):
+        method = self.method([0.83] * 4, [0.6] * 4, [0.46] * 4)
+        assert self.result(method, self.HOT, self.BIAS).control == "class-bias"
+        assert self.result(method, self.HOT).control == "temperature"
+        assert self.result(method).control is None
+        assert not self.result(method).methods[1].against_control
+
+    def test_differences_to_it_are_in_accuracy_and_in_calibrated_loss(self):
+        accuracies, calibrated = [0.83, 0.84, 0.83, 0.85], [0.46, 0.47, 0.45, 0.46]
+        result = self.result(self.method(accuracies, [0.3] * 4, calibrated), self.BIAS, self.HOT)
+        found = {method.method: method for method in result.methods}["sparse-es"].against_control
+        value, p_value = paired_t(accuracies, [0.82, 0.82, 0.82, 0.821], within=(-1, 1))
+        assert found["accuracy"].value == value
+        assert found["accuracy"].p_value == p_value
+        assert found["loss"].value.value == pytest.approx(np.mean(calibrated) - np.mean([0.47, 0.47, 0.47, 0.48]))
+        others = {method.method: set(method.against_control) for method in result.methods}
+        assert others == {
+            REFERENCE: {"accuracy", "loss"},
+            "sparse-es": {"accuracy", "loss"},
+            "class-bias": set(),
+            "temperature": set(),
+        }
+
+    @pytest.mark.parametrize(
+        ("accuracies", "losses", "calibrated", "better"),
+        [
+            ([0.84, 0.86, 0.85, 0.86], [0.6, 0.6, 0.6, 0.61], [0.47, 0.47, 0.47, 0.48], True),
+            # Far below in loss, as long as nobody calibrates.
+            ([0.80, 0.81, 0.80, 0.82], [0.5, 0.5, 0.5, 0.51], [0.47, 0.48, 0.47, 0.48], False),
+            # Better than the reference, not than a bias for each class.
+            ([0.82, 0.82, 0.821, 0.82], [0.7, 0.7, 0.7, 0.7], [0.47, 0.47, 0.471, 0.48], False),
+            ([0.80, 0.81, 0.80, 0.82], [0.9, 0.9, 0.9, 0.9], [0.40, 0.41, 0.40, 0.41], True),
+        ],
+        ids=["accuracy", "calibration alone", "what is free", "loss"],
+    )
+    def test_better_is_what_is_better_than_both(self, accuracies, losses, calibrated, better):
+        result = self.result(self.method(accuracies, losses, calibrated), self.BIAS, self.HOT)
+        both = f"Better than both {REFERENCE} and class-bias: sparse-es."
+        none = f"No method was shown to be better than both {REFERENCE} and class-bias."
+        lines = compare_verdict(result)
+        assert (both in lines, none in lines) == (better, not better)
+
+    def test_runs_of_before_have_no_calibrated_scores(self):
+        old = scored("sparse-es", [0.84, 0.85, 0.84, 0.86], [0.6, 0.6, 0.6, 0.61])
+        result = self.result(old, self.BIAS)
+        assert not any(method.calibrated for method in result.methods)
+        assert result.methods[1].against_control["loss"].value.value == pytest.approx(0.6025 - 0.7025)
+        assert [table.title for table in compare_tables(result)][3] == (
+            "Differences to class-bias, the best control on validation"
+        )
