@@ -223,6 +223,33 @@ def test_norm_bias_es_moves_nothing_else():
         assert torch.equal(parameter, moved[name]) == (parameter.dim() > 1), name
 
 
+def test_head_es_moves_the_last_layer_alone_and_computes_the_others_once():
+    own = task(children=40)
+    method = made("head-es", own)
+    method.step()
+    moved = dict(method.problem.make_net().named_parameters())
+    for name, parameter in PARENT.named_parameters():
+        assert torch.equal(parameter, moved[name]) != name.startswith("layers.3"), name
+    assert method.work.images == 41 * IMAGES  # and the parent
+    assert IMAGES < method.work.forwards < 0.7 * method.work.images
+
+
+def test_head_es_wants_the_head_among_what_may_move():
+    own = task()
+    first = Task(ParameterSpace(own.space.module, "layers.0"), DATA, "cross_entropy", CHILDREN, IMAGES, 10_000, 0)
+    with pytest.raises(InvalidValue, match="methods: expected the last layer's among the 2 tensors"):
+        made("head-es", first)
+
+
+def test_what_the_others_compute_is_what_they_cost():
+    for name in ("openai-es", "smd", "pgpe", "deap-mu-plus-lambda"):
+        method = made(name, task())
+        before = method.work.forwards
+        method.step()
+        assert method.cost <= method.work.forwards - before <= method.cost + IMAGES, name
+    assert made("sgd", task()).work is None
+
+
 def test_norm_bias_es_wants_norms_or_biases():
     bare = Task(ParameterSpace(nn.Linear(6, 3, bias=False)), DATA, "cross_entropy", CHILDREN, IMAGES, 10_000, 0)
     with pytest.raises(InvalidValue, match="methods: expected norms or biases among the 1 tensors"):

@@ -108,6 +108,7 @@ class MethodResult:
         calibrated: accuracy and loss on the test split once outputs are calibrated on the fitness split; empty where
             runs of an older version are among them.
         calibrated_against: differences of these to the reference's.
+        forwards: forward passes of an image that a run took at most; None where nobody counted.
         against_control: differences to the best control: in accuracy as it is, in loss as calibrated, so that none is
             one of calibration alone.
     """
@@ -127,6 +128,7 @@ class MethodResult:
     calibrated: dict[str, Estimate] = field(default_factory=dict)
     calibrated_against: dict[str, Difference] = field(default_factory=dict)
     against_control: dict[str, Difference] = field(default_factory=dict)
+    forwards: float | None = None
 
 
 @dataclass(frozen=True)
@@ -229,6 +231,7 @@ def summarise(
                 },
                 calibrated_against=_of(name, calibrated),
                 against_control=_of(name, beyond),
+                forwards=max((run.forwards for run in own if run.forwards is not None), default=None),
             )
         )
     return CompareResult(

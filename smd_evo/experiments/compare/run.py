@@ -78,6 +78,8 @@ class Run:
         settings: of the method.
         points: the learning curve, of which the first is the parent; of a tuning run only its two ends.
         evaluations: images that were evaluated.
+        forwards: forward passes of an image that this took, see :class:`smd_evo.evaluation.work.Work`; None where
+            nobody counted.
         calibration: images that finding the unit of its strength took, once for all runs; outside of the budget.
         seconds: that the method took, without the scores.
         memory: bytes that it took at its peak beyond parent and data; None where nobody can tell.
@@ -95,6 +97,7 @@ class Run:
     memory: int | None
     test: Score | None
     calibrated: Score | None = None
+    forwards: float | None = None
 
 
 def method_of(job: Job) -> type[Method]:
@@ -164,13 +167,25 @@ class Comparison:
         kind, settings, task = method_of(job), settings_of(job), self._task(job)
         with PeakMemory(self.config.device) as memory:
             method = kind(task, **settings)
-            points, evaluations, seconds = self._spend(method, job)
+            points, evaluations, seconds, forwards = self._spend(method, job)
         test, calibrated = self._reported(method) if job.reported else (None, None)
-        return Run(job, settings, points, evaluations, task.calibration, seconds, memory.peak, test, calibrated)
+        return Run(
+            job=job,
+            settings=settings,
+            points=points,
+            evaluations=evaluations,
+            calibration=task.calibration,
+            seconds=seconds,
+            memory=memory.peak,
+            test=test,
+            calibrated=calibrated,
+            forwards=forwards,
+        )
 
-    def _spend(self, method: Method, job: Job) -> tuple[tuple[Point, ...], int, float]:
-        """The learning curve, the image evaluations it took, and the seconds of the method's own steps."""
+    def _spend(self, method: Method, job: Job) -> tuple[tuple[Point, ...], int, float, float | None]:
+        """The learning curve, and of the method's own steps image evaluations, seconds and forward passes."""
         budget, marks, spent, seconds = self._budget(job), self.config.checkpoints if job.reported else 1, 0, 0.0
+        forwards = None if method.work is None else 0.0
         if not isinstance(method, Parent) and method.cost > budget:
             raise InvalidValue(
                 f"budget: expected at least the {method.cost} image evaluations of one step of {job.method}, "
@@ -180,15 +195,17 @@ class Comparison:
         for number in range(1, marks + 1):
             mark, moved = budget * number // marks, False
             while spent + (cost := method.cost) <= mark:
-                start = time.perf_counter()
+                start, before = time.perf_counter(), method.work.forwards if method.work else 0.0
                 method.step()
                 if self.config.device != "cpu":
                     torch.cuda.synchronize()
                 seconds += time.perf_counter() - start
                 spent, moved = spent + cost, True
+                if forwards is not None and method.work:
+                    forwards += method.work.forwards - before
                 self._progress.advance()
             points.append(Point(mark, self._score(method, "validation") if moved else points[-1].score))
-        return tuple(points), spent, seconds
+        return tuple(points), spent, seconds, forwards
 
     def _budget(self, job: Job) -> int:
         config = self.config

@@ -18,6 +18,9 @@ from smd_evo.experiments.folders.rescue import Files, reason, rescued
 
 __all__ = ["RUNS", "file_of", "points_table", "store_run", "stored_run", "what"]
 
+_NEW = ("calibrated", "forwards")
+"""What runs of older versions do not say."""
+
 RUNS = "runs"
 """The folder that holds them."""
 
@@ -70,16 +73,26 @@ def stored_run(folder: Path, job: Job) -> Run | None:
 
 
 def _decoded(stored: Mapping[str, Any]) -> Run:
-    values = {field.name: stored[field.name] for field in dataclasses.fields(Run) if field.name != "calibrated"}
+    values = {field.name: stored[field.name] for field in dataclasses.fields(Run) if field.name not in _NEW}
     points = tuple(Point(_number(each["evaluations"], int), _score(each["score"])) for each in stored["points"])
     test, calibrated = (None if each is None else _score(each) for each in (stored["test"], stored.get("calibrated")))
     for name in ("evaluations", "calibration"):
         _number(stored[name], int)
     _number(stored["seconds"], int, float)
     _number(stored["memory"], int, type(None))
+    forwards = _number(stored.get("forwards"), int, float, type(None))
     if not points or not isinstance(stored["settings"], dict):
         raise ValueError("no points, or no settings")
-    return Run(**{**values, "job": Job(**stored["job"]), "points": points, "test": test, "calibrated": calibrated})
+    return Run(
+        **{
+            **values,
+            "job": Job(**stored["job"]),
+            "points": points,
+            "test": test,
+            "calibrated": calibrated,
+            "forwards": forwards,
+        }
+    )
 
 
 def _score(stored: Mapping[str, Any]) -> Score:

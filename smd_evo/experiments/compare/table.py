@@ -204,10 +204,12 @@ def _costs(result: CompareResult) -> Table:
         "Settings, and what a run took",
         f"Settings: the best of {result.config.trials} trials of each method on validation. Strengths are in "
         "units of the calibrated one, for which so many images were evaluated once, "
-        "outside of the budget; seconds: without the scores; MiB: at the peak, beyond "
-        "parent and data.",
+        "outside of the budget; forwards: passes of an image through the whole network that this took, as layers "
+        "before what is mutated are computed once a minibatch; seconds: without the scores; MiB: at the peak, "
+        "beyond parent and data.",
         "settings",
         "images",
+        "forwards",
         "calibration",
         "seconds",
         "MiB",
@@ -217,6 +219,7 @@ def _costs(result: CompareResult) -> Table:
             method.method,
             ", ".join(f"{name} {value}" for name, value in method.settings.items()),
             f"{method.evaluations:,}",
+            "?" if method.forwards is None else f"{method.forwards:,.0f}",
             f"{method.calibration:,}",
             f"{method.seconds:.1f}",
             "?" if method.memory is None else f"{method.memory / 2**20:,.0f}",

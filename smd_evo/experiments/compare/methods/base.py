@@ -13,6 +13,7 @@ from torch import Tensor
 from smd_evo.core.keys import Key, derive
 from smd_evo.core.mutation import Lineage
 from smd_evo.core.parameters import Child, ParameterSpace
+from smd_evo.core.selection import head_of
 from smd_evo.core.subspace import Subspace
 from smd_evo.ensemble.combine import combined
 from smd_evo.errors import InvalidValue
@@ -20,6 +21,7 @@ from smd_evo.evaluation.calibration import calibrate_sigma, calibration_cost
 from smd_evo.evaluation.data import minibatch
 from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.evaluation.fitness import Fitness
+from smd_evo.evaluation.work import Work
 from smd_evo.experiments.rules import mean_density
 from smd_evo.zoo.data import Samples
 
@@ -124,6 +126,18 @@ class Task:
             )
         return ParameterSpace(self.space.module, lambda name, _: name in chosen)
 
+    def head(self) -> ParameterSpace:
+        """Of those parameters the last layer's."""
+        inside = {id(parameter) for parameter in head_of(self.space.module).parameters()}
+        found = dict(self.space.module.named_parameters())
+        chosen = {name for name in self.space.names if id(found[name]) in inside}
+        if not chosen:
+            raise InvalidValue(
+                f"methods: expected the last layer's among the {len(self.space.names)} tensors that may be mutated, "
+                "got none; leave head-es out"
+            )
+        return ParameterSpace(self.space.module, lambda name, _: name in chosen)
+
     def strength(self, subspace: Subspace, space: ParameterSpace | None = None, scale: str = "absolute") -> Strength:
         """How strong such mutations may be: calibrated once, the same way for all methods, outside of budgets."""
         space = space or self.space
@@ -175,6 +189,11 @@ class Method(ABC):
     def cost(self) -> int:
         """Image evaluations that the next step will take: children times images."""
 
+    @property
+    def work(self) -> Work | None:
+        """What its steps, and other things, have computed, if that is counted."""
+        return None
+
     @abstractmethod
     def step(self) -> None:
         """One generation."""
@@ -189,9 +208,10 @@ class SearcherMethod(Method):
 
     Attributes:
         task: the task.
-        searcher: made by the subclass.
+        problem, searcher: made by the subclass.
     """
 
+    problem: Any
     searcher: Any
 
     def __init__(self, task: Task) -> None:
@@ -201,6 +221,12 @@ class SearcherMethod(Method):
     def cost(self) -> int:
         """See the base class."""
         return self.task.generation
+
+    @property
+    def work(self) -> Work | None:
+        """See the base class."""
+        found: Work = self.problem.work
+        return found
 
     def step(self) -> None:
         """See the base class."""

@@ -17,6 +17,7 @@ from smd_evo.ensemble.combine import combined
 from smd_evo.evaluation.data import make_batches, minibatch
 from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.evaluation.stream import Stream
+from smd_evo.evaluation.work import Work
 from smd_evo.experiments.compare.methods.base import Method, Settings, Task, alone
 from smd_evo.experiments.views import changes
 from smd_evo.zoo.data import Samples
@@ -45,6 +46,11 @@ class Control(Method):
     def cost(self) -> int:
         """See the base class; there is one step."""
         return self._task.budget + 1 if self._done else self._images
+
+    @property
+    def work(self) -> Work:
+        """See the base class."""
+        return self._task.parent.work
 
     def step(self) -> None:
         """See the base class."""
@@ -190,6 +196,7 @@ class BatchNormBlend(Control):
         task = self._task
         batches = make_batches(task.data, task.batch_size, task.space.device).take(self.numbers)
         self._statistics = statistics_of(task.space.module, batches)
+        self.work.count(self._images)
 
     def predict(self, data: Samples) -> Tensor:
         """See the base class."""

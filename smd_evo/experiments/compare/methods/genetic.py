@@ -11,6 +11,7 @@ from torch import Tensor
 
 from smd_evo.core.mutation import Lineage
 from smd_evo.core.subspace import Dense, RandomSubspace
+from smd_evo.evaluation.work import Work
 from smd_evo.experiments.compare.methods.base import Method, SearcherMethod, Settings, Task, voted
 from smd_evo.integrations.deap.evaluator import ToolboxEvaluator
 from smd_evo.integrations.deap.variation import mutSparseGaussian
@@ -99,6 +100,11 @@ class DeapMuPlusLambda(Method):
     def cost(self) -> int:
         """See the base class."""
         return self._task.generation
+
+    @property
+    def work(self) -> Work:
+        """See the base class."""
+        return self._task.parent.work
 
     def step(self) -> None:
         """See the base class."""

@@ -11,6 +11,7 @@ from smd_evo.core.mutation import Lineage, Mutation, sample_mutations
 from smd_evo.core.parameters import Child
 from smd_evo.core.subspace import Dense, RandomSubspace, Subspace
 from smd_evo.evaluation.fitness import rank
+from smd_evo.evaluation.work import Work
 from smd_evo.experiments.compare.methods.base import Method, Settings, Task, voted
 from smd_evo.zoo.data import Samples
 
@@ -42,6 +43,11 @@ class OneGeneration(Method):
     def cost(self) -> int:
         """See the base class."""
         return self._children * self._evaluator.samples
+
+    @property
+    def work(self) -> Work:
+        """See the base class."""
+        return self._evaluator.work
 
     def step(self) -> None:
         """See the base class."""

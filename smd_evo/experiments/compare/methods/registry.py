@@ -19,6 +19,7 @@ METHODS = {
     "sparse-es": f"{_HERE}.strategies:SparseES",
     "static-sparse-es": f"{_HERE}.strategies:StaticSparseES",
     "norm-bias-es": f"{_HERE}.strategies:NormBiasES",
+    "head-es": f"{_HERE}.strategies:HeadES",
     "openai-es": f"{_HERE}.strategies:OpenAIESMethod",
     "pgpe": f"{_HERE}.numeric:Pgpe",
     "snes": f"{_HERE}.numeric:Snes",

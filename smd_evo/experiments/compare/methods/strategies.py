@@ -15,7 +15,7 @@ from smd_evo.integrations.evotorch.finetune import FinetuneProblem
 from smd_evo.integrations.evotorch.strategies import SubspaceES
 from smd_evo.zoo.data import Samples
 
-__all__ = ["Eggroll", "GradientES", "NormBiasES", "OpenAIESMethod", "SparseES", "StaticSparseES"]
+__all__ = ["Eggroll", "GradientES", "HeadES", "NormBiasES", "OpenAIESMethod", "SparseES", "StaticSparseES"]
 
 
 class GradientES(SearcherMethod):
@@ -104,6 +104,17 @@ class NormBiasES(GradientES):
     def space(self, task: Task) -> ParameterSpace:
         """See the base class."""
         return task.vectors()
+
+
+class HeadES(GradientES):
+    """OpenAI-ES on the last layer: what is before it is computed once for all children of a minibatch."""
+
+    about = "OpenAI-ES on the last layer alone, whose children share all layers before it"
+    grid: ClassVar[Sequence[Settings]] = _GRID
+
+    def space(self, task: Task) -> ParameterSpace:
+        """See the base class."""
+        return task.head()
 
 
 class Eggroll(GradientES):
