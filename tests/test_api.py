@@ -39,6 +39,7 @@ FUNCTIONS = {
     smd_evo.window: {"children": 6, "density": 1.0, "sigma": 0.1},
     smd_evo.compare: {
         "methods": ("smd",),
+        "controls": False,
         "budget": 320,
         "children": 8,
         "images": 20,
@@ -175,7 +176,7 @@ class TestResults:
         assert isinstance(result.table(), Table)
         assert isinstance(result.plot(), Figure)
         frame = result.to_pandas()
-        assert len(frame) == {"finetune": 13, "evolve": 3, "window": 1, "compare": 9}[function.__name__]
+        assert len(frame) == {"finetune": 13, "evolve": 3, "window": 1, "compare": 2}[function.__name__]
         with pytest.raises(InvalidValue, match=r"^number: expected one of 0: "):
             result.table(99)
 
@@ -348,7 +349,11 @@ class TestFolders:
     def test_by_names_it_is_the_command(self, function, tmp_path):
         settings = FUNCTIONS[function] | {"seed": 2, "device": "cpu"}
         result = function("demo-cnn", "digits", callback=quiet, **settings)
-        words = [word for name, value in settings.items() for word in (f"--{name}", _word(value))]
+        words = [
+            word
+            for name, value in settings.items()
+            for word in ([f"--no-{name}"] if value is False else [f"--{name}", _word(value)])
+        ]
         command = "finetune" if function is smd_evo.evolve else function.__name__
         done = here(command, *words, "--out", str(tmp_path / "run"))
         assert done.returncode == 0, done.stderr

@@ -16,7 +16,8 @@ from cli_helpers import Ended, here, refused, smd_evo
 
 from smd_evo.experiments.compare.methods.registry import CONTROLS
 
-TINY = ["--children", "8", "--images", "20", "--budget", "480", "--checkpoints", "3", "--trials", "2", "--seeds", "2"]
+SMALL = ["--children", "8", "--images", "20", "--budget", "480", "--checkpoints", "3", "--seeds", "2"]
+TINY = [*SMALL, "--trials", "2", "--no-controls"]
 METHODS = ["openai-es", "smd", "sgd"]
 
 
@@ -53,9 +54,7 @@ class TestAFinishedOne:
     def test_holds_a_file_for_each_run(self, done):
         folder, _ = done
         expected = {
-            f"runs/{name}/{what}.json"
-            for name in (*METHODS, *CONTROLS)
-            for what in ("trial-1", "trial-2", "seed-1", "seed-2")
+            f"runs/{name}/{what}.json" for name in METHODS for what in ("trial-1", "trial-2", "seed-1", "seed-2")
         }
         assert set(runs(folder)) == expected | {"runs/parent/parent.json"}
 
@@ -73,9 +72,7 @@ class TestAFinishedOne:
 
     def test_spends_the_same_budget_on_all(self, done):
         for run in runs(done[0]).values():
-            if run["job"]["method"] in CONTROLS:  # these have one step
-                assert run["evaluations"] == (0 if run["job"]["method"] == "views" else 300)
-            elif run["job"]["method"] != "parent":
+            if run["job"]["method"] != "parent":
                 assert 320 < run["evaluations"] <= 480
                 marks = [point["evaluations"] for point in run["points"]]
                 assert marks == ([0, 160, 320, 480] if run["job"]["reported"] else [0, 480])
@@ -93,7 +90,7 @@ class TestAFinishedOne:
         stored = runs(done[0]).values()
         assert len(rows) == sum(len(run["points"]) + 2 * (run["test"] is not None) for run in stored)
         of_test = [row for row in rows if row["split"] == "test"]
-        assert len(of_test) == 1 + 2 * len((*METHODS, *CONTROLS))
+        assert len(of_test) == 1 + 2 * len(METHODS)
         assert len([row for row in rows if row["split"] == "test, calibrated"]) == len(of_test)
         assert {row["evaluations"] for row in of_test if row["method"] == "smd"} == {"480"}
 
@@ -170,6 +167,22 @@ def test_interrupted_it_says_how_to_go_on(tmp_path, number, jobs):
     assert process.returncode == 130
     (line,) = Ended(command, 130, "", errors).stderr.splitlines()
     assert line.endswith("runs are finished; the same command goes on")
+
+
+def test_what_is_free_stands_beside(tmp_path):
+    done = here("compare", *SMALL, "--trials", "1", "--methods", "head-es", "--out", str(tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    found = runs(tmp_path / "run")
+    assert {name.split("/")[1] for name in found} == {"parent", "openai-es", "head-es", *CONTROLS}
+    for name in CONTROLS:  # they have one step
+        assert found[f"runs/{name}/seed-1.json"]["evaluations"] == (0 if name == "views" else 300)
+    assert found["runs/head-es/seed-1.json"]["forwards"] < found["runs/openai-es/seed-1.json"]["forwards"] / 2
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["control"] in CONTROLS
+    assert f"Test accuracy, calibrated, and difference to {METHODS[0]}" in done.stdout
+    assert f"Differences to {results['control']}, the best control on validation" in done.stdout
+    assert f"openai-es against {results['control']}, the best control" in " ".join(done.stdout.split())
+    assert here("report", str(tmp_path / "run")).returncode == 0
 
 
 class TestRefuses:

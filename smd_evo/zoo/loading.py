@@ -94,9 +94,9 @@ def load(
     with _random_numbers_apart(), _usual_defaults():
         if data == "digits":
             return _digits(model, checkpoint, checkpoint_key, given, seed)
+        source = open_source(data, data_dir, download)
         if model == "demo-cnn":
             raise InvalidValue(f"model: expected another one than demo-cnn for {data}; it knows the digits alone")
-        source = open_source(data, data_dir, download)
         if isinstance(source, Splits):
             return _as_given(model, data, source, checkpoint, checkpoint_key, given)
         network, preprocessing = build_model(model, len(source.classes), checkpoint, checkpoint_key)

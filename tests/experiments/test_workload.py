@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 
 from smd_evo import RandomSubspace
 from smd_evo.errors import InvalidValue
-from smd_evo.evaluation import visit
+from smd_evo.evaluation import sharing, visit
 from smd_evo.evaluation.calibration import calibrate_sigma, calibration_cost
 from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.evaluation.fitness import ModuleFitness
 from smd_evo.experiments import scores, speed
 from smd_evo.experiments.compare import files as module
 from smd_evo.experiments.compare.files import compare
+from smd_evo.experiments.compare.methods.registry import CONTROLS
 from smd_evo.experiments.compare.settings import CompareConfig
 from smd_evo.experiments.ensembles.run import score_ensembles
 from smd_evo.experiments.finetune.results import ARMS
@@ -58,6 +59,7 @@ def watch(monkeypatch):
         made = getattr(scores, name)
         few = partial(lambda made, *given, **named: made(*given, **named | {"resamples": 9}), made)
         monkeypatch.setattr(scores, name, few)
+    monkeypatch.setattr(sharing, "unfit", lambda _: "a test that counts")  # what is recorded is seen once more
     found = Watch()
     hook = torch.nn.modules.module.register_module_forward_pre_hook(found.see)
     yield found
@@ -121,8 +123,9 @@ def test_compare(watch, tmp_path, monkeypatch):
     """And of a comparison that goes on what is not there yet."""
     for name in ("summarise", "_write"):  # the slowest parts
         monkeypatch.setattr(module, name, lambda *_: None)
-    settings = PLACE | {"methods": "smd-ensemble", "budget": 800, "images": 20, "children": 8, "trials": 2}
-    for seeds, runs in ((2, 4), (3, 2), (3, None)):
+    settings = PLACE | {"methods": "smd-ensemble", "budget": 800, "images": 20, "children": 8, "trials": 1}
+    settings |= {"checkpoints": 1}
+    for seeds, runs in ((2, 2 * (2 + len(CONTROLS))), (3, 2 + len(CONTROLS)), (3, None)):
         compare(CompareConfig.read(settings | {"seeds": seeds}), tmp_path, 1, watch)
         assert watch.images <= watch.workload.evaluations
         assert watch.counts().get("reported runs") == runs

@@ -60,7 +60,7 @@ SEARCHERS = {
 every_searcher = pytest.mark.parametrize("make", SEARCHERS.values(), ids=SEARCHERS.keys())
 some_searchers = pytest.mark.parametrize("name", ["(1 + lambda)", "(mu, lambda)", "ES", "ES static"])
 STATUS = {"pop_best", "pop_best_eval", "best", "best_eval", "worst", "worst_eval", "mean_eval", "median_eval"}
-STATUS |= {"iter", "sigma", "parent_eval", "nonfinite", "evaluations"}
+STATUS |= {"iter", "sigma", "parent_eval", "nonfinite", "evaluations", "images", "forwards"}
 
 
 def searcher_of(make, seed=1, fitness="cross_entropy", network=None, popsize=6, **options):

@@ -45,11 +45,12 @@ def compare_workload(
                 bound=True,
             ),
             Part("test", parent + passes, sizes["test"], bound=True),
+            Part("calibrated scores", parent + passes, sizes["fitness"], bound=True),
         ]
     )
 
 
 def votes_of(settings: Mapping[str, Any]) -> int:
     """Networks that a method of these settings predicts with, as far as they say so."""
-    members = settings.get("members", 1)
-    return members if isinstance(members, int) else 1
+    votes = settings.get("members", settings.get("views", 1))
+    return votes if isinstance(votes, int) else 1
