@@ -4,9 +4,9 @@ import json
 import platform
 import statistics
 import time
+from importlib.metadata import version
 from pathlib import Path
 
-import numpy
 import torch
 
 RESULTS = Path(__file__).with_name("results")
@@ -21,7 +21,7 @@ def machine():
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "numpy": numpy.__version__,
+        **{name: version(name) for name in ("numpy", "numba", "evotorch")},
     }
 
 

@@ -8,8 +8,8 @@ Both take turns in one process with one thread; a ratio is that of the medians, 
 import statistics
 import time
 
-import numba
 import torch
+from measure import Report
 
 from smd_evo import Dense, Layout, Mutation, RandomSubspace, gaussian, permutation, sample_mutations
 from smd_evo.core import fast
@@ -27,17 +27,13 @@ def seconds(function, off, repeats):
     return (time.process_time() - start) / repeats
 
 
-def report(name, function, turns=11, repeats=1):
+def measured(report, name, function, turns=11, repeats=1):
     for off in (False, True):
         seconds(function, off, 1)
     pairs = [(seconds(function, True, repeats), seconds(function, False, repeats)) for _ in range(turns)]
     eager, compiled = (statistics.median(times) for times in zip(*pairs, strict=True))
     ratios = [one / other for one, other in pairs]
-    print(
-        f"| {name} | {1e3 * eager:.3g} | {1e3 * compiled:.3g} | {eager / compiled:.1f} "
-        f"| {min(ratios):.1f} to {max(ratios):.1f} |",
-        flush=True,
-    )
+    report.row(name, 1e3 * eager, 1e3 * compiled, (eager / compiled, min(ratios), max(ratios)))
 
 
 def gradient(subspace, layout, count=8):
@@ -54,18 +50,18 @@ def main():
     child = Mutation(1, 0.01, RandomSubspace(0.001), 2)
     large = Mutation(1, 0.01, RandomSubspace(0.01), 2)
     many = sample_mutations(1, 100, subspace=RandomSubspace(0.001), sigma=0.01)
-    print(f"torch {torch.__version__}, Numba {numba.__version__}, one thread, milliseconds of CPU time\n")
-    print("| what | tensor operations | compiled | ratio | range |\n| --- | --- | --- | --- | --- |")
-    report("field at 1,000,000 scattered coordinates", lambda: gaussian(3, scattered))
-    report("field on a run of 1,000,000", lambda: gaussian(3, run))
-    report("permutation of 1,000,000 of 25.6 million", lambda: permutation(3, run, LARGE.size))
-    report("delta of 270 of 270,000 coordinates", lambda: child.delta(SMALL), repeats=50)
-    report("deltas of 100 such children together", lambda: replay(many, SMALL))
-    report("delta of 256,000 of 25.6 million", lambda: large.delta(LARGE))
-    report("delta of all of 2.5 million", lambda: Mutation(1, 0.01, Dense(), 0).delta(MIDDLE))
-    report("gradient of 8 dense children, 2.5 million", gradient(Dense(), MIDDLE), turns=5)
-    report("gradient of 8 children of 1 % each", gradient(RandomSubspace(0.01), MIDDLE))
-    report("gradient of 8 children of the same 1 %", gradient(RandomSubspace(0.01, static=True), MIDDLE))
+    out = Report("noise", ["what", "tensor operations, ms", "compiled, ms", "ratio (range)"])
+    measured(out, "field at 1,000,000 scattered coordinates", lambda: gaussian(3, scattered))
+    measured(out, "field on a run of 1,000,000", lambda: gaussian(3, run))
+    measured(out, "permutation of 1,000,000 of 25.6 million", lambda: permutation(3, run, LARGE.size))
+    measured(out, "delta of 270 of 270,000 coordinates", lambda: child.delta(SMALL), repeats=50)
+    measured(out, "deltas of 100 such children together", lambda: replay(many, SMALL))
+    measured(out, "delta of 256,000 of 25.6 million", lambda: large.delta(LARGE))
+    measured(out, "delta of all of 2.5 million", lambda: Mutation(1, 0.01, Dense(), 0).delta(MIDDLE))
+    measured(out, "gradient of 8 dense children, 2.5 million", gradient(Dense(), MIDDLE), turns=5)
+    measured(out, "gradient of 8 dense children, 25.6 million", gradient(Dense(), LARGE), turns=2)
+    measured(out, "gradient of 8 children of 1 % each", gradient(RandomSubspace(0.01), MIDDLE))
+    measured(out, "gradient of 8 children of the same 1 %", gradient(RandomSubspace(0.01, static=True), MIDDLE))
 
 
 if __name__ == "__main__":

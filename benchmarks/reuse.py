@@ -9,9 +9,9 @@ The numbers of children are those of a generation.
 """
 
 import statistics
-import time
 
 import torch
+from measure import Report, cpu
 
 from smd_evo import Evaluator, RandomSubspace, sample_mutations
 from smd_evo.zoo.cifar_resnet import CifarResNet
@@ -19,13 +19,7 @@ from smd_evo.zoo.cifar_resnet import CifarResNet
 BATCH = 128
 
 
-def seconds(function):
-    start = time.process_time()
-    function()
-    return time.process_time() - start
-
-
-def ratios(name, network, images, select, density, count, turns):
+def ratios(report, name, network, images, select, density, count, turns):
     data = images, torch.arange(len(images)) % 10
     children = sample_mutations(1, count, subspace=RandomSubspace(density), sigma=0.01)
     plain, with_it, without = [], [], []
@@ -41,26 +35,25 @@ def ratios(name, network, images, select, density, count, turns):
     assert torch.equal(expected, found)
     few = children if select == "all" else children[: max(4, count // 16)]
     for _ in range(turns):
-        plain.append(seconds(infer) / 3)
-        with_it.append(seconds(lambda: evaluators[0].evaluate(children)) / count)
-        without.append(seconds(lambda: evaluators[1].evaluate(few)) / len(few))
+        plain.append(cpu(infer) / 3)
+        with_it.append(cpu(lambda: evaluators[0].evaluate(children)) / count)
+        without.append(cpu(lambda: evaluators[1].evaluate(few)) / len(few))
     ours, theirs = (
         statistics.median(a / b for a, b in zip(times, plain, strict=True)) for times in (with_it, without)
     )
     both = statistics.median(a / b for a, b in zip(with_it, without, strict=True))
-    print(f"| {name} | {count} | {ours:.3f} | {theirs:.3f} | {both:.3f} |", flush=True)
+    report.row(name, count, ours, theirs, both)
 
 
 def main():
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     network, images = CifarResNet(20).eval(), torch.randn(256, 3, 32, 32)
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, ResNet-20, {len(images)} images\n")
-    print("| children change | children | with reuse | without | with / without |")
-    print("| --- | --- | --- | --- | --- |")
-    ratios("head", network, images, "head", 0.1, 256, 5)
-    ratios("last block and head", network, images, ["layer3.2.*", "linear.*"], 0.01, 64, 5)
-    ratios("last stage and head", network, images, ["layer3.*", "linear.*"], 0.01, 64, 5)
-    ratios("all", network, images, "all", 0.01, 8, 7)
+    report = Report("reuse", ["children change", "children", "with reuse", "without", "with / without"])
+    ratios(report, "head", network, images, "head", 0.1, 256, 5)
+    ratios(report, "last block and head", network, images, ["layer3.2.*", "linear.*"], 0.01, 64, 5)
+    ratios(report, "last stage and head", network, images, ["layer3.*", "linear.*"], 0.01, 64, 5)
+    ratios(report, "all", network, images, "all", 0.01, 8, 7)
 
 
 if __name__ == "__main__":
