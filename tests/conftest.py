@@ -58,8 +58,11 @@ def _nothing_stays_held():
     """No network is left to a thread, or the threads of later tests would wait for it for ever."""
     yield
     assert not _blocks.held
-    while _blocks.moment._is_owned():  # a test's trace function raises where no signal does: as `with` lets a lock go
+    # A test's trace function raises where no signal does: just before `with` lets a lock go, or a default device.
+    while _blocks.moment._is_owned():
         _blocks.moment.release()
+    while torch._C._len_torch_function_stack():
+        torch.overrides._pop_mode()
 
 
 @pytest.fixture(scope="session", autouse=True)
