@@ -59,9 +59,7 @@ def features_of(evaluator: Evaluator) -> Tensor:
 
     handle = head.register_forward_pre_hook(note)
     try:
-        whole = evaluator.on_samples(torch.arange(evaluator.samples, device="cpu"))
-        whole.reuse = False
-        whole.predict([Lineage()])
+        evaluator.predict([Lineage()])
     finally:
         handle.remove()
     own, count = [], 0

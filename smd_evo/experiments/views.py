@@ -10,7 +10,7 @@ NeurIPS 2012, section 4.1 (shifted crops and their reflections, averaged). The o
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count as numbers
 from itertools import islice
@@ -18,9 +18,14 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from smd_evo.core.mutation import Lineage
+from smd_evo.ensemble.combine import combined
 from smd_evo.errors import InvalidValue, check_count
+from smd_evo.evaluation.evaluator import Evaluator
+from smd_evo.evaluation.stream import Stream
+from smd_evo.zoo.data import Samples
 
-__all__ = ["Change", "changes", "views"]
+__all__ = ["Change", "are_images", "changes", "views", "voted_views"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,28 @@ def changes(count: int, flips: bool) -> list[Change]:
     count = check_count("count", count)
     every = (Change(*shift, mirrored) for shift in _shifts() for mirrored in ((False, True) if flips else (False,)))
     return list(islice(every, count))
+
+
+def are_images(samples: Samples) -> bool:
+    """Whether there are views of them."""
+    first = samples.first() if isinstance(samples, Stream) else samples[0]
+    return isinstance(first, Tensor) and first.dim() == 4
+
+
+def voted_views(judge: Evaluator, samples: Samples, wanted: Sequence[Change], combine: str) -> Tensor:
+    """The parent's combined prediction for several views of each image.
+
+    Args:
+        judge: of the parent.
+        samples: images.
+        wanted: the views, of :func:`changes`.
+        combine: see :data:`smd_evo.ensemble.combine.COMBINES`.
+    """
+    if isinstance(samples, Stream):
+        seen: Iterable[Samples] = (samples.mapped(change) for change in wanted)
+    else:
+        seen = ((change(samples[0]), samples[1]) for change in wanted)
+    return combined((judge.on(view).predict([Lineage()])[0] for view in seen), None, combine)
 
 
 def views(images: Tensor, count: int, flips: bool) -> Iterator[Tensor]:

@@ -80,7 +80,7 @@ def compare(
         write_config(folder, config)  # there may be more methods and seeds now
         (folder / RUNS).mkdir(exist_ok=True)
         if new is not None:
-            known = {"data": described(new.data), "parameters": new.parameters, "refused": new.refused_controls()}
+            known = {"data": described(new.data), "parameters": new.parameters, "refused": new.refused_controls}
             write_results(folder / _DATA, "compare-data", known)
         tuning = {name: [Job(name, _TUNING, trial, False) for trial in range(config.trials)] for name in names}
         runner.make([Job(PARENT, _TUNING, 0, True), *(job for own in tuning.values() for job in own)])
@@ -110,7 +110,7 @@ def _controls(config: CompareConfig, folder: Path, names: Sequence[str], new: Co
     if not config.controls:
         return []
     if new is not None:
-        refused = new.refused_controls()
+        refused = new.refused_controls
         for name, why in refused.items():
             _log.info("control %s is left out: %s", name, why)
     else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -135,12 +136,10 @@ class Comparison:
         """How many parameters may be mutated."""
         return self._space.size
 
+    @cached_property
     def refused_controls(self) -> dict[str, str]:
         """Controls that make no sense for this network or these samples, and why."""
-        reasons = {
-            name: find_method(name).refusal(self._space.module, self.data.fitness)  # type: ignore[attr-defined]
-            for name in CONTROLS
-        }
+        reasons = {name: find_method(name).refusal(self._space.module, self.data.fitness) for name in CONTROLS}
         return {name: why for name, why in reasons.items() if why}
 
     @property

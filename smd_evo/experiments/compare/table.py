@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rich.table import Table
 
 from smd_evo.experiments.compare.methods.registry import CONTROLS, REFERENCE
@@ -24,18 +26,10 @@ def compare_tables(result: CompareResult) -> list[Table]:
 
 def compare_verdict(result: CompareResult) -> list[str]:
     """What the tables show, in sentences that claim no more than their tests."""
-    config, lines = result.config, []
-    for method in result.methods:
-        if method.method in (REFERENCE, *CONTROLS):
-            continue
-        accuracy, loss = method.against["accuracy"], method.against["loss"]
-        lines.append(
-            f"{method.method} against {REFERENCE}: accuracy {points(accuracy.value)} points, "
-            f"p = {p_text(accuracy.adjusted)}: {_word(accuracy, 1)}; loss {_signed(loss.value)}, "
-            f"p = {p_text(loss.adjusted)}: {_word(loss, -1)}."
-        )
-    lines += _beyond_both(result)
+    config = result.config
     evolved = [method for method in result.methods if method.method not in (REFERENCE, *CONTROLS)]
+    lines = [_sentence(method, REFERENCE, method.against) for method in evolved]
+    lines += _beyond_both(result)
     fast = [method for method in evolved if _reaches(method, config.budget)]
     for method in fast:
         reached = [
@@ -54,16 +48,11 @@ def _beyond_both(result: CompareResult) -> list[str]:
     control = result.control
     if control is None:
         return []
-    lines = []
-    for method in result.methods:
-        if not method.against_control or method.method in CONTROLS:
-            continue
-        accuracy, loss = method.against_control["accuracy"], method.against_control["loss"]
-        lines.append(
-            f"{method.method} against {control}, the best control: accuracy {points(accuracy.value)} points, "
-            f"p = {p_text(accuracy.adjusted)}: {_word(accuracy, 1)}; loss {_signed(loss.value)}, "
-            f"p = {p_text(loss.adjusted)}: {_word(loss, -1)}."
-        )
+    lines = [
+        _sentence(method, f"{control}, the best control", method.against_control)
+        for method in result.methods
+        if method.against_control
+    ]
     better = [method.method for method in result.methods if _is_better(method)]
     if better:
         lines.append(f"Better than both {REFERENCE} and {control}: {', '.join(better)}.")
@@ -72,9 +61,18 @@ def _beyond_both(result: CompareResult) -> list[str]:
     return lines
 
 
+def _sentence(method: MethodResult, other: str, against: Mapping[str, Difference]) -> str:
+    accuracy, loss = against["accuracy"], against["loss"]
+    return (
+        f"{method.method} against {other}: accuracy {points(accuracy.value)} points, "
+        f"p = {p_text(accuracy.adjusted)}: {_word(accuracy, 1)}; loss {_signed(loss.value)}, "
+        f"p = {p_text(loss.adjusted)}: {_word(loss, -1)}."
+    )
+
+
 def _is_better(method: MethodResult) -> bool:
     """Than both, in one of the measures; what cannot be told from what is free is none of evolution's."""
-    if method.method in (REFERENCE, *CONTROLS) or not method.against_control:
+    if method.method == REFERENCE or not method.against_control:
         return False
     against = {"accuracy": method.against["accuracy"], "loss": (method.calibrated_against or method.against)["loss"]}
     return any(

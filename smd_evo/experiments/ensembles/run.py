@@ -9,7 +9,7 @@ image as the sparse ensemble has members. The test split is read once, when all 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +25,6 @@ from smd_evo.ensemble.soup import soup
 from smd_evo.errors import InvalidValue, WrongParent, check_count
 from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.evaluation.fitness import BatchFitness, TotalFitness, best_of
-from smd_evo.evaluation.stream import Stream
 from smd_evo.experiments.ensembles.counts import ensemble_workload
 from smd_evo.experiments.finetune.settings import FinetuneConfig
 from smd_evo.experiments.parent import find_fitness, in_precision, load_parent
@@ -33,7 +32,7 @@ from smd_evo.experiments.progress import Logged, Progress
 from smd_evo.experiments.scores import Curve, Diversity, Score, against, curve, diversity, score
 from smd_evo.experiments.shortlists import SPARSE, Shortlist
 from smd_evo.experiments.speed import timed
-from smd_evo.experiments.views import changes
+from smd_evo.experiments.views import are_images, changes, voted_views
 from smd_evo.statistics.tests import Estimate
 from smd_evo.zoo.data import Data, Samples
 
@@ -170,7 +169,7 @@ def _scored(
     selections = {arm.name: choose(arm, validation, method, size, combine) for arm in shortlists}
     space, seed = validation.space, config.seed
     passes = len(selections[SPARSE].members)
-    viewed = passes > 1 and _first(data.validation).dim() == 4
+    viewed = passes > 1 and are_images(data.validation)
     counts = [len(chosen.members) for chosen in selections.values()]
     progress.expect(timed(ensemble_workload(counts, passes if viewed else 0, data.sizes), validation))
     progress.start("scoring ensembles", None)
@@ -182,7 +181,9 @@ def _scored(
     rows = [score("parent", "parent", 1, parent, targets, {}, seed)]
     rivals: dict[str, Tensor] = {}
     if flips is not None:
-        voted = rivals["the parent's votes for as many views"] = _views(test, data.test, passes, flips, combine)
+        voted = rivals["the parent's votes for as many views"] = voted_views(
+            test, data.test, changes(passes, flips), combine
+        )
         rows.append(score("parent", "views", passes, voted, targets, {"parent": parent}, seed))
     differences = []
     for arm in shortlists:
@@ -217,25 +218,10 @@ def _scored(
     )
 
 
-def _views(judge: Evaluator, samples: Samples, passes: int, flips: bool, combine: str) -> Tensor:
-    """The parent's combined prediction for several views of each image."""
-    wanted = changes(passes, flips)
-    if isinstance(samples, Stream):
-        views: Iterable[Samples] = (samples.mapped(change) for change in wanted)
-    else:
-        views = ((change(samples[0]), samples[1]) for change in wanted)
-    return combined((judge.on(view).predict([Lineage()])[0] for view in views), None, combine)
-
-
-def _first(samples: Samples) -> Tensor:
-    """Some inputs."""
-    return samples.first() if isinstance(samples, Stream) else samples[0]
-
-
 def _flips(judge: Evaluator, samples: Samples, passes: int, combine: str) -> bool:
     """Whether mirrored views of images help on validation."""
     fitness, targets = judge.fitness, judge.targets()
     assert isinstance(fitness, BatchFitness | TotalFitness)
     options = (False, True)
-    voted = [_views(judge, samples, passes, flips, combine) for flips in options]
+    voted = [voted_views(judge, samples, changes(passes, flips), combine) for flips in options]
     return options[best_of([fitness.of(votes, targets) for votes in voted], fitness.sense)]

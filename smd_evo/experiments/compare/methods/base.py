@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from smd_evo.core.keys import Key, derive
 from smd_evo.core.mutation import Lineage
@@ -117,24 +117,23 @@ class Task:
 
     def vectors(self) -> ParameterSpace:
         """Of those parameters the ones of one dimension: scales and shifts of normalisations, and biases."""
-        found = dict(self.space.module.named_parameters())
-        chosen = {name for name in self.space.names if found[name].dim() <= 1}
-        if not chosen:
-            raise InvalidValue(
-                f"methods: expected norms or biases among the {len(self.space.names)} tensors that may be mutated, "
-                "got none of one dimension; leave norm-bias-es out"
-            )
-        return ParameterSpace(self.space.module, lambda name, _: name in chosen)
+        return self._some(
+            lambda tensor: tensor.dim() <= 1, "norms or biases", "none of one dimension", "norm-bias-es"
+        )
 
     def head(self) -> ParameterSpace:
         """Of those parameters the last layer's."""
         inside = {id(parameter) for parameter in head_of(self.space.module).parameters()}
+        return self._some(lambda tensor: id(tensor) in inside, "the last layer's", "none", "head-es")
+
+    def _some(self, wanted: Callable[[Tensor], bool], what: str, got: str, method: str) -> ParameterSpace:
+        """Of the parameters that may be mutated those that a method wants."""
         found = dict(self.space.module.named_parameters())
-        chosen = {name for name in self.space.names if id(found[name]) in inside}
+        chosen = {name for name in self.space.names if wanted(found[name])}
         if not chosen:
             raise InvalidValue(
-                f"methods: expected the last layer's among the {len(self.space.names)} tensors that may be mutated, "
-                "got none; leave head-es out"
+                f"methods: expected {what} among the {len(self.space.names)} tensors that may be mutated, got {got}; "
+                f"leave {method} out"
             )
         return ParameterSpace(self.space.module, lambda name, _: name in chosen)
 
@@ -183,6 +182,11 @@ class Method(ABC):
     @abstractmethod
     def __init__(self, task: Task, **settings: Any) -> None:
         """A run that is about to begin."""
+
+    @staticmethod
+    def refusal(network: nn.Module, samples: Samples) -> str:
+        """Why the method makes no sense for a network and samples, if it does not."""
+        return ""
 
     @property
     @abstractmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -13,13 +13,11 @@ from smd_evo.controls.head import Head, features_of, fit_head
 from smd_evo.controls.outputs import Scaling, fit_scaling, match_prior
 from smd_evo.core.mutation import Lineage
 from smd_evo.core.selection import head_of
-from smd_evo.ensemble.combine import combined
 from smd_evo.evaluation.data import make_batches, minibatch
 from smd_evo.evaluation.evaluator import Evaluator
-from smd_evo.evaluation.stream import Stream
 from smd_evo.evaluation.work import Work
 from smd_evo.experiments.compare.methods.base import Method, Settings, Task, alone
-from smd_evo.experiments.views import changes
+from smd_evo.experiments.views import are_images, changes, voted_views
 from smd_evo.zoo.data import Samples
 
 __all__ = ["BatchNormBlend", "Calibrated", "ClassBias", "Control", "HeadRefit", "PriorMatch", "Temperature", "Views"]
@@ -36,11 +34,6 @@ class Control(Method):
     def __init__(self, task: Task, images: int) -> None:
         self._task, self._images = task, min(images, task.parent.samples, task.budget)
         self._done = False
-
-    @staticmethod
-    def refusal(network: nn.Module, samples: Samples) -> str:
-        """Why this control makes no sense for a network, if it does not."""
-        return ""
 
     @property
     def cost(self) -> int:
@@ -231,8 +224,7 @@ class Views(Control):
     @staticmethod
     def refusal(network: nn.Module, samples: Samples) -> str:
         """See the base class."""
-        first = samples.first() if isinstance(samples, Stream) else samples[0]
-        return "" if isinstance(first, Tensor) and first.dim() == 4 else "its samples are no images"
+        return "" if are_images(samples) else "its samples are no images"
 
     def fit(self) -> None:
         """Nothing is."""
@@ -241,8 +233,4 @@ class Views(Control):
         """See the base class."""
         if not self._done:
             return alone(self._task.parent, data)
-        views: Any = (
-            data.mapped(change) if isinstance(data, Stream) else (change(data[0]), data[1])
-            for change in self._changes
-        )
-        return combined((alone(self._task.parent, view) for view in views), None, "probabilities")
+        return voted_views(self._task.parent, data, self._changes, "probabilities")
