@@ -94,7 +94,7 @@ def takes(
             option = typer.Option(
                 *flags,
                 metavar=about["metavar"] or None,
-                help=about["help"] if only is shown is None else _DEFAULT.sub("", about["help"]),
+                help=about["help"] if only is None and shown is None else _DEFAULT.sub("", about["help"]),
                 show_default=False,
                 rich_help_panel=about["group"],
                 autocompletion=_completing(about["choices"]) if about["choices"] else None,

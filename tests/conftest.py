@@ -18,6 +18,7 @@ import torch
 from helpers import SmallNet
 from hypothesis import HealthCheck, settings
 
+from smd_evo.core import fast
 from smd_evo.core.exclusive import _blocks
 
 collect_ignore = ["triton_checks.py"]  # for doctests: needs Triton
@@ -63,6 +64,15 @@ def _nothing_stays_held():
         _blocks.moment.release()
     while torch._C._len_torch_function_stack():
         torch.overrides._pop_mode()
+
+
+@pytest.fixture(scope="module")
+def kernels():
+    """Kernels from the first value on; what can't be compiled is a failure here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fast, "_PAYS", 0)
+        yield
+        assert not fast._state.off
 
 
 @pytest.fixture(scope="session", autouse=True)

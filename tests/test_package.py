@@ -41,6 +41,7 @@ CORE = [
     "exclusive",
     "keys",
     "exact",
+    "compiled_tools",
     "compiled_patches",
     "compiled",
     "compiled_cuda",
@@ -99,7 +100,12 @@ def test_imports_point_one_way(path):
             if layer[0] == own[0] == "experiments":
                 assert ROOMS.index(room(layer)) <= ROOMS.index(room(own)), f"{path} imports {module}"
         elif own[0] == "core":
-            compiler = {"compiled": "numba", "compiled_patches": "numba", "compiled_cuda": "triton"}.get(own[1])
+            compiler = {
+                "compiled": "numba",
+                "compiled_patches": "numba",
+                "compiled_cuda": "triton",
+                "compiled_tools": "numba",
+            }.get(own[1])
             allowed = {"torch", "numpy", "smd_evo", compiler}
             assert package in {*sys.stdlib_module_names, *allowed}, f"the core imports {module}"
 

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 from numba import config, njit, types
-from numba.extending import intrinsic
 
 from smd_evo.core import compiled_patches
+from smd_evo.core.compiled_tools import bitcast, inner
 
 __all__ = ["build"]
 
@@ -31,32 +31,18 @@ _OFFSET = _U(0x3FF0000000000000 - 0x3FE6A09E667F3BCD)
 _LOG_TWO, _UNIT32, _UNIT53 = 0.6931471805599453, 2.0**-32, 2.0**-53
 _LOG_1, _LOG_2, _LOG_3, _LOG_4, _LOG_5 = (2.0 / (2 * j + 1) for j in range(1, 6))
 
-_inner = njit(error_model="numpy", nogil=True, inline="always")
+
+_bits_of = bitcast(types.float64, types.uint64)
+_float_of = bitcast(types.uint64, types.float64)
 
 
-def _bitcast(before: Any, after: Any) -> Any:
-    """The same 64 bits as another type."""
-
-    def typed(typing: Any, value: Any) -> Any:
-        def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            return builder.bitcast(arguments[0], context.get_value_type(after))
-
-        return after(before), code
-
-    return intrinsic(typed)
-
-
-_bits_of = _bitcast(types.float64, types.uint64)
-_float_of = _bitcast(types.uint64, types.float64)
-
-
-@_inner
+@inner
 def _double(word: Any) -> Any:
     """Exact for words below 2**52."""
     return _float_of(word | _MAGIC_BITS) - _MAGIC
 
 
-@_inner
+@inner
 def _radius_and_turn(block: Any, k0: Any, k1: Any) -> Any:
     """Philox4x32-10 and the logarithm: what the two coordinates of a block share."""
     c0, c1, c2, c3 = block & _MASK, block >> _U(32), _U(0), _U(0)
@@ -76,7 +62,7 @@ def _radius_and_turn(block: Any, k0: Any, k1: Any) -> Any:
     return math.sqrt((series * s + exponent * _LOG_TWO) * -2.0), c2
 
 
-@_inner
+@inner
 def _cosine(turn: Any) -> Any:
     w = abs(_double(turn & _MASK) * _UNIT32 - 0.5) - 0.25
     x = w * w
@@ -85,13 +71,13 @@ def _cosine(turn: Any) -> Any:
     return ((series * x - 41.341702240399755) * x + 6.283185307179586) * w
 
 
-@_inner
+@inner
 def _normal(coordinate: Any, k0: Any, k1: Any) -> Any:
     radius, turn = _radius_and_turn(_U(coordinate >> np.int64(1)), k0, k1)
     return radius * _cosine(turn + ((_U(coordinate) & _ONE) * _QUARTER))
 
 
-@_inner
+@inner
 def _fill_run(key: Any, first: Any, out: Any) -> None:
     """The field from coordinate ``first`` on: neighbours share a block."""
     k0, k1 = _U(key) & _MASK, _U(key) >> _U(32)
@@ -107,7 +93,7 @@ def _fill_run(key: Any, first: Any, out: Any) -> None:
         out[out.size - 1] = _normal(first + (out.size - 1), k0, k1)
 
 
-@_inner
+@inner
 def _fill(key: Any, coordinates: Any, out: Any) -> None:
     """The field at a block's coordinates; a run of them is recognised."""
     first, last, differences = coordinates[0], coordinates[-1], np.int64(0)
@@ -133,21 +119,21 @@ def _gaussian_keyed(keys: Any, coordinates: Any, out: Any) -> None:
         out[i] = _normal(coordinates[i], _U(keys[i]) & _MASK, _U(keys[i]) >> _U(32))
 
 
-@_inner
+@inner
 def _fmix32(word: Any) -> Any:
     word = np.uint32((word ^ (word >> np.uint32(16))) * np.uint32(0x85EBCA6B))
     word = np.uint32((word ^ (word >> np.uint32(13))) * np.uint32(0xC2B2AE35))
     return np.uint32(word ^ (word >> np.uint32(16)))
 
 
-@_inner
+@inner
 def _added(high: Any, low: Any, round_key: Any, rows: Any) -> Any:
     fraction = _U(_fmix32(np.uint32(low ^ round_key)) & np.uint32(2**31 - 1))
     total = np.uint32(high + np.uint32((fraction * _U(rows)) >> _U(31)))
     return min(total, np.uint32(total - rows))  # unsigned: of a total below rows the difference wraps
 
 
-@_inner
+@inner
 def _derive(key: Any, round_keys: Any) -> None:
     """SplitMix64's low 32 bits, as :func:`smd_evo.core.keys.derive` makes them of a key and 0, 1, ..."""
     for number in range(round_keys.size):
@@ -157,7 +143,7 @@ def _derive(key: Any, round_keys: Any) -> None:
         round_keys[number] = np.uint32((state ^ (state >> _U(31))) & _MASK)
 
 
-@_inner
+@inner
 def _permute(round_keys: Any, positions: Any, size: Any, bits: Any, out: Any, low: Any, high: Any) -> Any:
     """A block's images; False if a position is out of range."""
     mask, rows = np.uint32((1 << bits) - 1), np.uint32((size + (1 << bits) - 1) >> bits)
@@ -216,7 +202,7 @@ def _permutation_keyed(keys: Any, rounds: Any, positions: Any, size: Any, bits: 
     return True
 
 
-@_inner
+@inner
 def _add(keys: Any, shares: Any, coordinates: Any, total: Any, noise: Any) -> None:
     """Of a block, one child after the other."""
     for child in range(keys.size):

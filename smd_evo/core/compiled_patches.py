@@ -10,12 +10,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import carray, njit, types
+from numba import carray, types
 from numba.extending import intrinsic
+
+from smd_evo.core.compiled_tools import bitcast, inner
 
 __all__ = ["SIGNATURES"]
 
-_inner = njit(error_model="numpy", nogil=True, inline="always")
 _I = np.int64
 
 
@@ -31,24 +32,12 @@ def _pointer(kind: Any) -> Any:
     return intrinsic(typed)
 
 
-def _bitcast(before: Any, after: Any) -> Any:
-    """The same bits as another type of the same width."""
-
-    def typed(typing: Any, value: Any) -> Any:
-        def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            return builder.bitcast(arguments[0], context.get_value_type(after))
-
-        return after(before), code
-
-    return intrinsic(typed)
-
-
 _at16, _at32, _at64 = (_pointer(kind) for kind in (types.uint16, types.uint32, types.uint64))
-_float, _float_bits = _bitcast(types.uint32, types.float32), _bitcast(types.float32, types.uint32)
-_double, _double_bits = _bitcast(types.uint64, types.float64), _bitcast(types.float64, types.uint64)
+_float, _float_bits = bitcast(types.uint32, types.float32), bitcast(types.float32, types.uint32)
+_double, _double_bits = bitcast(types.uint64, types.float64), bitcast(types.float64, types.uint64)
 
 
-@_inner
+@inner
 def _place(local: Any, shape: Any) -> Any:
     """Where an element of a parameter lies, by its logical position; shape: lengths and strides, inner ones first."""
     if shape.size == 0:
@@ -60,7 +49,7 @@ def _place(local: Any, shape: Any) -> Any:
     return place
 
 
-@_inner
+@inner
 def _rounded(value: Any) -> Any:
     """A float32 to the nearest bfloat16, ties to even, as bits."""
     bits = _float_bits(value)
@@ -69,7 +58,7 @@ def _rounded(value: Any) -> Any:
     return np.uint16((bits + (((bits >> np.uint32(16)) & np.uint32(1)) + np.uint32(0x7FFF))) >> np.uint32(16))
 
 
-@_inner
+@inner
 def _end(indices: Any, begin: Any, limit: Any) -> Any:
     """Where sorted indices reach a limit, by halves."""
     low, high = begin, indices.size

@@ -20,10 +20,10 @@ from smd_evo.core.mutation import Lineage
 from smd_evo.core.noise import permutation
 from smd_evo.core.parameters import Child
 from smd_evo.errors import InvalidValue
-from smd_evo.evaluation.fitness import Fitness, ModuleFitness
+from smd_evo.evaluation.fitness import Fitness, ModuleFitness, OutputFitness
 from smd_evo.evaluation.result import Evaluation, evaluation
 
-__all__ = ["Racing", "finalists", "race", "race_rounds"]
+__all__ = ["Racing", "finalists", "race", "race_rounds", "raced"]
 
 _SHARES = (1 / 8, 1 / 4, 1 / 2, 1)
 """Of the samples that are seen by the end of each round."""
@@ -64,9 +64,7 @@ def race(
     Raises:
         InvalidValue: the fitness is a function of the network, or there are too few samples.
     """
-    rule, total = evaluator.fitness, evaluator.samples
-    if isinstance(rule, ModuleFitness):
-        raise InvalidValue(f"race: expected a fitness of samples, got {rule.name!r}, a function of the network")
+    rule, total = raced(evaluator.fitness), evaluator.samples
     if total < len(_SHARES):
         raise InvalidValue(f"race: expected at least {len(_SHARES)} samples, got {total}")
     order = permutation(check_key(key), torch.arange(total, device="cpu"), total)
@@ -100,6 +98,17 @@ def race(
             result.fitness[group] = result.fitness[group].clamp(max=behind)
         racing += group
     return result
+
+
+def raced(fitness: Fitness) -> OutputFitness:
+    """A fitness by which children can race.
+
+    Raises:
+        InvalidValue: it is a function of the network.
+    """
+    if isinstance(fitness, ModuleFitness):
+        raise InvalidValue(f"race: expected a fitness of samples, got {fitness.name!r}, a function of the network")
+    return fitness
 
 
 def finalists(children: int) -> int:

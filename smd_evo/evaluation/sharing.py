@@ -89,6 +89,7 @@ class Sharing:
         self._known = _known.setdefault(self._space, _Known())
         self._reuse = Reuse(self._space.module, self._space.names, turns.fresh, self._state)
         self._wanted: set[Key] = set()
+        self._costs: dict[Key, float] = {}
         self._recorded = False
 
     def enter(self) -> None:
@@ -172,6 +173,7 @@ class Sharing:
         self._recorded = False
         if not self.on:
             return
+        self._costs = {call.key: call.cost for call in self._known.met or ()}
         pieces = some if most is None else [piece for batch in some for piece in batch.split(most)]
         try:
             self._reuse.record(pieces, self._wanted, _room(self._space.device))
@@ -210,8 +212,7 @@ class Sharing:
 
     def _saved(self, returned: Sequence[Call]) -> float:
         """Calls that were not made, in forward passes."""
-        costs = {call.key: call.cost for call in self._known.met or ()}
-        return sum(costs[call.key] for call in returned) / costs[0, 0] if returned else 0.0
+        return sum(self._costs[call.key] for call in returned) / self._costs[0, 0] if returned else 0.0
 
     def _is_right(self, number: int, touched: int, some: Sequence[Batch]) -> bool:
         """Whether the outputs for such a child are those of full forward passes; of the first few kinds."""

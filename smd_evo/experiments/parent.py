@@ -22,7 +22,7 @@ from smd_evo.evaluation.fitness import (
     get_fitness,
 )
 from smd_evo.experiments.progress import Logged, Progress
-from smd_evo.experiments.settings import OBJECT, ExperimentConfig
+from smd_evo.experiments.settings import ExperimentConfig, is_object
 from smd_evo.zoo import load
 from smd_evo.zoo.data import Data
 from smd_evo.zoo.names import user_object
@@ -124,7 +124,7 @@ def find_fitness(name: str) -> Fitness:
 
 def _check_named(setting: str, value: str) -> None:
     """Raise InvalidValue for what a program gave, which nobody can load by its name."""
-    if value.startswith(f"{OBJECT}:"):
+    if is_object(value):
         raise InvalidValue(
             f"{setting}: expected a name to load it by, got {value}, which a program gave; give --{setting} "
             "module.path:function that returns it, or use smd_evo.load_run in that program"

@@ -22,6 +22,7 @@ __all__ = [
     "SUBSPACES",
     "ExperimentConfig",
     "fitness_name",
+    "is_object",
     "load_settings",
     "setting",
 ]
@@ -50,6 +51,15 @@ CHILDREN = 1_000_000
 """The most of one generation."""
 _PRECISIONS = ("float32", "bfloat16", "auto")
 _Config = TypeVar("_Config", bound="ExperimentConfig")
+
+
+def is_object(value: object) -> bool:
+    """Whether a setting stands for an object of a program.
+
+    >>> is_object("object:SmallNet"), is_object("demo-cnn"), is_object(None)
+    (True, False, False)
+    """
+    return str(value).startswith(f"{OBJECT}:")
 
 
 def fitness_name(name: str) -> str:

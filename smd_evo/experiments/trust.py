@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from smd_evo.errors import InvalidValue, shown
-from smd_evo.experiments.settings import OBJECT
+from smd_evo.experiments.settings import OBJECT, is_object
 
 __all__ = ["check_trust", "going_on", "needs_trust"]
 
@@ -59,7 +59,7 @@ def going_on(run: Path, settings: Mapping[str, Any]) -> str:
     >>> going_on(Path("run"), {"model": "object:Linear"})
     'the same call of smd_evo.evolve with out=run'
     """
-    if str(settings.get("model")).startswith(f"{OBJECT}:"):
+    if is_object(settings.get("model")):
         return f"the same call of smd_evo.evolve with out={run}"
     return f"smd-evo resume {shlex.quote(str(run))}{' --trust' if needs_trust(settings) else ''}"
 

@@ -12,7 +12,7 @@ from smd_evo.experiments.compare.settings import CompareConfig
 from smd_evo.experiments.finetune.settings import FinetuneConfig
 from smd_evo.experiments.generations.settings import EvolutionConfig
 from smd_evo.experiments.record import RunRecord
-from smd_evo.experiments.settings import OBJECT, ExperimentConfig
+from smd_evo.experiments.settings import ExperimentConfig, is_object
 from smd_evo.experiments.window.settings import WindowConfig
 
 __all__ = ["repeat"]
@@ -41,7 +41,7 @@ def repeat(record: RunRecord) -> list[str]:
         >>> repeat(RunRecord("run", "finetune", {"seed": 3, "density": [0.1, 0.01], "device": "cpu"}, {}))
         ['smd-evo finetune --seed 3 --device cpu --density 0.1,0.01 --out run-again']
     """
-    if str(record.config.get("model")).startswith(f"{OBJECT}:"):
+    if is_object(record.config.get("model")):
         return []  # which no command can name
     out = f"{record.name}-again"
     if record.kind == "protocol":

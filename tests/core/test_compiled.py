@@ -32,6 +32,7 @@ from smd_evo.core.mutation import replay
 from smd_evo.errors import InvalidValue
 
 numba = pytest.importorskip("numba")
+pytestmark = pytest.mark.usefixtures("kernels")
 
 KEYS = st.integers(0, 2**64 - 1)
 EXTREMES = st.sampled_from([0, 1, 2, 2**32 - 1, 2**32, 2**33, 2**63 - 2, 2**63 - 1])
@@ -40,15 +41,6 @@ DTYPES = [torch.float32, torch.float64]
 LAYOUT = Layout(
     (Slot("a.weight", (40, 33)), Slot("a.bias", (40,)), Slot("b.weight", (3, 7)), Slot("c.weight", (901,)))
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def at_once():
-    """Kernels from the first value on; what can't be compiled is a failure here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fast, "_PAYS", 0)
-        yield
-        assert not fast._state.off
 
 
 def eager(function, *arguments, **options):

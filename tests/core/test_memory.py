@@ -11,22 +11,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from smd_evo import ParameterSpace, SparseDelta
-from smd_evo.core import fast
 from smd_evo.core.delta import SparseValues
 from smd_evo.core.memory import Memory
 
 pytest.importorskip("numba")
+pytestmark = pytest.mark.usefixtures("kernels")
 TYPES = [torch.float32, torch.float64, torch.bfloat16]
 ODD = [0.0, -0.0, float("inf"), -float("inf"), 1e-40, 3.3e38, 1.0039062, -1.0117188]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def at_once():
-    """Kernels from the first patch on; what can't be compiled is a failure here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fast, "_PAYS", 0)
-        yield
-        assert not fast._state.off
 
 
 def network(types, seed=0):

@@ -13,7 +13,7 @@ from smd_evo.documents import parse_json, read_file
 from smd_evo.errors import InvalidValue, WrongParent, shown
 from smd_evo.experiments.folders.content import CONFIG, IDENTITY, differing
 from smd_evo.experiments.generations.settings import MAY_CHANGE, EvolutionConfig
-from smd_evo.experiments.settings import OBJECT, load_settings
+from smd_evo.experiments.settings import is_object, load_settings
 from smd_evo.experiments.trust import check_trust
 
 if TYPE_CHECKING:
@@ -81,8 +81,7 @@ def _fixed(config: EvolutionConfig) -> dict[str, Any]:
 
 def _told(stored: Mapping[str, Any], now: Mapping[str, Any]) -> Mapping[str, Any]:
     """The same settings, but that a fitness which a program gave may be told by any name."""
-    own = str(stored["fitness"]).startswith(f"{OBJECT}:")
-    return {**now, "fitness": stored["fitness"]} if own else now
+    return {**now, "fitness": stored["fitness"]} if is_object(stored["fitness"]) else now
 
 
 def _digest(data: Data) -> str:

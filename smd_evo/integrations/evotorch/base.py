@@ -19,7 +19,8 @@ from smd_evo.core.selection import Select
 from smd_evo.errors import InvalidType, InvalidValue, check_choice, check_count, check_number, shown
 from smd_evo.evaluation.data import minibatch
 from smd_evo.evaluation.evaluator import Evaluator
-from smd_evo.evaluation.fitness import WORST, Fitness, ModuleFitness, get_fitness
+from smd_evo.evaluation.fitness import WORST, Fitness, get_fitness
+from smd_evo.evaluation.race import raced
 from smd_evo.evaluation.work import Work
 from smd_evo.integrations.evotorch.cluster import WatchedPool
 from smd_evo.integrations.evotorch.keys import generator_seed
@@ -165,10 +166,7 @@ class NetworkProblem(SharedParent):
         Raises:
             InvalidValue: with actors, each of which would have a race of its own, or without samples.
         """
-        if isinstance(self.fitness, ModuleFitness):
-            raise InvalidValue(
-                f"race: expected a fitness of samples, got {self.fitness.name!r}, a function of the network"
-            )
+        raced(self.fitness)
         if self.num_actors:
             raise InvalidValue(f"race: expected no actors, got {self.num_actors}; leave one of them out")
         self._race = derive(self.key, "race")
