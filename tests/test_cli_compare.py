@@ -185,6 +185,21 @@ def test_what_is_free_stands_beside(tmp_path):
     assert here("report", str(tmp_path / "run")).returncode == 0
 
 
+def test_forward_passes_may_be_the_budget(tmp_path):
+    """Children of the last layer come again and again, those of all layers only as often as before."""
+    limits = ["--forwards", "480", "--budget", "4800", "--trials", "1", "--no-controls"]
+    done = here("compare", *SMALL, *limits, "--methods", "head-es,sgd", "--out", str(tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    found = runs(tmp_path / "run")
+    dense, head, sgd = (found[f"runs/{name}/seed-1.json"] for name in ("openai-es", "head-es", "sgd"))
+    assert dense["forwards"] == dense["evaluations"] == 480
+    assert sgd["forwards"] == sgd["evaluations"] <= 480
+    assert head["forwards"] <= 480 < 3 * 480 <= head["evaluations"]
+    assert [point["forwards"] for point in dense["points"]] == [0, 160, 320, 480]
+    assert "4,800 image evaluations, 480 forward passes at most" in " ".join(done.stdout.split())
+    assert "Forward passes until the validation score" in " ".join(done.stdout.split())
+
+
 class TestRefuses:
     def test_an_unknown_method(self, tmp_path):
         refused(compare(tmp_path / "run", methods=["opnai-es"]), "methods: expected", "did you mean 'openai-es'")
@@ -198,6 +213,7 @@ class TestRefuses:
         refused(
             compare(tmp_path / "run", "--tuning-budget", "159"), "tuning_budget: expected at least one generation"
         )
+        refused(compare(tmp_path / "run", "--forwards", "159"), "forwards: expected at least one generation")
 
     def test_targets_that_no_metric_can_score(self, tmp_path):
         """Both metrics are of classes."""

@@ -53,6 +53,14 @@ def replace_point(run, place, accuracy):
     return replace(run, points=tuple(points))
 
 
+def counted(run, whole):
+    """The same with forward passes in even steps; without, as of an older version."""
+    count = len(run.points) - 1
+    forwards = [None if whole is None else whole * number / count for number in range(count + 1)]
+    points = zip(run.points, forwards, strict=True)
+    return replace(run, points=tuple(replace(point, forwards=each) for point, each in points), forwards=whole)
+
+
 def summarised(*runs, tuning=None):
     """The methods' results by their names, the first method's runs given first."""
     own = {each[0].job.method: each for each in runs}
@@ -149,6 +157,18 @@ class TestToTarget:
         offsets = np.random.default_rng(seeds).normal(size=seeds)
         for found in summarised(learned(REFERENCE, 2, seeds, offsets))[REFERENCE].to_target.values():
             assert (found.low, found.evaluations, found.high) == (10000, 10000, 10000)
+
+    @pytest.mark.parametrize(("whole", "expected"), [(10000.0, 500), (None, 5000)])
+    def test_forward_passes_count_where_all_runs_count_them(self, whole, expected):
+        """A tenth of one for an image, and half of the images: a twentieth."""
+        slow = [counted(run, whole) for run in learned(REFERENCE, 2, 3)]
+        fast = [counted(run, 1000.0) for run in learned("smd", 4, 3)]
+        found = summarised(slow, fast)
+        for measure in ("accuracy", "loss"):
+            assert found["smd"].to_target[measure].evaluations == pytest.approx(expected)
+            assert found["smd"].to_target[measure].p_value < 0.01
+        assert found["smd"].curve.forwards == pytest.approx(MARKS / 10)
+        assert found[REFERENCE].curve.forwards == (() if whole is None else tuple(MARKS.tolist()))
 
     def test_several_methods_share_the_error(self):
         found = summarised(

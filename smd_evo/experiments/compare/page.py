@@ -8,7 +8,7 @@ from typing import Any
 from smd_evo.experiments.compare import results as found
 from smd_evo.experiments.compare.run import Score
 from smd_evo.experiments.compare.settings import CompareConfig
-from smd_evo.experiments.compare.table import compare_tables, compare_verdict
+from smd_evo.experiments.compare.table import budget_text, compare_tables, compare_verdict
 from smd_evo.experiments.facts import data_facts, environment
 from smd_evo.experiments.record import RunRecord
 from smd_evo.experiments.sections import Cell, Group, Section, Table, decimal, estimate, figure, printed
@@ -37,8 +37,8 @@ def compare_section(record: RunRecord) -> Section:
         tables=[scores, *others, _trials(result), _methods(result)],
         figure=figure(
             record,
-            "Learning curves over image evaluations, one of each method: validation accuracy on the left, validation "
-            "cross-entropy on the right, the parent as a dashed line. The tables hold what they end with.",
+            "Learning curves of each method, over image evaluations and below over forward passes: accuracy on the "
+            "left, cross-entropy on the right, the parent as a dashed line. The tables hold what they end with.",
             f"Means over {config.seeds} seeds on {results['data']['samples']['validation']:,} validation images; "
             "bands are 95 % t intervals over seeds. A curve or a band that leaves its plot is much worse than the "
             "others.",
@@ -53,7 +53,7 @@ def _facts(record: RunRecord, result: found.CompareResult) -> dict[str, str]:
     tuning = config.budget if config.tuning_budget is None else config.tuning_budget
     return {
         **data_facts(record.config, record.results, _ROLES),
-        "Budget": f"{config.budget:,} image evaluations a run",
+        "Budget": f"{budget_text(config)} a run",
         "Generations": f"{config.children:,} children on {min(config.images, samples):,} of the {samples:,} fitness "
         "images; methods of a single generation, or of none, spend the same budget in their own way",
         "Runs": f"{config.seeds} of each method; a seed draws the same minibatches for all methods",
@@ -136,7 +136,8 @@ def _difference(difference: Mapping[str, Any]) -> found.Difference:
 
 def _curve(curve: Mapping[str, Any]) -> found.Curve:
     scores = {name: tuple(map(estimate, curve[name])) for name in found.MEASURES}
-    return found.Curve(**{**scores, "evaluations": tuple(curve["evaluations"])})
+    evaluations, forwards = (tuple(curve.get(name, ())) for name in ("evaluations", "forwards"))
+    return found.Curve(**scores, evaluations=evaluations, forwards=forwards)
 
 
 def _trial(trial: Mapping[str, Any]) -> found.Trial:

@@ -42,11 +42,18 @@ _Numbers = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Curve:
-    """A method's validation score at each checkpoint: the mean over seeds with its t interval."""
+    """A method's validation score at each checkpoint: the mean over seeds with its t interval.
+
+    Attributes:
+        evaluations: images evaluated by then, at most.
+        accuracy, loss: on validation.
+        forwards: forward passes of an image by then, of the seeds' mean; none in runs of older versions.
+    """
 
     evaluations: tuple[int, ...]
     accuracy: tuple[Estimate, ...]
     loss: tuple[Estimate, ...]
+    forwards: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,15 +77,19 @@ class Difference:
 
 @dataclass(frozen=True)
 class ToTarget:
-    """Image evaluations until the mean curve is where the reference's ends, and stays there; None: not reached.
+    """What it takes until the mean curve is where the reference's ends, and stays there; None: not reached.
+
+    Counted in forward passes where all runs count those, as children that share layers need fewer of them than of
+    image evaluations; else in the latter.
 
     Both curves are made monotone first (isotonic regression): or one lucky checkpoint would count as having arrived,
     and the reference itself, once it makes no more progress, at any time.
 
     Attributes:
-        evaluations: of all seeds' mean curve, between checkpoints by a straight line.
+        evaluations: in that unit, of all seeds' mean curve, between checkpoints by a straight line.
         low, high: percentile bootstrap over seeds, drawn in pairs with the reference's.
-        p_value: of the same bootstrap, two-sided, that it takes the whole budget or more; 1 for the reference itself.
+        p_value: of the same bootstrap, two-sided, that it takes as much as the reference's whole run, or more; 1 for
+            the reference itself.
         adjusted: the same after Holm's correction for all methods of this measure.
     """
 
@@ -108,7 +119,7 @@ class MethodResult:
         calibrated: accuracy and loss on the test split once outputs are calibrated on the fitness split; empty where
             runs of an older version are among them.
         calibrated_against: differences of these to the reference's.
-        forwards: forward passes of an image that a run took at most; None where nobody counted.
+        forwards: forward passes of an image that a run took at most; None in runs of older versions.
         against_control: differences to the best control: in accuracy as it is, in loss as calibrated, so that none is
             one of calibration alone.
     """
@@ -163,6 +174,16 @@ class CompareResult:
     def reference(self) -> MethodResult:
         """What the others are compared with."""
         return next(each for each in self.methods if each.method == REFERENCE)
+
+    @property
+    def counted(self) -> bool:
+        """Whether all runs count forward passes."""
+        return all(method.curve.forwards for method in self.methods)
+
+    @property
+    def whole(self) -> float:
+        """What the reference's run took: forward passes where all runs count those, else image evaluations."""
+        return self.reference.curve.forwards[-1] if self.counted else float(self.config.budget)
 
 
 def best_trial(runs: Sequence[Run], metric: str) -> int:
@@ -287,12 +308,25 @@ def _differences(
 
 
 def _curve(runs: Sequence[Run]) -> Curve:
-    evaluations = tuple(point.evaluations for point in runs[0].points)
+    evaluations = tuple(
+        max(each) for each in zip(*([point.evaluations for point in run.points] for run in runs), strict=True)
+    )
     accuracy, loss = (
         tuple(t_interval(column, within=_RANGES[measure]) for column in _curves(runs, measure).T)
         for measure in ("accuracy", "loss")
     )
-    return Curve(evaluations, accuracy, loss)
+    return Curve(evaluations, accuracy, loss, tuple(_forwards(runs).tolist()) if _counted(runs) else ())
+
+
+def _counted(runs: Sequence[Run]) -> bool:
+    """Whether all of them count forward passes at each point."""
+    return all(point.forwards is not None for run in runs for point in run.points)
+
+
+def _forwards(runs: Sequence[Run]) -> _Numbers:
+    """Of each point, the mean over seeds."""
+    means: _Numbers = np.array([[point.forwards for point in run.points] for run in runs], dtype=np.float64).mean(0)
+    return means
 
 
 def _curves(runs: Sequence[Run], measure: str) -> _Numbers:
@@ -302,17 +336,21 @@ def _curves(runs: Sequence[Run], measure: str) -> _Numbers:
 
 def _targets(runs: Mapping[str, Sequence[Run]], measure: str, seed: int) -> dict[str, ToTarget]:
     """Of all methods, adjusted together; the reference's own is no test."""
-    found = {name: _to_target(own, runs[REFERENCE], measure, seed) for name, own in runs.items()}
+    counted = all(map(_counted, runs.values()))
+    found = {name: _to_target(own, runs[REFERENCE], measure, seed, counted) for name, own in runs.items()}
     names = [name for name in runs if name != REFERENCE]
     adjusted = dict(zip(names, holm([found[name].p_value for name in names]), strict=True))
     found[REFERENCE] = replace(found[REFERENCE], p_value=1.0)
     return {name: replace(own, adjusted=adjusted.get(name, 1.0)) for name, own in found.items()}
 
 
-def _to_target(runs: Sequence[Run], reference: Sequence[Run], measure: str, seed: int) -> ToTarget:
+def _to_target(runs: Sequence[Run], reference: Sequence[Run], measure: str, seed: int, counted: bool) -> ToTarget:
     sign = 1 if MEASURES[measure] == "max" else -1
     own, theirs = sign * _curves(runs, measure), sign * _curves(reference, measure)
-    marks = np.array([point.evaluations for point in runs[0].points], dtype=np.float64)
+    marks, whole = (
+        _forwards(each) if counted else np.array(_curve(each).evaluations, dtype=np.float64)
+        for each in (runs, reference)
+    )
 
     def reached(chosen: NDArray[np.int64]) -> float:
         # Both means are made alike: the reference reaches its own to the last bit.
@@ -322,7 +360,7 @@ def _to_target(runs: Sequence[Run], reference: Sequence[Run], measure: str, seed
     found = np.sort([reached(chosen) for chosen in draws])
     low, high = found[int(0.025 * _RESAMPLES)], found[int(0.975 * _RESAMPLES)]
     value = reached(np.arange(len(runs)))
-    p_value = min(1.0, 2 * float(1 + (found >= marks[-1]).sum()) / (1 + _RESAMPLES))
+    p_value = min(1.0, 2 * float(1 + (found >= whole[-1]).sum()) / (1 + _RESAMPLES))
     places = [float(place) if np.isfinite(place) else None for place in (value, low, high)]
     return ToTarget(places[0], places[1], places[2], p_value, p_value)
 

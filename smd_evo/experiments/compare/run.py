@@ -1,12 +1,14 @@
 """A fair comparison: every method the same parent, minibatches, budget and number of trials.
 
-The budget is counted in image evaluations, children times images. Settings are chosen on the validation split, from
-as many trials for each method, on a seed of their own; the reported runs have other seeds, and each looks at the
-test split once, at its end.
+The budget is counted in image evaluations, children times images, and if asked for also in forward passes, of which
+children that share layers with their parent need fewer: a run ends where one of the two is spent. Settings are chosen
+on the validation split, from as many trials for each method, on a seed of their own; the reported runs have other
+seeds, and each looks at the test split once, at its end.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from functools import cached_property
@@ -47,10 +49,14 @@ class Score:
 
 @dataclass(frozen=True)
 class Point:
-    """A method's score on validation after so many image evaluations."""
+    """A method's score on validation after so many image evaluations and forward passes.
+
+    Runs of older versions do not know the latter.
+    """
 
     evaluations: int
     score: Score
+    forwards: float | None = None
 
 
 @dataclass(frozen=True)
@@ -79,8 +85,8 @@ class Run:
         settings: of the method.
         points: the learning curve, of which the first is the parent; of a tuning run only its two ends.
         evaluations: images that were evaluated.
-        forwards: forward passes of an image that this took, see :class:`smd_evo.evaluation.work.Work`; None where
-            nobody counted.
+        forwards: forward passes of an image that this took, see :class:`smd_evo.evaluation.work.Work`; None in runs
+            of older versions.
         calibration: images that finding the unit of its strength took, once for all runs; outside of the budget.
         seconds: that the method took, without the scores.
         memory: bytes that it took at its peak beyond parent and data; None where nobody can tell.
@@ -181,34 +187,41 @@ class Comparison:
             forwards=forwards,
         )
 
-    def _spend(self, method: Method, job: Job) -> tuple[tuple[Point, ...], int, float, float | None]:
+    def _spend(self, method: Method, job: Job) -> tuple[tuple[Point, ...], int, float, float]:
         """The learning curve, and of the method's own steps image evaluations, seconds and forward passes."""
         budget, marks, spent, seconds = self._budget(job), self.config.checkpoints if job.reported else 1, 0, 0.0
-        forwards = None if method.work is None else 0.0
+        limit, forwards, ahead = self._limit(job), 0.0, 0.0
         if not isinstance(method, Parent) and method.cost > budget:
             raise InvalidValue(
                 f"budget: expected at least the {method.cost} image evaluations of one step of {job.method}, "
                 f"got {budget}"
             )
-        points = [Point(0, self._score(method, "validation"))]
+        points = [Point(0, self._score(method, "validation"), 0.0)]
         for number in range(1, marks + 1):
             mark, moved = budget * number // marks, False
-            while spent + (cost := method.cost) <= mark:
+            # What the next step will compute is known by the last one alone.
+            while spent + (cost := method.cost) <= mark and forwards + (ahead or cost) <= limit * number / marks:
                 start, before = time.perf_counter(), method.work.forwards if method.work else 0.0
                 method.step()
                 if self.config.device != "cpu":
                     torch.cuda.synchronize()
                 seconds += time.perf_counter() - start
-                spent, moved = spent + cost, True
-                if forwards is not None and method.work:
-                    forwards += method.work.forwards - before
+                # A look at the parent that the method does not need is not charged.
+                ahead = min(method.work.forwards - before, float(cost)) if method.work else float(cost)
+                spent, forwards, moved = spent + cost, forwards + ahead, True
                 self._progress.advance()
-            points.append(Point(mark, self._score(method, "validation") if moved else points[-1].score))
+            score = self._score(method, "validation") if moved else points[-1].score
+            points.append(Point(mark if self.config.forwards is None else spent, score, forwards))
         return tuple(points), spent, seconds, forwards
 
     def _budget(self, job: Job) -> int:
         config = self.config
         return config.budget if job.reported or config.tuning_budget is None else config.tuning_budget
+
+    def _limit(self, job: Job) -> float:
+        """Forward passes of a run, at most: of a trial as large a share as of image evaluations."""
+        config = self.config
+        return math.inf if config.forwards is None else config.forwards * self._budget(job) / config.budget
 
     def _task(self, job: Job) -> Task:
         config = self.config

@@ -74,13 +74,14 @@ def stored_run(folder: Path, job: Job) -> Run | None:
 
 def _decoded(stored: Mapping[str, Any]) -> Run:
     values = {field.name: stored[field.name] for field in dataclasses.fields(Run) if field.name not in _NEW}
-    points = tuple(Point(_number(each["evaluations"], int), _score(each["score"])) for each in stored["points"])
+    points = tuple(
+        Point(_number(each["evaluations"], int), _score(each["score"]), _forwards(each)) for each in stored["points"]
+    )
     test, calibrated = (None if each is None else _score(each) for each in (stored["test"], stored.get("calibrated")))
     for name in ("evaluations", "calibration"):
         _number(stored[name], int)
     _number(stored["seconds"], int, float)
     _number(stored["memory"], int, type(None))
-    forwards = _number(stored.get("forwards"), int, float, type(None))
     if not points or not isinstance(stored["settings"], dict):
         raise ValueError("no points, or no settings")
     return Run(
@@ -90,7 +91,7 @@ def _decoded(stored: Mapping[str, Any]) -> Run:
             "points": points,
             "test": test,
             "calibrated": calibrated,
-            "forwards": forwards,
+            "forwards": _forwards(stored),
         }
     )
 
@@ -99,6 +100,11 @@ def _score(stored: Mapping[str, Any]) -> Score:
     """A loss that was not finite is None in a file."""
     loss = math.nan if stored["loss"] is None else _number(stored["loss"], int, float)
     return Score(_number(stored["accuracy"], int, float), loss)
+
+
+def _forwards(stored: Mapping[str, Any]) -> float | None:
+    found: float | None = _number(stored.get("forwards"), int, float, type(None))
+    return found
 
 
 def _number(value: Any, *kinds: type) -> Any:
@@ -120,6 +126,7 @@ def points_table(runs: Iterable[Run]) -> str:
             "settings",
             "split",
             "evaluations",
+            "forwards",
             "accuracy",
             "loss",
             "seconds",
@@ -129,14 +136,11 @@ def points_table(runs: Iterable[Run]) -> str:
     for run in runs:
         job = run.job
         begin = [job.method, job.reported, job.seed, job.trial, json.dumps(run.settings)]
-        scores = [("validation", point.evaluations, point.score) for point in run.points]
-        scores += [
-            (split, run.evaluations, score)
-            for split, score in (("test", run.test), ("test, calibrated", run.calibrated))
-            if score
-        ]
-        for split, evaluations, score in scores:
-            writer.writerow(
-                [*begin, split, evaluations, score.accuracy, score.loss, round(run.seconds, 3), run.memory]
-            )
+        ends = ("test", run.test), ("test, calibrated", run.calibrated)
+        points = [("validation", point) for point in run.points]
+        points += [(split, Point(run.evaluations, score, run.forwards)) for split, score in ends if score]
+        for split, point in points:
+            spent = point.evaluations, point.forwards
+            score = point.score.accuracy, point.score.loss
+            writer.writerow([*begin, split, *spent, *score, round(run.seconds, 3), run.memory])
     return text.getvalue()

@@ -41,6 +41,12 @@ class CompareConfig(ExperimentConfig):
     tuning_budget: int | None = setting(
         None, "N", "Image evaluations of a trial, where it is to be fewer [the budget].", readers.samples
     )
+    forwards: int | None = setting(
+        None,
+        "N",
+        "Forward passes of a run at most, of which children that share layers need fewer [no limit].",
+        readers.samples,
+    )
     seeds: int = setting(
         5, "N", "Reported runs of each method; 2 or more [5].", readers.whole("try 5", low=2, high=10_000)
     )
@@ -74,7 +80,7 @@ class CompareConfig(ExperimentConfig):
         if self.children % 2:
             raise InvalidValue(f"children: expected an even number for antithetic pairs, got {self.children}")
         lowest = self.children * self.images
-        for name in ("budget", "tuning_budget"):
+        for name in ("budget", "tuning_budget", "forwards"):
             if (budget := getattr(self, name)) is not None and budget < lowest:
                 raise InvalidValue(
                     f"{name}: expected at least one generation, {self.children} children x {self.images} images = "

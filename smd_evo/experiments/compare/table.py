@@ -8,10 +8,11 @@ from rich.table import Table
 
 from smd_evo.experiments.compare.methods.registry import CONTROLS, REFERENCE
 from smd_evo.experiments.compare.results import MEASURES, CompareResult, Difference, MethodResult, ToTarget
+from smd_evo.experiments.compare.settings import CompareConfig
 from smd_evo.experiments.tables import interval, new_table, p_text, points
 from smd_evo.statistics.tests import Estimate
 
-__all__ = ["compare_tables", "compare_verdict"]
+__all__ = ["budget_text", "compare_tables", "compare_verdict"]
 
 _ALPHA = 0.05
 
@@ -24,22 +25,27 @@ def compare_tables(result: CompareResult) -> list[Table]:
     return [_scores(result), *differences, *beyond, _targets(result), _costs(result)]
 
 
+def budget_text(config: CompareConfig) -> str:
+    """What a run may spend."""
+    forwards = "" if config.forwards is None else f", {config.forwards:,} forward passes at most"
+    return f"{config.budget:,} image evaluations{forwards}"
+
+
 def compare_verdict(result: CompareResult) -> list[str]:
     """What the tables show, in sentences that claim no more than their tests."""
-    config = result.config
     evolved = [method for method in result.methods if method.method not in (REFERENCE, *CONTROLS)]
     lines = [_sentence(method, REFERENCE, method.against) for method in evolved]
     lines += _beyond_both(result)
-    fast = [method for method in evolved if _reaches(method, config.budget)]
+    fast = [method for method in evolved if _reaches(method, result.whole)]
     for method in fast:
         reached = [
-            f"{name} that {REFERENCE} ends with after {_share(method.to_target[name], config.budget)}"
+            f"{name} that {REFERENCE} ends with after {_share(method.to_target[name], result)}"
             for name in method.to_target
-            if _sooner(method.to_target[name], config.budget)
+            if _sooner(method.to_target[name], result.whole)
         ]
         lines.append(f"{method.method} reaches the {' and the '.join(reached)}.")
     if not fast:
-        lines.append(f"No method was shown to reach the final score of {REFERENCE} with fewer image evaluations.")
+        lines.append(f"No method was shown to reach the final score of {REFERENCE} with fewer {_unit(result)}.")
     return lines
 
 
@@ -81,18 +87,22 @@ def _is_better(method: MethodResult) -> bool:
     )
 
 
-def _reaches(method: MethodResult, budget: int) -> bool:
-    return any(_sooner(found, budget) for found in method.to_target.values())
+def _reaches(method: MethodResult, whole: float) -> bool:
+    return any(_sooner(found, whole) for found in method.to_target.values())
 
 
-def _sooner(found: ToTarget, budget: int) -> bool:
+def _sooner(found: ToTarget, whole: float) -> bool:
     """Whether that is shown: by the p value, and by the whole interval."""
-    return found.adjusted < _ALPHA and found.high is not None and found.high < budget
+    return found.adjusted < _ALPHA and found.high is not None and found.high < whole
 
 
-def _share(found: ToTarget, budget: int) -> str:
-    value, low, high = (100 * (number or 0) / budget for number in (found.evaluations, found.low, found.high))
-    return f"{value:.0f} [{low:.0f}, {high:.0f}] % of its budget (p = {p_text(found.adjusted)})"
+def _share(found: ToTarget, result: CompareResult) -> str:
+    value, low, high = (100 * (number or 0) / result.whole for number in (found.evaluations, found.low, found.high))
+    return f"{value:.0f} [{low:.0f}, {high:.0f}] % of its {_unit(result)} (p = {p_text(found.adjusted)})"
+
+
+def _unit(result: CompareResult) -> str:
+    return "forward passes" if result.counted else "image evaluations"
 
 
 def _word(difference: Difference, sign: int) -> str:
@@ -105,7 +115,7 @@ def _word(difference: Difference, sign: int) -> str:
 def _scores(result: CompareResult) -> Table:
     config = result.config
     table = _table(
-        f"{config.model} on {config.data}: {config.budget:,} image evaluations, {config.seeds} seeds",
+        f"{config.model} on {config.data}: {budget_text(config)}, {config.seeds} seeds",
         "Test accuracy in % and cross-entropy: means with 95 % t intervals over seeds, as far as such numbers go, "
         "which differ in children and minibatches, not in splits.",
         "accuracy",
@@ -185,14 +195,14 @@ def _differences(result: CompareResult, measure: str) -> Table:
 
 def _targets(result: CompareResult) -> Table:
     table = _table(
-        f"Image evaluations until the validation score that {REFERENCE} ends with",
-        "In % of the budget, by the mean curve of all seeds, made monotone; 95 % bootstrap intervals "
-        "over seeds, paired with the reference's, not corrected, and the p value of taking all of it, after Holm's "
+        f"{_unit(result).capitalize()} until the validation score that {REFERENCE} ends with",
+        "In % of what its whole run took, by the mean curve of all seeds, made monotone; 95 % bootstrap intervals "
+        "over seeds, paired with the reference's, not corrected, and the p value of taking as much, after Holm's "
         "correction; never: not within the budget.",
         *(name for measure in MEASURES for name in (measure, "p")),
     )
     for method in result.methods:
-        cells = [_target(method.to_target[measure], result.config.budget) for measure in MEASURES]
+        cells = [_target(method.to_target[measure], result.whole) for measure in MEASURES]
         table.add_row(method.method, *(text for cell in cells for text in cell))
     return table
 
@@ -229,9 +239,9 @@ def _signed(found: Estimate) -> str:
     return f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
 
 
-def _target(found: ToTarget, budget: int) -> tuple[str, str]:
+def _target(found: ToTarget, whole: float) -> tuple[str, str]:
     value, low, high = (
-        "never" if number is None else f"{100 * number / budget:.0f}"
+        "never" if number is None else f"{100 * number / whole:.0f}"
         for number in (found.evaluations, found.low, found.high)
     )
     p_value = "" if found.p_value == 1 else p_text(found.adjusted)

@@ -195,7 +195,7 @@ class Method(ABC):
 
     @property
     def work(self) -> Work | None:
-        """What its steps, and other things, have computed, if that is counted."""
+        """What its steps, and other things, have computed; None: a forward pass for each image evaluation."""
         return None
 
     @abstractmethod
