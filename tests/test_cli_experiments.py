@@ -121,6 +121,7 @@ class TestFinetune:
             "dense, matched sigma",
             "dense, matched norm",
             "dense, own sigma",
+            "the best of what is free",
         }
 
     def test_what_is_finished_is_not_done_again(self, several, place):

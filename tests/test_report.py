@@ -306,7 +306,7 @@ class TestProtocol:
         rows = page.table("Gains over the parent")
         assert [row[0] for row in rows] == ["network", "resnet18", "vgg16"]
         assert rows[1][1:] == ["11.0", "70.0", "+1.1 [-0.9, +3.1]", "0.004", "+1.5 [-0.5, +3.5]", "0.004"]
-        assert page.table("Sparse ensemble against dense ones")[2] == ["vgg16", "+3.0 [+1.0, +5.0]", "0.004"]
+        assert page.table("Sparse ensemble against controls")[2] == ["vgg16", "+3.0 [+1.0, +5.0]", "0.004"]
         headings = page.texts("h2")
         for model in ("resnet18", "vgg16"):
             assert f"Fine-tuning timm:{model} on digits" in headings

@@ -82,6 +82,7 @@ class CompareOptions(_Options, total=False):
     controls: bool
     budget: int
     tuning_budget: int | None
+    forwards: int | None
     seeds: int
     trials: int
     children: int

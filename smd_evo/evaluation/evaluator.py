@@ -144,6 +144,11 @@ class Evaluator:
         self._batches = self._batches.to(device)
 
     @property
+    def batches(self) -> Batches:
+        """What children are evaluated on."""
+        return self._batches
+
+    @property
     def samples(self) -> int:
         """Number of samples that one child is evaluated on."""
         return self._batches.samples

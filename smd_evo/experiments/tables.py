@@ -11,7 +11,22 @@ from smd_evo.experiments.scores import Row
 from smd_evo.experiments.settings import fitness_name
 from smd_evo.statistics.tests import Estimate
 
-__all__ = ["claim", "interval", "new_table", "own_table", "own_verdict", "p_text", "percent", "points", "short"]
+__all__ = [
+    "BEST_FREE",
+    "claim",
+    "interval",
+    "new_table",
+    "own_table",
+    "own_verdict",
+    "p_text",
+    "percent",
+    "points",
+    "short",
+    "versus",
+]
+
+BEST_FREE = "the best of what is free"
+"""What a run's ensemble is compared with beside those of dense children."""
 
 
 def new_table(title: str, caption: str, names: Sequence[str], numbers: Sequence[str], *, edge: bool = False) -> Table:
@@ -40,6 +55,11 @@ def claim(difference: Estimate, p_value: float) -> str:
     else:
         word = "no difference shown"
     return f"accuracy {points(difference)} points, p = {p_text(p_value)}: {word}."
+
+
+def versus(name: str) -> str:
+    """Whom a sparse ensemble is compared with, by a control's name."""
+    return f"Sparse ensemble against {name if name == BEST_FREE else f'that of {name}'}"
 
 
 def points(difference: Estimate) -> str:

@@ -4,17 +4,22 @@ import dataclasses
 
 import pytest
 import torch
-from helpers import Counter
+from helpers import Counter, blobs
 
+import smd_evo
 from smd_evo import Dense, Evaluator, Lineage, RandomSubspace, sample_mutations
+from smd_evo.controls.batchnorm import blended, statistics_of
+from smd_evo.controls.outputs import fit_scaling
 from smd_evo.ensemble.files import save_children
 from smd_evo.evaluation.calibration import Effort, calibration_cost
+from smd_evo.evaluation.data import make_batches
 from smd_evo.evaluation.evaluator import Evaluation
 from smd_evo.evaluation.race import finalists
+from smd_evo.experiments.compare.methods.registry import CONTROLS
 from smd_evo.experiments.finetune import run as module
 from smd_evo.experiments.finetune.counts import calibrations
 from smd_evo.experiments.finetune.plot import plot_finetune
-from smd_evo.experiments.finetune.results import RACED, UNRACED
+from smd_evo.experiments.finetune.results import FREE, RACED, UNRACED
 from smd_evo.experiments.finetune.run import finetune
 from smd_evo.experiments.finetune.settings import FinetuneConfig
 from smd_evo.experiments.finetune.table import finetune_table, finetune_verdict
@@ -144,7 +149,7 @@ def test_choices_are_what_the_other_splits_say(result):
 def test_rows_are_what_the_test_split_says(result):
     evaluator = Evaluator(result.space, result.data.test, "accuracy")
     rows = {(row.method, row.candidate): row for row in result.rows}
-    assert len(rows) == 13
+    assert len(rows) == 20
     parent = float(evaluator.evaluate([Lineage()]).fitness[0])
     assert rows["parent", "parent"].accuracy == pytest.approx(parent)
     for arm in result.arms:
@@ -154,6 +159,47 @@ def test_rows_are_what_the_test_split_says(result):
             accuracy = float(evaluator.evaluate([arm.group.recipes[number]]).fitness[0])
             assert rows[arm.name, candidate].accuracy == pytest.approx(accuracy)
             assert rows[arm.name, candidate].accuracy_gain.value == pytest.approx(accuracy - parent)
+
+
+def test_what_is_free_is_fitted_on_one_split_chosen_on_another_and_reported_on_the_third(result):
+    """The same without the experiment's own code."""
+    data, space = result.data, result.space
+    fitted = {name: Evaluator(space, getattr(data, name)).predict([Lineage()])[0] for name in ("fitness", "test")}
+    scaling = fit_scaling(fitted["fitness"], data.fitness[1])
+    expected = torch.nn.functional.cross_entropy(scaling.of(fitted["test"]), data.test[1])
+    rows = {row.candidate: row for row in result.rows if row.method == FREE}
+    assert rows["calibrated"].loss == pytest.approx(float(expected), rel=1e-4)
+    assert list(result.free) == list(rows)
+    assert set(rows) == set(CONTROLS)
+    assert (rows["views"].members, result.free["views"]["images"]) == (10, 0)
+    assert result.free["head-refit"]["images"] == 300
+    losses = [each["validation"] for each in result.free.values()]
+    assert losses[0] == min(losses)
+    statistics = statistics_of(space.module, make_batches(data.fitness, "auto", space.device))
+    blends = [
+        Evaluator(blended(space.module, statistics, share), data.validation) for share in (0.25, 0.5, 0.75, 1.0)
+    ]
+    best = min(float(blend.evaluate([Lineage()]).fitness[0]) for blend in blends)
+    assert result.free["batchnorm-blend"]["validation"] == pytest.approx(best, rel=1e-4)
+
+
+def test_what_makes_no_sense_is_left_out_and_said():
+    """A network without normalisations on vectors; none of it where there are no controls."""
+
+    def found(**settings):
+        network = torch.nn.Sequential(torch.nn.Linear(16, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+        images, classes = blobs(180)
+        data = smd_evo.split((images.flatten(1), classes))
+        return smd_evo.finetune(network, data, children=4, density=(0.5,), sigma=0.1, **settings)
+
+    some, none = found(), found(controls=False)
+    assert some.numbers["left_out"] == {
+        "batchnorm-blend": "it has no batch normalisation with statistics",
+        "views": "its samples are no images",
+    }
+    assert "Left out of what is free: views (its samples are no images)." in repr(some)
+    assert none.numbers["left_out"] == none.numbers["free"] == {}
+    assert "free" not in repr(none)
 
 
 def test_a_shortlist_is_the_best_of_the_chosen_group_and_what_they_predict(result):
@@ -186,12 +232,13 @@ def test_the_parent_is_as_it_was(result):
 
 def test_the_verdict_claims_no_more_than_its_interval(result):
     lines = finetune_verdict(result)
-    assert len(lines) == 5
-    for line, difference in zip(lines[2:], result.against_dense.values(), strict=True):
+    assert len(lines) == 6
+    assert lines[-1].startswith(f"Sparse ensemble against {next(iter(result.free))}, the best of what is free")
+    for line, difference in zip(lines[2:], result.against.values(), strict=True):
         clear = difference[1] < 0.05 and difference[0].low * difference[0].high > 0
         assert line.endswith(("better.", "worse.")) == clear
         assert line.endswith("no difference shown.") != clear
-    assert finetune_table(result).row_count == 13
+    assert finetune_table(result).row_count == 20
 
 
 def test_children_that_are_all_broken_are_reported_as_they_are():

@@ -7,6 +7,7 @@ from smd_evo.evaluation.race import race_rounds
 from smd_evo.experiments.calibration import CALIBRATION
 from smd_evo.experiments.finetune.results import ARMS, SHORTLIST
 from smd_evo.experiments.finetune.settings import FinetuneConfig
+from smd_evo.experiments.free import FREE
 from smd_evo.experiments.workload import Part, Sizes, Workload, workload
 
 __all__ = ["calibrations", "finetune_workload"]
@@ -39,6 +40,17 @@ def _children(config: FinetuneConfig, groups: int, samples: int) -> list[Part]:
     return [Part(f"round {number}", groups * count, images) for number, (count, images) in enumerate(rounds, start=1)]
 
 
+def _free(sizes: Sizes) -> list[Part]:
+    """What is nearly free: fitted with each of its settings, tried on validation, the chosen one on test."""
+    made = [[kind(**settings) for settings in kind.grid] for kind in FREE.values()]
+    tried = sum(each.passes for several in made for each in several)
+    return [
+        Part("free, fitted", sum(map(len, made)), sizes["fitness"], bound=True),
+        Part("free, validation", tried, sizes["validation"], bound=True),
+        Part("free, test", sum(several[0].passes for several in made), sizes["test"], bound=True),
+    ]
+
+
 def finetune_workload(config: FinetuneConfig, sizes: Sizes) -> Workload:
     """A single generation with its controls.
 
@@ -57,6 +69,7 @@ def finetune_workload(config: FinetuneConfig, sizes: Sizes) -> Workload:
             *_children(config, _arms(config) * groups, sizes["fitness"]),
             Part("parent", 2, sizes["fitness"]),
             Part("validation", _arms(config) * groups * votes, sizes["validation"]),
+            *(_free(sizes) if config.controls else ()),
             # Of each arm the median child, the best one and those that vote.
             Part("test", 1 + _arms(config) * (2 + votes), sizes["test"], bound=True),
         ]

@@ -50,7 +50,7 @@ def finetune_files(result: FinetuneResult, seconds: float) -> Files:
     fingerprint = result.space.fingerprint()
     results = {
         "rows": [dataclasses.asdict(row) for row in result.rows],
-        "sparse_ensemble_against": gains(result.against_dense),
+        "sparse_ensemble_against": gains(result.against),
         "arms": {
             arm.name: {
                 "chosen": arm.choice,
@@ -74,6 +74,8 @@ def finetune_files(result: FinetuneResult, seconds: float) -> Files:
         "parameters": result.space.size,
         "fingerprint": fingerprint,
         "evaluations": result.evaluations,
+        "free": result.free,
+        "left_out": result.left_out,
         "data": described(result.data),
         "splits": {name: indices.tolist() for name, indices in result.data.indices.items()},
     }

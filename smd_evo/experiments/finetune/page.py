@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import Any
 
 from smd_evo.experiments.facts import data_facts, environment, fitness_fact, listed, stored_rows
-from smd_evo.experiments.finetune.table import raced
+from smd_evo.experiments.finetune.table import against_controls, raced, without
 from smd_evo.experiments.record import RunRecord
 from smd_evo.experiments.scores import Row
 from smd_evo.experiments.sections import (
@@ -87,8 +87,8 @@ def _verdict(rows: Sequence[Row], config: Mapping[str, Any], results: Mapping[st
         if row.method == SPARSE and row.candidate != "median child" and row.accuracy_gain and row.p_value is not None
     ]
     lines += own_verdict(rows, config["fitness"], results.get("sense", "min"))
-    for name, found in against(results["sparse_ensemble_against"]).items():
-        lines.append(f"Sparse ensemble against that of {name}: {claim(*found)}")
+    lines += against_controls(against(results["sparse_ensemble_against"]), results.get("free", {}))
+    lines += without(results.get("left_out", {}))
     lines.append("All of this speaks of these very children: another seed draws others.")
     lines += raced(results["evaluations"])
     lost = sum(group["nonfinite"] for arm in results["arms"].values() for group in arm["groups"])
@@ -109,10 +109,20 @@ def _facts(config: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, s
         "Subspaces": f"{config['subspace']}{density}; {config['children']:,} children of each",
         "Sigma": calibrated if config.get("sigma") is None else listed(config["sigma"]),
         "Controls": f"{'; '.join(controls)}; as many children each" if controls else "none",
+        **_free(results.get("free", {})),
         "Evaluations": "; ".join(spent),
         "Seed": str(config.get("seed", 0)),
         "Computed on": f"{config.get('device', 'cpu')}, {config.get('precision', 'float32')}",
     }
+
+
+def _free(free: Mapping[str, Any]) -> dict[str, str]:
+    """How what is nearly free was chosen."""
+    shown = []
+    for name, each in free.items():
+        how = ", ".join(f"{key} {value}" for key, value in each["settings"].items())
+        shown.append(f"{name} ({how})" if how else name)
+    return {"Nearly free": f"{'; '.join(shown)}; fitted to the fitness split, settings by validation"} if free else {}
 
 
 def _results(rows: Sequence[Row], samples: str, config: Mapping[str, Any], results: Mapping[str, Any]) -> Table:
@@ -129,9 +139,9 @@ def _results(rows: Sequence[Row], samples: str, config: Mapping[str, Any], resul
         groups=groups,
         note="Difference: to the parent, in points of accuracy, with its 95 % paired bootstrap interval. p: exact "
         f"McNemar test, not corrected for the {len(rows) - 1} lines. Loss: negative log-likelihood, in nats. In "
-        "parentheses: members of the ensemble. Controls match the sparse groups one by one; each method chooses its "
-        "own group on validation. Intervals and p values know the chance of the test images, not that of the "
-        "children.",
+        "parentheses: forward passes of an image. Dense controls match the sparse groups one by one; each method "
+        "chooses its own group on validation. Intervals and p values know the chance of the test images, not that "
+        "of the children.",
     )
 
 

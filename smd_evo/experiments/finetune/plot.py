@@ -61,6 +61,9 @@ def plot_finetune(result: FinetuneResult, file: Path | IO[bytes]) -> None:
             )
         right.plot([], [], marker, color="0.3", label=candidate)
     right.axhline(scored[0][0], color="0.3", linestyle="--", linewidth=1, label="parent")
+    for row, (value, _, _) in zip(result.rows, scored, strict=True):
+        if row.candidate == next(iter(result.free), None):
+            right.axhline(value, color="0.3", linestyle=":", linewidth=1, label=f"{row.candidate}, nearly free")
     right.set_ylabel(f"test {measure}" if result.rows[0].accuracy is None else "test accuracy, %")
     right.set_title(f"{result.data.sizes['test']:,} test images; bars: 95 % intervals of the gain")
     right.legend(frameon=False, fontsize="small")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -17,10 +18,13 @@ from smd_evo.experiments.shortlists import Shortlist
 from smd_evo.statistics.tests import Estimate
 from smd_evo.zoo.data import Data
 
-__all__ = ["ARMS", "RACED", "SHORTLIST", "UNRACED", "Arm", "FinetuneResult", "Group"]
+__all__ = ["ARMS", "FREE", "RACED", "SHORTLIST", "UNRACED", "Arm", "FinetuneResult", "Group"]
 
 ARMS, SHORTLIST = 4, 20
 """The sparse arm and its three dense controls; children of a group, best first, that validation looks at."""
+
+FREE = "nearly free"
+"""The method of a table's rows that no children are behind."""
 
 RACED, UNRACED = "their image evaluations", "without a race"
 """Entries of a result's evaluations, where there was a race."""
@@ -100,8 +104,12 @@ class FinetuneResult:
         sense: of the fitness, "min" or "max".
         arms: the sparse arm, then the three dense controls.
         rows: the table.
-        against_dense: ensemble of the sparse arm against that of each control: accuracy difference, p value.
+        against: ensemble of the sparse arm against that of each dense control, and against the control that is
+            best on validation of what is free: accuracy difference, p value.
         evaluations: children evaluated on the fitness split, by purpose.
+        free: of each control that is nearly free its settings, its fitness on validation, the images that it was
+            fitted to, and the forward passes that an image takes; the best on validation first.
+        left_out: those that make no sense, and why.
     """
 
     config: FinetuneConfig
@@ -111,5 +119,7 @@ class FinetuneResult:
     sense: str
     arms: list[Arm]
     rows: list[Row]
-    against_dense: dict[str, tuple[Estimate, float]]
+    against: dict[str, tuple[Estimate, float]]
     evaluations: dict[str, int]
+    free: dict[str, dict[str, Any]]
+    left_out: dict[str, str]

@@ -4,7 +4,8 @@ Four arms get the same number of children and the same choices. The sparse arm h
 each density; each dense control has as many groups, of other strengths: the sparse ones' sigma (matched
 sigma), their sigma times the square root of their density (matched norm), and strengths calibrated for dense
 mutations themselves. In each arm the fitness split ranks, the validation split chooses the group, the best
-child and the ensemble's size, and the test split is read once, when all choices are made.
+child and the ensemble's size, and the test split is read once, when all choices are made. Beside the arms stands what
+is nearly free (:mod:`smd_evo.experiments.free`), fitted to the fitness split.
 
 Reference: Whitaker & Whitley, arXiv 2302.05832; the controls at matched norm and the splits are ours.
 """
@@ -29,7 +30,8 @@ from smd_evo.evaluation.race import race_rounds
 from smd_evo.evaluation.work import Work
 from smd_evo.experiments.calibration import on_few
 from smd_evo.experiments.finetune.counts import calibrations, finetune_workload
-from smd_evo.experiments.finetune.results import RACED, SHORTLIST, UNRACED, Arm, FinetuneResult, Group
+from smd_evo.experiments.finetune.free import Chosen, choose_free
+from smd_evo.experiments.finetune.results import FREE, RACED, SHORTLIST, UNRACED, Arm, FinetuneResult, Group
 from smd_evo.experiments.finetune.settings import FinetuneConfig
 from smd_evo.experiments.parent import NAMED, Source, in_precision
 from smd_evo.experiments.progress import Logged, Progress
@@ -37,6 +39,7 @@ from smd_evo.experiments.rules import make_rule, mean_density
 from smd_evo.experiments.scores import Row, against, of_classes, pooling, table_row
 from smd_evo.experiments.shortlists import SPARSE
 from smd_evo.experiments.speed import timed
+from smd_evo.experiments.tables import BEST_FREE
 from smd_evo.statistics.tests import Estimate
 from smd_evo.zoo.data import Data
 
@@ -87,8 +90,10 @@ def _finetuned(config: FinetuneConfig, progress: Progress, source: Source) -> Fi
         groups = [run_group(strength) for strength in plan]
         choice = best_of([group.ensemble.fitness for group in groups], ranker.fitness.sense)
         arms.append(Arm(name, [_lean(group, number == choice) for number, group in enumerate(groups)], choice))
+    progress.start("what is free", None)
+    free, left_out = _free(config, ranker, judge, data)
     progress.start("test", None)
-    rows, against_dense = _report(arms, ranker.on(data.test), config.seed)
+    rows, against = _report(arms, free, ranker, data, config.seed)
     return FinetuneResult(
         config=config,
         data=data,
@@ -97,7 +102,9 @@ def _finetuned(config: FinetuneConfig, progress: Progress, source: Source) -> Fi
         sense=ranker.fitness.sense,
         arms=arms,
         rows=rows,
-        against_dense=against_dense,
+        against=against,
+        free={each.name: each.cost() for each in free},
+        left_out=left_out,
         evaluations={
             "calibration, sparse": calibrations[0],
             "calibration, dense": calibrations[1],
@@ -217,8 +224,24 @@ def _judged(strength: _Strength, recipes: list[Mutation], result: Evaluation, ju
     return Group(strength.subspace, strength.sigma, strength.density, recipes, result, logits, best, ensemble)
 
 
-def _report(arms: list[Arm], test: Evaluator, seed: int) -> tuple[list[Row], dict[str, tuple[Estimate, float]]]:
+def _free(
+    config: FinetuneConfig, ranker: Evaluator, judge: Evaluator, data: Data
+) -> tuple[list[Chosen], dict[str, str]]:
+    """What is nearly free, the best on validation first, and what is left out of it."""
+    if not config.controls:
+        return [], {}
+    free, left_out = choose_free(ranker, judge, data)
+    if not free:
+        return [], left_out
+    best = free[best_of([each.validation for each in free], judge.fitness.sense)]
+    return [best, *(each for each in free if each is not best)], left_out
+
+
+def _report(
+    arms: list[Arm], free: list[Chosen], ranker: Evaluator, data: Data, seed: int
+) -> tuple[list[Row], dict[str, tuple[Estimate, float]]]:
     """Read the test split: the only place that does."""
+    test = ranker.on(data.test)
     targets, fitness = test.targets(), test.fitness
     assert isinstance(fitness, BatchFitness | TotalFitness)
     before = test.predict([Lineage()])[0]
@@ -233,6 +256,11 @@ def _report(arms: list[Arm], test: Evaluator, seed: int) -> tuple[list[Row], dic
             )
             if candidate == "ensemble":
                 ensembles[arm.name] = after
+    for each in free:
+        after = each.control.predict(ranker, data.test)
+        rows.append(table_row(FREE, each.name, each.control.passes, after, before, targets, fitness, seed))
+        if each is free[0]:
+            ensembles[BEST_FREE] = after
     sparse = ensembles.pop(SPARSE)
     if not of_classes(before, targets):
         return rows, {}

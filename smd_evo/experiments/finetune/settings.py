@@ -40,7 +40,10 @@ class FinetuneConfig(ExperimentConfig):
     )
     sigma: float | None = setting(None, "X", "Mutation strength > 0 [calibrated].", readers.sigma)
     controls: bool = setting(
-        True, "", "Beside the sparse children as many dense ones of three strengths [yes].", readers.flag
+        True,
+        "",
+        "Beside the sparse children as many dense ones of three strengths, and what is nearly free [yes].",
+        readers.flag,
     )
     race: bool = setting(
         False,

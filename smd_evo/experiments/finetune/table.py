@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import groupby
+from typing import Any
 
 from rich.table import Table
 
@@ -10,6 +12,7 @@ from smd_evo.experiments.finetune.results import RACED, UNRACED, FinetuneResult
 from smd_evo.experiments.scores import Row
 from smd_evo.experiments.shortlists import SPARSE
 from smd_evo.experiments.tables import (
+    BEST_FREE,
     claim,
     new_table,
     own_table,
@@ -18,9 +21,11 @@ from smd_evo.experiments.tables import (
     percent,
     points,
     short,
+    versus,
 )
+from smd_evo.statistics.tests import Estimate
 
-__all__ = ["finetune_table", "finetune_verdict", "raced"]
+__all__ = ["against_controls", "finetune_table", "finetune_verdict", "raced", "without"]
 
 
 def finetune_table(result: FinetuneResult) -> Table:
@@ -32,17 +37,20 @@ def finetune_table(result: FinetuneResult) -> Table:
         caption="acc.: accuracy in %; difference: to the parent, in points, with its 95 %\n"
         "paired bootstrap interval; p: exact McNemar test, not corrected for the\n"
         f"{len(result.rows) - 1} lines; loss: negative log-likelihood. All of it speaks of these very\n"
-        "children: another seed draws others. Controls match the sparse groups one by\n"
-        "one; each method chooses its own group on validation.",
+        "children: another seed draws others. Dense controls match the sparse groups one\n"
+        "by one; each method chooses its own group on validation. In parentheses:\n"
+        "forward passes of an image.",
         names=["method", "candidate"],
         numbers=["acc.", "difference", "p", "loss"],
         edge=True,
     )
-    for number, row in enumerate(result.rows):
-        # A method has three rows: the first one names it, the others say how it mutates.
-        place = (number - 1) % 3 if number else 0
-        label = (row.method, f"  density {row.density or 0:.3g}", f"  sigma {row.sigma or 0:.3g}")[place]
-        table.add_row(label, *_cells(row), end_section=number == 0 or place == 2)
+    for method, rows in groupby(result.rows, key=lambda row: row.method):
+        for place, row in enumerate(members := list(rows)):
+            # A method's first row names it, the others say how it mutates, if it does.
+            mutates = row.density is not None and row.sigma is not None
+            how = ["", f"  density {row.density:.3g}", f"  sigma {row.sigma:.3g}"] if mutates else [""]
+            label = how[place] if 0 < place < len(how) else method if place == 0 else ""
+            table.add_row(label, *_cells(row), end_section=place == len(members) - 1)
     return table
 
 
@@ -52,8 +60,8 @@ def finetune_verdict(result: FinetuneResult) -> list[str]:
     for row in result.rows:
         if row.method == SPARSE and row.candidate != "median child" and row.accuracy_gain and row.p_value is not None:
             lines.append(f"Sparse {row.candidate} against the parent: {claim(row.accuracy_gain, row.p_value)}")
-    for name, (difference, p_value) in result.against_dense.items():
-        lines.append(f"Sparse ensemble against that of {name}: {claim(difference, p_value)}")
+    lines += against_controls(result.against, result.free)
+    lines += without(result.left_out)
     lost = sum(group.result.nonfinite for arm in result.arms for group in arm.groups)
     if lost:
         lines.append(f"{lost} children had a non-finite fitness and were ranked last.")
@@ -61,6 +69,20 @@ def finetune_verdict(result: FinetuneResult) -> list[str]:
     if unreadable := result.data.unreadable:
         lines.append(f"{len(unreadable)} unreadable images were left out: {', '.join(unreadable[:3])} ...")
     return lines
+
+
+def against_controls(against: Mapping[str, tuple[Estimate, float]], free: Mapping[str, Any]) -> list[str]:
+    """The sparse ensemble beside dense ones, and beside the best of what is free."""
+    lines = [f"{versus(name)}: {claim(*found)}" for name, found in against.items()]
+    return [line.replace(BEST_FREE, f"{next(iter(free), '')}, {BEST_FREE}") for line in lines]
+
+
+def without(left_out: Mapping[str, str]) -> list[str]:
+    """Which controls make no sense here."""
+    reasons: dict[str, list[str]] = {}
+    for name, reason in left_out.items():
+        reasons.setdefault(reason, []).append(name)
+    return [f"Left out of what is free: {', '.join(names)} ({reason})." for reason, names in reasons.items()]
 
 
 def raced(evaluations: Mapping[str, int]) -> list[str]:

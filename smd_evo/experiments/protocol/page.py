@@ -75,7 +75,7 @@ def _controls(summary: Summary, names: list[str]) -> Table:
         for row in summary.rows
     ]
     return Table(
-        title="Sparse ensemble against dense ones",
+        title="Sparse ensemble against controls",
         columns=["network", *(column for name in names for column in (name, "p"))],
         groups=[Group(lines)],
         note="Differences in points of test accuracy, with 95 % paired bootstrap intervals, each by itself, not "

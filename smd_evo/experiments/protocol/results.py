@@ -61,7 +61,7 @@ class Architecture:
         parameters: how many may be mutated.
         accuracy: of the parent on the test split.
         gains: of the sparse best child and the sparse ensemble over the parent.
-        against: of the sparse ensemble over that of each dense control.
+        against: of the sparse ensemble over that of each dense control, and over the best of what is free.
     """
 
     model: str
@@ -77,7 +77,7 @@ class Summary:
 
     Attributes:
         rows: one for each architecture; p values adjusted over all of their gains, and apart from these over all
-            comparisons with dense ensembles.
+            comparisons with controls.
         overall: two-sided Wilcoxon signed-rank p value over the architectures, by candidate and by control.
     """
 

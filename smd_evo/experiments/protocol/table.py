@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.table import Table
 
 from smd_evo.experiments.protocol.results import CANDIDATES, Gain, Summary
-from smd_evo.experiments.tables import new_table, p_text, points
+from smd_evo.experiments.tables import new_table, p_text, points, versus
 
 __all__ = ["protocol_table", "protocol_verdict"]
 
@@ -40,7 +40,7 @@ def protocol_verdict(summary: Summary) -> list[str]:
         lines.append(f"Sparse {name} against the parent: {_counted([row.gains[name] for row in rows])}")
     for name in rows[0].against if rows else ():
         gains = [row.against[name] for row in rows]
-        lines.append(f"Sparse ensemble against that of {name}: {_counted(gains)}")
+        lines.append(f"{versus(name)}: {_counted(gains)}")
     for place, name in enumerate(summary.overall):
         lines[place] += f" Over networks: p = {p_text(summary.overall[name])} (Wilcoxon)."
     return lines

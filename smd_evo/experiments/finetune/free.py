@@ -1,0 +1,90 @@
+"""What is nearly free beside a run: each control fitted to the fitness split, its settings chosen on validation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from smd_evo.core.mutation import Lineage
+from smd_evo.errors import InvalidValue
+from smd_evo.evaluation.evaluator import Evaluator
+from smd_evo.evaluation.fitness import BatchFitness, TotalFitness, best_of
+from smd_evo.experiments.free import FREE, Free
+from smd_evo.experiments.scores import of_classes
+from smd_evo.zoo.data import Data
+
+__all__ = ["Chosen", "choose_free"]
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """A control with its settings.
+
+    Attributes:
+        name: of :data:`smd_evo.experiments.free.FREE`.
+        settings: the best on validation.
+        control: fitted.
+        validation: its fitness there.
+        images: that it was fitted to, by a forward pass of each.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    control: Free
+    validation: float
+    images: int
+
+    def cost(self) -> dict[str, Any]:
+        """What is stored of it."""
+        return {
+            "settings": dict(self.settings),
+            "validation": self.validation,
+            "images": self.images,
+            "passes": self.control.passes,
+        }
+
+
+def choose_free(ranker: Evaluator, judge: Evaluator, data: Data) -> tuple[list[Chosen], dict[str, str]]:
+    """The controls that make sense, and why the others do not.
+
+    Args:
+        ranker: the parent on the fitness split.
+        judge: the parent on validation.
+        data: the splits.
+    """
+    targets, fitness = judge.targets(), judge.fitness
+    assert isinstance(fitness, BatchFitness | TotalFitness)
+    chosen: list[Chosen] = []
+    left_out: dict[str, str] = {}
+    first = judge.on_samples(torch.arange(1, device="cpu")).predict([Lineage()])[0]
+    if not of_classes(first, targets):
+        return [], dict.fromkeys(FREE, "its targets are no classes")
+    for name, kind in FREE.items():
+        reason = kind.refusal(ranker.space.module, data.fitness)
+        if reason:
+            left_out[name] = reason
+            continue
+        try:
+            fitted, outputs = _tried(kind, ranker, judge, data)
+        except InvalidValue as error:  # outputs, or features, that only a forward pass shows
+            left_out[name] = str(error)
+            continue
+        scores = [fitness.of(each, targets) for each in outputs]
+        best = best_of(scores, fitness.sense)
+        images = ranker.samples if kind is not FREE["views"] else 0
+        chosen.append(Chosen(name, kind.grid[best], fitted[best], scores[best], images))
+    return chosen, left_out
+
+
+def _tried(kind: type[Free], ranker: Evaluator, judge: Evaluator, data: Data) -> tuple[list[Free], list[Tensor]]:
+    """One of each of its settings, and what it predicts for validation."""
+    fitted = [kind(**settings) for settings in kind.grid]
+    outputs = []
+    for control in fitted:
+        control.fit(ranker)
+        outputs.append(control.predict(judge, data.validation))
+    return fitted, outputs

@@ -1,0 +1,223 @@
+"""Controls: what is nearly free, and what evolution is to be better than. Each looks at some samples once.
+
+It is made with the settings of one entry of its ``grid``, fitted to samples, and predicts others.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from smd_evo.controls.batchnorm import Statistics, blended, has_statistics, statistics_of
+from smd_evo.controls.head import Head, features_of, fit_head
+from smd_evo.controls.outputs import Scaling, fit_scaling, match_prior
+from smd_evo.core.mutation import Lineage
+from smd_evo.core.selection import head_of
+from smd_evo.evaluation.evaluator import Evaluator
+from smd_evo.experiments.views import are_images, changes, voted_views
+from smd_evo.zoo.data import Samples
+
+__all__ = [
+    "FREE",
+    "BatchNormBlend",
+    "Calibrated",
+    "ClassBias",
+    "Free",
+    "HeadRefit",
+    "PriorMatch",
+    "Temperature",
+    "Views",
+]
+
+
+class Free(ABC):
+    """A control.
+
+    Attributes:
+        about: one line for reports.
+        grid: settings to choose from on validation, the most promising first.
+        passes: forward passes that each predicted sample takes.
+    """
+
+    about: ClassVar[str]
+    grid: ClassVar[Sequence[Mapping[str, Any]]] = ({},)
+    passes = 1
+
+    @staticmethod
+    def refusal(network: nn.Module, samples: Samples) -> str:
+        """Why the control makes no sense for a network and samples, if it does not."""
+        return ""
+
+    @abstractmethod
+    def fit(self, parent: Evaluator) -> None:
+        """Look at the samples of the parent's evaluator, by one forward pass of each.
+
+        Raises:
+            InvalidValue: they, or the network's outputs, are of a kind that it cannot be fitted to.
+        """
+
+    @abstractmethod
+    def predict(self, parent: Evaluator, data: Samples) -> Tensor:
+        """Outputs for samples, [n, classes], once it is fitted."""
+
+
+class _Outputs(Free):
+    """One that changes the outputs alone."""
+
+    _scaling: Scaling
+
+    def fit(self, parent: Evaluator) -> None:
+        """See the base class."""
+        self._scaling = self.fitted(parent.predict([Lineage()])[0], parent.targets())
+
+    @abstractmethod
+    def fitted(self, logits: Tensor, targets: Tensor) -> Scaling:
+        """What is done to all outputs, by those for some samples."""
+
+    def predict(self, parent: Evaluator, data: Samples) -> Tensor:
+        """See the base class."""
+        return self._scaling.of(parent.on(data).predict([Lineage()])[0])
+
+
+class Temperature(_Outputs):
+    """One number."""
+
+    about = "control: a temperature fitted to labelled images"
+
+    def fitted(self, logits: Tensor, targets: Tensor) -> Scaling:
+        """See the base class."""
+        return fit_scaling(logits, targets, biases=False)
+
+
+class ClassBias(_Outputs):
+    """A number for each class."""
+
+    about = "control: a bias for each class, fitted to labelled images"
+
+    def fitted(self, logits: Tensor, targets: Tensor) -> Scaling:
+        """See the base class."""
+        return fit_scaling(logits, targets, temperature=False)
+
+
+class Calibrated(_Outputs):
+    """Both."""
+
+    about = "control: a temperature and a bias for each class, fitted to labelled images"
+
+    def fitted(self, logits: Tensor, targets: Tensor) -> Scaling:
+        """See the base class."""
+        return fit_scaling(logits, targets)
+
+
+class PriorMatch(_Outputs):
+    """Biases, without labels."""
+
+    about = "control: biases with which all classes are predicted equally often, without labels"
+
+    def fitted(self, logits: Tensor, targets: Tensor) -> Scaling:
+        """See the base class."""
+        return match_prior(logits)
+
+
+class HeadRefit(Free):
+    """The last layer, fitted anew.
+
+    Args:
+        ridge: weight of the squares.
+    """
+
+    about = "control: the last layer refitted by multinomial regression on its inputs"
+    grid: ClassVar[Sequence[Mapping[str, Any]]] = ({"ridge": 0.1}, {"ridge": 0.01}, {"ridge": 1.0}, {"ridge": 0.001})
+    _head: Head
+
+    def __init__(self, ridge: float) -> None:
+        self._ridge = ridge
+
+    @staticmethod
+    def refusal(network: nn.Module, samples: Samples) -> str:
+        """See the base class."""
+        return "" if isinstance(head_of(network), nn.Linear) else "its last layer is no torch.nn.Linear"
+
+    def fit(self, parent: Evaluator) -> None:
+        """See the base class."""
+        layer = head_of(parent.space.module)
+        assert isinstance(layer, nn.Linear)
+        self._head = fit_head(features_of(parent), parent.targets(), layer.out_features, self._ridge)
+
+    def predict(self, parent: Evaluator, data: Samples) -> Tensor:
+        """See the base class."""
+        return self._head.of(features_of(parent.on(data)))
+
+
+class BatchNormBlend(Free):
+    """Statistics of the normalisations, moved towards those of the samples.
+
+    Args:
+        share: of the new ones.
+    """
+
+    about = "control: statistics of batch normalisation blended with those of the images, without labels"
+    grid: ClassVar[Sequence[Mapping[str, Any]]] = ({"share": 0.5}, {"share": 0.25}, {"share": 0.75}, {"share": 1.0})
+    _statistics: Statistics
+
+    def __init__(self, share: float) -> None:
+        self._share = share
+
+    @staticmethod
+    def refusal(network: nn.Module, samples: Samples) -> str:
+        """See the base class."""
+        return "" if has_statistics(network) else "it has no batch normalisation with statistics"
+
+    def fit(self, parent: Evaluator) -> None:
+        """See the base class."""
+        self._statistics = statistics_of(parent.space.module, parent.batches)
+        parent.work.count(parent.samples)
+
+    def predict(self, parent: Evaluator, data: Samples) -> Tensor:
+        """See the base class."""
+        network = blended(parent.space.module, self._statistics, self._share)
+        outputs: Tensor = Evaluator(network, data, batch_size=parent.batch_size).predict([Lineage()])[0]
+        return outputs
+
+
+class Views(Free):
+    """The parent's votes for several views of each image.
+
+    Args:
+        views: how many.
+        flips: whether mirrored ones are among them.
+    """
+
+    about = "control: mean probabilities of the parent for shifted views of each image, each a forward pass more"
+    grid: ClassVar[Sequence[Mapping[str, Any]]] = ({"views": 10, "flips": True}, {"views": 10, "flips": False})
+
+    def __init__(self, views: int, flips: bool) -> None:
+        self._changes = changes(views, flips)
+        self.passes = views
+
+    @staticmethod
+    def refusal(network: nn.Module, samples: Samples) -> str:
+        """See the base class."""
+        return "" if are_images(samples) else "its samples are no images"
+
+    def fit(self, parent: Evaluator) -> None:
+        """Nothing is."""
+
+    def predict(self, parent: Evaluator, data: Samples) -> Tensor:
+        """See the base class."""
+        return voted_views(parent, data, self._changes, "probabilities")
+
+
+FREE: dict[str, type[Free]] = {
+    "temperature": Temperature,
+    "class-bias": ClassBias,
+    "calibrated": Calibrated,
+    "head-refit": HeadRefit,
+    "prior-match": PriorMatch,
+    "batchnorm-blend": BatchNormBlend,
+    "views": Views,
+}
+"""By their names in commands and reports."""
