@@ -24,7 +24,7 @@ lint: $(READY)
 
 # The engine's costs as ratios, one table after the other; a quarter of an hour of a quiet core.
 bench: $(READY)
-	for name in noise reuse evaluation; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	for name in noise reuse evaluation memory; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -130,7 +130,7 @@ def plain(network, samples, batch_size, count):
 
 
 def measured(case):
-    """Ratios of all that can evaluate a network, or the kind of error of what can't."""
+    """A child's forward pass, and ratios of all that can evaluate a network, or the kind of error of what can't."""
     functions = {label: ours(*case, rule) for label, rule in RULES.items()}
     missing = {}
     for label, make in PEERS.items():
@@ -140,20 +140,21 @@ def measured(case):
         except Exception as error:
             functions.pop(label, None)
             missing[label] = type(error).__name__
-    return ratios(plain(*case), functions)[1] | missing
+    floor, found = ratios(plain(*case), functions)
+    return {"forward, ms": 1e3 * floor / case[-1], **found, **missing}
 
 
 def main():
     torch.set_num_threads(1)
     only = sys.argv[1:]
-    report = Report("evaluation", ["network", "parameters", "samples", "children", *RULES, *PEERS])
+    report = Report("evaluation", ["network", "parameters", "samples", "children", "forward, ms", *RULES, *PEERS])
     for name, network, inputs, batch_size, count in networks():
         if only and not any(word in name for word in only):
             continue
         samples = inputs, torch.zeros(len(inputs), dtype=torch.int64)
         found = measured((network.eval(), samples, batch_size, count))
         size = sum(parameter.numel() for parameter in network.parameters())
-        report.row(name, size, len(inputs), count, *(found[label] for label in (*RULES, *PEERS)))
+        report.row(name, size, len(inputs), count, *(found[label] for label in ("forward, ms", *RULES, *PEERS)))
 
 
 if __name__ == "__main__":

@@ -8,13 +8,16 @@ Both take turns in one process with one thread; a ratio is that of the medians, 
 import statistics
 import time
 
+import timm
 import torch
 from measure import Report
 
-from smd_evo import Dense, Layout, Mutation, RandomSubspace, gaussian, permutation, sample_mutations
+from smd_evo import Dense, Layout, Mutation, ParameterSpace, RandomSubspace, gaussian, permutation, sample_mutations
 from smd_evo.core import fast
 from smd_evo.core.gradient import es_gradient
 from smd_evo.core.mutation import replay
+from smd_evo.integrations.evotorch.replica import Replica
+from smd_evo.integrations.evotorch.strategies import GradientStep, OptimizerSpec
 
 SMALL, MIDDLE, LARGE = Layout.flat(270_000), Layout.flat(2_500_000), Layout.flat(25_600_000)
 
@@ -42,6 +45,22 @@ def gradient(subspace, layout, count=8):
     return lambda: es_gradient(children, weights, layout)
 
 
+def step(count=8):
+    """An OpenAI-ES generation of ResNet-50 beside its forward passes: gradient, Adam, the move of the parent."""
+    replica = Replica(ParameterSpace(timm.create_model("resnet50")))
+    change = GradientStep(
+        key=1,
+        generation=0,
+        weights=torch.linspace(-0.5, 0.5, count),
+        subspace=Dense(),
+        sigma=0.01,
+        scale="absolute",
+        optimizer=OptimizerSpec("adam", 1e-4, {}),
+        weight_decay=0.0,
+    )
+    return lambda: replica.apply(change)
+
+
 def main():
     torch.set_num_threads(1)
     fast._PAYS = 0
@@ -60,6 +79,7 @@ def main():
     measured(out, "delta of all of 2.5 million", lambda: Mutation(1, 0.01, Dense(), 0).delta(MIDDLE))
     measured(out, "gradient of 8 dense children, 2.5 million", gradient(Dense(), MIDDLE), turns=5)
     measured(out, "gradient of 8 dense children, 25.6 million", gradient(Dense(), LARGE), turns=2)
+    measured(out, "OpenAI-ES step of ResNet-50, 8 children, without their evaluation", step(), turns=2)
     measured(out, "gradient of 8 children of 1 % each", gradient(RandomSubspace(0.01), MIDDLE))
     measured(out, "gradient of 8 children of the same 1 %", gradient(RandomSubspace(0.01, static=True), MIDDLE))
 
