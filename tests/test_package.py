@@ -51,6 +51,7 @@ CORE = [
     "subspace",
     "structured",
     "lowrank",
+    "within",
     "specs",
     "delta",
     "mutation",

@@ -15,6 +15,7 @@ from smd_evo import (
     RandomSubspace,
     Slot,
     TensorSubspace,
+    Within,
     derive,
     parse_subspace,
 )
@@ -45,6 +46,13 @@ ALL = [
     Dense(),
     LowRank(1),
     LowRank(3),
+    Within("conv,head.*", RandomSubspace(0.2)),
+    Within("conv,head", RandomSubspace(0.2, static=True)),
+    Within("conv.weight,norm", PartitionSubspace(7)),
+    Within("norm,head", TensorSubspace(1, static=True)),
+    Within("*.weight", NeuronSubspace(0.3)),
+    Within("norm", Dense()),
+    Within("conv.weight,head", LowRank(2)),
 ]
 every_subspace = pytest.mark.parametrize("subspace", ALL, ids=lambda subspace: subspace.spec)
 KEYS = st.integers(0, 2**64 - 1)
@@ -115,7 +123,9 @@ class TestContract:
             assert there == here
 
 
-@pytest.mark.parametrize("subspace", [rule for rule in ALL if not rule.static], ids=lambda rule: rule.spec)
+@pytest.mark.parametrize(
+    "subspace", [rule for rule in ALL if not (rule.static or isinstance(rule, Within))], ids=lambda rule: rule.spec
+)
 def test_every_coordinate_is_reached(subspace):
     """Over many children; where all coordinates are alike, equally often (chi-square)."""
     counts = torch.zeros(LAYOUT.size)

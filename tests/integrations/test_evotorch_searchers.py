@@ -22,10 +22,12 @@ from smd_evo import (
     NeuronSubspace,
     OpenAIES,
     PartitionSubspace,
+    Staged,
     SubspaceES,
     SubspaceEvolution,
     SubspaceProblem,
     TensorSubspace,
+    Within,
 )
 from smd_evo.errors import InvalidType, InvalidValue, SmdEvoError, WrongParent
 from smd_evo.evaluation.data import minibatch
@@ -35,6 +37,18 @@ EVOLUTION = partial(SubspaceEvolution, popsize=6, sigma=0.3)
 SPARSE = partial(EVOLUTION, density=0.1)
 ES = partial(SubspaceES, popsize=6, sigma=0.1, center_learning_rate=0.05)
 SPARSE_ES = partial(ES, density=0.3)
+
+
+def staged(problem, popsize):
+    """A step of each stage is a generation of a contract's three."""
+    stages = [
+        (1, partial(EVOLUTION, subspace=Within("head", Dense()), popsize=popsize)),
+        (1, partial(ES, subspace=Within("bn,*.bias", Dense()), popsize=popsize)),
+        (4, partial(SPARSE_ES, popsize=popsize)),
+    ]
+    return Staged(problem, stages)
+
+
 SEARCHERS = {
     "(1, lambda)": partial(SPARSE, num_elites=0),
     "(1 + lambda)": SPARSE,
@@ -42,6 +56,7 @@ SEARCHERS = {
     "(mu + lambda)": partial(SPARSE, num_parents=3, num_elites=3),
     "static": partial(EVOLUTION, density=0.2, static=True),
     "partition": partial(EVOLUTION, subspace=PartitionSubspace(3)),
+    "within": partial(EVOLUTION, subspace=Within("*.weight", NeuronSubspace(0.3))),
     "adapted": partial(SPARSE, num_parents=2, num_elites=2, adapt_sigma=True),
     "auto": partial(SPARSE, sigma="auto"),
     "relative": partial(SPARSE, sigma=1.0, scale="relative"),
@@ -51,11 +66,14 @@ SEARCHERS = {
     "ES static partition": partial(ES, subspace=PartitionSubspace(2, static=True)),
     "ES tensor": partial(ES, subspace=TensorSubspace(2)),
     "ES static neurons": partial(ES, subspace=NeuronSubspace(0.5, static=True)),
+    "ES within": partial(ES, subspace=Within("head", PartitionSubspace(2)), sigma=0.3),
+    "ES static within": partial(ES, subspace=Within("head", Dense())),
     "ES relative": partial(SPARSE_ES, scale="relative", sigma=0.5, center_learning_rate=0.2),
     "ES sgd": partial(SPARSE_ES, optimizer="sgd", optimizer_config={"momentum": 0.9}, center_learning_rate=0.01),
     "ES clipup": partial(SPARSE_ES, optimizer="clipup", center_learning_rate=0.2),
     "ES decay": partial(SPARSE_ES, weight_decay=0.005),
     "OpenAIES": partial(OpenAIES, popsize=6, sigma=0.1, center_learning_rate=0.02),
+    "staged": partial(staged, popsize=6),
 }
 every_searcher = pytest.mark.parametrize("make", SEARCHERS.values(), ids=SEARCHERS.keys())
 some_searchers = pytest.mark.parametrize("name", ["(1 + lambda)", "(mu, lambda)", "ES", "ES static"])
@@ -134,7 +152,7 @@ class TestEverySearcher:
             seen += evals.tolist()
             assert len(evals) >= 6
             assert bool(evals.isfinite().all())
-            assert status.keys() - {"dropped_parents"} == STATUS
+            assert status.keys() - {"dropped_parents", "stage"} == STATUS
             solutions = {name for name, value in status.items() if isinstance(value, Solution)}
             assert solutions == {"pop_best", "best", "worst"}
             assert set(numbers(status)) == status.keys() - solutions

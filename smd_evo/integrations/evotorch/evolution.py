@@ -117,6 +117,10 @@ class SubspaceEvolution(NetworkSearcher):
         """The parents of the next generation, best first."""
         return self._parents
 
+    def settle(self) -> None:
+        """The best of the parents becomes the problem's; once more does no harm."""
+        self.problem.fold_common(self._parents[:1])
+
     def state_dict(self) -> dict[str, Any]:
         """See :meth:`NetworkSearcher.state_dict`."""
         own = {"parents": solutions_state(self._parents), "dropped": self._dropped, "first_sigma": self._first_sigma}

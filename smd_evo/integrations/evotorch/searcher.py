@@ -75,6 +75,9 @@ class NetworkSearcher(SearchAlgorithm, SinglePopulationAlgorithmMixin):  # type:
             self.problem.count(found.evaluations)
         return self._sigma
 
+    def settle(self) -> None:
+        """Make what the search has arrived at the problem's parent, from which another searcher goes on."""
+
     def state_dict(self) -> dict[str, Any]:
         """All that the searcher and its problem have become: dicts and lists of tensors, numbers and texts.
 
