@@ -40,11 +40,12 @@ SPARSE_ES = partial(ES, density=0.3)
 
 
 def staged(problem, popsize):
-    """A step of each stage is a generation of a contract's three."""
+    """The first three generations are of one stage each; of so few samples shares would be too small."""
+    problem.minibatch_size = problem.minibatch_size or 40
     stages = [
-        (1, partial(EVOLUTION, subspace=Within("head", Dense()), popsize=popsize)),
-        (1, partial(ES, subspace=Within("bn,*.bias", Dense()), popsize=popsize)),
-        (4, partial(SPARSE_ES, popsize=popsize)),
+        (1, partial(ES, subspace=Within("head", Dense()), popsize=popsize, sigma=0.3)),
+        (1, partial(EVOLUTION, subspace=Within("bn,*.bias", Dense()), popsize=popsize)),
+        (4, partial(SPARSE_ES, sigma=0.3, popsize=popsize)),
     ]
     return Staged(problem, stages)
 
