@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from smd_evo.core.subspace import PartitionSubspace as PartitionSubspace
     from smd_evo.core.subspace import RandomSubspace as RandomSubspace
     from smd_evo.core.subspace import Subspace as Subspace
+    from smd_evo.core.units import UnitSubspace as UnitSubspace
     from smd_evo.core.within import Within as Within
     from smd_evo.ensemble.module import SparseEnsemble as SparseEnsemble
     from smd_evo.ensemble.selection import select_members as select_members
@@ -95,6 +96,7 @@ _HOMES = {
     "RandomSubspace": "smd_evo.core.subspace",
     "Subspace": "smd_evo.core.subspace",
     "TensorSubspace": "smd_evo.core.structured",
+    "UnitSubspace": "smd_evo.core.units",
     "Within": "smd_evo.core.within",
     "within_kinds": "smd_evo.core.selection",
     "parse_subspace": "smd_evo.core.specs",

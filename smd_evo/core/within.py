@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 from urllib.parse import quote
@@ -17,7 +17,7 @@ from smd_evo.core.noise import gaussian
 from smd_evo.core.subspace import Subspace, check_subspace
 from smd_evo.errors import InvalidType, InvalidValue, kept, nearest, shown
 
-__all__ = ["Within", "shortest_names"]
+__all__ = ["Part", "Within", "shortest_names"]
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Within(Subspace):
 
     def coordinates_of(self, draws: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
         """See :meth:`Subspace.coordinates_of`; by the rule's own way."""
-        part = _Part(self.names, layout)
+        part = Part(_selected(self.names, layout), layout)
         numbers, coordinates = self.rule.coordinates_of(draws, part.layout)
         return numbers, part.outside(coordinates)
 
@@ -98,29 +98,39 @@ class Within(Subspace):
         """See :meth:`Subspace.noise`."""
         if self.plain:
             return gaussian(key, coordinates, dtype)
-        part = _Part(self.names, layout)
+        part = Part(_selected(self.names, layout), layout)
         return self.rule.noise(key, part.inside(coordinates), part.layout, dtype)
 
     def _chosen(self, draw: int, layout: Layout, device: torch.device) -> Tensor:
-        part = _Part(self.names, layout)
+        part = Part(_selected(self.names, layout), layout)
         return part.outside(self.rule.coordinates(draw, part.layout, device))
 
 
-class _Part:
-    """Some tensors of a layout: the layout of them alone, and where its coordinates are in the whole."""
+def _selected(names: tuple[str, ...], layout: Layout) -> set[str]:
+    """Names of the tensors that some names of tensors, modules or patterns stand for."""
+    known = [slot.name for slot in layout.slots if slot.size]
+    chosen: set[str] = set()
+    for name in names:
+        found = named(known, name)
+        if not found:
+            modules = {slot.layer for slot in layout.slots}
+            raise InvalidValue(
+                f"names: expected those of tensors that may be mutated, of modules or patterns, got {shown(name)}"
+                f"{nearest(name, [*known, *modules])}"
+            )
+        chosen |= found
+    return chosen
 
-    def __init__(self, names: tuple[str, ...], layout: Layout) -> None:
-        known = [slot.name for slot in layout.slots if slot.size]
-        chosen: set[str] = set()
-        for name in names:
-            found = named(known, name)
-            if not found:
-                modules = {slot.layer for slot in layout.slots}
-                raise InvalidValue(
-                    f"names: expected those of tensors that may be mutated, of modules or patterns, got {shown(name)}"
-                    f"{nearest(name, [*known, *modules])}"
-                )
-            chosen |= found
+
+class Part:
+    """Some tensors of a layout: the layout of them alone, and where its coordinates are in the whole.
+
+    Args:
+        chosen: names of the tensors.
+        layout: the whole.
+    """
+
+    def __init__(self, chosen: Collection[str], layout: Layout) -> None:
         slots: list[Slot] = []
         moves: list[int] = []
         size = 0

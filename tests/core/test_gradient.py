@@ -17,6 +17,7 @@ from smd_evo import (
     RandomSubspace,
     Slot,
     TensorSubspace,
+    UnitSubspace,
     Within,
     gaussian,
     sample_mutations,
@@ -38,6 +39,7 @@ SUBSPACES = [
     Within("a", RandomSubspace(0.2)),
     Within("*.bias,b", Dense()),
     Within("a.weight,b", LowRank(2)),
+    UnitSubspace("tensor", RandomSubspace(0.5)),
 ]
 SENSES = st.sampled_from(["min", "max"])
 FITNESS = st.lists(st.floats(-1e18, 1e18), min_size=1, max_size=30)

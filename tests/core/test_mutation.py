@@ -22,6 +22,7 @@ from smd_evo import (
     Slot,
     SparseDelta,
     TensorSubspace,
+    UnitSubspace,
     Within,
     decompose,
     gaussian,
@@ -42,6 +43,7 @@ FIELDS = st.one_of(
         Within, st.sampled_from(["a", "a.weight,b", "*", "*.bias"]), st.builds(RandomSubspace, st.floats(0.1, 1))
     ),
     st.just(Within("a.bias,b", Dense())),
+    st.builds(UnitSubspace, st.sampled_from(["tensor", "layer", 1]), st.sampled_from([Dense(), RandomSubspace(0.4)])),
 )
 """Subspaces whose noise is the dense field itself."""
 LOW = st.builds(LowRank, st.integers(1, 6))

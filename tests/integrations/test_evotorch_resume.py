@@ -8,6 +8,7 @@ from evotorch_helpers import evals, population
 from helpers import blobs, same_bits, trained
 
 from smd_evo import (
+    Dense,
     FinetuneProblem,
     Mutation,
     OpenAIES,
@@ -17,6 +18,7 @@ from smd_evo import (
     SubspaceES,
     SubspaceEvolution,
     SubspaceProblem,
+    UnitSubspace,
     Within,
 )
 from smd_evo.errors import InvalidValue, WrongParent
@@ -38,6 +40,10 @@ SEARCHERS = {
     ),
     "adam, within": lambda p: SubspaceES(
         p, popsize=6, subspace=Within("head,*.bias", RandomSubspace(0.3)), sigma=0.1, center_learning_rate=0.05
+    ),
+    "units, sigma found": lambda p: SubspaceEvolution(p, popsize=6, subspace=UnitSubspace("layer", Dense())),
+    "adam, units": lambda p: SubspaceES(
+        p, popsize=6, subspace=UnitSubspace("tensor", RandomSubspace(0.5)), sigma=0.1, center_learning_rate=0.05
     ),
     "sgd": lambda p: SubspaceES(p, popsize=6, density=0.1, sigma=0.1, center_learning_rate=0.05, optimizer="sgd"),
     "sgd, momentum": lambda p: SubspaceES(

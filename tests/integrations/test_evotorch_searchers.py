@@ -27,6 +27,7 @@ from smd_evo import (
     SubspaceEvolution,
     SubspaceProblem,
     TensorSubspace,
+    UnitSubspace,
     Within,
 )
 from smd_evo.errors import InvalidType, InvalidValue, SmdEvoError, WrongParent
@@ -58,6 +59,7 @@ SEARCHERS = {
     "static": partial(EVOLUTION, density=0.2, static=True),
     "partition": partial(EVOLUTION, subspace=PartitionSubspace(3)),
     "within": partial(EVOLUTION, subspace=Within("*.weight", NeuronSubspace(0.3))),
+    "units": partial(EVOLUTION, subspace=UnitSubspace("layer", NeuronSubspace(0.5))),
     "adapted": partial(SPARSE, num_parents=2, num_elites=2, adapt_sigma=True),
     "auto": partial(SPARSE, sigma="auto"),
     "relative": partial(SPARSE, sigma=1.0, scale="relative"),
@@ -69,6 +71,7 @@ SEARCHERS = {
     "ES static neurons": partial(ES, subspace=NeuronSubspace(0.5, static=True)),
     "ES within": partial(ES, subspace=Within("head", PartitionSubspace(2)), sigma=0.3),
     "ES static within": partial(ES, subspace=Within("head", Dense())),
+    "ES units": partial(ES, subspace=UnitSubspace("layer", Dense())),
     "ES relative": partial(SPARSE_ES, scale="relative", sigma=0.5, center_learning_rate=0.2),
     "ES sgd": partial(SPARSE_ES, optimizer="sgd", optimizer_config={"momentum": 0.9}, center_learning_rate=0.01),
     "ES clipup": partial(SPARSE_ES, optimizer="clipup", center_learning_rate=0.2),
@@ -288,6 +291,12 @@ class TestRefused:
             (EVOLUTION, {"subspace": "dense"}, "subspace: expected e.g. RandomSubspace"),
             (EVOLUTION, {"subspace": Dense(), "static": True}, "static: expected it with density"),
             (EVOLUTION, {"subspace": PartitionSubspace(1000)}, "parts: expected at most D = 239 parts, got 1000"),
+            (
+                EVOLUTION,
+                {"subspace": UnitSubspace(1, Dense()), "num_parents": 2},
+                "subspace: expected one parent and",
+            ),
+            (EVOLUTION, {"subspace": UnitSubspace(1, Dense()), "race": True}, "subspace: expected one parent and"),
             (SPARSE, {"scale": "relativ"}, "did you mean 'relative'?"),
             (SPARSE, {"num_parents": 0}, "num_parents: expected a whole number >= 1, got 0"),
             (SPARSE, {"num_parents": 7}, "expected num_elites <= num_parents <= popsize, got 1, 7, 6"),
