@@ -78,6 +78,11 @@ class NetworkSearcher(SearchAlgorithm, SinglePopulationAlgorithmMixin):  # type:
             self.problem.count(found.evaluations)
         return self._sigma
 
+    @property
+    def unit_chances(self) -> dict[str, float]:
+        """With a :class:`UnitSubspace` the chance of each unit in the next generation, by its name; else nothing."""
+        return {} if self._units is None else self._units.chances
+
     def settle(self) -> None:
         """Make what the search has arrived at the problem's parent, from which another searcher goes on."""
 
