@@ -21,6 +21,7 @@ from torch import nn
 
 from smd_evo import (
     AddMutation,
+    Dense,
     FinetuneProblem,
     ModuleFitness,
     OpenAIES,
@@ -28,6 +29,7 @@ from smd_evo import (
     SubspaceES,
     SubspaceEvolution,
     SubspaceProblem,
+    UnitSubspace,
 )
 from smd_evo.errors import ActorsDiverged, ActorsLost, InvalidType, InvalidValue
 
@@ -170,6 +172,9 @@ SEARCHERS = {
     ),
     "SubspaceES, static": lambda problem: SubspaceES(
         problem, popsize=8, density=0.1, static=True, sigma=0.1, center_learning_rate=0.05, optimizer="clipup"
+    ),
+    "SubspaceES, units": lambda problem: SubspaceES(
+        problem, popsize=8, subspace=UnitSubspace(1, Dense()), sigma=0.1, center_learning_rate=0.05
     ),
     "OpenAIES": lambda problem: OpenAIES(problem, popsize=8),
     "Staged": lambda problem: Staged(

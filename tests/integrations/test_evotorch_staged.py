@@ -191,10 +191,10 @@ def test_a_state_of_other_stages_is_refused():
         Staged(problem_of(), STAGES[1:]).load_state_dict({**state, "stage": 0, "generation": 1})
 
 
-@pytest.mark.parametrize(("share", "message"), [((3, 3), "share"), ((-1, 2), "number"), ((0, 61), "share")])
-def test_shares_that_do_not_exist_are_refused(share, message):
+@pytest.mark.parametrize("share", [(3, 3), (-1, 2), (0, 61), 3, (1, 2.5), (1,)])
+def test_shares_that_do_not_exist_are_refused(share):
     problem = problem_of()
-    with pytest.raises(InvalidValue, match=f"{message}: expected"):
+    with pytest.raises((InvalidValue, InvalidType), match="share: expected"):
         problem.share = share
     assert problem.share is None
 

@@ -174,9 +174,12 @@ class NetworkProblem(SharedParent):
     @share.setter
     def share(self, share: tuple[int, int] | None) -> None:
         if share is not None:
-            number, shares = share
-            share_of(self.key, number, shares, self.samples)  # which says if there is no such one
-            share = number, shares
+            if not isinstance(share, tuple | list) or len(share) != 2:
+                raise InvalidType(
+                    f"share: expected its number and how many there are, got {shown(share)}; try (0, 2)"
+                )
+            share = check_count("share", share[0], low=0), check_count("share", share[1])
+            share_of(self.key, *share, self.samples)  # which says if there is no such one
         self._share = share
 
     @contextmanager
