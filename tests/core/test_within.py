@@ -131,6 +131,7 @@ def test_the_spec_is_one_that_people_can_write():
         (lambda: parse_subspace("within:fc"), "expected random:DENSITY"),
         (lambda: parse_subspace("within::dense"), "names: expected"),
         (lambda: parse_subspace("within:a:within:a:" * 3000 + "dense"), "subspace: expected"),
+        (lambda: parse_subspace("within:a:unit:1:" * 3000 + "dense"), "subspace: expected"),
         (lambda: parse_subspace("within:fc:randm:0.1"), "did you mean 'random'"),
     ],
 )

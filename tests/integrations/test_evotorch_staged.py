@@ -84,6 +84,20 @@ def test_it_is_the_searchers_one_after_another():
     assert same_bits(whole.problem.make_net().state_dict(), problem.make_net().state_dict())
 
 
+@pytest.mark.parametrize("parents", [1, 3])
+def test_a_search_may_settle_and_go_on(parents):
+    problem = problem_of(steps=2)
+    searcher = EVOLVE(problem, density=0.2, num_parents=parents)
+    searcher.run(2)
+    best = problem.make_net(searcher.parents[0]).state_dict()
+    for _ in range(2):
+        searcher.settle()
+        assert same_bits(problem.make_net().state_dict(), best)
+    before = float(searcher.parents.evals[0, 0])
+    searcher.run(2)
+    assert searcher.status["pop_best_eval"] <= before  # its elite is still that one, of the same samples
+
+
 def test_status_tells_the_stage_and_when_all_are_over():
     searcher = Staged(problem_of(), STAGES)
     assert searcher.population is None

@@ -123,8 +123,9 @@ class SubspaceEvolution(NetworkSearcher):
         return self._parents
 
     def settle(self) -> None:
-        """The best of the parents becomes the problem's; once more does no harm."""
-        self.problem.fold_common(self._parents[:1])
+        """The best of the parents becomes the problem's, and the only one; once more does no harm."""
+        self._parents = self._parents[:1]
+        self.problem.fold_common(self._parents)
 
     def state_dict(self) -> dict[str, Any]:
         """See :meth:`NetworkSearcher.state_dict`."""
