@@ -44,7 +44,7 @@ def chances_of(gains: Sequence[float], costs: Sequence[float]) -> list[float]:
     total = sum(worth)
     if not total > 0:  # nobody has gained anything
         return [1 / len(worth)] * len(worth)
-    return [FLOOR / len(worth) + (1 - FLOOR) * each / total for each in worth]
+    return [FLOOR / len(worth) + (1 - FLOOR) * (each / total) for each in worth]
 
 
 def learned(gains: Sequence[float], units: Tensor, improvements: Tensor) -> list[float]:
