@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from smd_evo.core.parameters import ParameterSpace as ParameterSpace
     from smd_evo.core.rows import decode_rows as decode_rows
     from smd_evo.core.rows import encode_rows as encode_rows
+    from smd_evo.core.selection import within_kinds as within_kinds
     from smd_evo.core.specs import parse_subspace as parse_subspace
     from smd_evo.core.structured import NeuronSubspace as NeuronSubspace
     from smd_evo.core.structured import TensorSubspace as TensorSubspace
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from smd_evo.core.subspace import PartitionSubspace as PartitionSubspace
     from smd_evo.core.subspace import RandomSubspace as RandomSubspace
     from smd_evo.core.subspace import Subspace as Subspace
+    from smd_evo.core.units import UnitSubspace as UnitSubspace
+    from smd_evo.core.within import Within as Within
     from smd_evo.ensemble.module import SparseEnsemble as SparseEnsemble
     from smd_evo.ensemble.selection import select_members as select_members
     from smd_evo.ensemble.soup import soup as soup
@@ -54,6 +57,7 @@ if TYPE_CHECKING:
     from smd_evo.integrations.evotorch.finetune import FinetuneProblem as FinetuneProblem
     from smd_evo.integrations.evotorch.operators import AddMutation as AddMutation
     from smd_evo.integrations.evotorch.operators import SparseGaussianMutation as SparseGaussianMutation
+    from smd_evo.integrations.evotorch.staged import Staged as Staged
     from smd_evo.integrations.evotorch.strategies import OpenAIES as OpenAIES
     from smd_evo.integrations.evotorch.strategies import SubspaceES as SubspaceES
     from smd_evo.integrations.evotorch.subspace import SubspaceProblem as SubspaceProblem
@@ -92,6 +96,9 @@ _HOMES = {
     "RandomSubspace": "smd_evo.core.subspace",
     "Subspace": "smd_evo.core.subspace",
     "TensorSubspace": "smd_evo.core.structured",
+    "UnitSubspace": "smd_evo.core.units",
+    "Within": "smd_evo.core.within",
+    "within_kinds": "smd_evo.core.selection",
     "parse_subspace": "smd_evo.core.specs",
     "SparseEnsemble": "smd_evo.ensemble.module",
     "select_members": "smd_evo.ensemble.selection",
@@ -105,6 +112,7 @@ _HOMES = {
     "FinetuneProblem": "smd_evo.integrations.evotorch.finetune",
     "SubspaceProblem": "smd_evo.integrations.evotorch.subspace",
     "SubspaceEvolution": "smd_evo.integrations.evotorch.evolution",
+    "Staged": "smd_evo.integrations.evotorch.staged",
     "SubspaceES": "smd_evo.integrations.evotorch.strategies",
     "OpenAIES": "smd_evo.integrations.evotorch.strategies",
     "DenseIndividual": "smd_evo.integrations.deap.individuals",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import typer
 
 from smd_evo.commands.shared import app, say
-from smd_evo.experiments.settings import FITNESSES, SUBSPACES
+from smd_evo.experiments.settings import FITNESSES
+from smd_evo.experiments.subspaces import SUBSPACES, WITHIN
 from smd_evo.terminal import InGroups
 from smd_evo.zoo.names import ABOUT_DATA, ABOUT_MODELS
 
@@ -27,4 +28,4 @@ def models() -> None:
         for name, about in lines.items():
             say(f"  {name:<22}{about}")
     typer.echo(f"--fitness\n  {', '.join(FITNESSES)} or module.path:name")
-    typer.echo(f"--subspace\n  {', '.join(SUBSPACES)}")
+    typer.echo(f"--subspace\n  {', '.join(SUBSPACES)} or {WITHIN}")

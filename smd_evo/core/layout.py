@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cached_property
 from itertools import accumulate
 from math import prod
@@ -13,7 +15,7 @@ from torch import Tensor
 
 from smd_evo.errors import InvalidValue, check_count, kept
 
-__all__ = ["Layout", "Slot"]
+__all__ = ["Layout", "Slot", "named"]
 
 
 @dataclass(frozen=True)
@@ -90,3 +92,12 @@ class Layout:
         bounds = torch.tensor(self.bounds(indices), dtype=torch.int64, device="cpu")
         scales = torch.tensor([slot.scale for slot in self.slots], dtype=torch.float64, device="cpu")
         return scales.repeat_interleave(bounds.diff()).to(indices.device)
+
+
+def named(names: Iterable[str], term: str) -> set[str]:
+    """Those of some tensors' names that a term names: itself, what is below a module of that name, a pattern's.
+
+    >>> sorted(named(["conv.weight", "conv.bias", "head.weight"], "conv"))
+    ['conv.bias', 'conv.weight']
+    """
+    return {name for name in names if name == term or name.startswith(f"{term}.") or fnmatchcase(name, term)}

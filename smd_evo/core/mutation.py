@@ -23,6 +23,7 @@ from smd_evo.core.layout import Layout
 from smd_evo.core.noise import gaussian
 from smd_evo.core.specs import parse_subspace
 from smd_evo.core.subspace import Dense, PartitionSubspace, Subspace, check_subspace, sorted_
+from smd_evo.core.units import UnitSubspace
 from smd_evo.errors import (
     InvalidType,
     InvalidValue,
@@ -202,6 +203,7 @@ def sample_mutations(
     generation: int = 0,
     antithetic: bool = False,
     scale: str = "absolute",
+    units: Tensor | None = None,
 ) -> list[Mutation]:
     """The recipes of one generation.
 
@@ -214,6 +216,8 @@ def sample_mutations(
         generation: number of the generation; another one gives other children.
         antithetic: children 2i and 2i + 1 are a pair of opposite sign; ``count`` must be even.
         scale: see :class:`Mutation`.
+        units: with a :class:`smd_evo.core.units.UnitSubspace` the number of each child's unit, int64 [count], instead
+            of those that it draws; antithetic partners have one.
 
     Returns:
         ``count`` mutations; mutation i does not depend on ``count``.
@@ -228,7 +232,7 @@ def sample_mutations(
         (4, 4)
     """
     sigma = check_number("sigma", sigma, low=0, mend="calibrate_sigma finds one")
-    keys, draws, signs = sample_words(key, count, subspace, generation, antithetic)
+    keys, draws, signs = sample_words(key, count, subspace, generation, antithetic, units)
     words = zip(keys.tolist(), draws.tolist(), signs.tolist(), strict=True)
     return [
         Mutation(key_from_int64(noise), sigma, subspace, key_from_int64(draw), sign, scale)
@@ -237,7 +241,7 @@ def sample_mutations(
 
 
 def sample_words(
-    key: Key, count: int, subspace: Subspace, generation: int, antithetic: bool
+    key: Key, count: int, subspace: Subspace, generation: int, antithetic: bool, units: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Keys, draws and signs of the mutations of one generation, int64 [count] each (keys as bit patterns)."""
     key, generation, count = check_key(key), check_key(generation, "generation"), check_count("count", count)
@@ -248,7 +252,15 @@ def sample_words(
     indices = children // 2 if antithetic else children
     signs = 1 - 2 * (children % 2) if antithetic else torch.ones_like(children)
     keys = derive_tensor(derive(key, "noise", generation), indices // subspace.siblings)
-    return keys, subspace.draws(key, generation, indices), signs
+    draws = subspace.draws(key, generation, indices)
+    if units is not None:
+        if not isinstance(subspace, UnitSubspace) or units.shape != draws.shape:
+            raise InvalidValue(
+                f"units: expected those of {count} children of a UnitSubspace, got {list(units.shape)} of "
+                f"{subspace.spec}"
+            )
+        draws = subspace.within_units(draws, units)
+    return keys, draws, signs
 
 
 def replay(mutations: Sequence[Mutation], layout: Layout, device: torch.device | str = "cpu") -> list[SparseDelta]:

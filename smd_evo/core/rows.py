@@ -30,6 +30,7 @@ def sample_rows(
     sigma: float,
     generation: int = 0,
     antithetic: bool = False,
+    units: Tensor | None = None,
 ) -> Tensor:
     """The recipes of :func:`smd_evo.core.mutation.sample_mutations` as rows of one step, without making them.
 
@@ -47,7 +48,7 @@ def sample_rows(
         True
     """
     sigma = check_number("sigma", sigma, low=0, mend="calibrate_sigma finds one")
-    keys, draws, signs = sample_words(key, count, subspace, generation, antithetic)
+    keys, draws, signs = sample_words(key, count, subspace, generation, antithetic, units)
     return torch.stack([keys, draws, (signs.double() * sigma).view(torch.int64)], dim=1)
 
 

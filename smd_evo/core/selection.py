@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable
-from fnmatch import fnmatchcase
 
 from torch import nn
 
+from smd_evo.core.layout import named
+from smd_evo.core.subspace import Subspace
+from smd_evo.core.within import Within, shortest_names
 from smd_evo.errors import InvalidType, InvalidValue
 
-__all__ = ["KINDS", "Select", "head_of", "select_names"]
+__all__ = ["KINDS", "Select", "head_of", "select_names", "within_kinds"]
 
 KINDS = ("all", "weight", "bias", "norm", "head")
 """Kinds that a selection may name."""
@@ -66,6 +68,31 @@ def select_names(module: nn.Module, names: Iterable[str], select: Select) -> lis
     return [name for name in names if name in chosen]
 
 
+def within_kinds(module: nn.Module, names: Iterable[str], select: Select, rule: Subspace) -> Within:
+    """A rule within the selected ones of some parameters, by their names: recipes know nothing of kinds.
+
+    Args:
+        module: the network.
+        names: of the parameters that may be mutated, in order.
+        select: kinds, names or patterns: see :func:`select_names`.
+        rule: of the coordinates in them.
+
+    Raises:
+        InvalidValue, InvalidType: as :func:`select_names` and :class:`smd_evo.core.within.Within`.
+
+    Example:
+        >>> from smd_evo import Dense, ParameterSpace
+        >>> space = ParameterSpace(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)))
+        >>> within_kinds(space.module, space.names, "head,bias", Dense()).spec
+        'within:0.bias,2:dense'
+    """
+    names = list(names)
+    chosen = select_names(module, names, select)
+    if not chosen:  # a function may choose none
+        raise InvalidValue("select: expected some of the parameters that may be mutated, got none")
+    return Within(shortest_names(chosen, names), rule)
+
+
 def _named(module: nn.Module, names: list[str], term: str) -> set[str]:
     """Those of ``names`` that one term names."""
     owners = {name: name.rpartition(".")[0] for name in names}
@@ -79,7 +106,7 @@ def _named(module: nn.Module, names: list[str], term: str) -> set[str]:
         if term == "norm":
             return norms
         return {name for name in names if name not in norms and name.endswith("bias") == (term == "bias")}
-    return {name for name in names if name == term or name.startswith(f"{term}.") or fnmatchcase(name, term)}
+    return named(names, term)
 
 
 def _is_norm(layer: nn.Module) -> bool:

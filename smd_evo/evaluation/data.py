@@ -17,7 +17,7 @@ from smd_evo.errors import InvalidType, InvalidValue, check_count, shown
 from smd_evo.evaluation.batches import Batch, Batches, MemoryBatches, changed, lengths_of, pieces, tensors_of
 from smd_evo.evaluation.stream import Stream
 
-__all__ = ["check_batch_size", "make_batches", "minibatch"]
+__all__ = ["check_batch_size", "make_batches", "minibatch", "share_of"]
 
 _AUTO_BYTES = 2**20
 
@@ -108,6 +108,33 @@ def minibatch(key: Key, number: int, size: int, total: int) -> Tensor:
     epoch, place = divmod(number, total // size)
     positions = torch.arange(place * size, (place + 1) * size, device="cpu")
     return permutation(derive(key, "minibatch", epoch), positions, total)
+
+
+def share_of(key: Key, number: int, shares: int, total: int) -> Tensor:
+    """Numbers of the samples in one of some disjoint shares, which are everything and even to within one.
+
+    Args:
+        key: the run's key.
+        number: of the share, from 0.
+        shares: how many there are, at most ``total``.
+        total: samples in all.
+
+    Raises:
+        InvalidValue, InvalidType: there is no such share.
+
+    Example:
+        >>> share_of(7, 0, 2, 5).tolist(), share_of(7, 1, 2, 5).tolist()
+        ([2, 3], [1, 0, 4])
+    """
+    shares, total, number = (
+        check_count("shares", shares),
+        check_count("total", total),
+        check_count("number", number, low=0),
+    )
+    if not number < shares <= total:
+        raise InvalidValue(f"share: expected number < shares <= {total} samples, got {number}, {shares}")
+    start, end = (place * total // shares for place in (number, number + 1))
+    return permutation(derive(key, "shares"), torch.arange(start, end, device="cpu"), total)
 
 
 def _split(data: Sequence[Any], batch_size: int | str, device: torch.device) -> Iterator[tuple[Any, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import islice
 from typing import Any, TypeVar
@@ -27,12 +27,15 @@ from smd_evo.evaluation.probe import say_if_alike
 from smd_evo.evaluation.race import race
 from smd_evo.evaluation.result import Evaluation, evaluation
 from smd_evo.evaluation.stream import StreamBatches
-from smd_evo.evaluation.visit import Visitor, visit
+from smd_evo.evaluation.visit import Visitor, shares_of, visit
 from smd_evo.evaluation.work import Work
 
 __all__ = ["Evaluation", "Evaluator"]
 
 _Children = TypeVar("_Children", bound=Iterable[Child])
+
+_LEAST_COST = 0.02
+"""Of a child, in forward passes."""
 
 _TOGETHER = 8, 2**24
 """Children, and bytes of outputs, that are predicted in one go: more than one child only if that saves something."""
@@ -179,6 +182,21 @@ class Evaluator:
             values = result.fitness.tolist()
             self.say_if_alike([value for number, value in enumerate(values) if number not in parents], result.parent)
         return result
+
+    def costs(self, parts: Sequence[Collection[str]]) -> list[float]:
+        """What children take that touch some tensors each, in forward passes: less where others are their parent's.
+
+        Args:
+            parts: names of the tensors that are touched.
+
+        Returns:
+            Numbers in [0.02, 1], by floating point operations; below that noise and patches count, too. 1 for a
+            fitness of the network, and where nothing is shared.
+        """
+        if isinstance(self.fitness, ModuleFitness) or not self._batches.samples:
+            return [1.0] * len(parts)
+        bits = [sum(2 << number for number, name in enumerate(self.space.names) if name in part) for part in parts]
+        return [max(_LEAST_COST, 1 - saved) for saved in shares_of(self.space, bits, self._batches, self.reuse)]
 
     def race(
         self, children: Sequence[Child], key: Key = 0, progress: Callable[[], object] | None = None

@@ -144,6 +144,12 @@ class Sharing:
             )
         return chain(replayed, waiting)
 
+    def shares(self, touched: Sequence[int], batch: Batch) -> list[float]:
+        """Which share of a forward pass children have from their parent, by the bits of what they touch."""
+        if self._option is False or self._known.off or batch.inputs is None:
+            return [0.0] * len(touched)
+        return [shared_calls(self._met(batch), each)[0] for each in touched]
+
     @property
     def on(self) -> bool:
         """Whether it pays."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from smd_evo.core.blocks import within
@@ -15,7 +15,7 @@ from smd_evo.evaluation.sharing import Sharing, Visitor
 from smd_evo.evaluation.turns import Turns
 from smd_evo.evaluation.work import Work
 
-__all__ = ["Visitor", "visit"]
+__all__ = ["Visitor", "shares_of", "visit"]
 
 
 def visit(
@@ -58,6 +58,23 @@ def visit(
         within(sharing, lambda: _meet(space, turns, sharing, children, batches, function, limit, progress))
 
     within(guard, meet)
+
+
+def shares_of(space: ParameterSpace, touched: Sequence[int], batches: Batches, reuse: bool | str) -> list[float]:
+    """Which share of a forward pass children have from their parent, by what they touch: see :func:`.touched_by`.
+
+    Found out by a pass of a few samples, once for each network.
+    """
+    found: list[float] = []
+    guard = Evaluating(space)
+
+    def look() -> None:
+        sharing = Sharing(guard, Turns(guard, False), reuse, Work())
+        first = next(iter(batches.chunks()))[0]
+        within(sharing, lambda: found.extend(sharing.shares(touched, first)))
+
+    within(guard, look)
+    return found
 
 
 def _meet(

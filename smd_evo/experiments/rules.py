@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from smd_evo.core.keys import Key, derive
 from smd_evo.core.layout import Layout
-from smd_evo.core.structured import NeuronSubspace
+from smd_evo.core.parameters import ParameterSpace
+from smd_evo.core.selection import within_kinds
+from smd_evo.core.specs import parse_subspace
+from smd_evo.core.structured import NeuronSubspace, TensorSubspace
 from smd_evo.core.subspace import Dense, PartitionSubspace, RandomSubspace, Subspace
+from smd_evo.experiments.subspaces import has_density
 
-__all__ = ["make_rule", "mean_density"]
+__all__ = ["make_rule", "mean_density", "rules_of"]
 
 _RULES: dict[str, Callable[[float], Subspace]] = {
     "random": RandomSubspace,
@@ -32,6 +36,33 @@ def make_rule(kind: str, density: float) -> Subspace:
     """
     dense = density == 1 or (kind == "partition" and round(1 / density) == 1)
     return Dense() if dense else _RULES[kind](density)
+
+
+def rules_of(subspace: str, densities: Iterable[float], space: ParameterSpace) -> list[Subspace]:
+    """The rules of a setting, where it meets the network: what it is within becomes names of tensors or modules.
+
+    Args:
+        subspace: a kind, ``tensor``, or ``within:SELECT:`` before a kind or a spec.
+        densities: one rule for each, where the setting leaves the density open.
+        space: of the parent.
+
+    Raises:
+        InvalidValue: the network has nothing that the setting names.
+
+    Example:
+        >>> from torch import nn
+        >>> space = ParameterSpace(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)))
+        >>> rules_of("within:head:random", (0.5,), space)
+        [Within(names=('1',), rule=RandomSubspace(density=0.5, static=False))]
+        >>> rules_of("within:bias:dense", (0.5,), space)[0].spec
+        'within:0.bias,1.bias:dense'
+    """
+    _, select, rule = subspace.split(":", 2) if ":" in subspace else ("", "", subspace)
+    if has_density(subspace):
+        made = [make_rule(rule, density) for density in densities]
+    else:
+        made = [TensorSubspace() if rule == "tensor" else parse_subspace(rule)]
+    return [within_kinds(space.module, space.names, select, each) for each in made] if select else made
 
 
 def mean_density(rule: Subspace, layout: Layout, key: Key) -> float:

@@ -19,7 +19,6 @@ __all__ = [
     "GROUPS",
     "METRICS",
     "OBJECT",
-    "SUBSPACES",
     "ExperimentConfig",
     "fitness_name",
     "is_object",
@@ -27,7 +26,6 @@ __all__ = [
     "setting",
 ]
 
-SUBSPACES = ("random", "partition", "neuron", "tensor")
 FITNESSES = {
     "cross_entropy": "cross-entropy",
     "accuracy": "accuracy",

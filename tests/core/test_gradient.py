@@ -17,6 +17,8 @@ from smd_evo import (
     RandomSubspace,
     Slot,
     TensorSubspace,
+    UnitSubspace,
+    Within,
     gaussian,
     sample_mutations,
 )
@@ -34,6 +36,10 @@ SUBSPACES = [
     TensorSubspace(1),
     Dense(),
     LowRank(2),
+    Within("a", RandomSubspace(0.2)),
+    Within("*.bias,b", Dense()),
+    Within("a.weight,b", LowRank(2)),
+    UnitSubspace("tensor", RandomSubspace(0.5)),
 ]
 SENSES = st.sampled_from(["min", "max"])
 FITNESS = st.lists(st.floats(-1e18, 1e18), min_size=1, max_size=30)
@@ -120,7 +126,15 @@ def test_recipes_of_all_kinds_at_once():
 
 
 @pytest.mark.parametrize(
-    "subspace", [RandomSubspace(0.2, static=True), Dense(), LowRank(2)], ids=lambda rule: rule.spec
+    "subspace",
+    [
+        RandomSubspace(0.2, static=True),
+        Dense(),
+        LowRank(2),
+        Within("a.bias,b", Dense()),
+        Within("b,a.w*", LowRank(2)),
+    ],
+    ids=lambda rule: rule.spec,
 )
 def test_coordinates_of_a_static_subspace_are_the_gradients_own(subspace, devices):
     mutations = sample_mutations(5, 8, subspace=subspace, sigma=0.3, antithetic=True)

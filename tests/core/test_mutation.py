@@ -22,6 +22,8 @@ from smd_evo import (
     Slot,
     SparseDelta,
     TensorSubspace,
+    UnitSubspace,
+    Within,
     decompose,
     gaussian,
     sample_mutations,
@@ -37,9 +39,15 @@ FIELDS = st.one_of(
     st.builds(NeuronSubspace, st.floats(1e-3, 1), st.booleans()),
     st.builds(TensorSubspace, st.integers(1, 2), st.sampled_from(["tensor", "layer"]), st.booleans()),
     st.just(Dense()),
+    st.builds(
+        Within, st.sampled_from(["a", "a.weight,b", "*", "*.bias"]), st.builds(RandomSubspace, st.floats(0.1, 1))
+    ),
+    st.just(Within("a.bias,b", Dense())),
+    st.builds(UnitSubspace, st.sampled_from(["tensor", "layer", 1]), st.sampled_from([Dense(), RandomSubspace(0.4)])),
 )
 """Subspaces whose noise is the dense field itself."""
-SUBSPACES = st.one_of(FIELDS, st.builds(LowRank, st.integers(1, 6)))
+LOW = st.builds(LowRank, st.integers(1, 6))
+SUBSPACES = st.one_of(FIELDS, LOW, st.builds(Within, st.sampled_from(["a", "b,a.weight"]), LOW))
 SCALES = st.sampled_from(["absolute", "relative"])
 MUTATIONS, OF_FIELDS = (
     st.builds(Mutation, KEYS, SIGMAS, subspaces, KEYS, st.sampled_from([-1, 1]), SCALES)

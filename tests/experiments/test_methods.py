@@ -234,6 +234,30 @@ def test_head_es_moves_the_last_layer_alone_and_computes_the_others_once():
     assert IMAGES < method.work.forwards < 0.7 * method.work.images
 
 
+def test_staged_es_moves_the_head_then_vectors_then_everything():
+    own = task(budget=10 * CHILDREN * IMAGES)
+    method = made("staged-es", own)  # two generations, three, and five
+    seen = []
+    before = dict(method.problem.make_net().named_parameters())
+    for _ in range(10):
+        method.step()
+        after = dict(method.problem.make_net().named_parameters())
+        seen.append({name for name in before if not torch.equal(before[name], after[name])})
+        before = after
+    head = {name for name in before if name.startswith("layers.3")}
+    vectors = {name for name in before if before[name].dim() == 1}
+    assert seen == [head] * 2 + [vectors] * 3 + [set(before)] * 5
+    assert own.calibration > 0
+    assert method.searcher.is_terminated
+
+
+def test_staged_es_has_every_stage_however_small_the_budget():
+    method = made("staged-es", task(budget=3 * CHILDREN * IMAGES))
+    for _ in range(3):
+        method.step()
+    assert method.searcher.status["stage"] == 3
+
+
 def test_head_es_wants_the_head_among_what_may_move():
     own = task()
     first = Task(ParameterSpace(own.space.module, "layers.0"), DATA, "cross_entropy", CHILDREN, IMAGES, 10_000, 0)

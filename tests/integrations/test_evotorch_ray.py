@@ -21,12 +21,15 @@ from torch import nn
 
 from smd_evo import (
     AddMutation,
+    Dense,
     FinetuneProblem,
     ModuleFitness,
     OpenAIES,
+    Staged,
     SubspaceES,
     SubspaceEvolution,
     SubspaceProblem,
+    UnitSubspace,
 )
 from smd_evo.errors import ActorsDiverged, ActorsLost, InvalidType, InvalidValue
 
@@ -170,7 +173,13 @@ SEARCHERS = {
     "SubspaceES, static": lambda problem: SubspaceES(
         problem, popsize=8, density=0.1, static=True, sigma=0.1, center_learning_rate=0.05, optimizer="clipup"
     ),
+    "SubspaceES, units": lambda problem: SubspaceES(
+        problem, popsize=8, subspace=UnitSubspace(1, Dense()), sigma=0.1, center_learning_rate=0.05
+    ),
     "OpenAIES": lambda problem: OpenAIES(problem, popsize=8),
+    "Staged": lambda problem: Staged(
+        problem, [(2, SEARCHERS["SubspaceEvolution"]), (1, SEARCHERS["SubspaceES, static"])]
+    ),
     "GeneticAlgorithm": lambda problem: GeneticAlgorithm(
         problem, operators=[AddMutation(problem, stdev=0.1, density=0.1)], popsize=8
     ),
@@ -204,6 +213,19 @@ class TestTheSame:
 
         pair.both(move)
         pair.check_actors()
+
+    def test_shares_of_the_samples(self, pair):
+        def run(problem):
+            size, problem.minibatch_size = problem.minibatch_size, None
+            told = []
+            for share in ((0, 2), (1, 2), None):
+                problem.share = share
+                told.append(evaluated(problem, population(problem)))
+            problem.minibatch_size = size
+            return told
+
+        told = pair.both(run)
+        assert len(set(map(str, told))) == 3
 
     def test_a_schedule_of_minibatches(self, pair):
         """Of sizes, with one's solutions again in the next: nothing that is known of one passes for another."""

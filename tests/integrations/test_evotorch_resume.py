@@ -8,14 +8,18 @@ from evotorch_helpers import evals, population
 from helpers import blobs, same_bits, trained
 
 from smd_evo import (
+    Dense,
     FinetuneProblem,
     Mutation,
     OpenAIES,
     PartitionSubspace,
     RandomSubspace,
+    Staged,
     SubspaceES,
     SubspaceEvolution,
     SubspaceProblem,
+    UnitSubspace,
+    Within,
 )
 from smd_evo.errors import InvalidValue, WrongParent
 
@@ -34,6 +38,13 @@ SEARCHERS = {
     "adam, static, relative": lambda p: SubspaceES(
         p, popsize=6, density=0.1, static=True, sigma=0.1, center_learning_rate=0.05, scale="relative"
     ),
+    "adam, within": lambda p: SubspaceES(
+        p, popsize=6, subspace=Within("head,*.bias", RandomSubspace(0.3)), sigma=0.1, center_learning_rate=0.05
+    ),
+    "units, sigma found": lambda p: SubspaceEvolution(p, popsize=6, subspace=UnitSubspace("layer", Dense())),
+    "adam, units": lambda p: SubspaceES(
+        p, popsize=6, subspace=UnitSubspace("tensor", RandomSubspace(0.5)), sigma=0.1, center_learning_rate=0.05
+    ),
     "sgd": lambda p: SubspaceES(p, popsize=6, density=0.1, sigma=0.1, center_learning_rate=0.05, optimizer="sgd"),
     "sgd, momentum": lambda p: SubspaceES(
         p,
@@ -46,6 +57,14 @@ SEARCHERS = {
     ),
     "clipup, weight decay": lambda p: OpenAIES(
         p, popsize=6, sigma=0.1, center_learning_rate=0.05, optimizer="clipup"
+    ),
+    "staged": lambda p: Staged(
+        p,
+        [
+            (2, lambda p: SubspaceEvolution(p, popsize=6, subspace=Within("head", RandomSubspace(0.3)))),
+            (2, SEARCHERS["adam, within"]),
+            (1, SEARCHERS["clipup, weight decay"]),
+        ],
     ),
 }
 MINIBATCHES = {"all samples": None, "minibatches": 20}

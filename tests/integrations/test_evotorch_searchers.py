@@ -22,10 +22,14 @@ from smd_evo import (
     NeuronSubspace,
     OpenAIES,
     PartitionSubspace,
+    RandomSubspace,
+    Staged,
     SubspaceES,
     SubspaceEvolution,
     SubspaceProblem,
     TensorSubspace,
+    UnitSubspace,
+    Within,
 )
 from smd_evo.errors import InvalidType, InvalidValue, SmdEvoError, WrongParent
 from smd_evo.evaluation.data import minibatch
@@ -35,6 +39,19 @@ EVOLUTION = partial(SubspaceEvolution, popsize=6, sigma=0.3)
 SPARSE = partial(EVOLUTION, density=0.1)
 ES = partial(SubspaceES, popsize=6, sigma=0.1, center_learning_rate=0.05)
 SPARSE_ES = partial(ES, density=0.3)
+
+
+def staged(problem, popsize):
+    """The first three generations are of one stage each; of so few samples shares would be too small."""
+    problem.minibatch_size = problem.minibatch_size or 40
+    stages = [
+        (1, partial(ES, subspace=Within("head", Dense()), popsize=popsize, sigma=0.3)),
+        (1, partial(EVOLUTION, subspace=Within("bn,*.bias", Dense()), popsize=popsize)),
+        (4, partial(SPARSE_ES, sigma=0.3, popsize=popsize)),
+    ]
+    return Staged(problem, stages)
+
+
 SEARCHERS = {
     "(1, lambda)": partial(SPARSE, num_elites=0),
     "(1 + lambda)": SPARSE,
@@ -42,6 +59,8 @@ SEARCHERS = {
     "(mu + lambda)": partial(SPARSE, num_parents=3, num_elites=3),
     "static": partial(EVOLUTION, density=0.2, static=True),
     "partition": partial(EVOLUTION, subspace=PartitionSubspace(3)),
+    "within": partial(EVOLUTION, subspace=Within("*.weight", NeuronSubspace(0.3))),
+    "units": partial(EVOLUTION, subspace=UnitSubspace("layer", NeuronSubspace(0.5))),
     "adapted": partial(SPARSE, num_parents=2, num_elites=2, adapt_sigma=True),
     "auto": partial(SPARSE, sigma="auto"),
     "relative": partial(SPARSE, sigma=1.0, scale="relative"),
@@ -51,11 +70,15 @@ SEARCHERS = {
     "ES static partition": partial(ES, subspace=PartitionSubspace(2, static=True)),
     "ES tensor": partial(ES, subspace=TensorSubspace(2)),
     "ES static neurons": partial(ES, subspace=NeuronSubspace(0.5, static=True)),
+    "ES within": partial(ES, subspace=Within("head", PartitionSubspace(2)), sigma=0.3),
+    "ES static within": partial(ES, subspace=Within("head", Dense())),
+    "ES units": partial(ES, subspace=UnitSubspace("layer", RandomSubspace(0.5)), sigma=0.5),
     "ES relative": partial(SPARSE_ES, scale="relative", sigma=0.5, center_learning_rate=0.2),
     "ES sgd": partial(SPARSE_ES, optimizer="sgd", optimizer_config={"momentum": 0.9}, center_learning_rate=0.01),
     "ES clipup": partial(SPARSE_ES, optimizer="clipup", center_learning_rate=0.2),
     "ES decay": partial(SPARSE_ES, weight_decay=0.005),
     "OpenAIES": partial(OpenAIES, popsize=6, sigma=0.1, center_learning_rate=0.02),
+    "staged": partial(staged, popsize=6),
 }
 every_searcher = pytest.mark.parametrize("make", SEARCHERS.values(), ids=SEARCHERS.keys())
 some_searchers = pytest.mark.parametrize("name", ["(1 + lambda)", "(mu, lambda)", "ES", "ES static"])
@@ -134,7 +157,7 @@ class TestEverySearcher:
             seen += evals.tolist()
             assert len(evals) >= 6
             assert bool(evals.isfinite().all())
-            assert status.keys() - {"dropped_parents"} == STATUS
+            assert status.keys() - {"dropped_parents", "stage"} == STATUS
             solutions = {name for name, value in status.items() if isinstance(value, Solution)}
             assert solutions == {"pop_best", "best", "worst"}
             assert set(numbers(status)) == status.keys() - solutions
@@ -269,6 +292,12 @@ class TestRefused:
             (EVOLUTION, {"subspace": "dense"}, "subspace: expected e.g. RandomSubspace"),
             (EVOLUTION, {"subspace": Dense(), "static": True}, "static: expected it with density"),
             (EVOLUTION, {"subspace": PartitionSubspace(1000)}, "parts: expected at most D = 239 parts, got 1000"),
+            (
+                EVOLUTION,
+                {"subspace": UnitSubspace(1, Dense()), "num_parents": 2},
+                "subspace: expected one parent and",
+            ),
+            (EVOLUTION, {"subspace": UnitSubspace(1, Dense()), "race": True}, "subspace: expected one parent and"),
             (SPARSE, {"scale": "relativ"}, "did you mean 'relative'?"),
             (SPARSE, {"num_parents": 0}, "num_parents: expected a whole number >= 1, got 0"),
             (SPARSE, {"num_parents": 7}, "expected num_elites <= num_parents <= popsize, got 1, 7, 6"),

@@ -24,6 +24,7 @@ from smd_evo import (
     RandomSubspace,
     SubspaceES,
     TensorSubspace,
+    Within,
     calibrate_sigma,
     gaussian,
     sample_mutations,
@@ -182,7 +183,14 @@ class TestUpdates:
 
     @pytest.mark.parametrize(
         "subspace",
-        [RandomSubspace(0.1, static=True), TensorSubspace(1, static=True), NeuronSubspace(0.3, static=True)],
+        [
+            RandomSubspace(0.1, static=True),
+            TensorSubspace(1, static=True),
+            NeuronSubspace(0.3, static=True),
+            Within("head", Dense()),
+            Within("head,bn", RandomSubspace(0.1, static=True)),
+            Within("head", LowRank(2)),
+        ],
         ids=lambda subspace: subspace.spec,
     )
     @pytest.mark.parametrize("optimizer", ["adam", "clipup"])

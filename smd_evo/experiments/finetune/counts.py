@@ -8,6 +8,7 @@ from smd_evo.experiments.calibration import CALIBRATION
 from smd_evo.experiments.finetune.results import ARMS, SHORTLIST
 from smd_evo.experiments.finetune.settings import FinetuneConfig
 from smd_evo.experiments.free import FREE
+from smd_evo.experiments.subspaces import has_density
 from smd_evo.experiments.workload import Part, Sizes, Workload, workload
 
 __all__ = ["calibrations", "finetune_workload"]
@@ -29,7 +30,7 @@ def _arms(config: FinetuneConfig) -> int:
 
 def _groups(config: FinetuneConfig) -> int:
     """Groups of children in each arm."""
-    return 1 if config.subspace == "tensor" else len(config.density)
+    return len(config.density) if has_density(config.subspace) else 1
 
 
 def _children(config: FinetuneConfig, groups: int, samples: int) -> list[Part]:

@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass, replace
 from torch import Tensor
 
 from smd_evo.core.mutation import Lineage, Mutation
-from smd_evo.core.structured import TensorSubspace
 from smd_evo.core.subspace import Dense, Subspace
 from smd_evo.ensemble.combine import combined
 from smd_evo.ensemble.selection import select_from, stored
@@ -35,7 +34,7 @@ from smd_evo.experiments.finetune.results import FREE, RACED, SHORTLIST, UNRACED
 from smd_evo.experiments.finetune.settings import FinetuneConfig
 from smd_evo.experiments.parent import NAMED, Source, in_precision
 from smd_evo.experiments.progress import Logged, Progress
-from smd_evo.experiments.rules import make_rule, mean_density
+from smd_evo.experiments.rules import mean_density, rules_of
 from smd_evo.experiments.scores import Row, against, of_classes, pooling, table_row
 from smd_evo.experiments.shortlists import SPARSE
 from smd_evo.experiments.speed import timed
@@ -152,7 +151,7 @@ def _plan(
         return [_Strength(Dense(), 1.0, sigma) for sigma in sigmas]
 
     sparse = []
-    for rule in _subspaces(config):
+    for rule in rules_of(config.subspace, config.density, ranker.space):
         density = mean_density(rule, ranker.space.layout, config.seed)
         sparse.append(_Strength(rule, density, config.sigma or calibrated(rule, config.keep, dense=False)))
     if not config.controls:
@@ -166,12 +165,6 @@ def _plan(
         "dense, own sigma": dense(calibrated(Dense(), config.keep**exponent, dense=True) for exponent in exponents),
     }
     return plans, (costs[0], costs[1])
-
-
-def _subspaces(config: FinetuneConfig) -> list[Subspace]:
-    if config.subspace == "tensor":
-        return [TensorSubspace()]
-    return [make_rule(config.subspace, density) for density in config.density]
 
 
 def _group_runner(

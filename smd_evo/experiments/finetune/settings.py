@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from smd_evo.errors import InvalidValue
 from smd_evo.experiments import readers
-from smd_evo.experiments.settings import CHILDREN, FITNESSES, SUBSPACES, ExperimentConfig, setting
+from smd_evo.experiments.settings import CHILDREN, FITNESSES, ExperimentConfig, setting
+from smd_evo.experiments.subspaces import SUBSPACES, WITHIN, check_density, has_density, subspace_of
 
 __all__ = ["FinetuneConfig"]
 
@@ -28,8 +28,8 @@ class FinetuneConfig(ExperimentConfig):
     subspace: str = setting(
         "random",
         "NAME",
-        f"{', '.join(SUBSPACES[:-1])} or tensor [random].",
-        readers.one_of(SUBSPACES),
+        f"{', '.join(SUBSPACES)} or {WITHIN} [random].",
+        subspace_of(SUBSPACES),
         choices=SUBSPACES,
     )
     density: tuple[float, ...] = setting(
@@ -67,11 +67,12 @@ class FinetuneConfig(ExperimentConfig):
 
     def check(self, given: Mapping[str, Any]) -> None:
         """See the base class."""
-        if self.subspace == "tensor" and "density" in given:
-            raise InvalidValue("density: expected none for the tensor subspace, which has no density; leave it out")
+        check_density(self.subspace, given)
 
     def as_dict(self) -> dict[str, Any]:
         """See the base class."""
         return {
-            name: value for name, value in super().as_dict().items() if name != "density" or self.subspace != "tensor"
+            name: value
+            for name, value in super().as_dict().items()
+            if name != "density" or has_density(self.subspace)
         }

@@ -88,7 +88,7 @@ def _facts(record: RunRecord) -> dict[str, str]:
         "Searcher": _SEARCHERS.get(config["searcher"], config["searcher"]) + _rate(config),
         "Fitness": fitness_fact(config["fitness"], results.get("sense")),
         "Children": f"{config['children']:,} a generation; images of each: {_schedule(images)}",
-        "Subspaces": f"{config['subspace']}, density {config['density']:g}",
+        "Subspaces": config["subspace"] + (f", density {config['density']:g}" if "density" in config else ""),
         "Sigma": _sigma(config, record.metrics),
         "Stopped": _stopped(config, results),
         "Best network": _kept(record.metrics),

@@ -29,7 +29,7 @@ from smd_evo.experiments.generations.settings import EvolutionConfig, images_at,
 from smd_evo.experiments.generations.state import check_state
 from smd_evo.experiments.parent import NAMED, Source, in_precision
 from smd_evo.experiments.progress import Logged, Progress
-from smd_evo.experiments.rules import make_rule, mean_density
+from smd_evo.experiments.rules import mean_density, rules_of
 from smd_evo.experiments.scores import of_classes
 from smd_evo.experiments.speed import timed
 from smd_evo.integrations.ray_address import check_address
@@ -138,7 +138,7 @@ class Evolution:
         self._alone = isinstance(self.fitness, ModuleFitness)  # it brings what samples it needs
         network, self.data = source.parent(config, self.progress)
         self.space = ParameterSpace(network, config.select)
-        self._rule = make_rule(config.subspace, config.density)
+        (self._rule,) = rules_of(config.subspace, (config.density,), self.space)
         self._rule.coordinates(self._rule.draw(0), self.space.layout)  # the network may be too small for it
         if self._alone and config.images is not None:
             raise InvalidValue(

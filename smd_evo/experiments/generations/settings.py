@@ -10,7 +10,8 @@ from typing import Any
 from smd_evo.errors import InvalidValue, check_choice, shown
 from smd_evo.experiments import readers
 from smd_evo.experiments.finetune.settings import FinetuneConfig
-from smd_evo.experiments.settings import CHILDREN, FITNESSES, GROUPS, SUBSPACES, ExperimentConfig, setting
+from smd_evo.experiments.settings import CHILDREN, FITNESSES, GROUPS, ExperimentConfig, setting
+from smd_evo.experiments.subspaces import SUBSPACES, check_density, has_density, subspace_of
 
 __all__ = [
     "MAY_CHANGE",
@@ -151,7 +152,7 @@ class EvolutionConfig(ExperimentConfig):
         "Images that rank a child, others each generation; from generation G on, N [300, or all if there are fewer].",
         _schedule,
     )
-    subspace: str = setting("random", "NAME", "", readers.one_of(SUBSPACES[:-1]))
+    subspace: str = setting("random", "NAME", "", subspace_of(SUBSPACES[:-1]))
     density: float = setting(0.1, "X", "", _density)
     sigma: float | None = setting(None, "X", "", readers.sigma)
     keep: float = setting(0.9, "X", "", readers.keep)
@@ -187,6 +188,7 @@ class EvolutionConfig(ExperimentConfig):
 
     def check(self, given: Mapping[str, Any]) -> None:
         """See the base class."""
+        check_density(self.subspace, given)
         gradient = self.searcher == "gradient"
         for name, other in (("adapt_sigma", "selection"), ("learning_rate", "gradient")):
             if self.searcher != other and given.get(name) not in (None, False):
@@ -198,6 +200,11 @@ class EvolutionConfig(ExperimentConfig):
         for name in ("gpus_per_actor", "ray_address"):
             if self.actors < 2 and given.get(name) is not None:
                 raise InvalidValue(f"{name}: expected it with actors, got {self.actors} of them; give --actors 2")
+
+    def as_dict(self) -> dict[str, Any]:
+        """See the base class."""
+        found = super().as_dict()
+        return {name: value for name, value in found.items() if name != "density" or has_density(self.subspace)}
 
 
 def check_generations(settings: Mapping[str, Any]) -> None:

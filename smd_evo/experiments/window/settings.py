@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from smd_evo.experiments import readers
-from smd_evo.experiments.settings import CHILDREN, SUBSPACES, ExperimentConfig, setting
+from smd_evo.experiments.settings import CHILDREN, ExperimentConfig, setting
+from smd_evo.experiments.subspaces import SUBSPACES
 
 __all__ = ["WindowConfig"]
 

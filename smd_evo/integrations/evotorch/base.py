@@ -17,7 +17,7 @@ from smd_evo.core.keys import Key, check_key, derive
 from smd_evo.core.parameters import Child, ParameterSpace
 from smd_evo.core.selection import Select
 from smd_evo.errors import InvalidType, InvalidValue, check_choice, check_count, check_number, shown
-from smd_evo.evaluation.data import minibatch
+from smd_evo.evaluation.data import minibatch, share_of
 from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.evaluation.fitness import WORST, Fitness, get_fitness
 from smd_evo.evaluation.race import raced
@@ -122,10 +122,11 @@ class NetworkProblem(SharedParent):
         self.fitness = fitness
         self._minibatch_size = _checked_size(minibatch_size, evaluator.samples)
         self.key = key_of(host.get("seed")) if key is None else key
+        self._share: tuple[int, int] | None = None
         self._replica = Replica(space, evaluator)
         self._number = 0
         self._seen: dict[bytes, float] | None = None
-        self._seen_at: tuple[int, int | None, int] | None = None
+        self._seen_at: tuple[Any, ...] | None = None
         self._evaluations = 0
         self._checked = False
         self._race: Key | None = None
@@ -159,6 +160,28 @@ class NetworkProblem(SharedParent):
         assert self._replica.evaluator is not None
         self._minibatch_size = _checked_size(size, self._replica.evaluator.samples)
 
+    @property
+    def samples(self) -> int:
+        """Samples in all; 0 where the fitness brings its own."""
+        assert self._replica.evaluator is not None
+        return self._replica.evaluator.samples
+
+    @property
+    def share(self) -> tuple[int, int] | None:
+        """Which of how many disjoint shares of the samples evaluations see that have no minibatches; None for all."""
+        return self._share
+
+    @share.setter
+    def share(self, share: tuple[int, int] | None) -> None:
+        if share is not None:
+            if not isinstance(share, tuple | list) or len(share) != 2:
+                raise InvalidType(
+                    f"share: expected its number and how many there are, got {shown(share)}; try (0, 2)"
+                )
+            share = check_count("share", share[0], low=0), check_count("share", share[1])
+            share_of(self.key, *share, self.samples)  # which says if there is no such one
+        self._share = share
+
     @contextmanager
     def racing(self) -> Iterator[None]:
         """A block in which solutions race: see :mod:`smd_evo.evaluation.race`.
@@ -189,6 +212,7 @@ class NetworkProblem(SharedParent):
             "changes": self.changes,
             "minibatches": self._number,
             "minibatch_size": self.minibatch_size,
+            "share": None if self.share is None else list(self.share),
             "evaluations": self._evaluations,
             "work": dict(vars(self.work)),
             "checked": self._checked,
@@ -210,6 +234,7 @@ class NetworkProblem(SharedParent):
         self._log = []
         vars(self.work).update(state.get("work", {}))
         self._number, self.minibatch_size = state["minibatches"], state["minibatch_size"]
+        self.share = state.get("share")
         self._evaluations, self._checked = state["evaluations"], state["checked"]
         self._remember({bytes.fromhex(label): value for label, value in state["seen"].items()})
         if self.generator is not None:
@@ -256,7 +281,11 @@ class NetworkProblem(SharedParent):
 
     def _on_samples(self, evaluator: Evaluator) -> Evaluator:
         if self.minibatch_size is None:
-            return evaluator
+            return (
+                evaluator
+                if self._share is None
+                else evaluator.on_samples(share_of(self.key, *self._share, evaluator.samples))
+            )
         return evaluator.on_samples(minibatch(self.key, self._number, self.minibatch_size, evaluator.samples))
 
     # Evaluation as the main process sees it.
@@ -340,21 +369,21 @@ class NetworkProblem(SharedParent):
     def _remember(self, seen: dict[bytes, float]) -> None:
         self._seen, self._seen_at = seen, self._now()
 
-    def _now(self) -> tuple[int, int | None, int]:
-        return self._number if self.minibatch_size else 0, self.minibatch_size, self.changes
+    def _now(self) -> tuple[Any, ...]:
+        return self._number if self.minibatch_size else 0, self.minibatch_size, self._share, self.changes
 
     def _trimmed(self, values: Tensor) -> Tensor:
         return values
 
     # What actors are told with each evaluation.
 
-    def _told(self) -> tuple[int, int | None, torch.dtype | None]:
+    def _told(self) -> tuple[Any, ...]:
         kinds = (kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind))
         precision = next((torch.get_autocast_dtype(kind) for kind in kinds), None)  # actors know nothing of it
-        return self._number, self._minibatch_size, precision
+        return self._number, self._minibatch_size, self._share, precision
 
-    def _hear(self, told: tuple[int, int | None, torch.dtype | None]) -> None:
-        self._number, self._minibatch_size, self._precision = told
+    def _hear(self, told: tuple[Any, ...]) -> None:
+        self._number, self._minibatch_size, self._share, self._precision = told
         if self.aux_device.type != self.space.device.type:
             self._replica.evaluator.to(self.aux_device)  # type: ignore[union-attr]
 

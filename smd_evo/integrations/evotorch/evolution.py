@@ -99,6 +99,11 @@ class SubspaceEvolution(NetworkSearcher):
             raise InvalidValue(
                 f"num_parents: expected 1 where lineages have one step, got {num_parents}; FinetuneProblem(steps=8)"
             )
+        if self._units is not None and (num_parents > 1 or race):
+            raise InvalidValue(
+                "subspace: expected one parent and no race with a UnitSubspace, whose units are judged by what all "
+                f"children gain over their parent, got num_parents {num_parents}, race {race}"
+            )
         self._adapt_sigma, self._race = check_flag("adapt_sigma", adapt_sigma), check_flag("race", race)
         if self._race and self._adapt_sigma:
             raise InvalidValue(
@@ -116,6 +121,11 @@ class SubspaceEvolution(NetworkSearcher):
     def parents(self) -> SolutionBatch:
         """The parents of the next generation, best first."""
         return self._parents
+
+    def settle(self) -> None:
+        """The best of the parents becomes the problem's, and the only one; once more does no harm."""
+        self._parents = self._parents[:1]
+        self.problem.fold_common(self._parents)
 
     def state_dict(self) -> dict[str, Any]:
         """See :meth:`NetworkSearcher.state_dict`."""
@@ -152,6 +162,8 @@ class SubspaceEvolution(NetworkSearcher):
             with self._ranked():
                 problem.evaluate(children)
             self._population = children
+        if self._units is not None:
+            self._units.learn(children)
         self._parents = self._best(self._population, self._num_parents)
 
     def _ranked(self) -> AbstractContextManager[None]:

@@ -117,12 +117,13 @@ class FinetuneProblem(NetworkProblem):
         generation: int = 0,
         scale: str = "absolute",
         antithetic: bool = False,
+        units: Tensor | None = None,
     ) -> SolutionBatch:
         """A child of each solution: its lineage and one more mutation.
 
         Args:
             parents: N solutions.
-            key, subspace, sigma, generation, scale, antithetic: of the N mutations, as in
+            key, subspace, sigma, generation, scale, antithetic, units: of the N mutations, as in
                 :func:`smd_evo.core.mutation.sample_mutations`.
 
         Raises:
@@ -141,7 +142,13 @@ class FinetuneProblem(NetworkProblem):
                 "FinetuneProblem(steps=...) makes more, rebase() folds them"
             )
         new = sample_rows(
-            key, len(rows), subspace=subspace, sigma=sigma, generation=generation, antithetic=antithetic
+            key,
+            len(rows),
+            subspace=subspace,
+            sigma=sigma,
+            generation=generation,
+            antithetic=antithetic,
+            units=units,
         )
         heads = head(changes_of(rows), rule)
         children = SolutionBatch(like=parents, empty=True)

@@ -36,7 +36,8 @@ def encoded(change: Change) -> dict[str, Any]:
             "subspace": change.subspace.spec,
             "optimizer": asdict(change.optimizer),
         }
-        return {"step": step | own}
+        units = {"units": change.units.tolist()} if change.units is not None else {}
+        return {"step": {name: value for name, value in (step | own).items() if name != "units"} | units}
     raise InvalidType(f"change: expected a fold of a lineage or a gradient step, got {type(change).__name__}")
 
 
@@ -45,9 +46,11 @@ def decoded(change: Mapping[str, Any]) -> Change:
     if "fold" in change:
         return Fold(Lineage.decode(change["fold"]))
     step = change["step"]
-    own = {
+    own: dict[str, Any] = {
         "weights": torch.tensor(step["weights"], dtype=torch.float32, device="cpu"),
         "subspace": parse_subspace(step["subspace"]),
         "optimizer": OptimizerSpec(**step["optimizer"]),
     }
+    if "units" in step:
+        own["units"] = torch.tensor(step["units"], dtype=torch.int64, device="cpu")
     return GradientStep(**{**step, **own})

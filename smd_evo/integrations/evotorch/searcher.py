@@ -11,11 +11,13 @@ from evotorch.algorithms.searchalgorithm import SinglePopulationAlgorithmMixin
 
 from smd_evo.core.mutation import SCALES
 from smd_evo.core.subspace import Subspace
+from smd_evo.core.units import UnitSubspace
 from smd_evo.errors import InvalidType, check_choice, check_count, check_keep, check_number
 from smd_evo.evaluation.calibration import calibrate_sigma
 from smd_evo.integrations.evotorch.finetune import FinetuneProblem
 from smd_evo.integrations.evotorch.keys import draw_key
 from smd_evo.integrations.evotorch.solutions import solutions_from, solutions_state
+from smd_evo.integrations.evotorch.units import UnitChoice
 from smd_evo.markup import html_table
 
 __all__ = ["NetworkSearcher"]
@@ -56,6 +58,7 @@ class NetworkSearcher(SearchAlgorithm, SinglePopulationAlgorithmMixin):  # type:
         problem.rule(subspace, scale)
         self._key = draw_key(problem)
         self._population: SolutionBatch | None = None
+        self._units = UnitChoice(problem, subspace) if isinstance(subspace, UnitSubspace) else None
         SearchAlgorithm.__init__(self, problem, sigma=self._get_sigma)
         SinglePopulationAlgorithmMixin.__init__(self)
 
@@ -75,6 +78,14 @@ class NetworkSearcher(SearchAlgorithm, SinglePopulationAlgorithmMixin):  # type:
             self.problem.count(found.evaluations)
         return self._sigma
 
+    @property
+    def unit_chances(self) -> dict[str, float]:
+        """With a :class:`UnitSubspace` the chance of each unit in the next generation, by its name; else nothing."""
+        return {} if self._units is None else self._units.chances
+
+    def settle(self) -> None:
+        """Make what the search has arrived at the problem's parent, from which another searcher goes on."""
+
     def state_dict(self) -> dict[str, Any]:
         """All that the searcher and its problem have become: dicts and lists of tensors, numbers and texts.
 
@@ -86,6 +97,7 @@ class NetworkSearcher(SearchAlgorithm, SinglePopulationAlgorithmMixin):  # type:
             "key": self._key,
             "sigma": self._sigma,
             "population": solutions_state(self._population),
+            **({} if self._units is None else {"units": self._units.state_dict()}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -98,11 +110,16 @@ class NetworkSearcher(SearchAlgorithm, SinglePopulationAlgorithmMixin):  # type:
         self._steps_count = state["generation"]
         self._key, self._sigma = state["key"], state["sigma"]
         self._population = solutions_from(self.problem, state["population"])
+        if self._units is not None:
+            self._units.load_state_dict(state["units"])
 
     def _get_sigma(self) -> float:
         return self.sigma
 
     def _mutated(self, parents: SolutionBatch, antithetic: bool = False) -> SolutionBatch:
+        units = None
+        if self._units is not None:
+            units = self._units.draw(self._key, self.step_count, len(parents), antithetic)
         return self.problem.mutate(
             parents,
             key=self._key,
@@ -111,4 +128,5 @@ class NetworkSearcher(SearchAlgorithm, SinglePopulationAlgorithmMixin):  # type:
             generation=self.step_count,
             scale=self._scale,
             antithetic=antithetic,
+            units=units,
         )

@@ -103,6 +103,7 @@ class GradientStep:
     scale: str
     optimizer: OptimizerSpec
     weight_decay: float
+    units: Tensor | None = None
 
     def apply(self, replica: Replica) -> None:
         """Make the children's noise again, and move the parent; the optimizer's state is the replica's."""
@@ -137,6 +138,7 @@ class GradientStep:
             generation=self.generation,
             antithetic=True,
             scale=self.scale,
+            units=self.units,
         )
 
     def _optimizer_of(self, replica: Replica) -> Optimizer:
@@ -236,6 +238,10 @@ class SubspaceES(NetworkSearcher):
         self._population = self._mutated(problem.generate_batch(self._popsize), antithetic=True)
         problem.evaluate(self._population)
         ranks = centered_ranks(self._population.access_evals(0), problem.objective_sense)
+        units = None
+        if self._units is not None:
+            units = self._units.drawn
+            ranks = ranks.cpu() * self._units.weights()
         problem.change(
             GradientStep(
                 key=self._key,
@@ -246,8 +252,11 @@ class SubspaceES(NetworkSearcher):
                 scale=self._scale,
                 optimizer=self._optimizer,
                 weight_decay=self._weight_decay,
+                units=units,
             )
         )
+        if self._units is not None:
+            self._units.learn(self._population)
         self._tell_swallowed(*problem.replica.swallowed)
 
     def _tell_swallowed(self, count: int, total: int) -> None:

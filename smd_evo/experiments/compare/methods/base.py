@@ -115,16 +115,14 @@ class Task:
         size = min(images or self.images, self.parent.samples)
         return self.parent.on_samples(minibatch(self.key, number, size, self.parent.samples))
 
-    def vectors(self) -> ParameterSpace:
+    def vectors(self, method: str = "norm-bias-es") -> ParameterSpace:
         """Of those parameters the ones of one dimension: scales and shifts of normalisations, and biases."""
-        return self._some(
-            lambda tensor: tensor.dim() <= 1, "norms or biases", "none of one dimension", "norm-bias-es"
-        )
+        return self._some(lambda tensor: tensor.dim() <= 1, "norms or biases", "none of one dimension", method)
 
-    def head(self) -> ParameterSpace:
+    def head(self, method: str = "head-es") -> ParameterSpace:
         """Of those parameters the last layer's."""
         inside = {id(parameter) for parameter in head_of(self.space.module).parameters()}
-        return self._some(lambda tensor: id(tensor) in inside, "the last layer's", "none", "head-es")
+        return self._some(lambda tensor: id(tensor) in inside, "the last layer's", "none", method)
 
     def _some(self, wanted: Callable[[Tensor], bool], what: str, got: str, method: str) -> ParameterSpace:
         """Of the parameters that may be mutated those that a method wants."""

@@ -20,6 +20,7 @@ METHODS = {
     "static-sparse-es": f"{_HERE}.strategies:StaticSparseES",
     "norm-bias-es": f"{_HERE}.strategies:NormBiasES",
     "head-es": f"{_HERE}.strategies:HeadES",
+    "staged-es": f"{_HERE}.stages:StagedES",
     "openai-es": f"{_HERE}.strategies:OpenAIESMethod",
     "pgpe": f"{_HERE}.numeric:Pgpe",
     "snes": f"{_HERE}.numeric:Snes",

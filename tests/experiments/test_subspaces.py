@@ -1,0 +1,106 @@
+"""The setting ``subspace`` of experiments: kinds, and rules within some parameters, where they meet the network."""
+
+import pytest
+import torch
+from evolution_helpers import TINY
+
+from smd_evo import Dense, NeuronSubspace, PartitionSubspace, RandomSubspace, TensorSubspace, Within
+from smd_evo.core.parameters import ParameterSpace
+from smd_evo.errors import SmdEvoError
+from smd_evo.experiments.finetune.counts import finetune_workload
+from smd_evo.experiments.finetune.run import finetune
+from smd_evo.experiments.finetune.settings import FinetuneConfig
+from smd_evo.experiments.generations.run import Evolution
+from smd_evo.experiments.generations.settings import EvolutionConfig
+from smd_evo.experiments.rules import rules_of
+from smd_evo.integrations.evotorch.history import decoded, encoded
+
+pytestmark = pytest.mark.numeric
+
+NETWORK = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LayerNorm(4), torch.nn.Linear(4, 2))
+HERE = {name: TINY[name] for name in ("model", "data", "device", "fitness_samples", "validation_samples", "seed")}
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("random", [RandomSubspace(0.5), RandomSubspace(0.25)]),
+        ("partition", [PartitionSubspace(2), PartitionSubspace(4)]),
+        ("tensor", [TensorSubspace()]),
+        ("within:head:random", [Within(("2",), RandomSubspace(0.5)), Within(("2",), RandomSubspace(0.25))]),
+        ("within:norm,0.bias:neuron:0.3", [Within(("0.bias", "1"), NeuronSubspace(0.3))]),
+        ("within:*.bias:dense", [Within(("0.bias", "1.bias", "2.bias"), Dense())]),
+    ],
+)
+def test_a_setting_becomes_rules_where_it_meets_the_network(setting, expected):
+    assert rules_of(setting, (0.5, 0.25), ParameterSpace(NETWORK)) == expected
+
+
+@pytest.mark.parametrize("kind", [FinetuneConfig, EvolutionConfig])
+@pytest.mark.parametrize(
+    "subspace", ["within:head:dense", "within:head:random", "within:norm,fc.*:random:0.1:static"]
+)
+def test_settings_are_read_back(kind, subspace):
+    config = kind.read({"subspace": subspace, "device": "cpu"})
+    assert config.subspace == subspace
+    assert ("density" in config.as_dict()) == (subspace == "within:head:random")
+    assert kind.read(config.as_dict()) == config
+
+
+@pytest.mark.parametrize("kind", [FinetuneConfig, EvolutionConfig])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"subspace": "within:head"}, "subspace: expected within:SELECT:NAME, got 'within:head'"),
+        ({"subspace": "within::dense"}, "subspace: expected within:SELECT:NAME"),
+        ({"subspace": "within:head:within:head:dense"}, "subspace: expected within:SELECT:NAME"),
+        ({"subspace": "within:head:randm"}, "subspace: expected one of .*did you mean 'random'"),
+        ({"subspace": "within:head:random:2"}, r"density: expected a finite number in \(0, 1\], got 2"),
+        ({"subspace": "wihtin:head:dense"}, "subspace: expected one of random"),
+        ({"subspace": "within:head:dense", "density": "0.1"}, "density: expected none for the within:head:dense"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_a_line(kind, settings, message):
+    with pytest.raises(SmdEvoError, match=message) as caught:
+        kind.read({"device": "cpu", **settings})
+    assert "\n" not in str(caught.value)
+
+
+def test_names_that_the_network_does_not_have_are_refused():
+    with pytest.raises(SmdEvoError, match=r"select: expected one of all, .* got 'haed'; did you mean 'head'"):
+        rules_of("within:haed:dense", (), ParameterSpace(NETWORK))
+
+
+def test_a_single_generation_within_the_head():
+    config = FinetuneConfig.read(
+        {**HERE, "children": 6, "subspace": "within:head:dense", "sigma": 0.1, "controls": False}
+    )
+    found = finetune(config)
+    (group,) = found.arms[0].groups
+    assert group.subspace == Within(("head",), Dense())
+    assert all(recipe.subspace == group.subspace for recipe in group.recipes)  # and no kinds in recipes
+    assert (
+        next(
+            part for part in finetune_workload(config, config.sizes | {"test": 60}).parts if part.name == "children"
+        ).count
+        == 6
+    )
+
+
+@pytest.mark.parametrize("searcher", ["gradient", "selection"])
+def test_generations_within_the_head_move_nothing_else_and_are_replayed(searcher):
+    settings = {name: value for name, value in TINY.items() if name != "density"}
+    config = EvolutionConfig.read({**settings, "subspace": "within:head,bias:random:0.5", "searcher": searcher})
+    run = Evolution(config)
+    run.begin()
+    for _ in range(3):
+        run.step()
+    before = run.space.copied()
+    moved = {
+        name for name, tensor in run.problem.make_net().named_parameters() if not torch.equal(tensor, before[name])
+    }
+    assert moved
+    assert all(name.startswith("head") or name.endswith("bias") for name in moved)
+    history = run.history(0)
+    assert [encoded(decoded(step)) for step in history] == history
+    assert "within:head:random:0.5" in str(history)
