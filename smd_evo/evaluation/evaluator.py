@@ -21,6 +21,7 @@ from smd_evo.errors import InvalidType, InvalidValue, nearest, shown
 from smd_evo.evaluation.batches import Batch, Batches, MemoryBatches
 from smd_evo.evaluation.classification import check_range, class_range, logits_of
 from smd_evo.evaluation.data import check_batch_size, make_batches
+from smd_evo.evaluation.features import Features
 from smd_evo.evaluation.fitness import Fitness, ModuleFitness, get_fitness
 from smd_evo.evaluation.limit import BatchLimit
 from smd_evo.evaluation.probe import say_if_alike
@@ -124,6 +125,7 @@ class Evaluator:
         if data is None and not isinstance(self.fitness, ModuleFitness):
             raise InvalidValue(f"data: expected samples for the fitness {self.fitness.name!r}, got None")
         self._batches: Batches = MemoryBatches() if data is None else make_batches(data, batch_size, parent.device)
+        self._features = Features.of(self._batches)
 
     def on(self, data: Any, fitness: str | Fitness | None = None) -> Evaluator:
         """An evaluator of the same parent on other data."""
@@ -136,12 +138,14 @@ class Evaluator:
         """An evaluator of the same parent and fitness on some of the samples, by their numbers: a minibatch."""
         other = copy.copy(self)
         other._batches = self._batches.take(numbers)
+        other._features = self._features and self._features.take(numbers)
         return other
 
     def to(self, device: torch.device | str) -> None:
         """Move the network itself and the samples to a device."""
         within(Exclusive(self.space.module), lambda: self.space.module.to(device))
         self._batches = self._batches.to(device)
+        self._features = self._features and self._features.to(device)
 
     @property
     def samples(self) -> int:
@@ -293,6 +297,7 @@ class Evaluator:
             self.work,
             free=free,
             reuse=self.reuse,
+            features=self._features,
             progress=progress,
         )
 

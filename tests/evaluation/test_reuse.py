@@ -405,7 +405,7 @@ class TestTrust:
 
 class TestMemory:
     def test_what_does_not_fit_is_not_recorded(self, monkeypatch, caplog):
-        monkeypatch.setattr(sharing, "_room", lambda device: 100)
+        monkeypatch.setattr(sharing, "room", lambda device: 100)
         with caplog.at_level(logging.INFO, LOGGER):
             evaluator = Evaluator(made(Cnn), images(), select="head", batch_size=5, reuse=True)
             found = evaluator.predict(children())
