@@ -6,59 +6,23 @@ sample, its features, is kept from one evaluation to the next; minibatches take 
 Features are computed in the batches of all of the data, never in those of a minibatch. So they do not depend on what
 was asked before, and a run that is resumed has the same bits. A child's outputs for all samples are those of full
 forward passes to the bit. For a minibatch they are so but for rounding, as the same sample among others may be
-added up in another order: see :data:`TOLERANCE`.
+added up in another order: see :data:`smd_evo.evaluation.trunk.TOLERANCE`.
 """
 
 from __future__ import annotations
 
 import copy
-import logging
-import weakref
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from functools import partial
-from itertools import chain, islice
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch import Tensor
 
 from smd_evo.core.blocks import Inference, within
-from smd_evo.core.checksum import checksum_of
-from smd_evo.core.parameters import Child, ParameterSpace
-from smd_evo.core.selection import head_of
-from smd_evo.evaluation import sharing
 from smd_evo.evaluation.batches import Batch, Batches, MemoryBatches, sorted_numbers, tensors_of
-from smd_evo.evaluation.calls import alike, autocast_now, copied
-from smd_evo.evaluation.guard import Evaluating
-from smd_evo.evaluation.limit import BatchLimit
-from smd_evo.evaluation.recording import Parts, Spoiled, TooLarge
-from smd_evo.evaluation.reuse import Reuse, unfit
-from smd_evo.evaluation.sharing import Deltas, Visitor
-from smd_evo.evaluation.trunk import features_of, survey_head
-from smd_evo.evaluation.turns import Turns
-from smd_evo.evaluation.watching import Refused
-from smd_evo.evaluation.work import Work
-from smd_evo.evaluation.worth import pays, touched_by
 
-__all__ = ["TOLERANCE", "Features", "FromFeatures"]
-
-_log = logging.getLogger(__name__)
-
-TOLERANCE = 0.5
-"""How far the features of a few samples may be from the same rows of a whole batch, as a share of the largest: the
-epsilon of their type to this power. Rounding stays far below; what exceeds it depends on the other samples.
-"""
-
-_VISITS = 50
-"""With "auto" data may be as many times as large as a minibatch, as features of all cost as much as so many."""
-
-_SAMPLES = 8
-"""Samples that a network is surveyed with."""
-
-_FIRST = 8
-"""Kinds of children that are compared with full forward passes."""
+__all__ = ["Features", "Kept", "joined"]
 
 
 class Features:
@@ -69,11 +33,18 @@ class Features:
 
     Attributes:
         kept: what is shared with the features of some of the samples.
-        numbers: of the samples, ascending.
+        numbers: of the samples, int64, ascending.
+
+    Example:
+        >>> features = Features(MemoryBatches(Batch(torch.arange(4.0), torch.zeros(4), 4, 0).split(2)))
+        >>> features.take(torch.tensor([3, 1])).rows(0, 2, lambda batch: 10 * batch.inputs)
+        tensor([10., 30.])
+        >>> features.rows(0, 4, lambda batch: batch.inputs)  # they are there
+        tensor([ 0., 10., 20., 30.])
     """
 
     def __init__(self, batches: MemoryBatches) -> None:
-        self.kept = _Kept(batches)
+        self.kept = Kept(batches)
         self.numbers = torch.arange(batches.samples, device="cpu")
 
     @classmethod
@@ -94,272 +65,74 @@ class Features:
         other.numbers = self.numbers
         return other
 
+    def rows(self, start: int, count: int, compute: Callable[[Batch], Tensor]) -> Tensor:
+        """Features [count, ...] of consecutive ones of these samples.
 
-class _Kept:
-    """The features of some data by the numbers of its batches, as long as the layers before the head are the same."""
+        Args:
+            start: place of the first.
+            count: how many.
+            compute: features of a batch, where there are none yet.
+        """
+        numbers, begin, found = self.numbers[start : start + count], 0, []
+        owners, counts = torch.bucketize(numbers, self.kept.ends, right=True).unique_consecutive(return_counts=True)
+        for owner, several in zip(owners.tolist(), counts.tolist(), strict=True):
+            block = self.kept.block(owner, compute)
+            places = numbers[begin : begin + several] - self.kept.batches[owner].start
+            begin += several
+            whole = several == len(block)
+            found.append(block if whole else _counted(partial(block.index_select, 0, places.to(block.device))))
+        return joined(found)
+
+
+class Kept:
+    """The features of some data by the numbers of its batches, as long as the layers before the head are the same.
+
+    Attributes:
+        batches: of all samples.
+        off: whether there are to be none, as they do not fit.
+        layers: what stands for these layers.
+        counted: numbers of the first samples of the batches that some account holds already: a run that is resumed
+            computes them again, and is to have the numbers of one that was not interrupted.
+    """
 
     def __init__(self, batches: MemoryBatches) -> None:
         self.batches = batches
         self.ends = torch.tensor([batch.start + batch.count for batch in batches], device="cpu")
         self.off = False
+        self.layers: object = None
+        self.counted: set[int] = set()
         self.drop(None)
 
     def drop(self, layers: object) -> None:
         """Forget them: from now on they are those of these layers."""
+        if self.layers is not None:
+            self.counted = set()
         self.layers = layers
-        self.blocks: dict[int, tuple[object, Tensor]] = {}
+        self._blocks: dict[int, tuple[object, Tensor]] = {}
 
-    def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"layers": None, "blocks": {}}
-
-
-@dataclass
-class _Known:
-    """What was found out about a network with these layers before its head.
-
-    Attributes:
-        layers: what there is to the network besides its selected parameters; None: it may be another one each time.
-        off: why there are no features, if so.
-        share: of the head in a forward pass; None before it is surveyed.
-        checked: for each shape of inputs, the bits of children whose outputs were those of full forward passes.
-    """
-
-    layers: object
-    off: str = ""
-    share: float | None = None
-    checked: dict[Any, set[int]] = field(default_factory=dict)
-
-
-_known: weakref.WeakKeyDictionary[ParameterSpace, _Known] = weakref.WeakKeyDictionary()
-
-
-class FromFeatures:
-    """The turns of the children of one visit, where these touch only the head and there are features.
-
-    Args:
-        features: of the samples of this visit.
-        guard: of the network, entered.
-        turns: of the children.
-        option: "auto", or whether to use features however little that saves.
-        limit: of the samples in a forward pass.
-        work: takes note of what is computed.
-
-    Attributes:
-        on: whether they have their turns here.
-    """
-
-    def __init__(
-        self,
-        features: Features | None,
-        guard: Evaluating,
-        turns: Turns,
-        option: bool | str,
-        limit: BatchLimit,
-        work: Work,
-    ) -> None:
-        self._space, self._turns, self._limit, self._work = guard.space, turns, limit, work
-        self._features, self._option = features, option
-        self._state = partial(sharing.state_of, guard)
-        self._rows: dict[tuple[int, int], Batch] = {}
-        self.on = False
-
-    def begin(self, children: Iterable[Child], batches: Sequence[Batch]) -> Iterable[Child]:
-        """Find out whether there are features, and compute those that are missing; the same children."""
-        if self._features is None or self._option is False or not self._touches_only_the_head():
-            return children
-        waiting = iter(children)
-        first = list(islice(waiting, 1))
-        self._kept, self._numbers = self._features.kept, self._features.numbers
-        large = self._option == "auto" and self._kept.batches.samples > _VISITS * len(self._numbers)
-        if first and not large and not self._kept.off:
-            try:
-                self.on = self._prepare(batches)
-            except (TooLarge, torch.cuda.OutOfMemoryError):
-                self._kept.drop(None)
-                self._kept.off = True
-                _log.info("features: they do not fit into memory; each evaluation computes what is before the head")
-            except Exception as error:
-                self._stop(error)
-        return chain(first, waiting)
-
-    def turn(self, number: int, deltas: Deltas, function: Visitor, some: Sequence[Batch]) -> bool:
-        """A child's turn on some batches; see :meth:`smd_evo.evaluation.sharing.Sharing.turn`.
-
-        Returns:
-            whether it has had it.
-        """
-        if not self.on or not self._is_right(number, deltas):
-            return False
-        rows = [self._batch(batch) for batch in some]
-        self._turns.begin(number)
-        try:
-            function(number, cast(nn.Module, self._from_features), rows)
-        except Spoiled as error:
-            self._stop(error)
-            return False
-        self._work.count(sum(batch.count for batch in some), self._known.share or 1.0)
-        return True
-
-    def _from_features(self, features: Tensor) -> Any:
-        """What the network returns."""
-        version = features._version
-        outputs = self._head(features)
-        if features._version != version:
-            raise Spoiled("a head that writes to what it is given")
-        return outputs
-
-    def _touches_only_the_head(self) -> bool:
-        module = self._space.module
-        self._head = head_of(module)
-        inside = set(map(id, self._head.parameters()))
-        parameters = dict(module.named_parameters(remove_duplicate=False))
-        return self._head is not module and all(id(parameters[name]) in inside for name in self._space.names)
-
-    def _prepare(self, batches: Sequence[Batch]) -> bool:
-        """Whether there are features of these batches, once they are computed."""
-        layers = self._layers()
-        known = _known.get(self._space)
-        if known is None or known.layers != layers:
-            known = _known[self._space] = _Known(layers)
-        self._known = known
-        if known.off:
-            return False
-        if layers is None:
-            raise Refused("hooks, or modules that set attributes")
-        if reason := unfit(self._space.module):
-            raise Refused(reason)
-        if self._kept.layers != layers:
-            self._kept.drop(layers)
-        first = self._kept.batches[0]
-        few = first.split(min(_SAMPLES, -(-first.count // 2)))[0]
-        new = known.share is None
-        if known.share is None:
-            known.share = self._survey(few)
-        if self._option == "auto" and not pays([1 - known.share], more=True):
-            return False
-        if new:
-            _log.info("features: the %.0f %% before the head are computed once a sample", 100 * (1 - known.share))
-        if 0 not in self._kept.blocks:
-            self._compare(self._trunk(few), self._block(0)[: few.count])
-        self._checked = known.checked.setdefault(
-            tuple((tensor.shape, tensor.dtype) for tensor in tensors_of(first.inputs)), set()
-        )
-        for batch in batches:
-            for piece in batch.split(self._limit.samples or batch.count):
-                self._batch(piece)
-        return True
-
-    def _layers(self) -> object:
-        """What there is to the network besides its selected parameters."""
-        module, space = self._space.module, self._space
-        parts = Parts(module, space.names)
-        if not parts.whole[0] or module._forward_hooks:
-            return None
-        own = {id(parameter) for name, parameter in module.named_parameters() if name in space.names}
-        fixed = [tensor for tensor in chain(module.parameters(), module.buffers()) if id(tensor) not in own]
-        return (
-            checksum_of(fixed),
-            [(tensor.device, tensor.dtype) for tensor in fixed],
-            parts.attributes(),
-            autocast_now(),
-            torch.get_float32_matmul_precision(),
-            torch.get_num_threads(),
-            self._limit.samples,
-        )
-
-    def _survey(self, few: Batch) -> float:
-        reuse = self._reuse()
-        self._turns.fresh()
-        return within(reuse, lambda: survey_head(reuse, self._space.module, self._head, few, self._state))
-
-    def _trunk(self, batch: Batch) -> Tensor:
-        """Features of a batch, which is halved as the limit says."""
-        reuse, found = self._reuse(), []
-        for piece in batch.split(self._limit.samples or batch.count):
-            self._turns.fresh()
-            found.append(within(reuse, partial(features_of, reuse, self._space.module, self._head, piece)))
-        return found[0] if len(found) == 1 else _outside(lambda: torch.cat(found))
-
-    def _reuse(self) -> Reuse:
-        return Reuse(self._space.module, self._space.names, self._turns.fresh, self._state)
-
-    def _block(self, number: int) -> Tensor:
-        """Features of one of the batches of all of the data: kept, or computed."""
-        batch = self._kept.batches[number]
+    def block(self, number: int, compute: Callable[[Batch], Tensor]) -> Tensor:
+        """Features of one batch: kept, or computed where its inputs are not those of before."""
+        batch = self.batches[number]
         inputs = [
             (each.data_ptr(), None if each.is_inference() else each._version) for each in tensors_of(batch.inputs)
         ]
-        held = self._kept.blocks.get(number)
+        held = self._blocks.get(number)
         if held is None or held[0] != inputs:
-            found = self._trunk(batch)
-            if found.nbytes // batch.count * self._kept.batches.samples > sharing.room(self._space.device):
-                raise TooLarge
-            self._work.forwards += batch.count
-            held = self._kept.blocks[number] = inputs, found
+            held = self._blocks[number] = inputs, compute(batch)
         return held[1]
 
-    def _compare(self, few: Tensor, rows: Tensor) -> None:
-        """Refuse a network whose features of a sample depend on the other ones in the batch."""
-        if few.shape != rows.shape or few.dtype != rows.dtype or not few.is_floating_point():
-            raise Refused("features that are no numbers of one sample each")
-        largest = torch.finfo(few.dtype).eps ** TOLERANCE * float(rows.abs().max())
-        if not float((few.double() - rows.double()).abs().max()) <= largest:
-            raise Refused("features of a sample that depend on the other samples of its batch")
+    def __contains__(self, number: int) -> bool:
+        return number in self._blocks
 
-    def _batch(self, batch: Batch) -> Batch:
-        """The features of some samples of this visit, with their targets."""
-        place = batch.start, batch.count
-        if place not in self._rows:
-            numbers = self._numbers[batch.start : batch.start + batch.count]
-            owners = torch.bucketize(numbers, self._kept.ends, right=True)
-            found, begin = [], 0
-            for owner, count in zip(
-                *(each.tolist() for each in owners.unique_consecutive(return_counts=True)), strict=True
-            ):
-                block, own = self._block(owner), numbers[begin : begin + count] - self._kept.batches[owner].start
-                found.append(
-                    block if count == len(block) else _outside(partial(block.index_select, 0, own.to(block.device)))
-                )
-                begin += count
-            rows = found[0] if len(found) == 1 else _outside(lambda: torch.cat(found))
-            self._rows[place] = Batch(rows, batch.targets, batch.count, batch.start)
-        return self._rows[place]
-
-    def _is_right(self, number: int, deltas: Deltas) -> bool:
-        """Whether such a child has the outputs of a full forward pass on one batch; of the first few kinds."""
-        if len(self._checked) >= min(_FIRST, 2 ** len(self._space.names)):
-            return True
-        touched = touched_by(deltas, self._space.layout)
-        if touched in self._checked:
-            return True
-        batch = self._kept.batches[0]
-        batch = batch.split(self._limit.samples or batch.count)[0]
-        rows = Batch(self._block(0)[: batch.count], None, batch.count, 0)
-
-        def asked(batch: Batch, module: Any) -> tuple[Any, object]:
-            self._turns.begin(number)
-            return tree_map(copied, batch.outputs(module)), self._state()
-
-        try:
-            full, cut = asked(batch, self._space.module), asked(rows, self._from_features)
-        except Spoiled as error:
-            self._stop(error)
-            return False
-        if alike(full[0], cut[0]) and full[1] == cut[1]:
-            self._checked.add(touched)
-            return True
-        self._stop(Refused("outputs that are not those of a full forward pass"))
-        return False
-
-    def _stop(self, error: Exception) -> None:
-        """There are no features of this network from now on, while it is as it is."""
-        self.on = False
-        self._kept.drop(None)
-        self._rows = {}
-        self._known.off = str(error).partition("\n")[0] or type(error).__name__
-        _log.info("features: each evaluation computes what is before the head, because of %s", self._known.off)
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"layers": None, "_blocks": {}}
 
 
-def _outside(function: Callable[[], Tensor]) -> Tensor:
+def joined(parts: list[Tensor]) -> Tensor:
+    """Rows one below the other, in memory whose changes are counted."""
+    return parts[0] if len(parts) == 1 else _counted(lambda: torch.cat(parts))
+
+
+def _counted(function: Callable[[], Tensor]) -> Tensor:
     """A tensor that is made outside of inference mode, so that changes of it are counted."""
     return within(Inference(False), function)

@@ -11,12 +11,49 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from smd_evo.core.blocks import Inference, within
+from smd_evo.core.checksum import checksum_of
+from smd_evo.core.parameters import ParameterSpace
 from smd_evo.evaluation.batches import Batch
 from smd_evo.evaluation.calls import Call, autocast_now
+from smd_evo.evaluation.probe import tensors_in
+from smd_evo.evaluation.recording import Parts
 from smd_evo.evaluation.reuse import Reuse
 from smd_evo.evaluation.watching import DATA, Refused, Watching
 
-__all__ = ["features_of", "survey_head"]
+__all__ = ["TOLERANCE", "check_rows", "features_of", "layers_of", "survey_head"]
+
+TOLERANCE = 0.5
+"""How far the features of a few samples may be from the same rows of a whole batch, as a share of the largest: the
+epsilon of their type to this power. Rounding stays far below; what exceeds it depends on the other samples.
+"""
+
+
+def layers_of(space: ParameterSpace, samples: int | None) -> object:
+    """What features depend on besides the samples, to be compared; None where that is not known.
+
+    All tensors that modules keep count by their bits, as not everybody who writes to them raises their version.
+
+    Args:
+        space: of the network, whose selected parameters do not count.
+        samples: at most so many in a forward pass.
+    """
+    module = space.module
+    parts = Parts(module, space.names)
+    if not parts.whole[0] or module._forward_hooks:
+        return None
+    own = {id(parameter) for name, parameter in module.named_parameters() if name in space.names}
+    tensors = {id(tensor): tensor for part in parts.all for tensor in tensors_in(vars(part))}
+    fixed = [tensor for number, tensor in tensors.items() if number not in own]
+    return (
+        checksum_of(fixed),
+        [(tensor.device, tensor.dtype, tensor.shape, tensor.stride()) for tensor in fixed],
+        parts.attributes(),
+        [*module._forward_pre_hooks],  # numbers that are never given twice
+        autocast_now(),
+        torch.get_float32_matmul_precision(),
+        torch.get_num_threads(),
+        samples,
+    )
 
 
 def survey_head(
@@ -99,6 +136,23 @@ def features_of(reuse: Reuse, network: nn.Module, head: nn.Module, batch: Batch)
         raise Refused("a head that is not called once, with one tensor of as many rows as samples")
     features: Tensor = found[0]
     return features
+
+
+def check_rows(few: Tensor, rows: Tensor) -> None:
+    """Refuse a network whose features of a sample depend on the other ones in the batch.
+
+    Args:
+        few: features of the first samples of a batch, of these alone.
+        rows: the same of the whole batch.
+
+    Raises:
+        Refused: they differ by more than rounding.
+    """
+    if few.shape != rows.shape or few.dtype != rows.dtype or not few.is_floating_point():
+        raise Refused("features that are no numbers of one sample each")
+    most = torch.finfo(few.dtype).eps ** TOLERANCE * float(rows.abs().max())
+    if not float((few.double() - rows.double()).abs().max()) <= most:
+        raise Refused("features of a sample that depend on the other samples of its batch")
 
 
 def _cloned(argument: Any) -> Any:

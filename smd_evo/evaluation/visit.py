@@ -8,8 +8,9 @@ from functools import partial
 from smd_evo.core.blocks import within
 from smd_evo.core.parameters import Child, ParameterSpace
 from smd_evo.evaluation.batches import Batch, Batches, MemoryBatches
-from smd_evo.evaluation.features import Features, FromFeatures
+from smd_evo.evaluation.features import Features
 from smd_evo.evaluation.guard import Evaluating
+from smd_evo.evaluation.heads import Heads
 from smd_evo.evaluation.limit import BatchLimit
 from smd_evo.evaluation.probe import probe
 from smd_evo.evaluation.sharing import Deltas, Sharing, Visitor
@@ -59,7 +60,7 @@ def visit(
         turns = Turns(guard, several)
         option = False if free else reuse
         sharing = Sharing(guard, turns, option, Work() if free else work)
-        heads = FromFeatures(features, guard, turns, option, limit, work)
+        heads = Heads(features, guard, turns, option, limit, work)
         within(sharing, lambda: _meet(space, turns, sharing, heads, children, batches, function, limit, progress))
 
     within(guard, meet)
@@ -69,7 +70,7 @@ def _meet(
     space: ParameterSpace,
     turns: Turns,
     sharing: Sharing,
-    heads: FromFeatures,
+    heads: Heads,
     children: Iterable[Child],
     batches: Batches,
     function: Visitor,
