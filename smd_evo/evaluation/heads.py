@@ -169,8 +169,6 @@ class Heads:
         self._share = known.share = self._survey(few) if known.share is None else known.share
         if self._option == "auto" and not pays([1 - self._share], more=True):
             return False
-        if new:
-            _log.info("features: the %.0f %% before the head are computed once a sample", 100 * (1 - self._share))
         if 0 not in self._kept:
             check_rows(self._trunk(few), self._kept.block(0, self._computed)[: few.count])
         self._checked = known.checked.setdefault(
@@ -179,6 +177,8 @@ class Heads:
         for batch in batches:
             for piece in batch.split(self._limit.samples or batch.count):
                 self._batch(piece)
+        if new:
+            _log.info("features: the %.0f %% before the head are computed once a sample", 100 * (1 - self._share))
         return True
 
     def _survey(self, few: Batch) -> float:
