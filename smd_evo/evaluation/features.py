@@ -121,9 +121,6 @@ class Kept:
             held = self._blocks[number] = inputs, compute(batch)
         return held[1]
 
-    def __contains__(self, number: int) -> bool:
-        return number in self._blocks
-
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"layers": None, "_blocks": {}}
 

@@ -169,11 +169,10 @@ class Heads:
         self._share = known.share = self._survey(few) if known.share is None else known.share
         if self._option == "auto" and not pays([1 - self._share], more=True):
             return False
-        if 0 not in self._kept:
+        shape = tuple((tensor.shape, tensor.dtype) for tensor in tensors_of(first.inputs))
+        if shape not in known.checked:
             check_rows(self._trunk(few), self._kept.block(0, self._computed)[: few.count])
-        self._checked = known.checked.setdefault(
-            tuple((tensor.shape, tensor.dtype) for tensor in tensors_of(first.inputs)), set()
-        )
+        self._checked = known.checked.setdefault(shape, set())
         for batch in batches:
             for piece in batch.split(self._limit.samples or batch.count):
                 self._batch(piece)

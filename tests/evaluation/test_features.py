@@ -1,5 +1,6 @@
 """Features: the layers before the head are computed once for each sample, and nothing shows that but the work."""
 
+import contextlib
 import copy
 import logging
 import pickle
@@ -91,6 +92,22 @@ class TestBits:
         del sizes[:]
         evaluator.evaluate(children())
         assert sizes == []
+
+    @pytest.mark.parametrize("at", range(5))
+    def test_an_interrupt_leaves_nothing_behind(self, at, monkeypatch):
+        evaluator, calls = evaluator_of(made(Cnn)), iter(range(9))
+        original = heads.features_of
+
+        def interrupted(*arguments):
+            if next(calls) == at:
+                raise KeyboardInterrupt
+            return original(*arguments)
+
+        monkeypatch.setattr(heads, "features_of", interrupted)
+        with pytest.raises(KeyboardInterrupt) if at < 4 else contextlib.nullcontext():  # a few samples, three batches
+            evaluator.evaluate(children())
+        assert right(evaluator)
+        assert has_features(evaluator)
 
     def test_threads_take_turns(self):
         evaluator = evaluator_of(made(Cnn), images(40))
@@ -460,7 +477,7 @@ def test_kinds_of_children_are_compared_once_for_a_space():
     for again in (evaluator, evaluator.on(images(40)), Evaluator(evaluator.space, images(40), batch_size=20)):
         del sizes[:]
         again.evaluate(children(9))
-        assert sizes == ([] if again is evaluator else [8, 20, 20])
+        assert sizes == ([] if again is evaluator else [20, 20])
 
 
 def test_it_is_told_once_what_is_saved(caplog):
