@@ -4,6 +4,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from smd_evo import Evaluator, Lineage, RandomSubspace, sample_mutations
+from smd_evo.core.parameters import Child
+from smd_evo.evaluation.classification import logits_of
+
 
 class Net(nn.Module):
     """A stem and a head around what a test is about, which does most of the work."""
@@ -446,3 +450,61 @@ def made(kind):
             nn.init.uniform_(part.running_var)
             nn.init.uniform_(part.weight)
     return network.eval()
+
+
+def children(count=4, density=0.3) -> list[Child]:
+    return [*sample_mutations(0, count, subspace=RandomSubspace(density), sigma=0.3), Lineage()]
+
+
+def images(count=12, size=8, channels=3):
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(count, channels, size, size, generator=generator), torch.arange(count) % 4
+
+
+def slow(space, recipes, batches):
+    """Outputs of a deep copy of the network for each child, batch after batch; nothing is shared."""
+    found = []
+    for recipe in recipes:
+        child = space.make_child(recipe).eval()
+        torch.manual_seed(0)
+        with torch.inference_mode():
+            found.append(torch.cat([logits_of(child(inputs)).float() for inputs, _ in batches]))
+    return torch.stack(found)
+
+
+def parts(samples, *sizes):
+    return list(zip(*(tensor.split(list(sizes)) for tensor in samples), strict=True))
+
+
+class Counting(nn.Module):
+    """A layer that counts its calls, where nothing that is compared sees it."""
+
+    def __init__(self, calls):
+        super().__init__()
+        self.layer = nn.Linear(16, 16)
+        self.calls = calls
+
+    def forward(self, x):
+        self.calls.append(len(x))
+        return self.layer(x)
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+class Calls:
+    """A list that grows unseen."""
+
+    def __init__(self):
+        self.sizes = []
+
+    def append(self, size):
+        self.sizes.append(size)
+
+
+def counting():
+    calls = Calls()
+    torch.manual_seed(0)
+    network = Net(Counting(calls), nn.Tanh()).eval()
+    Evaluator(network, images(), select="head", reuse=False).evaluate([])  # tries the weights
+    return network, calls.sizes

@@ -90,10 +90,11 @@ class TestKilled:
             same(out, whole())
         assert moment > 20
 
-    @pytest.mark.parametrize("name", ["gradient", "selection, sigma adapted", "sigma found, partition"])
+    @pytest.mark.parametrize("name", ["gradient", "selection, sigma adapted", "sigma found, partition", "head"])
     def test_at_random_moments_again_and_again(self, server, whole, name, tmp_path):
         """Moments are calls of Python functions, some hundred thousand."""
-        settings, out = TINY | SEARCHERS[name], tmp_path / "run"
+        searcher = SEARCHERS.get(name, {"select": name})
+        settings, out = TINY | searcher, tmp_path / "run"
         calls = server.finetune(tmp_path / "other", settings, watch="calls").moments
         draw = random.Random(name)
         for attempt in itertools.count(1):
@@ -103,7 +104,7 @@ class TestKilled:
                 break
             assert result.returncode == -signal.SIGKILL, result.stderr
         assert attempt > 3
-        same(out, whole(**SEARCHERS[name]))
+        same(out, whole(**searcher))
 
     def test_at_random_times_again_and_again(self, server, whole, tmp_path):
         out, draw = tmp_path / "run", random.Random(0)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["checksum"]
+__all__ = ["checksum", "checksum_of"]
 
 
 def checksum(module: nn.Module) -> int:
@@ -32,9 +33,18 @@ def checksum(module: nn.Module) -> int:
 
     Reference: Peterson, Brown, "Cyclic codes for error detection", Proc. IRE 49, 1961.
     """
+    return checksum_of(tensor for tensor in module.state_dict(keep_vars=True).values() if isinstance(tensor, Tensor))
+
+
+def checksum_of(tensors: Iterable[Tensor]) -> int:
+    """The same of some tensors, one behind the other.
+
+    Example:
+        >>> checksum_of([torch.zeros(2)]) == checksum_of([torch.zeros(1), torch.zeros(1)])
+        True
+    """
     found = 0
-    for tensor in module.state_dict(keep_vars=True).values():
-        if isinstance(tensor, Tensor):
-            data = tensor.detach().contiguous().cpu().reshape(-1)
-            found = zlib.crc32(data.view(torch.uint8).numpy().data, found)
+    for tensor in tensors:
+        data = tensor.detach().contiguous().cpu().reshape(-1)
+        found = zlib.crc32(data.view(torch.uint8).numpy().data, found)
     return found

@@ -21,6 +21,7 @@ from smd_evo.errors import InvalidType, InvalidValue, nearest, shown
 from smd_evo.evaluation.batches import Batch, Batches, MemoryBatches
 from smd_evo.evaluation.classification import check_range, class_range, logits_of
 from smd_evo.evaluation.data import check_batch_size, make_batches
+from smd_evo.evaluation.features import Features
 from smd_evo.evaluation.fitness import Fitness, ModuleFitness, get_fitness
 from smd_evo.evaluation.limit import BatchLimit
 from smd_evo.evaluation.probe import say_if_alike
@@ -73,10 +74,14 @@ class Evaluator:
             they share with it, computed once a batch, to the same bits. With "auto" they have it where it saves at
             least a fifth of a forward pass; with True also where it saves less. The first few kinds of children are
             compared with full forward passes; a network for which the two differ in a bit has those always.
+            Where only the head is selected, what it is given is computed once for each sample and kept, to the same
+            bits for all samples and but for rounding for some of them: see :mod:`smd_evo.evaluation.features`.
 
     Attributes:
         limit: of the samples in a forward pass, shared with the evaluators that are made of this one.
         work: what has been computed, shared in the same way.
+        features: what the head is given, kept for children that touch only the head; None for a stream. Evaluators on
+            some of the samples share it.
 
     Raises:
         InvalidValue, InvalidType, UnsupportedParameter: unusable parent, data or fitness; when evaluating, also
@@ -127,6 +132,7 @@ class Evaluator:
         if data is None and not isinstance(self.fitness, ModuleFitness):
             raise InvalidValue(f"data: expected samples for the fitness {self.fitness.name!r}, got None")
         self._batches: Batches = MemoryBatches() if data is None else make_batches(data, batch_size, parent.device)
+        self.features = Features.of(self._batches)
 
     def on(self, data: Any, fitness: str | Fitness | None = None) -> Evaluator:
         """An evaluator of the same parent on other data."""
@@ -139,12 +145,14 @@ class Evaluator:
         """An evaluator of the same parent and fitness on some of the samples, by their numbers: a minibatch."""
         other = copy.copy(self)
         other._batches = self._batches.take(numbers)
+        other.features = self.features and self.features.take(numbers)
         return other
 
     def to(self, device: torch.device | str) -> None:
         """Move the network itself and the samples to a device."""
         within(Exclusive(self.space.module), lambda: self.space.module.to(device))
         self._batches = self._batches.to(device)
+        self.features = self.features and self.features.to(device)
 
     @property
     def batches(self) -> Batches:
@@ -316,6 +324,7 @@ class Evaluator:
             self.work,
             free=free,
             reuse=self.reuse,
+            features=self.features,
             progress=progress,
         )
 

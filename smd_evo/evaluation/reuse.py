@@ -20,11 +20,12 @@ from smd_evo.evaluation.probe import is_compiled
 from smd_evo.evaluation.recording import Limits, Met, Parts, Record, Recorder, Replayer
 from smd_evo.evaluation.watching import Refused
 
-__all__ = ["Reuse", "unfit"]
+__all__ = ["Reuse", "Way", "unfit"]
 
 T = TypeVar("T")
 
-_Way = Callable[[int, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+Way = Callable[[int, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+"""What is done instead of calling a module: of its number, its forward, and the arguments by place and by name."""
 
 
 class Reuse:
@@ -49,7 +50,7 @@ class Reuse:
         self._module, self._names, self._fresh, self._state = module, names, fresh, state
         self._parts: Parts | None = None
         self._undo: list[tuple[nn.Module, bool, Any]] = []
-        self._way: _Way | None = None
+        self._way: Way | None = None
         self.records: list[Record] = []
 
     def enter(self) -> None:
@@ -64,6 +65,16 @@ class Reuse:
             else:
                 vars(part).pop("forward", None)
         self._undo, self._parts, self.records = [], None, []
+
+    @property
+    def parts(self) -> Parts:
+        """The modules, whose calls may go another way from now on."""
+        return self._wrapped()
+
+    def by(self, way: Way, function: Callable[[], T]) -> T:
+        """What a function returns while every call of a module goes a way of one's own."""
+        self._wrapped()
+        return self._by(way, function)
 
     def survey(self, batch: Batch) -> list[Met]:
         """The calls of a forward pass, none of which is kept.
@@ -117,7 +128,7 @@ class Reuse:
         torch.clear_autocast_cache()
         within(recorder.watching, lambda: self._by(recorder.call, lambda: batch.outputs(self._module)))
 
-    def _by(self, way: _Way, function: Callable[[], T]) -> T:
+    def _by(self, way: Way, function: Callable[[], T]) -> T:
         try:
             self._way = way
             return function()

@@ -27,7 +27,7 @@ from smd_evo.evaluation.watching import Refused
 from smd_evo.evaluation.work import Work
 from smd_evo.evaluation.worth import pays, seems_hopeless, shared_calls, touched_by
 
-__all__ = ["Sharing", "Visitor"]
+__all__ = ["Deltas", "Sharing", "Visitor", "room", "state_of"]
 
 _log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class Sharing:
         self._space, self._guard, self._turns = guard.space, guard, turns
         self._option, self._work = option, work
         self._known = _known.setdefault(self._space, _Known())
-        self._reuse = Reuse(self._space.module, self._space.names, turns.fresh, self._state)
+        self._reuse = Reuse(self._space.module, self._space.names, turns.fresh, partial(state_of, guard))
         self._wanted: set[Key] = set()
         self._costs: dict[Key, float] = {}
         self._recorded = False
@@ -182,7 +182,7 @@ class Sharing:
         self._costs = {call.key: call.cost for call in self._known.met or ()}
         pieces = some if most is None else [piece for batch in some for piece in batch.split(most)]
         try:
-            self._reuse.record(pieces, self._wanted, _room(self._space.device))
+            self._reuse.record(pieces, self._wanted, room(self._space.device))
             self._recorded = True
             self._work.forwards += _samples(some)
         except (TooLarge, torch.cuda.OutOfMemoryError):
@@ -232,7 +232,7 @@ class Sharing:
         def asked() -> tuple[list[Any], object]:
             self._turns.begin(number)
             outputs = [tree_map(copied, batch.outputs(self._space.module)) for batch in some]
-            return outputs, self._state()
+            return outputs, state_of(self._guard)
 
         full = asked()
         try:
@@ -267,14 +267,6 @@ class Sharing:
             failure = error.with_traceback(None)
         return failure
 
-    def _state(self) -> object:
-        """Random states and buffers."""
-        changes = [
-            (number, replaced, None if value is None else bits_of(value))
-            for number, replaced, value in self._guard.buffers.changes()
-        ]
-        return self._guard.random.now(), changes
-
     def _give_up(self) -> None:
         """Nothing is shared in this visit: the next one may have smaller batches."""
         self._wanted, self._recorded = set(), False
@@ -290,11 +282,20 @@ class Sharing:
             _log.info("reuse: each child has a full forward pass, because of %s", self._known.off)
 
 
+def state_of(guard: Evaluating) -> object:
+    """Random states and buffers of a network, to be compared."""
+    changes = [
+        (number, replaced, None if value is None else bits_of(value))
+        for number, replaced, value in guard.buffers.changes()
+    ]
+    return guard.random.now(), changes
+
+
 def _samples(some: Sequence[Batch]) -> int:
     return sum(batch.count for batch in some)
 
 
-def _room(device: torch.device) -> int:
+def room(device: torch.device) -> int:
     """Bytes that may be recorded: a quarter of what is free, if that is known and more than a little."""
     free = 0
     if device.type == "cuda":

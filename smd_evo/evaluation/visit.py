@@ -7,11 +7,13 @@ from functools import partial
 
 from smd_evo.core.blocks import within
 from smd_evo.core.parameters import Child, ParameterSpace
-from smd_evo.evaluation.batches import Batches, MemoryBatches
+from smd_evo.evaluation.batches import Batch, Batches, MemoryBatches
+from smd_evo.evaluation.features import Features
 from smd_evo.evaluation.guard import Evaluating
+from smd_evo.evaluation.heads import Heads
 from smd_evo.evaluation.limit import BatchLimit
 from smd_evo.evaluation.probe import probe
-from smd_evo.evaluation.sharing import Sharing, Visitor
+from smd_evo.evaluation.sharing import Deltas, Sharing, Visitor
 from smd_evo.evaluation.turns import Turns
 from smd_evo.evaluation.work import Work
 
@@ -28,6 +30,7 @@ def visit(
     *,
     free: bool,
     reuse: bool | str = "auto",
+    features: Features | None = None,
     progress: Callable[[], object] | None = None,
 ) -> None:
     """Call a function with each child and its batches, in eval and inference mode, no other thread at it meanwhile.
@@ -43,6 +46,7 @@ def visit(
         free: whether the function may switch the network's modes.
         reuse: whether children have from their parent what they share with it: see
             :class:`smd_evo.evaluation.sharing.Sharing`.
+        features: of the batches, for children that touch only the head.
         progress: called as often as there are children.
     """
     if not isinstance(batches, MemoryBatches):
@@ -54,8 +58,10 @@ def visit(
 
     def meet() -> None:
         turns = Turns(guard, several)
-        sharing = Sharing(guard, turns, False if free else reuse, Work() if free else work)
-        within(sharing, lambda: _meet(space, turns, sharing, children, batches, function, limit, progress))
+        option = False if free else reuse
+        sharing = Sharing(guard, turns, option, Work() if free else work)
+        heads = Heads(features, guard, turns, option, limit, work)
+        within(sharing, lambda: _meet(space, turns, sharing, heads, children, batches, function, limit, progress))
 
     within(guard, meet)
 
@@ -81,17 +87,23 @@ def _meet(
     space: ParameterSpace,
     turns: Turns,
     sharing: Sharing,
+    heads: Heads,
     children: Iterable[Child],
     batches: Batches,
     function: Visitor,
     limit: BatchLimit,
     progress: Callable[[], object] | None,
 ) -> None:
+    def turn(number: int, deltas: Deltas, function: Visitor, some: Sequence[Batch]) -> None:
+        if not heads.turn(number, deltas, function, some):
+            sharing.turn(number, deltas, function, some)
+
     done = 0
     for number_of_chunk, chunk in enumerate(batches.chunks()):
         probe(space, chunk[0], turns.fresh, limit.samples)
         if number_of_chunk == 0:
-            children = sharing.among(children, chunk[0])
+            children = heads.begin(children, chunk)
+            children = children if heads.on else sharing.among(children, chunk[0])
         if turns.several or (sharing.on and len(chunk) > 1):  # each batch meets all children
             turns.several, children = True, list(children)
         for some, completed in sharing.portions(chunk, limit.samples):
@@ -101,7 +113,7 @@ def _meet(
             )
             for number, deltas in enumerate(replayed):
                 with space.applied(deltas):
-                    limit.within(partial(sharing.turn, number, deltas, function), some)
+                    limit.within(partial(turn, number, deltas, function), some)
                     turns.end(number)
                 done += completed
                 if progress and completed and done % len(batches) == 0:

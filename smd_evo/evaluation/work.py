@@ -17,7 +17,8 @@ class Work:
         images: samples that children were evaluated on, counted once for each child.
         forwards: what that took, in forward passes of one sample through the whole network, by floating point
             operations: a child that has some layers' outputs from its parent counts with the others, and what the
-            parent computed for all of them once.
+            parent computed for all of them once; where features of samples are kept, what is before the head once for
+            each sample.
     """
 
     images: int = 0

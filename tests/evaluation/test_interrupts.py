@@ -52,6 +52,18 @@ class Layered(Restless):
         return self.head(self.norm(self.layer(x))) + numbers
 
 
+class Quiet(nn.Module):
+    """Draws and changes nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.norm, self.head = nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Linear(2, 2)
+        self.generator = np.random.default_rng(1)
+
+    def forward(self, x):
+        return self.head(self.norm(self.layer(x)))
+
+
 def everything(network):
     kept, numpy = network.generator.bit_generator.state, np.random.get_state()
     return {
@@ -138,6 +150,17 @@ def evaluate_what_children_share_once(network, data, children):
     return act
 
 
+def evaluate_heads(network, data, children):
+    of_the_head = [SparseDelta(torch.tensor([1]), torch.tensor([value])) for value in (0.5, 1.0)]
+
+    def act():
+        evaluator = Evaluator(network, data, select="head")
+        evaluator.evaluate(of_the_head)
+        assert evaluator.features.kept.counted
+
+    return act
+
+
 def predict(network, data, children):
     return lambda: Evaluator(network, data).predict(children)
 
@@ -183,12 +206,20 @@ def values(network, data, children):
     return lambda: ParameterSpace(network).values_of(children[0])
 
 
+LAYERS = {
+    evaluate_what_children_share_once: (Layered, ("reuse.py", "sharing.py", "dispatch.py")),
+    evaluate_heads: (Quiet, ("heads.py", "trunk.py", "features.py")),
+}
+"""Networks that some are about, and the lines; others are those of others."""
+
+
 @pytest.mark.parametrize(
     "make",
     [
         evaluate,
         evaluate_on_a_stream,
         evaluate_what_children_share_once,
+        evaluate_heads,
         evaluate_the_network_itself,
         predict,
         try_the_weights_first,
@@ -200,7 +231,7 @@ def values(network, data, children):
 )
 def test_at_every_line(make):
     torch.manual_seed(0)
-    kind = Layered if make is evaluate_what_children_share_once else Restless
+    kind, files = LAYERS.get(make, (Restless, ("",)))
     network, data = kind().train(), (torch.randn(4, 2), torch.arange(4) % 2)
     network.norm.eval()
     children = [SparseDelta(torch.tensor([0, 5]), torch.tensor([1.0, -1.0]))]
@@ -208,8 +239,7 @@ def test_at_every_line(make):
     act()  # what is imported and tried once
     before = everything(network)
     numbers, met = moments(act)
-    if kind is Layered:  # the other lines are those of others
-        numbers = [number for number in numbers if met[number][0].endswith(("reuse.py", "sharing.py", "dispatch.py"))]
+    numbers = [number for number in numbers if met[number][0].endswith(files)]
     for number in numbers:
         kept = interrupted(act, number)  # with its traceback: what ends only with that has not ended here
         after = everything(network)

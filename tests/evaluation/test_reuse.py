@@ -11,7 +11,24 @@ import torch
 from helpers import same_bits, state_bits
 from hypothesis import given
 from hypothesis import strategies as st
-from reuse_helpers import NETWORKS, Autocast, Cnn, Leaves, Net, Program, Tied, Twice, Vit, Whispers, made, mlp
+from reuse_helpers import (
+    NETWORKS,
+    Autocast,
+    Cnn,
+    Leaves,
+    Program,
+    Tied,
+    Twice,
+    Vit,
+    Whispers,
+    children,
+    counting,
+    images,
+    made,
+    mlp,
+    parts,
+    slow,
+)
 from torch import nn
 
 from smd_evo import (
@@ -25,10 +42,9 @@ from smd_evo import (
     sample_mutations,
 )
 from smd_evo.core.layout import Layout, Slot
-from smd_evo.core.parameters import Child
 from smd_evo.errors import InvalidValue
 from smd_evo.evaluation import probe, sharing
-from smd_evo.evaluation.classification import logits_of
+from smd_evo.evaluation.features import Features
 from smd_evo.evaluation.recording import Met
 from smd_evo.evaluation.stream import Stream
 from smd_evo.evaluation.worth import pays, shared_calls, touched_by
@@ -36,24 +52,12 @@ from smd_evo.evaluation.worth import pays, shared_calls, touched_by
 LOGGER = "smd_evo.evaluation.sharing"
 
 
-def children(count=4, density=0.3) -> list[Child]:
-    return [*sample_mutations(0, count, subspace=RandomSubspace(density), sigma=0.3), Lineage()]
-
-
-def images(count=12, size=8, channels=3):
-    generator = torch.Generator().manual_seed(1)
-    return torch.randn(count, channels, size, size, generator=generator), torch.arange(count) % 4
-
-
-def slow(space, recipes, batches):
-    """Outputs of a deep copy of the network for each child, batch after batch; nothing is shared."""
-    found = []
-    for recipe in recipes:
-        child = space.make_child(recipe).eval()
-        torch.manual_seed(0)
-        with torch.inference_mode():
-            found.append(torch.cat([logits_of(child(inputs)).float() for inputs, _ in batches]))
-    return torch.stack(found)
+@pytest.fixture(autouse=True, scope="module")
+def no_features():
+    """Children of the head share layers here as all others do; what is kept for them is in test_features.py."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Features, "of", lambda batches: None)
+        yield
 
 
 def selections(network):
@@ -64,10 +68,6 @@ def selections(network):
     if any("norm" in name or "bn" in name for name in names):
         found["norm"] = [name for name in names if "norm" in name or "bn" in name]
     return found
-
-
-def parts(samples, *sizes):
-    return list(zip(*(tensor.split(list(sizes)) for tensor in samples), strict=True))
 
 
 def known(evaluator):
@@ -195,40 +195,6 @@ class TestSame:
             assert torch.equal(evaluator.predict(children(2)), slow(evaluator.space, children(2), parts(data, 3, 1)))
             assert not known(evaluator).off
             assert known(evaluator).met[0].usable
-
-
-class Counting(nn.Module):
-    """A layer that counts its calls, where nothing that is compared sees it."""
-
-    def __init__(self, calls):
-        super().__init__()
-        self.layer = nn.Linear(16, 16)
-        self.calls = calls
-
-    def forward(self, x):
-        self.calls.append(len(x))
-        return self.layer(x)
-
-    def __deepcopy__(self, memo):
-        return self
-
-
-class Calls:
-    """A list that grows unseen."""
-
-    def __init__(self):
-        self.sizes = []
-
-    def append(self, size):
-        self.sizes.append(size)
-
-
-def counting():
-    calls = Calls()
-    torch.manual_seed(0)
-    network = Net(Counting(calls), nn.Tanh()).eval()
-    Evaluator(network, images(), select="head", reuse=False).evaluate([])  # tries the weights
-    return network, calls.sizes
 
 
 class TestCalls:
@@ -405,7 +371,7 @@ class TestTrust:
 
 class TestMemory:
     def test_what_does_not_fit_is_not_recorded(self, monkeypatch, caplog):
-        monkeypatch.setattr(sharing, "_room", lambda device: 100)
+        monkeypatch.setattr(sharing, "room", lambda device: 100)
         with caplog.at_level(logging.INFO, LOGGER):
             evaluator = Evaluator(made(Cnn), images(), select="head", batch_size=5, reuse=True)
             found = evaluator.predict(children())

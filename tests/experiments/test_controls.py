@@ -9,7 +9,7 @@ from torch import nn
 
 from smd_evo import ParameterSpace
 from smd_evo.core.mutation import Lineage
-from smd_evo.evaluation import sharing, visit
+from smd_evo.evaluation import heads, sharing, visit
 from smd_evo.experiments.compare.methods.base import Task
 from smd_evo.experiments.compare.methods.registry import CONTROLS, find_method
 
@@ -42,7 +42,8 @@ def test_it_starts_at_the_parent(name):
 @every_control
 def test_it_has_one_step_of_the_images_it_looks_at(name, monkeypatch):
     monkeypatch.setattr(visit, "probe", lambda *_: None)
-    monkeypatch.setattr(sharing, "unfit", lambda _: "a test that counts")
+    for part in (sharing, heads):
+        monkeypatch.setattr(part, "unfit", lambda _: "a test that counts")
     network, seen = trained(), []
     own = task(network=network)
     method = made(name, own)

@@ -12,7 +12,7 @@ from smd_evo import derive, gaussian
 from smd_evo.core.mutation import Lineage
 from smd_evo.core.parameters import ParameterSpace
 from smd_evo.errors import InvalidType, InvalidValue
-from smd_evo.evaluation import sharing, visit
+from smd_evo.evaluation import heads, sharing, visit
 from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.evaluation.fitness import ACCURACY
 from smd_evo.experiments.compare.methods.base import Method, Task
@@ -79,7 +79,8 @@ def loss(outputs):
 def without_trial(monkeypatch):
     """No trial of the network's weights and layers, which takes place once, on a few images, charged to nobody."""
     monkeypatch.setattr(visit, "probe", lambda *_: None)
-    monkeypatch.setattr(sharing, "unfit", lambda _: "a test that counts")
+    for part in (sharing, heads):
+        monkeypatch.setattr(part, "unfit", lambda _: "a test that counts")
 
 
 EVOLVED = [name for name in METHODS if name not in CONTROLS]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from smd_evo import RandomSubspace
 from smd_evo.errors import InvalidValue
-from smd_evo.evaluation import sharing, visit
+from smd_evo.evaluation import heads, sharing, visit
 from smd_evo.evaluation.calibration import calibrate_sigma, calibration_cost
 from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.evaluation.fitness import ModuleFitness
@@ -59,7 +59,8 @@ def watch(monkeypatch):
         made = getattr(scores, name)
         few = partial(lambda made, *given, **named: made(*given, **named | {"resamples": 9}), made)
         monkeypatch.setattr(scores, name, few)
-    monkeypatch.setattr(sharing, "unfit", lambda _: "a test that counts")  # what is recorded is seen once more
+    for part in (sharing, heads):  # what is recorded is seen once more
+        monkeypatch.setattr(part, "unfit", lambda _: "a test that counts")
     found = Watch()
     hook = torch.nn.modules.module.register_module_forward_pre_hook(found.see)
     yield found

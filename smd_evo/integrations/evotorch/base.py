@@ -215,6 +215,7 @@ class NetworkProblem(SharedParent):
             "share": None if self.share is None else list(self.share),
             "evaluations": self._evaluations,
             "work": dict(vars(self.work)),
+            "features": sorted(self._features_counted()),
             "checked": self._checked,
             "seen": {label.hex(): value for label, value in self._seen_now().items()},
             "generator": None if self.generator is None else self.generator.get_state(),
@@ -233,12 +234,20 @@ class NetworkProblem(SharedParent):
         self._replica.optimizer = None
         self._log = []
         vars(self.work).update(state.get("work", {}))
+        self._features_counted().clear()
+        self._features_counted().update(state.get("features", ()))
         self._number, self.minibatch_size = state["minibatches"], state["minibatch_size"]
         self.share = state.get("share")
         self._evaluations, self._checked = state["evaluations"], state["checked"]
         self._remember({bytes.fromhex(label): value for label, value in state["seen"].items()})
         if self.generator is not None:
             self.generator.set_state(state["generator"])
+
+    def _features_counted(self) -> set[int]:
+        """What of the features is in the account of :attr:`work`."""
+        assert self._replica.evaluator is not None
+        features = self._replica.evaluator.features
+        return set() if features is None else features.kept.counted
 
     def manual_seed(self, seed: int | None = None) -> None:
         """As EvoTorch's, whose generator on the CPU would take the low 32 bits of a seed and leave the others out."""
