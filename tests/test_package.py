@@ -56,6 +56,7 @@ CORE = [
     "mutation",
     "rows",
     "gradient",
+    "newton",
     "optimizers",
     "selection",
     "supported",
