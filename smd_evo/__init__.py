@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from smd_evo.integrations.deap.variation import mutSparseGaussian as mutSparseGaussian
     from smd_evo.integrations.evotorch.evolution import SubspaceEvolution as SubspaceEvolution
     from smd_evo.integrations.evotorch.finetune import FinetuneProblem as FinetuneProblem
+    from smd_evo.integrations.evotorch.newton import SubspaceNewton as SubspaceNewton
     from smd_evo.integrations.evotorch.operators import AddMutation as AddMutation
     from smd_evo.integrations.evotorch.operators import SparseGaussianMutation as SparseGaussianMutation
     from smd_evo.integrations.evotorch.strategies import OpenAIES as OpenAIES
@@ -105,6 +106,7 @@ _HOMES = {
     "FinetuneProblem": "smd_evo.integrations.evotorch.finetune",
     "SubspaceProblem": "smd_evo.integrations.evotorch.subspace",
     "SubspaceEvolution": "smd_evo.integrations.evotorch.evolution",
+    "SubspaceNewton": "smd_evo.integrations.evotorch.newton",
     "SubspaceES": "smd_evo.integrations.evotorch.strategies",
     "OpenAIES": "smd_evo.integrations.evotorch.strategies",
     "DenseIndividual": "smd_evo.integrations.deap.individuals",

@@ -6,9 +6,10 @@ weighted sums follows without another forward pass, as long as the network is li
     min over a in R^N of  mean loss(Z + sum_i a_i J_i) + ridge / 2 |a|^2
 
 References:
-    Gower, Kovalev, Lieder, Richtarik, "RSN: Randomized Subspace Newton", NeurIPS 2019, arXiv 1905.10874 (algorithm 1).
-    Schraudolph, "Fast curvature matrix-vector products for second-order gradient descent", Neural Computation 14, 2002
-    (the Gauss-Newton matrix J' H J, of the loss's own curvature H).
+    Gower, Kovalev, Lieder, Richtarik, "RSN: Randomized Subspace Newton", NeurIPS 2019, arXiv 1905.10874
+    (algorithm 1).
+    Schraudolph, "Fast curvature matrix-vector products for second-order gradient descent", Neural Computation 14,
+    2002 (the Gauss-Newton matrix J' H J, of the loss's own curvature H).
 """
 
 from __future__ import annotations
@@ -178,8 +179,9 @@ def unit_directions(parent: Tensor, children: Tensor, antithetic: bool = False) 
 def solve_weights(outputs: Tensor, directions: Tensor, loss: Loss, ridge: float, *, steps: int = 6) -> Solved:
     """``argmin over a of mean loss(Z + sum_i a_i J_i) + ridge / 2 |a|^2`` by backtracked Newton steps, in float64.
 
-    Each solves ``(J' H J / n + ridge) d = -(J' g / n + ridge a)`` and is halved until the objective falls by a share of what
-    the slope promises. Of a loss that is not convex the negative curvatures count as none. Time O(steps N^2 n C).
+    Each solves ``(J' H J / n + ridge) d = -(J' g / n + ridge a)`` and is halved until the objective falls by a share
+    of what the slope promises. Of a loss that is not convex the negative curvatures count as none. Time
+    O(steps N^2 n C).
 
     Args:
         outputs: Z [n, ...], finite.

@@ -88,7 +88,7 @@ SHAPES = {"numbers": (5, 4), "places": (5, 4, 2, 3)}
 
 def cases():
     for name, shape in SHAPES.items():
-        numbers = classes(1, 5 * (shape[2:] and 6 or 1), 4).reshape(5, *shape[2:])
+        numbers = classes(1, (5, *shape[2:]), 4)
         missing = numbers.clone()
         missing[0] = -100
         yield f"{name}", shape, numbers
