@@ -335,7 +335,9 @@ class NetworkProblem(SharedParent):
 
     def _ask(self, batch: SolutionBatch, values: Tensor) -> list[float]:
         """Fitness of solutions like those of a batch, from this process or the actors."""
-        values = self._trimmed(values.to(batch.device))
+        values = values.to(batch.device)
+        if self._observed is None:  # whose labels are those of the whole solutions
+            values = self._trimmed(values)
         found = torch.full((len(values),), math.nan, dtype=torch.float64, device="cpu")
 
         def evaluate_rest() -> None:
