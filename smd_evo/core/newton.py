@@ -148,18 +148,17 @@ class Solved:
     after: float
 
 
-def unit_directions(parent: Tensor, children: Tensor, antithetic: bool = False) -> tuple[Tensor, Tensor]:
+def unit_directions(parent: Tensor, children: Tensor) -> tuple[Tensor, Tensor]:
     """What children's mutations do to the outputs, each as long as all others.
 
     Args:
         parent: its outputs Z [n, ...].
-        children: their outputs [N, n, ...]: Z_i.
-        antithetic: whether children 2i and 2i + 1 are a pair of opposite sign: central differences, of half as many.
+        children: their outputs Z_i [N, n, ...].
 
     Returns:
-        J, float32 [N or N / 2, n, ...], of root mean square 1: ``(Z_i - Z) / r_i``, or ``(Z_2i - Z_2i+1) / 2 r_i``;
-        and the lengths r, float64 [N or N / 2]. Children that change nothing, and those of outputs that are not
-        finite, have length 0, and so has their direction.
+        ``J_i = (Z_i - Z) / r_i``, float32 [N, n, ...], of root mean square 1; and the lengths r, float64 [N].
+        Children that change nothing, and those of outputs that are not finite, have length 0, and so has their
+        direction.
 
     Example:
         >>> unit_directions(torch.zeros(1, 2), torch.tensor([[[0.5, -0.5]], [[0.0, 0.0]]]))
@@ -167,7 +166,7 @@ def unit_directions(parent: Tensor, children: Tensor, antithetic: bool = False) 
         <BLANKLINE>
                 [[ 0.,  0.]]]), tensor([0.5000, 0.0000], dtype=torch.float64))
     """
-    found = (children[::2] - children[1::2]).div_(2) if antithetic else children - parent
+    found = children - parent
     squares = [float(each.double().square().mean()) for each in found]  # one at a time: no float64 of them all
     lengths = torch.tensor(squares, dtype=torch.float64, device="cpu").sqrt()
     lengths = lengths.where(lengths.isfinite(), 0)
