@@ -28,6 +28,7 @@ from smd_evo.errors import InvalidValue
 from smd_evo.evaluation.data import minibatch
 from smd_evo.evaluation.fitness import TotalFitness
 from smd_evo.evaluation.response import RESPONSE_COST, calibrate_response
+from smd_evo.evaluation.stream import Stream
 from smd_evo.integrations.evotorch import base
 from smd_evo.integrations.evotorch.keys import draw_key
 
@@ -263,6 +264,14 @@ def test_the_strength_changes_outputs_by_a_share(scale, size):
     assert found.sigma == float(f"{found.sigma:.1e}")
 
 
+def test_samples_may_be_read_again_each_time():
+    """To the same bits as from memory."""
+    memory, stream = problem_of(minibatch_size=20), problem_of(data=Stream(*SAMPLES), minibatch_size=20)
+    stepped(memory)
+    stepped(stream)
+    assert same_bits(memory.make_net().state_dict(), stream.make_net().state_dict())
+
+
 def test_an_automatic_strength_is_counted():
     problem = problem_of()
     searcher = stepped(problem, sigma="auto")
@@ -280,9 +289,10 @@ def test_outputs_of_zero_have_no_share():
         stepped(problem_of(network=network), sigma="auto")
 
 
+@pytest.mark.parametrize("data", [SAMPLES, Stream(*SAMPLES)], ids=["in memory", "stream"])
 @pytest.mark.parametrize("count", [1, 3])
-def test_observed_outputs_are_what_is_predicted_and_evaluated(count):
-    evaluator = Evaluator(trained(), SAMPLES, batch_size=7)
+def test_observed_outputs_are_what_is_predicted_and_evaluated(count, data):
+    evaluator = Evaluator(trained(), data, batch_size=7)
     children = sample_mutations(1, count, subspace=RandomSubspace(0.3), sigma=0.1)
     found, outputs = evaluator.observe(children)
     assert torch.equal(outputs, evaluator.predict(children))
