@@ -3,9 +3,9 @@
     python benchmarks/ladder.py cifar-resnet20 FILE [jpeg blur noise contrast]
 
 Gradient descent is Adam on the 5,000 fitness images, of all epochs the best on validation; a step costs three forward
-passes an image. It starts at the parent, or at the parent with statistics of the images in its normalisations, whichever
-is better on validation. Test accuracy in % and cross-entropy, as they are and with a temperature and biases fitted to
-the fitness split.
+passes an image. It starts at the parent, or at the parent with statistics of the images in its normalisations,
+whichever is better on validation. Test accuracy in % and cross-entropy, as they are and with a temperature and biases
+fitted to the fitness split.
 """
 
 import copy

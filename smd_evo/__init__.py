@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from smd_evo.integrations.deap.variation import mutSparseGaussian as mutSparseGaussian
     from smd_evo.integrations.evotorch.evolution import SubspaceEvolution as SubspaceEvolution
     from smd_evo.integrations.evotorch.finetune import FinetuneProblem as FinetuneProblem
+    from smd_evo.integrations.evotorch.newton import SubspaceNewton as SubspaceNewton
     from smd_evo.integrations.evotorch.operators import AddMutation as AddMutation
     from smd_evo.integrations.evotorch.operators import SparseGaussianMutation as SparseGaussianMutation
     from smd_evo.integrations.evotorch.staged import Staged as Staged
@@ -113,6 +114,7 @@ _HOMES = {
     "SubspaceProblem": "smd_evo.integrations.evotorch.subspace",
     "SubspaceEvolution": "smd_evo.integrations.evotorch.evolution",
     "Staged": "smd_evo.integrations.evotorch.staged",
+    "SubspaceNewton": "smd_evo.integrations.evotorch.newton",
     "SubspaceES": "smd_evo.integrations.evotorch.strategies",
     "OpenAIES": "smd_evo.integrations.evotorch.strategies",
     "DenseIndividual": "smd_evo.integrations.deap.individuals",

@@ -31,6 +31,7 @@ from smd_evo import (
     SparseGaussianMutation,
     SubspaceES,
     SubspaceEvolution,
+    SubspaceNewton,
     SubspaceProblem,
     SubspaceStrategy,
     TensorSubspace,
@@ -186,6 +187,8 @@ def evotorch(given):
         lambda: run(SubspaceES, given.problem(minibatch_size=7), popsize=4, density=0.25),
         lambda: run(SubspaceES, given.problem(), popsize=4, density=0.25, static=True, scale="relative"),
         lambda: OpenAIES(given.problem(), popsize=4, sigma="auto", optimizer="clipup"),
+        lambda: SubspaceNewton(given.problem(minibatch_size=7), popsize=4, density=0.25),
+        lambda: run(SubspaceNewton, given.problem(), popsize=4, density=0.25, static=True, scale="relative"),
     ):
         searcher = make()
         searcher.run(3)

@@ -59,6 +59,7 @@ CORE = [
     "rows",
     "gradient",
     "credit",
+    "newton",
     "optimizers",
     "selection",
     "supported",

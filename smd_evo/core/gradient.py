@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from smd_evo.core import fast
+from smd_evo.core.delta import SparseDelta
 from smd_evo.core.layout import Layout
 from smd_evo.core.mutation import Mutation
 from smd_evo.core.subspace import Dense, Subspace
 from smd_evo.errors import InvalidValue, check_choice
 
-__all__ = ["centered_ranks", "es_gradient"]
+__all__ = ["centered_ranks", "es_gradient", "mixture"]
 
 
 def centered_ranks(fitness: Tensor, sense: str) -> Tensor:
@@ -114,3 +115,40 @@ def es_gradient(
             else:
                 gradient.add_(noise)
     return gradient
+
+
+def mixture(
+    mutations: Sequence[Mutation], weights: Tensor, layout: Layout, *, device: torch.device | str = "cpu"
+) -> SparseDelta:
+    """``sum_i weights_i * delta_i``: what a soup of children adds to their parent, for one rule of the coordinates.
+
+    Args:
+        mutations: N recipes of one subspace and scale.
+        weights: [N], of any sign and sum.
+        layout: where the tensors lie.
+        device: where the result is made.
+
+    Returns:
+        A delta of a static subspace's coordinates, or of all.
+
+    Raises:
+        InvalidValue: no mutations, or not as many weights.
+
+    Example:
+        >>> from smd_evo import Dense
+        >>> one = Mutation(key=1, sigma=0.5, subspace=Dense(), draw=0)
+        >>> mixture([one], torch.tensor([2.0]), Layout.flat(3)).values  # gaussian(1, torch.arange(3))
+        tensor([-0.4139,  0.2473, -0.8812])
+    """
+    if not mutations or len(weights) != len(mutations):
+        raise InvalidValue(f"weights: expected one for each mutation, got {len(weights)} for {len(mutations)}")
+    first = mutations[0]
+    common = first.subspace.static and first.subspace.siblings == 1  # the parts of a partition are several
+    moved = first.subspace if common else Dense()
+    coordinates = moved.coordinates(first.draw, layout, device)
+    squares = torch.tensor([mutation.sigma**2 for mutation in mutations], dtype=torch.float64, device="cpu")
+    shares = weights.double().cpu() * squares * len(mutations)  # the gradient is a mean over noise / sigma
+    values = es_gradient(mutations, shares, layout, coordinates=coordinates if common else None, device=device)
+    if first.scale == "relative":
+        values *= layout.scales(coordinates).float()
+    return SparseDelta(coordinates, values)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from smd_evo.core.blocks import Inference, within
+from smd_evo.core.blocks import within
 from smd_evo.core.exclusive import Exclusive
 from smd_evo.core.keys import Key
 from smd_evo.core.mutation import Lineage
@@ -19,11 +19,12 @@ from smd_evo.core.parameters import Child, ParameterSpace
 from smd_evo.core.selection import Select
 from smd_evo.errors import InvalidType, InvalidValue, nearest, shown
 from smd_evo.evaluation.batches import Batch, Batches, MemoryBatches
-from smd_evo.evaluation.classification import check_range, class_range, logits_of
+from smd_evo.evaluation.classification import check_range, class_range
 from smd_evo.evaluation.data import check_batch_size, make_batches
 from smd_evo.evaluation.features import Features
 from smd_evo.evaluation.fitness import Fitness, ModuleFitness, get_fitness
 from smd_evo.evaluation.limit import BatchLimit
+from smd_evo.evaluation.outputs import Outputs
 from smd_evo.evaluation.probe import say_if_alike
 from smd_evo.evaluation.race import race
 from smd_evo.evaluation.result import Evaluation, evaluation
@@ -212,15 +213,23 @@ class Evaluator:
         """Fitness of children of which only the best matter, for 31 % of the images: see :func:`.race.race`."""
         return race(self, _several(children), key, progress)
 
-    def totals(self, children: Iterable[Child], progress: Callable[[], object] | None = None) -> Tensor:
-        """What all samples add up to for each child, on the CPU: float64 [N, *shape], see ``TotalFitness``."""
-        batches, score = self._scoring()
+    def totals(
+        self,
+        children: Iterable[Child],
+        progress: Callable[[], object] | None = None,
+        keep: Callable[[int, Batch, Any], object] | None = None,
+    ) -> Tensor:
+        """What all samples add up to for each child, on the CPU: float64 [N, *shape], see ``TotalFitness``.
+
+        ``keep`` is called with each child's number, each batch and what the network has returned for it.
+        """
+        batches, score = self._scoring(keep)
         sums: list[Tensor] = []  # on the device, which is not waited for
 
         def add(number: int, module: nn.Module, some: Sequence[Batch]) -> None:
-            total = score(module, some[0])
+            total = score(number, module, some[0])
             for batch in some[1:]:
-                total = total + score(module, batch)
+                total = total + score(number, module, batch)
             if number == len(sums):
                 sums.append(total)
             else:
@@ -240,25 +249,34 @@ class Evaluator:
             raise InvalidValue("data: expected samples to predict, got none; use evaluator.on(data)")
         if not _several(children):
             raise InvalidValue("children: expected at least one, got none")
-        outputs: Tensor | None = None
-
-        def keep(number: int, batch: Batch, found: Tensor) -> None:
-            nonlocal outputs
-            if outputs is None:
-                shape = len(children), self.samples, *found.shape[1:]
-                outputs = within(Inference(False), lambda: torch.empty(shape, dtype=torch.float32, device="cpu"))
-            place = outputs[number, batch.start : batch.start + batch.count]
-            if found.shape != place.shape:
-                raise InvalidValue(f"outputs: expected {list(place.shape)} for a batch, got {list(found.shape)}")
-            place.copy_(found)
+        outputs = Outputs(len(children), self.samples)
 
         def predict(number: int, module: nn.Module, some: Sequence[Batch]) -> None:
             for batch in some:
-                keep(number, batch, logits_of(batch.outputs(module)))
+                outputs.keep(number, batch, batch.outputs(module))
 
         self._visit(predict, children, self._batches)
-        assert outputs is not None
-        return outputs
+        return outputs.all()
+
+    def observe(
+        self, children: Sequence[Child], progress: Callable[[], object] | None = None, most: int | None = None
+    ) -> tuple[Evaluation, Tensor]:
+        """What :meth:`evaluate` and :meth:`predict` return, to the same bits, for the forward passes of one of them.
+
+        Args:
+            children: at least one.
+            progress: see :meth:`evaluate`.
+            most: bytes that the outputs may take, None for any.
+
+        Raises:
+            InvalidValue: no children, a fitness that is not of outputs, or outputs of more bytes.
+        """
+        if isinstance(self.fitness, ModuleFitness) or not _several(children):
+            got = "no children" if not children else f"a ModuleFitness, {self.fitness.name!r}"
+            raise InvalidValue(f"children: expected some, and a fitness of their outputs, got {got}")
+        outputs = Outputs(len(children), self.samples, most)
+        fitness = self._value(self.totals(children, progress, outputs.keep))
+        return evaluation(fitness, self.fitness.sense, []), outputs.all()
 
     def outputs(self, children: Iterable[Child]) -> Iterator[Tensor]:
         """What :meth:`predict` returns, one child after the other, for more children than memory holds at once."""
@@ -282,17 +300,21 @@ class Evaluator:
         fitness = self.fitness
         return totals if isinstance(fitness, ModuleFitness) else fitness.value(totals, self.samples)
 
-    def _scoring(self) -> tuple[Batches, Callable[[nn.Module, Batch], Tensor]]:
+    def _scoring(
+        self, keep: Callable[[int, Batch, Any], object] | None
+    ) -> tuple[Batches, Callable[[int, nn.Module, Batch], Tensor]]:
         """What to score, and what a batch adds to a child's total."""
         fitness = self.fitness
         if isinstance(fitness, ModuleFitness):
             whole = fitness
             once = MemoryBatches([Batch(None, None, count=1, start=0)])
-            return once, lambda module, _: torch.tensor(whole.of(module), dtype=torch.float64, device="cpu")
+            return once, lambda _, module, __: torch.tensor(whole.of(module), dtype=torch.float64, device="cpu")
         known = self._class_range if fitness.classes else None
 
-        def score(module: nn.Module, batch: Batch) -> Tensor:
+        def score(number: int, module: nn.Module, batch: Batch) -> Tensor:
             outputs = batch.outputs(module)
+            if keep is not None:
+                keep(number, batch, outputs)
             if known is not None:
                 check_range(known, outputs)
             return fitness.total(outputs, batch.targets, batch.count)

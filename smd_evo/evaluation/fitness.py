@@ -51,6 +51,7 @@ class BatchFitness:
         score: ``score(outputs, targets)``: float tensor [B] or [B, ...] for a batch of B samples; further
             dimensions are averaged.
         classes: whether targets are numbers of the network's outputs; those that it does not have are refused.
+        surrogate: a smooth loss that stands for it where slopes are asked for; None: the score itself, if it has one.
 
     Example:
         >>> absolute_error = BatchFitness("absolute error", "min", lambda out, target: (out - target).abs())
@@ -60,6 +61,7 @@ class BatchFitness:
     sense: Sense
     score: Callable[[Any, Any], Tensor]
     classes: bool = False
+    surrogate: BatchFitness | None = None
 
     def __post_init__(self) -> None:
         check_choice("sense", self.sense, ("min", "max"))
@@ -100,6 +102,7 @@ class TotalFitness:
         count: ``count(outputs, targets)``: float tensor of a batch, of the same shape for each.
         score: ``score(sums)``: of the sums of these [..., *shape], float tensor [...].
         classes: whether targets are numbers of the network's outputs; those that it does not have are refused.
+        surrogate: a smooth loss that stands for it where slopes are asked for.
 
     Example:
         >>> def moments(out, target):
@@ -114,6 +117,7 @@ class TotalFitness:
     count: Callable[[Any, Any], Tensor]
     score: Callable[[Tensor], Tensor]
     classes: bool = False
+    surrogate: BatchFitness | None = None
 
     def __post_init__(self) -> None:
         check_choice("sense", self.sense, ("min", "max"))
@@ -187,15 +191,27 @@ def rank(values: Sequence[float], sense: str) -> list[int]:
 CROSS_ENTROPY = BatchFitness("cross_entropy", "min", classification.cross_entropy, classes=True)
 """Negative log-likelihood of the true class, in nats."""
 
-ACCURACY = BatchFitness("accuracy", "max", classification.correct, classes=True)
+ACCURACY = BatchFitness("accuracy", "max", classification.correct, classes=True, surrogate=CROSS_ENTROPY)
 """Share of the samples whose largest output is the true class's."""
 
 BALANCED_ACCURACY = TotalFitness(
-    "balanced_accuracy", "max", classification.class_counts, classification.balanced_accuracy, classes=True
+    "balanced_accuracy",
+    "max",
+    classification.class_counts,
+    classification.balanced_accuracy,
+    classes=True,
+    surrogate=CROSS_ENTROPY,
 )
 """Mean over the classes of the share of a class's samples that are found: small classes count as large ones."""
 
-MACRO_F1 = TotalFitness("macro_f1", "max", classification.class_counts, classification.macro_f1, classes=True)
+MACRO_F1 = TotalFitness(
+    "macro_f1",
+    "max",
+    classification.class_counts,
+    classification.macro_f1,
+    classes=True,
+    surrogate=CROSS_ENTROPY,
+)
 """Mean over the classes of F1, the harmonic mean of precision and recall."""
 
 _BY_NAME: dict[str, Fitness] = {

@@ -24,7 +24,7 @@ from smd_evo import (
 )
 from smd_evo.core import fast
 from smd_evo.core import subspace as module
-from smd_evo.core.gradient import centered_ranks, es_gradient
+from smd_evo.core.gradient import centered_ranks, es_gradient, mixture
 from smd_evo.errors import InvalidValue
 
 LAYOUT = Layout((Slot("a.weight", (5, 8), 0.25), Slot("a.bias", (5,), 3.0), Slot("b", (10,), 0.1)))
@@ -210,3 +210,22 @@ def test_coordinates_of_a_dynamic_subspace_are_refused():
     first = mutations[0].subspace.coordinates(mutations[0].draw, LAYOUT)
     with pytest.raises(InvalidValue, match=f"got others by draw {mutations[1].draw}"):
         es_gradient(mutations, torch.zeros(4), LAYOUT, coordinates=first)
+
+
+@pytest.mark.parametrize("scale", ["absolute", "relative"])
+@pytest.mark.parametrize("rule", SUBSPACES, ids=str)
+def test_a_mixture_is_the_sum_of_its_deltas(rule, scale):
+    mutations = sample_mutations(3, 5, subspace=rule, sigma=0.2, scale=scale)
+    weights = torch.tensor([1.0, -2.0, 0.5, 0.0, 30.0], dtype=torch.float64)
+    deltas = [child.delta(LAYOUT).to_dense(LAYOUT.size).double() for child in mutations]
+    expected = sum(weight * delta for weight, delta in zip(weights, deltas, strict=True))
+    found = mixture(mutations, weights, LAYOUT)
+    assert torch.allclose(found.to_dense(LAYOUT.size).double(), expected, atol=1e-4)
+    assert len(found) == (11 if rule == RandomSubspace(0.2, static=True) else LAYOUT.size)
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_a_mixture_wants_a_weight_for_each(count):
+    mutations = sample_mutations(3, 3, subspace=Dense(), sigma=0.2)[:count]
+    with pytest.raises(InvalidValue, match=f"weights: expected one for each mutation, got {count and 1} for {count}"):
+        mixture(mutations, torch.ones(min(1, count)), Layout.flat(4))

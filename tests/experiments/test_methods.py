@@ -259,6 +259,44 @@ def test_staged_es_has_every_stage_however_small_the_budget():
     assert method.searcher.status["stage"] == 3
 
 
+def test_newton_methods_move_what_they_say():
+    moving = {
+        "newton": lambda name, p: True,
+        "norm-newton": lambda name, p: p.dim() <= 1,
+        "head-newton": lambda name, p: name.startswith("layers.3"),
+    }
+    for method_name, wanted in moving.items():
+        method = made(method_name, task())
+        method.step()
+        moved = dict(method.problem.make_net().named_parameters())
+        for name, parameter in PARENT.named_parameters():
+            assert torch.equal(parameter, moved[name]) != wanted(name, parameter), (method_name, name)
+
+
+def test_newton_counts_the_parent_as_a_child():
+    method = made("head-newton", task())
+    before = method.work.images
+    method.step()
+    assert method.work.images - before == CHILDREN * IMAGES == method.cost
+
+
+def test_newton_learns_under_autocast():
+    with torch.autocast("cpu", torch.bfloat16):
+        method = made("newton", task())
+        before = method.predict(DATA)
+        for _ in range(10):
+            method.step()
+        assert loss(method.predict(DATA).float()) < 0.9 * loss(before.float())
+
+
+@pytest.mark.parametrize(("name", "what"), [("head-newton", "the last layer's"), ("norm-newton", "norms or biases")])
+def test_newton_methods_name_themselves(name, what):
+    own = "layers.1" if name == "head-newton" else "layers.0.weight"
+    first = Task(ParameterSpace(copy.deepcopy(PARENT), own), DATA, "cross_entropy", CHILDREN, IMAGES, 10_000, 0)
+    with pytest.raises(InvalidValue, match=f"methods: expected {what} among .*; leave {name} out"):
+        made(name, first)
+
+
 def test_head_es_wants_the_head_among_what_may_move():
     own = task()
     first = Task(ParameterSpace(own.space.module, "layers.0"), DATA, "cross_entropy", CHILDREN, IMAGES, 10_000, 0)

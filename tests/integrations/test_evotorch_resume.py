@@ -17,6 +17,7 @@ from smd_evo import (
     Staged,
     SubspaceES,
     SubspaceEvolution,
+    SubspaceNewton,
     SubspaceProblem,
     UnitSubspace,
     Within,
@@ -54,6 +55,10 @@ SEARCHERS = {
         center_learning_rate=0.05,
         optimizer="sgd",
         optimizer_config={"momentum": 0.9},
+    ),
+    "newton": lambda p: SubspaceNewton(p, popsize=6, density=0.1),
+    "newton, static, relative": lambda p: SubspaceNewton(
+        p, popsize=6, density=0.1, static=True, sigma=0.1, scale="relative"
     ),
     "clipup, weight decay": lambda p: OpenAIES(
         p, popsize=6, sigma=0.1, center_learning_rate=0.05, optimizer="clipup"

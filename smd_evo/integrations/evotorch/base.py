@@ -29,6 +29,9 @@ from smd_evo.integrations.evotorch.shared import SharedParent
 
 __all__ = ["NetworkProblem", "key_of", "space_of"]
 
+_MOST_OUTPUTS = 2**31
+"""Bytes of outputs that are kept for a searcher, which needs some times as many to work with them."""
+
 
 def key_of(seed: int | None) -> Key:
     """The key of a problem's seed; without one it comes from torch's global generator, as EvoTorch's numbers do."""
@@ -130,6 +133,7 @@ class NetworkProblem(SharedParent):
         self._evaluations = 0
         self._checked = False
         self._race: Key | None = None
+        self._observed: dict[bytes, Tensor] | None = None
         self._precision: torch.dtype | None = None  # of an actor
         self.progress: Callable[[], object] | None = None
 
@@ -197,6 +201,28 @@ class NetworkProblem(SharedParent):
             yield
         finally:
             self._race = None
+
+    @contextmanager
+    def observing(self) -> Iterator[dict[bytes, Tensor]]:
+        """A block in which the outputs of solutions are kept, for no further forward pass.
+
+        Yields:
+            The outputs [n, ...] of what is evaluated in the block, by the labels of solutions; the parent's is empty.
+
+        Raises:
+            InvalidValue: with actors, which send home a number for each solution and no outputs.
+        """
+        if self.num_actors:
+            raise InvalidValue(
+                f"problem: expected no actors, which keep their outputs, got {self.num_actors}; leave num_actors "
+                "out, or use SubspaceES"
+            )
+        self._forget()  # whose outputs are gone
+        self._observed = {}
+        try:
+            yield self._observed
+        finally:
+            self._observed = None
 
     def count(self, evaluations: int) -> None:
         """Take note of networks that were evaluated beside the populations, by a calibration."""
@@ -280,9 +306,13 @@ class NetworkProblem(SharedParent):
             self._catch_up()
             if self._precision is not None:
                 precision = torch.autocast(self.space.device.type, self._precision)
-        children = self._children(batch.access_values(keep_evals=True))
+        values = batch.access_values(keep_evals=True)
+        children = self._children(values)
         with precision:
-            if self._race is None:
+            if self._observed is not None:
+                found, outputs = self.evaluator.observe([*children], self.progress, _MOST_OUTPUTS)
+                self._observed.update(zip(self._labels(values), outputs, strict=True))
+            elif self._race is None:
                 found = self.evaluator.evaluate(children, self.progress)
             else:
                 found = self.evaluator.race([*children], self._race, self.progress)
@@ -343,7 +373,9 @@ class NetworkProblem(SharedParent):
 
     def _ask(self, batch: SolutionBatch, values: Tensor) -> list[float]:
         """Fitness of solutions like those of a batch, from this process or the actors."""
-        values = self._trimmed(values.to(batch.device))
+        values = values.to(batch.device)
+        if self._observed is None:  # whose labels are those of the whole solutions
+            values = self._trimmed(values)
         found = torch.full((len(values),), math.nan, dtype=torch.float64, device="cpu")
 
         def evaluate_rest() -> None:

@@ -13,7 +13,8 @@ from smd_evo.core.mutation import SCALES
 from smd_evo.core.subspace import Subspace
 from smd_evo.core.units import UnitSubspace
 from smd_evo.errors import InvalidType, check_choice, check_count, check_keep, check_number
-from smd_evo.evaluation.calibration import calibrate_sigma
+from smd_evo.evaluation.calibration import Calibration, calibrate_sigma
+from smd_evo.evaluation.response import Response
 from smd_evo.integrations.evotorch.finetune import FinetuneProblem
 from smd_evo.integrations.evotorch.keys import draw_key
 from smd_evo.integrations.evotorch.solutions import solutions_from, solutions_state
@@ -46,7 +47,7 @@ class NetworkSearcher(SearchAlgorithm, SinglePopulationAlgorithmMixin):  # type:
         sigma: float | str,
         subspace: Subspace,
         scale: str,
-        keep: float,
+        keep: float = 0.99,
     ) -> None:
         if not isinstance(problem, FinetuneProblem):
             raise InvalidType(f"problem: expected a FinetuneProblem, got a {type(problem).__name__}")
@@ -71,9 +72,7 @@ class NetworkSearcher(SearchAlgorithm, SinglePopulationAlgorithmMixin):  # type:
     def sigma(self) -> float:
         """The mutation strength; a calibrated one is found now, if it was not yet, in this process."""
         if isinstance(self._sigma, str):
-            found = calibrate_sigma(
-                self.problem.evaluator, self._subspace, self._keep, key=self._key, scale=self._scale
-            )
+            found = self._calibrated()
             self._sigma = found.sigma
             self.problem.count(found.evaluations)
         return self._sigma
@@ -85,6 +84,10 @@ class NetworkSearcher(SearchAlgorithm, SinglePopulationAlgorithmMixin):  # type:
 
     def settle(self) -> None:
         """Make what the search has arrived at the problem's parent, from which another searcher goes on."""
+
+    def _calibrated(self) -> Calibration | Response:
+        """A strength for the present parent."""
+        return calibrate_sigma(self.problem.evaluator, self._subspace, self._keep, key=self._key, scale=self._scale)
 
     def state_dict(self) -> dict[str, Any]:
         """All that the searcher and its problem have become: dicts and lists of tensors, numbers and texts.

@@ -17,10 +17,11 @@ from smd_evo.core.selection import head_of
 from smd_evo.core.subspace import Subspace
 from smd_evo.ensemble.combine import combined
 from smd_evo.errors import InvalidValue
-from smd_evo.evaluation.calibration import calibrate_sigma, calibration_cost
+from smd_evo.evaluation.calibration import Calibration, calibrate_sigma, calibration_cost
 from smd_evo.evaluation.data import minibatch
 from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.evaluation.fitness import Fitness
+from smd_evo.evaluation.response import Response, calibrate_response
 from smd_evo.evaluation.work import Work
 from smd_evo.experiments.rules import mean_density
 from smd_evo.zoo.data import Samples
@@ -137,13 +138,9 @@ class Task:
 
     def strength(self, subspace: Subspace, space: ParameterSpace | None = None, scale: str = "absolute") -> Strength:
         """How strong such mutations may be: calibrated once, the same way for all methods, outside of budgets."""
-        space = space or self.space
-        known = (subspace.spec, space.names, scale)
-        if known not in self.strengths:
-            total = self.parent.samples
-            numbers = minibatch(derive(self.base_seed, "strength"), 0, self.minibatch_size, total)
-            evaluator = Evaluator(space, self.data, self.fitness, batch_size=self.batch_size).on_samples(numbers)
-            found = calibrate_sigma(
+
+        def calibrated(evaluator: Evaluator) -> Calibration:
+            return calibrate_sigma(
                 evaluator,
                 subspace,
                 _KEEP,
@@ -152,6 +149,31 @@ class Task:
                 bisections=_BISECTIONS,
                 scale=scale,
             )
+
+        return self._calibrated("keep", calibrated, subspace, space or self.space, scale)
+
+    def response(self, subspace: Subspace, space: ParameterSpace) -> Strength:
+        """How strong mutations are that change the outputs by 5 % of their size; calibrated as the others are."""
+
+        def calibrated(evaluator: Evaluator) -> Response:
+            return calibrate_response(evaluator, subspace, key=self.base_seed)
+
+        return self._calibrated("response", calibrated, subspace, space, "absolute")
+
+    def _calibrated(
+        self,
+        kind: str,
+        calibrated: Callable[[Evaluator], Calibration | Response],
+        subspace: Subspace,
+        space: ParameterSpace,
+        scale: str,
+    ) -> Strength:
+        known = (kind, subspace.spec, space.names, scale)
+        if known not in self.strengths:
+            total = self.parent.samples
+            numbers = minibatch(derive(self.base_seed, "strength"), 0, self.minibatch_size, total)
+            evaluator = Evaluator(space, self.data, self.fitness, batch_size=self.batch_size).on_samples(numbers)
+            found = calibrated(evaluator)
             density = mean_density(subspace, space.layout, self.base_seed)
             self.strengths[known] = Strength(found.sigma, density, found.evaluations * len(numbers))
         self._used[known] = self.strengths[known]

@@ -1,0 +1,71 @@
+"""Newton's method on mixtures of children: SubspaceNewton in its forms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from torch import Tensor
+
+from smd_evo.core.parameters import ParameterSpace
+from smd_evo.core.subspace import Dense
+from smd_evo.evaluation.smooth import smooth
+from smd_evo.experiments.compare.methods.base import SearcherMethod, Settings, Task, alone
+from smd_evo.integrations.evotorch.finetune import FinetuneProblem
+from smd_evo.integrations.evotorch.newton import SubspaceNewton
+from smd_evo.zoo.data import Samples
+
+__all__ = ["HeadNewton", "Newton", "NormBiasNewton"]
+
+
+class Newton(SearcherMethod):
+    """A step is solved for by the outputs of the children, of which there is one less: the parent is evaluated, too.
+
+    Args:
+        task: the task.
+        ridge: weight of the squares beside the mean loss, for a minibatch of 300 images; more images want less.
+    """
+
+    about = "SubspaceNewton: the mixture of children whose outputs have the least loss, by Newton steps"
+    grid: ClassVar[Sequence[Settings]] = ({"ridge": 0.3}, {"ridge": 1.0}, {"ridge": 0.1}, {"ridge": 3.0})
+
+    def __init__(self, task: Task, ridge: float) -> None:
+        super().__init__(task)
+        smooth(task.parent.fitness)  # before its strength is looked for
+        space = self.space(task)
+        self.problem = FinetuneProblem(space, task.data, task.fitness, **task.host)
+        self.searcher = SubspaceNewton(
+            self.problem,
+            popsize=task.children - 1,
+            subspace=Dense(),
+            ridge=ridge,
+            sigma=task.response(Dense(), space).sigma,
+        )
+
+    def space(self, task: Task) -> ParameterSpace:
+        """What may be mutated."""
+        return task.space
+
+    def predict(self, data: Samples) -> Tensor:
+        """See the base class."""
+        return alone(self.problem.evaluator, data)
+
+
+class NormBiasNewton(Newton):
+    """The same on the parameters of one dimension."""
+
+    about = "SubspaceNewton on scales and shifts of normalisations and on biases alone"
+
+    def space(self, task: Task) -> ParameterSpace:
+        """See the base class."""
+        return task.vectors("norm-newton")
+
+
+class HeadNewton(Newton):
+    """The same on the last layer, in which outputs are linear: a step is exact."""
+
+    about = "SubspaceNewton on the last layer alone, whose children share all layers before it"
+
+    def space(self, task: Task) -> ParameterSpace:
+        """See the base class."""
+        return task.head("head-newton")
