@@ -5,14 +5,38 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
 
+from smd_evo.core.blocks import Inference, within
 from smd_evo.core.layout import Layout
 from smd_evo.errors import InvalidType, InvalidValue, check_count
 
-__all__ = ["SparseDelta", "SparseValues", "placed", "union"]
+__all__ = ["SparseDelta", "SparseValues", "everything", "placed", "union"]
+
+_everything: WeakValueDictionary[tuple[int, torch.device], Tensor] = WeakValueDictionary()
+
+
+def everything(size: int, device: torch.device | str) -> Tensor:
+    """All coordinates below a size, int64: one tensor for all dense deltas, whose values take half as much.
+
+    One that was written to is given to nobody else.
+    """
+    known = size, torch.device(device)
+    found = _everything.get(known)
+    if found is None or found._version:
+        # Outside of inference mode, or writing to it would not be noticed.
+        found = within(Inference(False), lambda: torch.arange(size, device=device))
+        _everything[known] = found
+    return found
+
+
+def _is_everything(indices: Tensor) -> bool:
+    found = _everything.get((len(indices), indices.device)) if indices.dim() == 1 else None
+    return found is indices and not found._version
+
 
 _Kind = TypeVar("_Kind", bound="_Sparse")
 
@@ -38,7 +62,7 @@ class _Sparse:
                 f"delta: expected indices and values of one length on one device, got shapes "
                 f"{tuple(indices.shape)} on {indices.device} and {tuple(values.shape)} on {values.device}"
             )
-        if len(indices) and not _ascending(indices):
+        if len(indices) and not _is_everything(indices) and not _ascending(indices):
             raise InvalidValue("delta: expected strictly increasing indices >= 0; sort them and merge repeats")
 
     def __len__(self) -> int:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from smd_evo.core.delta import SparseDelta
+from smd_evo.core.delta import SparseDelta, everything
 from smd_evo.core.keys import Key, check_key, derive, derive_tensor, key_from_int64, key_to_int64
 from smd_evo.core.layout import Layout
 from smd_evo.core.noise import gaussian
@@ -116,7 +116,8 @@ class Mutation:
 
     def delta(self, layout: Layout, device: torch.device | str = "cpu") -> SparseDelta:
         """Replay the recipe: O(k) time and memory."""
-        indices = self.subspace.coordinates(self.draw, layout, device)
+        dense = type(self.subspace) is Dense
+        indices = everything(layout.size, device) if dense else self.subspace.coordinates(self.draw, layout, device)
         if not self.subspace.plain or indices.device.type != "cpu":
             return SparseDelta(indices, self._values(indices, layout))
         values = torch.empty(len(indices), dtype=torch.float32, device="cpu")

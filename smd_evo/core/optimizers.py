@@ -20,6 +20,10 @@ from smd_evo.core.exact import norm, power, sqrt_
 __all__ = ["OPTIMIZERS", "SGD", "Adam", "ClipUp", "Optimizer"]
 
 
+_PIECE = 2**17
+"""Elements that are worked on together on a CPU: what is in between stays in its cache."""
+
+
 class Optimizer(Protocol):
     """What turns gradients into steps.
 
@@ -51,19 +55,30 @@ class Adam:
 
     def ascent(self, gradient: Tensor) -> Tensor:
         """See :class:`Optimizer`."""
-        state = self.state
+        state, gradient = self.state, gradient.contiguous()
+        names = ["exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if self.amsgrad else [])]
         if not state:
-            names = ["exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if self.amsgrad else [])]
             state.update({name: torch.zeros_like(gradient) for name in names})
             state["step"] = torch.tensor(0, device="cpu")
         state["step"] += 1
         step = int(state["step"])
-        mean = state["exp_avg"].mul_(self.beta1).add_(gradient * (1 - self.beta1))
-        square = state["exp_avg_sq"].mul_(self.beta2).add_((gradient * gradient).mul_(1 - self.beta2))
-        if self.amsgrad:
-            square = torch.maximum(state["max_exp_avg_sq"], square, out=state["max_exp_avg_sq"])
+        found = torch.empty_like(gradient)
+        flat = [tensor.view(-1) for tensor in (found, gradient, *(state[name] for name in names))]
+        size = _PIECE if gradient.device.type == "cpu" else max(1, gradient.numel())
+        for pieces in zip(*(tensor.split(size) for tensor in flat), strict=True):
+            self._ascent(*pieces, step=step)
+        return found
+
+    def _ascent(
+        self, place: Tensor, gradient: Tensor, mean: Tensor, square: Tensor, most: Tensor | None = None, *, step: int
+    ) -> None:
+        """The step of some elements, each by itself."""
+        mean.mul_(self.beta1).add_(gradient * (1 - self.beta1))
+        square.mul_(self.beta2).add_((gradient * gradient).mul_(1 - self.beta2))
+        if most is not None:
+            square = torch.maximum(most, square, out=most)
         root = sqrt_(square.clone()).div_(math.sqrt(1 - power(self.beta2, step))).add_(self.epsilon)
-        return (mean * (self.stepsize / (1 - power(self.beta1, step)))).div_(root)
+        torch.mul(mean, self.stepsize / (1 - power(self.beta1, step)), out=place).div_(root)
 
 
 @dataclass

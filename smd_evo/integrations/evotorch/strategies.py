@@ -112,15 +112,17 @@ class GradientStep:
         common = self.subspace.static and self.subspace.siblings == 1  # the parts of a partition are several
         moved = self.subspace if common else Dense()
         coordinates = moved.coordinates(moved.draw(self.key), layout, device)
-        gradient = es_gradient(
-            self.mutations(), self.weights, layout, coordinates=coordinates if common else None, device=device
-        )
+        some = None if isinstance(moved, Dense) else coordinates
+        gradient = es_gradient(self.mutations(), self.weights, layout, coordinates=some, device=device)
         if not bool(gradient.any()):
             return  # no child was better than another; ClipUp would divide by the gradient's norm
-        scales = layout.scales(coordinates).float() if self.scale == "relative" else 1.0
+        scales = layout.scales(coordinates).float() if self.scale == "relative" else None
         if self.weight_decay:
-            gradient -= self.weight_decay / self.sigma * space.values_at(coordinates) / scales
-        step = self._optimizer_of(replica).ascent(gradient) * scales
+            decay = self.weight_decay / self.sigma * space.values_at(coordinates)
+            gradient -= decay if scales is None else decay / scales
+        step = self._optimizer_of(replica).ascent(gradient)
+        if scales is not None:
+            step *= scales
         narrow = space.narrowest.itemsize < 4  # a wider type loses steps that are beyond all use
         before = space.values_at(coordinates) if narrow else step
         space.fold(SparseDelta(coordinates, step))

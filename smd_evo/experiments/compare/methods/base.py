@@ -125,6 +125,16 @@ class Task:
         inside = {id(parameter) for parameter in head_of(self.space.module).parameters()}
         return self._some(lambda tensor: id(tensor) in inside, "the last layer's", "none", method)
 
+    def light(self, method: str) -> ParameterSpace:
+        """Both of these."""
+        inside = {id(parameter) for parameter in head_of(self.space.module).parameters()}
+        return self._some(
+            lambda tensor: tensor.dim() <= 1 or id(tensor) in inside,
+            "norms, biases or the last layer's",
+            "none",
+            method,
+        )
+
     def _some(self, wanted: Callable[[Tensor], bool], what: str, got: str, method: str) -> ParameterSpace:
         """Of the parameters that may be mutated those that a method wants."""
         found = dict(self.space.module.named_parameters())
@@ -178,6 +188,10 @@ class Task:
             self.strengths[known] = Strength(found.sigma, density, found.evaluations * len(numbers))
         self._used[known] = self.strengths[known]
         return self.strengths[known]
+
+    def note(self, other: Task) -> None:
+        """Take note of the calibrations of a task that follows from this one."""
+        self._used.update({("of another parent", *known): found for known, found in other._used.items()})
 
     @property
     def calibration(self) -> int:

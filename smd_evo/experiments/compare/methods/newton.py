@@ -15,7 +15,7 @@ from smd_evo.integrations.evotorch.finetune import FinetuneProblem
 from smd_evo.integrations.evotorch.newton import SubspaceNewton
 from smd_evo.zoo.data import Samples
 
-__all__ = ["HeadNewton", "Newton", "NormBiasNewton"]
+__all__ = ["HeadNewton", "LightNewton", "Newton", "NormBiasNewton"]
 
 
 class Newton(SearcherMethod):
@@ -23,24 +23,33 @@ class Newton(SearcherMethod):
 
     Args:
         task: the task.
-        ridge: weight of the squares beside the mean loss, for a minibatch of 300 images; more images want less.
+        ridge: weight of the squares beside the mean loss; more images want less.
+        children, images: of a generation, the parent counted as a child; None: the task's.
     """
 
     about = "SubspaceNewton: the mixture of children whose outputs have the least loss, by Newton steps"
     grid: ClassVar[Sequence[Settings]] = ({"ridge": 0.3}, {"ridge": 1.0}, {"ridge": 0.1}, {"ridge": 3.0})
 
-    def __init__(self, task: Task, ridge: float) -> None:
+    def __init__(self, task: Task, ridge: float, children: int | None = None, images: int | None = None) -> None:
         super().__init__(task)
+        self._children = children or task.children
+        self._images = min(images or task.images, task.parent.samples)
         smooth(task.parent.fitness)  # before its strength is looked for
         space = self.space(task)
-        self.problem = FinetuneProblem(space, task.data, task.fitness, **task.host)
+        host = task.host | {"minibatch_size": self._images}
+        self.problem = FinetuneProblem(space, task.data, task.fitness, **host)
         self.searcher = SubspaceNewton(
             self.problem,
-            popsize=task.children - 1,
+            popsize=self._children - 1,
             subspace=Dense(),
             ridge=ridge,
             sigma=task.response(Dense(), space).sigma,
         )
+
+    @property
+    def cost(self) -> int:
+        """See the base class."""
+        return self._children * self._images
 
     def space(self, task: Task) -> ParameterSpace:
         """What may be mutated."""
@@ -59,6 +68,16 @@ class NormBiasNewton(Newton):
     def space(self, task: Task) -> ParameterSpace:
         """See the base class."""
         return task.vectors("norm-newton")
+
+
+class LightNewton(Newton):
+    """The same on these and on the last layer, with few and large minibatches."""
+
+    about = "SubspaceNewton on scales and shifts of normalisations, biases and the last layer"
+
+    def space(self, task: Task) -> ParameterSpace:
+        """See the base class."""
+        return task.light("light-newton")
 
 
 class HeadNewton(Newton):
