@@ -24,12 +24,23 @@ from torch.nn import functional
 
 from smd_evo.errors import InvalidValue, check_count, check_number
 
-__all__ = ["CrossEntropy", "Differentiable", "Loss", "Solved", "solve_weights", "unit_directions"]
+__all__ = [
+    "CrossEntropy",
+    "Differentiable",
+    "Loss",
+    "Solved",
+    "calibrations",
+    "solve_weights",
+    "unit_directions",
+]
 
 _ELEMENTS = 2**23
 """Of directions, that are taken to float64 together: 64 MiB."""
 
 _HALVINGS = 30
+
+_FREE = 30.0
+"""Length of the directions of a calibration: the ridge hardly counts for them."""
 
 _SUFFICIENT = 1e-4
 """Share of the decrease that the slope promises with which a step is taken (Armijo)."""
@@ -173,6 +184,29 @@ def unit_directions(parent: Tensor, children: Tensor) -> tuple[Tensor, Tensor]:
     for each, length in zip(found, lengths.tolist(), strict=True):
         _ = each.div_(length) if length else each.zero_()
     return found, lengths
+
+
+def calibrations(outputs: Tensor) -> Tensor:
+    """What a temperature and a bias for each class do to a classifier's outputs, as directions.
+
+    Beside those of children they take up what is only a matter of calibration, which costs no mutation; what is left
+    to the children is what only they can do.
+
+    Args:
+        outputs: Z [n, C], finite, not all 0.
+
+    Returns:
+        Z itself, and a constant for each class: [1 + C, n, C], each of a root mean square so large that a ridge
+        beside directions of length 1 hardly counts.
+
+    Example:
+        >>> calibrations(torch.tensor([[3.0, -3.0]]))[0]
+        tensor([[ 30., -30.]])
+    """
+    count, classes = outputs.shape
+    size = float(outputs.double().square().mean().sqrt())
+    biases = torch.eye(classes, device=outputs.device)[:, None].expand(-1, count, -1)
+    return _FREE * torch.cat([outputs.float()[None] / size, biases * classes**0.5])
 
 
 def solve_weights(outputs: Tensor, directions: Tensor, loss: Loss, ridge: float, *, steps: int = 6) -> Solved:

@@ -11,9 +11,10 @@ from torch import Tensor
 from smd_evo.core.gradient import mixture
 from smd_evo.core.keys import Key
 from smd_evo.core.mutation import sample_mutations
-from smd_evo.core.newton import solve_weights, unit_directions
+from smd_evo.core.newton import Loss, calibrations, solve_weights, unit_directions
 from smd_evo.core.subspace import Subspace
-from smd_evo.errors import check_number
+from smd_evo.errors import InvalidValue, check_flag, check_number
+from smd_evo.evaluation.fitness import CROSS_ENTROPY
 from smd_evo.evaluation.response import Response, calibrate_response
 from smd_evo.evaluation.smooth import loss_of, smooth
 from smd_evo.integrations.evotorch.finetune import FinetuneProblem
@@ -77,6 +78,8 @@ class SubspaceNewton(NetworkSearcher):
         sigma: mutation strength; "auto" finds, by at most 17 evaluations at the first generation, that at which
             outputs change by 5 % of their size.
         scale: "relative" searches in units of each tensor's standard deviation.
+        calibrated: whether a temperature and a bias for each class are solved for beside the weights, and then left
+            out: children need not do what calibrating the outputs afterwards does for nothing. Of classifiers only.
 
     Raises:
         InvalidValue, InvalidType: the above does not hold, or the fitness has no slopes.
@@ -106,11 +109,16 @@ class SubspaceNewton(NetworkSearcher):
         ridge: float = 0.3,
         sigma: float | str = "auto",
         scale: str = "absolute",
+        calibrated: bool = False,
     ) -> None:
         rule = subspace_of(density, subspace, static)
         super().__init__(problem, popsize=popsize, sigma=sigma, subspace=rule, scale=scale)
         self._ridge = check_number("ridge", ridge, low=0, mend="try 0.3")
-        smooth(problem.fitness)
+        self._calibrates = check_flag("calibrated", calibrated)
+        if smooth(problem.fitness) is not CROSS_ENTROPY and self._calibrates:
+            raise InvalidValue(
+                f"calibrated: expected a classifier's fitness, got {problem.fitness.name!r}; leave it out"
+            )
         self._told = False
 
     def _calibrated(self) -> Response:
@@ -128,20 +136,32 @@ class SubspaceNewton(NetworkSearcher):
         if not bool(lengths.any()):
             self._tell("no child has finite outputs other than the parent's")
             return
-        solved = solve_weights(parent, directions, loss_of(evaluator), self._ridge)
-        if not solved.after < solved.before:
+        weights = self._solved(parent, directions, loss_of(evaluator))
+        if weights is None:
             self._tell("no mixture of the children is better than the parent")
             return
         problem.change(
             MixtureStep(
                 key=self._key,
                 generation=self.step_count,
-                weights=(solved.weights / lengths).where(lengths > 0, 0),
+                weights=(weights / lengths).where(lengths > 0, 0),
                 subspace=self._subspace,
                 sigma=self.sigma,
                 scale=self._scale,
             )
         )
+
+    def _solved(self, parent: Tensor, directions: Tensor, loss: Loss) -> Tensor | None:
+        """The weights, float64 [N]; None where nothing is better than the parent."""
+        if not self._calibrates:
+            solved = solve_weights(parent, directions, loss, self._ridge)
+            return solved.weights if solved.after < solved.before else None
+        if parent.dim() != 2:
+            raise InvalidValue(f"calibrated: expected outputs [n, classes], got {list(parent.shape)}; leave it out")
+        free = calibrations(parent)
+        alone = solve_weights(parent, free, loss, self._ridge)
+        solved = solve_weights(parent, torch.cat([directions, free]), loss, self._ridge)
+        return solved.weights[: len(directions)] if solved.after < alone.after else None
 
     def _tell(self, reason: str) -> None:
         """Say once that the parent stays where it is."""

@@ -12,7 +12,7 @@ from smd_evo.core.parameters import ParameterSpace
 from smd_evo.errors import InvalidValue
 from smd_evo.evaluation.work import Work
 from smd_evo.experiments.compare.methods.base import Method, SearcherMethod, Settings, Task, alone
-from smd_evo.experiments.compare.methods.newton import LightNewton
+from smd_evo.experiments.compare.methods.newton import EarlyNewton
 from smd_evo.experiments.compare.methods.strategies import NormBiasES, OpenAIESMethod
 from smd_evo.zoo.data import Samples
 
@@ -71,8 +71,8 @@ class Adapted(Method):
 
 
 def _grid(kind: type[Method]) -> tuple[Settings, ...]:
-    """The other method's best two settings, with all of the new statistics and with three quarters."""
-    return tuple({"share": share, **kind.grid[number]} for number in (0, 1) for share in (1.0, 0.75))
+    """The other method's first two settings, with three quarters of the new statistics and with all of them."""
+    return tuple({"share": share, **kind.grid[number]} for number in (0, 1) for share in (0.75, 1.0))
 
 
 class AdaptedES(Adapted):
@@ -90,7 +90,7 @@ class AdaptedNormBiasES(Adapted):
 
 
 class AdaptedNewton(Adapted):
-    """SubspaceNewton on scales, shifts, biases and the last layer."""
+    """SubspaceNewton on early scales, shifts and biases."""
 
-    about = "statistics of the images in the normalisations, then SubspaceNewton on norms, biases and the last layer"
-    inner, grid = LightNewton, _grid(LightNewton)
+    about = "statistics of the images in the normalisations, then SubspaceNewton on early scales and shifts"
+    inner, grid = EarlyNewton, _grid(EarlyNewton)

@@ -125,15 +125,11 @@ class Task:
         inside = {id(parameter) for parameter in head_of(self.space.module).parameters()}
         return self._some(lambda tensor: id(tensor) in inside, "the last layer's", "none", method)
 
-    def light(self, method: str) -> ParameterSpace:
-        """Both of these."""
-        inside = {id(parameter) for parameter in head_of(self.space.module).parameters()}
-        return self._some(
-            lambda tensor: tensor.dim() <= 1 or id(tensor) in inside,
-            "norms, biases or the last layer's",
-            "none",
-            method,
-        )
+    def early(self, depth: float, method: str) -> ParameterSpace:
+        """Of those of one dimension a share of the tensors, the first ones in the network."""
+        names = self.vectors(method).names
+        chosen = set(names[: max(1, round(depth * len(names)))])
+        return ParameterSpace(self.space.module, lambda name, _: name in chosen)
 
     def _some(self, wanted: Callable[[Tensor], bool], what: str, got: str, method: str) -> ParameterSpace:
         """Of the parameters that may be mutated those that a method wants."""
@@ -162,13 +158,13 @@ class Task:
 
         return self._calibrated("keep", calibrated, subspace, space or self.space, scale)
 
-    def response(self, subspace: Subspace, space: ParameterSpace) -> Strength:
+    def response(self, subspace: Subspace, space: ParameterSpace, scale: str = "absolute") -> Strength:
         """How strong mutations are that change the outputs by 5 % of their size; calibrated as the others are."""
 
         def calibrated(evaluator: Evaluator) -> Response:
-            return calibrate_response(evaluator, subspace, key=self.base_seed)
+            return calibrate_response(evaluator, subspace, key=self.base_seed, scale=scale)
 
-        return self._calibrated("response", calibrated, subspace, space, "absolute")
+        return self._calibrated("response", calibrated, subspace, space, scale)
 
     def _calibrated(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -15,7 +15,7 @@ from smd_evo.integrations.evotorch.finetune import FinetuneProblem
 from smd_evo.integrations.evotorch.newton import SubspaceNewton
 from smd_evo.zoo.data import Samples
 
-__all__ = ["HeadNewton", "LightNewton", "Newton", "NormBiasNewton"]
+__all__ = ["EarlyNewton", "HeadNewton", "Newton", "NormBiasNewton"]
 
 
 class Newton(SearcherMethod):
@@ -30,6 +30,9 @@ class Newton(SearcherMethod):
     about = "SubspaceNewton: the mixture of children whose outputs have the least loss, by Newton steps"
     grid: ClassVar[Sequence[Settings]] = ({"ridge": 0.3}, {"ridge": 1.0}, {"ridge": 0.1}, {"ridge": 3.0})
 
+    scale: ClassVar[str] = "absolute"
+    calibrated: ClassVar[bool] = False
+
     def __init__(self, task: Task, ridge: float, children: int | None = None, images: int | None = None) -> None:
         super().__init__(task)
         self._children = children or task.children
@@ -43,7 +46,9 @@ class Newton(SearcherMethod):
             popsize=self._children - 1,
             subspace=Dense(),
             ridge=ridge,
-            sigma=task.response(Dense(), space).sigma,
+            sigma=task.response(Dense(), space, self.scale).sigma,
+            scale=self.scale,
+            calibrated=self.calibrated,
         )
 
     @property
@@ -70,14 +75,29 @@ class NormBiasNewton(Newton):
         return task.vectors("norm-newton")
 
 
-class LightNewton(Newton):
-    """The same on these and on the last layer, with few and large minibatches."""
+class EarlyNewton(Newton):
+    """The same on the first scales, shifts and biases of the network, beside a calibration of its outputs.
 
-    about = "SubspaceNewton on scales and shifts of normalisations, biases and the last layer"
+    Args:
+        task: the task.
+        depth: share of the tensors of one dimension, the first ones.
+        ridge, children, images: see :class:`Newton`.
+    """
+
+    about = "SubspaceNewton on the early scales and shifts of normalisations, beside a calibration of the outputs"
+    scale, calibrated = "relative", True
+    grid: ClassVar[Sequence[Settings]] = tuple(
+        {"depth": depth, "ridge": ridge, "children": 64, "images": 750}
+        for depth, ridge in ((0.67, 0.03), (1.0, 0.03), (0.67, 0.1), (0.34, 0.03))
+    )
+
+    def __init__(self, task: Task, depth: float, **settings: Any) -> None:
+        self._depth = depth
+        super().__init__(task, **settings)
 
     def space(self, task: Task) -> ParameterSpace:
         """See the base class."""
-        return task.light("light-newton")
+        return task.early(self._depth, "early-newton")
 
 
 class HeadNewton(Newton):

@@ -24,7 +24,7 @@ METHODS = {
     "newton": f"{_HERE}.newton:Newton",
     "norm-newton": f"{_HERE}.newton:NormBiasNewton",
     "head-newton": f"{_HERE}.newton:HeadNewton",
-    "light-newton": f"{_HERE}.newton:LightNewton",
+    "early-newton": f"{_HERE}.newton:EarlyNewton",
     "adapted-es": f"{_HERE}.adapted:AdaptedES",
     "adapted-norm-bias-es": f"{_HERE}.adapted:AdaptedNormBiasES",
     "adapted-newton": f"{_HERE}.adapted:AdaptedNewton",
