@@ -10,7 +10,7 @@ from scipy.special import log_softmax
 from torch import nn
 
 from smd_evo.core import newton
-from smd_evo.core.newton import CrossEntropy, Differentiable, solve_weights, unit_directions
+from smd_evo.core.newton import CrossEntropy, Differentiable, calibrations, solve_weights, unit_directions
 from smd_evo.errors import InvalidType, InvalidValue
 
 pytestmark = pytest.mark.numeric
@@ -193,3 +193,21 @@ def test_what_cannot_be_solved_is_refused(change, error, message):
     with pytest.raises(error) as caught:
         solve_weights(given.pop("outputs"), given.pop("directions"), CrossEntropy(torch.zeros(4).long()), **given)
     assert str(caught.value) == message
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10**6), count=st.integers(2, 5))
+def test_a_calibration_is_a_temperature_and_a_bias_for_each_class(seed, count):
+    """Solved for by these directions it is what SciPy finds of the numbers themselves."""
+    outputs, targets = 3 * normal(seed, 30, count).float(), classes(seed + 1, 30, count)
+    free = calibrations(outputs)
+    assert free.shape == (1 + count, 30, count)
+    assert torch.allclose(free.double().square().mean((1, 2)).sqrt(), torch.tensor(30.0).double())
+    found = solve_weights(outputs, free, CrossEntropy(targets), 1e-9, steps=100)
+    z = outputs.double().numpy()
+
+    def loss(numbers):
+        logs = log_softmax((1 + numbers[0]) * z + numbers[1:], axis=1)
+        return -logs[np.arange(30), targets.numpy()].mean()
+
+    assert found.after == pytest.approx(minimize(loss, np.zeros(1 + count), method="BFGS").fun, abs=1e-4)

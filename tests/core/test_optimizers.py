@@ -2,12 +2,14 @@
 
 import copy
 import hashlib
+import math
 
 import pytest
 import torch
 from evotorch.optimizers import get_optimizer_class
 
 from smd_evo import gaussian
+from smd_evo.core import optimizers
 from smd_evo.core.optimizers import OPTIMIZERS
 
 SETTINGS = [
@@ -49,6 +51,29 @@ def test_steps_are_the_same_bits_on_every_processor_and_device(name, settings, d
         for gradient in gradients():
             found.update(optimizer.ascent(gradient.to(device)).cpu().numpy().tobytes())
         assert found.hexdigest() == digest
+
+
+@pytest.mark.numeric
+@pytest.mark.parametrize("shape", [(), (SIZE,), (17, 59)], ids=str)
+@pytest.mark.parametrize(("name", "settings", "_"), SETTINGS)
+def test_pieces_make_no_difference_to_any_bit(name, settings, _, shape, monkeypatch):
+    found = []
+    for piece in (optimizers._PIECE, 64, 1):
+        monkeypatch.setattr(optimizers, "_PIECE", piece)
+        optimizer = OPTIMIZERS[name](0.05, **settings)
+        for gradient in gradients(3):
+            steps = optimizer.ascent(gradient[0] if shape == () else gradient[: math.prod(shape)].view(shape))
+        found.append(steps)
+    assert found[0].shape == torch.Size(shape)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+def test_a_gradient_may_lie_in_memory_as_it_likes():
+    one, other = OPTIMIZERS["adam"](0.05), OPTIMIZERS["adam"](0.05)
+    for gradient in gradients(3):
+        table = gradient[:1000].view(20, 50)
+        assert torch.equal(one.ascent(table.mT), other.ascent(table.mT.contiguous()))
 
 
 @pytest.mark.parametrize(("name", "settings", "_"), SETTINGS)

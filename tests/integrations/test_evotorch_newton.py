@@ -23,7 +23,7 @@ from smd_evo import (
     SubspaceNewton,
     sample_mutations,
 )
-from smd_evo.core.newton import CrossEntropy, solve_weights
+from smd_evo.core.newton import CrossEntropy, calibrations, solve_weights, unit_directions
 from smd_evo.errors import InvalidValue
 from smd_evo.evaluation.data import minibatch
 from smd_evo.evaluation.fitness import TotalFitness
@@ -307,3 +307,57 @@ def test_more_children_learn_more():
         stepped(problem, popsize=popsize, sigma=1e-3, ridge=0.05)
         losses.append(loss(problem.make_net()))
     assert losses[2] < losses[1] < losses[0] < loss(trained())
+
+
+MISLABELLED = SAMPLES[0], (SAMPLES[1] + (torch.arange(60) % 5 == 0)) % 3
+"""A fifth of the classes are wrong, or a calibration alone would be perfect."""
+
+
+def miscalibrated(factor):
+    """A parent that is much too sure, and not wrong otherwise: the factor is one of its last layer."""
+    network = trained()
+    head = [layer for layer in network.modules() if isinstance(layer, nn.Linear)][-1]
+    with torch.no_grad():
+        head.weight.mul_(factor)
+        head.bias.mul_(factor)
+    return network
+
+
+def test_beside_a_calibration_children_do_what_only_they_can():
+    """However sure the parent is of itself, the step goes the same way; without one it goes another."""
+
+    def moved(factor, calibrated):
+        problem = problem_of(network=miscalibrated(factor), data=MISLABELLED, select="conv,bn")
+        before = vector(problem.make_net())
+        stepped(problem, calibrated=calibrated, ridge=1e-3)
+        return vector(problem.make_net()) - before
+
+    both, neither = (
+        float(nn.functional.cosine_similarity(moved(1.0, calibrated), moved(20.0, calibrated), dim=0))
+        for calibrated in (True, False)
+    )
+    assert both > 0.99
+    assert neither < 0.9
+
+
+def test_a_step_beside_a_calibration_is_the_one_written_out():
+    """Solved for together; the calibration itself is left out."""
+    problem, key = problem_of(data=MISLABELLED), draw_key(problem_of())
+    before, children = vector(problem.make_net()), sample_mutations(key, 8, subspace=Dense(), sigma=0.02)
+    outputs = Evaluator(problem.make_net(), MISLABELLED).predict([Lineage(), *children])
+    directions, lengths = unit_directions(outputs[0], outputs[1:])
+    free, loss = calibrations(outputs[0]), CrossEntropy(MISLABELLED[1])
+    calibrated = outputs[0].double() + torch.tensordot(
+        solve_weights(outputs[0], free, loss, 0.3, steps=50).weights, free.double(), 1
+    )
+    weights = solve_weights(calibrated, torch.cat([directions, free]), loss, 0.3).weights[:8] / lengths
+    deltas = torch.stack([child.delta(problem.space.layout).values for child in children]).double()
+    stepped(problem, calibrated=True)
+    moved = vector(problem.make_net()) - before
+    assert torch.allclose(moved, weights @ deltas, atol=1e-3 * float(moved.norm()))
+
+
+def test_a_calibration_is_of_classes():
+    own = BatchFitness("own", "min", lambda outputs, targets: (outputs[:, 0] - targets).square())
+    with pytest.raises(InvalidValue, match="calibrated: expected a classifier's fitness, got 'own'; leave it out"):
+        SubspaceNewton(problem_of(own), popsize=4, density=1.0, calibrated=True)

@@ -25,6 +25,9 @@ from smd_evo.integrations.rules import subspace_of
 
 __all__ = ["MixtureStep", "SubspaceNewton"]
 
+_MANY = 50
+"""Newton steps, of which most solutions need ten."""
+
 
 @dataclass(frozen=True, eq=False)
 class MixtureStep:
@@ -159,9 +162,11 @@ class SubspaceNewton(NetworkSearcher):
         if parent.dim() != 2:
             raise InvalidValue(f"calibrated: expected outputs [n, classes], got {list(parent.shape)}; leave it out")
         free = calibrations(parent)
-        alone = solve_weights(parent, free, loss, self._ridge)
-        solved = solve_weights(parent, torch.cat([directions, free]), loss, self._ridge)
-        return solved.weights[: len(directions)] if solved.after < alone.after else None
+        # To its end, and first, or a calibration that is only begun would count as the children's.
+        alone = solve_weights(parent, free, loss, self._ridge, steps=_MANY)
+        there = parent.double() + torch.tensordot(alone.weights, free.double(), 1)
+        solved = solve_weights(there, torch.cat([directions, free]), loss, self._ridge)
+        return solved.weights[: len(directions)] if solved.after < solved.before else None
 
     def _tell(self, reason: str) -> None:
         """Say once that the parent stays where it is."""
