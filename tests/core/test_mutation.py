@@ -1,5 +1,6 @@
 """Recipes: exact replay, exact decomposition, exact encodings."""
 
+import gc
 import pickle
 import subprocess
 import sys
@@ -28,8 +29,10 @@ from smd_evo import (
     gaussian,
     sample_mutations,
 )
+from smd_evo.core import delta as delta_module
 from smd_evo.core.delta import SparseValues, placed
 from smd_evo.core.mutation import replay
+from smd_evo.errors import InvalidValue
 
 KEYS = st.integers(0, 2**64 - 1)
 SIGMAS = st.floats(1e-30, 1e30)
@@ -274,3 +277,30 @@ def test_relative_is_times_the_tensors_own_deviation():
     assert placed(torch.full((6,), 4.0), where, LAYOUT, "relative").values.tolist() == pytest.approx(
         [1, 1, 12, 12, 0.4, 0.4]
     )
+
+
+class TestEverything:
+    """Dense deltas share their coordinates, which take twice what their values take."""
+
+    def test_those_that_there_are_at_the_same_time_have_one_tensor(self):
+        one, other = (Mutation(key, 0.1, Dense(), 0).delta(Layout.flat(31)) for key in (1, 2))
+        assert one.indices is other.indices
+        assert one.indices.tolist() == list(range(31))
+        assert Mutation(1, 0.1, Dense(), 0).delta(Layout.flat(30)).indices is not one.indices
+
+    @pytest.mark.parametrize("mode", [True, False])
+    def test_one_that_was_written_to_is_given_to_nobody_else(self, mode):
+        with torch.inference_mode(mode):
+            one = Mutation(1, 0.1, Dense(), 0).delta(Layout.flat(32))
+        one.indices[0] = 7
+        other = Mutation(2, 0.1, Dense(), 0).delta(Layout.flat(32))
+        assert other.indices.tolist() == list(range(32))
+        with pytest.raises(InvalidValue, match="strictly increasing"):
+            SparseDelta(one.indices, one.values)
+
+    def test_nothing_is_kept(self):
+        delta = Mutation(1, 0.1, Dense(), 0).delta(Layout.flat(33))
+        assert any(len(kept) == 33 for kept in delta_module._everything.values())
+        del delta
+        gc.collect()
+        assert not any(len(kept) == 33 for kept in delta_module._everything.values())

@@ -83,7 +83,9 @@ def without_trial(monkeypatch):
         monkeypatch.setattr(part, "unfit", lambda _: "a test that counts")
 
 
-EVOLVED = [name for name in METHODS if name not in CONTROLS]
+OTHERS = ["early-newton", *(name for name in METHODS if name.startswith("adapted"))]
+"""Whose steps are of other sizes, see test_adapted."""
+EVOLVED = [name for name in METHODS if name not in (*CONTROLS, *OTHERS)]
 every_method = pytest.mark.parametrize("name", EVOLVED)
 
 
