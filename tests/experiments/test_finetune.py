@@ -19,7 +19,7 @@ from smd_evo.experiments.compare.methods.registry import CONTROLS
 from smd_evo.experiments.finetune import run as module
 from smd_evo.experiments.finetune.counts import calibrations
 from smd_evo.experiments.finetune.plot import plot_finetune
-from smd_evo.experiments.finetune.results import FREE, RACED, UNRACED
+from smd_evo.experiments.finetune.results import NEARLY_FREE, RACED, UNRACED
 from smd_evo.experiments.finetune.run import finetune
 from smd_evo.experiments.finetune.settings import FinetuneConfig
 from smd_evo.experiments.finetune.table import finetune_table, finetune_verdict
@@ -167,7 +167,7 @@ def test_what_is_free_is_fitted_on_one_split_chosen_on_another_and_reported_on_t
     fitted = {name: Evaluator(space, getattr(data, name)).predict([Lineage()])[0] for name in ("fitness", "test")}
     scaling = fit_scaling(fitted["fitness"], data.fitness[1])
     expected = torch.nn.functional.cross_entropy(scaling.of(fitted["test"]), data.test[1])
-    rows = {row.candidate: row for row in result.rows if row.method == FREE}
+    rows = {row.candidate: row for row in result.rows if row.method == NEARLY_FREE}
     assert rows["calibrated"].loss == pytest.approx(float(expected), rel=1e-4)
     assert list(result.free) == list(rows)
     assert set(rows) == set(CONTROLS)

@@ -18,12 +18,12 @@ from smd_evo.experiments.shortlists import Shortlist
 from smd_evo.statistics.tests import Estimate
 from smd_evo.zoo.data import Data
 
-__all__ = ["ARMS", "FREE", "RACED", "SHORTLIST", "UNRACED", "Arm", "FinetuneResult", "Group"]
+__all__ = ["ARMS", "NEARLY_FREE", "RACED", "SHORTLIST", "UNRACED", "Arm", "FinetuneResult", "Group"]
 
 ARMS, SHORTLIST = 4, 20
 """The sparse arm and its three dense controls; children of a group, best first, that validation looks at."""
 
-FREE = "nearly free"
+NEARLY_FREE = "nearly free"
 """The method of a table's rows that no children are behind."""
 
 RACED, UNRACED = "their image evaluations", "without a race"

@@ -30,7 +30,7 @@ from smd_evo.evaluation.work import Work
 from smd_evo.experiments.calibration import on_few
 from smd_evo.experiments.finetune.counts import calibrations, finetune_workload
 from smd_evo.experiments.finetune.free import Chosen, choose_free
-from smd_evo.experiments.finetune.results import FREE, RACED, SHORTLIST, UNRACED, Arm, FinetuneResult, Group
+from smd_evo.experiments.finetune.results import NEARLY_FREE, RACED, SHORTLIST, UNRACED, Arm, FinetuneResult, Group
 from smd_evo.experiments.finetune.settings import FinetuneConfig
 from smd_evo.experiments.parent import NAMED, Source, in_precision
 from smd_evo.experiments.progress import Logged, Progress
@@ -251,7 +251,7 @@ def _report(
                 ensembles[arm.name] = after
     for each in free:
         after = each.control.predict(ranker, data.test)
-        rows.append(table_row(FREE, each.name, each.control.passes, after, before, targets, fitness, seed))
+        rows.append(table_row(NEARLY_FREE, each.name, each.control.passes, after, before, targets, fitness, seed))
         if each is free[0]:
             ensembles[BEST_FREE] = after
     sparse = ensembles.pop(SPARSE)

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from smd_evo.experiments.finetune.results import RACED, UNRACED, FinetuneResult
+from smd_evo.experiments.finetune.results import NEARLY_FREE, RACED, UNRACED, FinetuneResult
 from smd_evo.experiments.scores import Row
 from smd_evo.experiments.shortlists import SPARSE
 from smd_evo.experiments.tables import (
@@ -37,8 +37,8 @@ def finetune_table(result: FinetuneResult) -> Table:
         caption="acc.: accuracy in %; difference: to the parent, in points, with its 95 %\n"
         "paired bootstrap interval; p: exact McNemar test, not corrected for the\n"
         f"{len(result.rows) - 1} lines; loss: negative log-likelihood. All of it speaks of these very\n"
-        "children: another seed draws others. Dense controls match the sparse groups one\n"
-        "by one; each method chooses its own group on validation. In parentheses:\n"
+        "children: another seed draws others. Dense controls match the sparse groups\n"
+        "one by one; each method chooses its own group on validation. In parentheses:\n"
         "forward passes of an image.",
         names=["method", "candidate"],
         numbers=["acc.", "difference", "p", "loss"],
@@ -46,11 +46,13 @@ def finetune_table(result: FinetuneResult) -> Table:
     )
     for method, rows in groupby(result.rows, key=lambda row: row.method):
         for place, row in enumerate(members := list(rows)):
-            # A method's first row names it, the others say how it mutates, if it does.
-            mutates = row.density is not None and row.sigma is not None
-            how = ["", f"  density {row.density:.3g}", f"  sigma {row.sigma:.3g}"] if mutates else [""]
-            label = how[place] if 0 < place < len(how) else method if place == 0 else ""
-            table.add_row(label, *_cells(row), end_section=place == len(members) - 1)
+            candidate, *numbers = _cells(row)
+            # A method's first row names it, the others say how it mutates; what is free has one row each.
+            how = [method, f"  density {row.density or 0:.3g}", f"  sigma {row.sigma or 0:.3g}"]
+            label, name = (
+                (candidate, "" if place else NEARLY_FREE) if method == NEARLY_FREE else (how[place], candidate)
+            )
+            table.add_row(label, name, *numbers, end_section=place == len(members) - 1)
     return table
 
 
