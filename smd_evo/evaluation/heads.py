@@ -164,7 +164,7 @@ class Heads:
         if self._kept.layers != layers:
             self._kept.drop(layers)
         first = self._kept.batches[0]
-        few = first.split(min(_SAMPLES, -(-first.count // 2)))[0]
+        few = first.split(min(_SAMPLES, -(-first.count // 2), self._limit.samples or _SAMPLES))[0]
         new = known.share is None
         self._share = known.share = self._survey(few) if known.share is None else known.share
         if self._option == "auto" and not pays([1 - self._share], more=True):
