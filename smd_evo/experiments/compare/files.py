@@ -11,7 +11,7 @@ from typing import Any
 from smd_evo.atomic import write_whole
 from smd_evo.errors import InvalidValue
 from smd_evo.experiments.compare.counts import compare_workload, votes_of
-from smd_evo.experiments.compare.methods.registry import CONTROLS, REFERENCE, check_trials, find_method
+from smd_evo.experiments.compare.methods.registry import CONTROLS, REFERENCE, check_trials, find_method, tries
 from smd_evo.experiments.compare.place import check_comparison
 from smd_evo.experiments.compare.plot import plot_compare
 from smd_evo.experiments.compare.results import CompareResult, best_trial, summarise
@@ -82,7 +82,9 @@ def compare(
         if new is not None:
             known = {"data": described(new.data), "parameters": new.parameters, "refused": new.refused_controls}
             write_results(folder / _DATA, "compare-data", known)
-        tuning = {name: [Job(name, _TUNING, trial, False) for trial in range(config.trials)] for name in names}
+        tuning = {
+            name: [Job(name, _TUNING, trial, False) for trial in range(tries(name, config.trials))] for name in names
+        }
         runner.make([Job(PARENT, _TUNING, 0, True), *(job for own in tuning.values() for job in own)])
         trials = {name: [runner.done[job] for job in own] for name, own in tuning.items()}
         chosen = {name: best_trial(own, config.metric) for name, own in trials.items()}
@@ -122,7 +124,7 @@ def _workload(config: CompareConfig, folder: Path, names: Sequence[str], runner:
     """What is not there yet."""
     trials, reported, strengths = [], [], 0
     for name in names:
-        grid = [dict(settings) for settings in find_method(name).grid[: config.trials]]
+        grid = [dict(settings) for settings in find_method(name).grid[: tries(name, config.trials)]]
         tried = [stored_run(folder, Job(name, _TUNING, trial, False)) is None for trial in range(len(grid))]
         missing = [settings for settings, new in zip(grid, tried, strict=True) if new]
         runs = [

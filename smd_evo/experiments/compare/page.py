@@ -58,7 +58,8 @@ def _facts(record: RunRecord, result: found.CompareResult) -> dict[str, str]:
         "images; methods of a single generation, or of none, spend the same budget in their own way",
         "Runs": f"{config.seeds} of each method; a seed draws the same minibatches for all methods",
         "Tuning": f"{config.trials} trials of each method, of {tuning:,} image evaluations each, on a seed of their "
-        f"own; the settings that are best by {fitness_name(config.metric)} on validation make the reported runs",
+        f"own, and all settings of what is free; those that are best by {fitness_name(config.metric)} on validation "
+        "make the reported runs",
         "Fitness": fitness_name(config.fitness),
         "Seed": str(config.seed),
         "Computed on": f"{config.device}, {config.precision}",

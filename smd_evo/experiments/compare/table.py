@@ -210,8 +210,8 @@ def _targets(result: CompareResult) -> Table:
 def _costs(result: CompareResult) -> Table:
     table = _table(
         "Settings, and what a run took",
-        f"Settings: the best of {result.config.trials} trials of each method on validation. Strengths are in "
-        "units of the calibrated one, for which so many images were evaluated once, "
+        f"Settings: the best of {result.config.trials} trials of each method on validation, of what is free of all. "
+        "Strengths are in units of the calibrated one, for which so many images were evaluated once, "
         "outside of the budget; forwards: passes of an image through the whole network that this took, as layers "
         "before what is mutated are computed once a minibatch; seconds: without the scores; MiB: at the peak, "
         "beyond parent and data.",

@@ -10,7 +10,7 @@ from smd_evo.zoo.names import user_object
 if TYPE_CHECKING:
     from smd_evo.experiments.compare.methods.base import Method
 
-__all__ = ["CONTROLS", "METHODS", "REFERENCE", "TRIALS", "check_trials", "find_method"]
+__all__ = ["CONTROLS", "METHODS", "REFERENCE", "TRIALS", "check_trials", "find_method", "tries"]
 
 _HERE = "smd_evo.experiments.compare.methods"
 METHODS = {
@@ -56,6 +56,11 @@ REFERENCE = "openai-es"
 
 TRIALS = 4
 """Settings that each of these has to try."""
+
+
+def tries(name: str, trials: int) -> int:
+    """How many settings a method tries: what is free costs so little that it tries all, and is at its best."""
+    return len(find_method(name).grid) if name in CONTROLS else trials
 
 
 def check_trials(name: str, tries: int, trials: int) -> None:
