@@ -78,9 +78,9 @@ class Evaluator:
             compared with full forward passes; a network for which the two differ in a bit has those always.
             Where only the head is selected, what it is given is computed once for each sample and kept, to the same
             bits for all samples and but for rounding for some of them: see :mod:`smd_evo.evaluation.features`.
-        together: K >= 2 children in each forward pass, for small networks, where children share no layers: see
-            :mod:`smd_evo.evaluation.together`. Fitness then differs by rounding from that of one by one, which is what
-            None means.
+        together: K >= 2 children in each forward pass, for small networks, where they share no layers: see
+            :mod:`smd_evo.evaluation.together`. Fitness then differs by rounding from that of one by one.
+            None: one by one.
 
     Attributes:
         limit: of the samples in a forward pass, shared with the evaluators that are made of this one.

@@ -48,7 +48,7 @@ Rounding stays far below; what exceeds it is computed from other weights.
 """
 
 _KINDS = 0.0, 1 / 8, -1 / 8, 1 / 16
-"""What all weights are moved by, in standard deviations of their tensors, in children that a network is tried with."""
+"""What all weights are moved by, in standard deviations of their tensors, in children that are tried."""
 
 
 @dataclass
