@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,6 @@ from smd_evo.evaluation.sharing import Deltas
 from smd_evo.evaluation.watching import Refused
 
 __all__ = ["Stack", "check_stackable"]
-
-T = TypeVar("T")
 
 _functorch: Any = torch._C._functorch
 
@@ -97,14 +95,18 @@ class Stack:
 
         try:
             return vmap(of_one, randomness="error")(self._stacked)
+        except RuntimeError as error:
+            if isinstance(error.__context__, KeyboardInterrupt):  # which vmap's own cleaning up stumbles over
+                raise error.__context__ from None
+            raise
         finally:
             self.leave()
 
-    def without_fallback(self, function: Callable[[], T]) -> T:
-        """What a function returns, or an error where vmap would do an operation child by child."""
+    def without_fallback(self, batch: Batch) -> Any:
+        """The same, or an error where vmap would do an operation child by child."""
         try:
             _functorch._set_vmap_fallback_enabled(False)
-            return function()
+            return self.outputs(batch)
         finally:
             self.leave()
 

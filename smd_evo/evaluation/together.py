@@ -27,6 +27,7 @@ from smd_evo.evaluation.limit import BatchLimit
 from smd_evo.evaluation.recording import Parts
 from smd_evo.evaluation.sharing import Deltas, Visitor
 from smd_evo.evaluation.stack import Stack, check_stackable
+from smd_evo.evaluation.tails import tails_in
 from smd_evo.evaluation.turns import Turns
 from smd_evo.evaluation.watching import Refused
 from smd_evo.evaluation.work import Work
@@ -216,12 +217,15 @@ class Together:
             alone.append(space.while_applied(deltas, lambda: tree_map(copied, batch.outputs(space.module))))
             if (sharing.state_of(self._guard), parts.attributes()) != before:
                 raise Refused("a network that draws random numbers or leaves something behind")
+        turns.fresh()
+        if tails := tails_in(partial(self._stack.without_fallback, batch)):
+            raise Refused(f"last bits of {', '.join(sorted(tails))}, which depend on a child's place")
         tried: list[Any] = [None] * len(kinds)
         for turn in range(len(kinds)):
             order = [(place + turn) % len(kinds) for place in range(self._size)]
             self._stack.fill([kinds[kind] for kind in order])
             turns.fresh()
-            found = self._stack.without_fallback(partial(self._stack.outputs, batch))
+            found = self._stack.outputs(batch)
             self._stack.clear([kinds[kind] for kind in order])
             for place, kind in enumerate(order):
                 own = _at(found, place)

@@ -33,6 +33,7 @@ from smd_evo.evaluation import sharing, together
 from smd_evo.evaluation.fitness import BALANCED_ACCURACY
 from smd_evo.evaluation.stack import Stack
 from smd_evo.evaluation.stream import Stream
+from smd_evo.evaluation.tails import tails_in
 
 LOGGER = "smd_evo.evaluation.together"
 
@@ -48,8 +49,8 @@ WORDS = {
 }
 """What is said of the networks that are refused."""
 
-EITHER = {"Autocast", "Alias"}
-"""Whether these round within the tolerance is the processor's affair."""
+STRICT = "mlp", "Twice", "Tied", "Borrows"
+"""Those whose sizes suit any processor's kernels; of others the last bits may depend on a child's place."""
 
 
 def told(caplog):
@@ -66,7 +67,7 @@ def used(evaluator):
     return bool(known.tried) and not refused(evaluator) and not known.told
 
 
-def evaluators(network, data, size=3, **options):
+def evaluators(network, data, size=4, **options):
     """Together, and one by one."""
     return [Evaluator(network, data, reuse=False, together=each, **options) for each in (size, None)]
 
@@ -79,12 +80,13 @@ def near(one, other):
 class TestSame:
     """What a slow loop over deep copies gives, but for rounding."""
 
+    @pytest.mark.filterwarnings("ignore:.*do not reach the outputs:UserWarning")
     @pytest.mark.parametrize("kind", NETWORKS)
     def test_outputs_of_every_network(self, kind, caplog):
         network, name = made(kind), kind.__name__
         before, batches = state_bits(network), parts(images(), 5, 5, 2)
         weights = [*network.parameters()]
-        evaluator = Evaluator(network, images(), batch_size=5, reuse=False, together=3)
+        evaluator = Evaluator(network, images(), batch_size=5, reuse=False, together=4)
         with caplog.at_level(logging.INFO, LOGGER):
             found = evaluator.predict(children())
             evaluator.predict(children(2))
@@ -95,7 +97,7 @@ class TestSame:
             assert WORDS[name] in told(caplog)[0]
         else:
             assert near(found, expected)
-            assert used(evaluator) or name in EITHER
+            assert used(evaluator) or name not in STRICT
         assert all(map(operator.is_, network.parameters(), weights))
         assert same_bits(before, state_bits(network))
 
@@ -145,11 +147,11 @@ class TestBits:
         found = evaluator.evaluate([recipes[number] for number in some]).fitness
         alone = torch.cat([evaluator.evaluate([recipes[number]]).fitness for number in some])
         assert torch.equal(found, alone)
-        assert used(evaluator)
+        assert used(evaluator) or kind is not mlp
 
     @given(
         dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16]),
-        strengths=st.lists(st.floats(-1e3, 1e3, width=32), min_size=1, max_size=3),
+        strengths=st.lists(st.floats(-1e3, 1e3, width=32), min_size=1, max_size=4),
         density=st.sampled_from([0.01, 0.3, 1.0]),
         values=st.booleans(),
     )
@@ -179,7 +181,7 @@ class TestBits:
 
     def test_all_scored_at_once_as_each_alone(self):
         for score in (lambda out, _: (out - 1).square(), lambda out, _: out.sum(1).tanh()):
-            evaluator = Evaluator(made(mlp), images(), BatchFitness("own", "min", score), reuse=False, together=3)
+            evaluator = Evaluator(made(mlp), images(), BatchFitness("own", "min", score), reuse=False, together=4)
             outputs = evaluator.predict(children(7))
             alone = [evaluator.fitness.total(own, images()[1], 12) for own in outputs]
             assert torch.equal(evaluator.totals(children(7)), torch.stack(alone))
@@ -193,23 +195,23 @@ class TestBits:
             calls.append(len(outputs))
             return outputs[:, 0] - outputs.mean()
 
-        evaluator = Evaluator(made(mlp), images(), BatchFitness("own", "min", score), reuse=False, together=3)
+        evaluator = Evaluator(made(mlp), images(), BatchFitness("own", "min", score), reuse=False, together=4)
         outputs = evaluator.predict(children(5))
         found = evaluator.evaluate(children(5)).fitness
-        assert calls == [36, 12, 12, *[12] * 6]
+        assert calls == [48, 12, 12, *[12] * 6]
         assert found.tolist() == [evaluator.fitness.of(own, images()[1]) for own in outputs]
 
     def test_minibatches_and_races(self):
-        evaluator = Evaluator(made(mlp), images(), reuse=False, together=3)
+        evaluator = Evaluator(made(mlp), images(), reuse=False, together=4)
         recipes = children(8)
         first = evaluator.race(recipes)
         assert torch.equal(first.fitness, evaluator.race(recipes).fitness)
         assert torch.equal(
-            first.fitness, Evaluator(evaluator.space, images(), reuse=False, together=3).race(recipes)[0]
+            first.fitness, Evaluator(evaluator.space, images(), reuse=False, together=4).race(recipes).fitness
         )
         minibatch = evaluator.on_samples(torch.arange(2, 9))
         assert torch.equal(minibatch.evaluate(recipes[::-1]).fitness, minibatch.evaluate(recipes).fitness.flip(0))
-        assert evaluator.on(images()).together == minibatch.together == 3
+        assert evaluator.on(images()).together == minibatch.together == 4
         fitness, outputs = evaluator.observe(recipes)
         assert torch.equal(outputs, evaluator.predict(recipes))
         assert torch.equal(fitness.fitness, evaluator.evaluate(recipes).fitness)
@@ -266,11 +268,11 @@ class Mixed(Net):
     """Two types of parameters."""
 
     def __init__(self):
-        super().__init__(nn.Linear(16, 16))
+        super().__init__(nn.Tanh())
         self.head.double()
 
     def forward(self, x):
-        return self.head(self.stem(x).double())
+        return self.head(self.body(self.stem(x)).double())
 
 
 class TestRefused:
@@ -293,8 +295,9 @@ class TestRefused:
         assert len(told(caplog)) == 1
         assert reason in told(caplog)[0]
 
-    def test_compiled_and_scripted(self, caplog):
-        scripted = nn.Sequential(nn.Flatten(), torch.jit.trace(nn.Linear(192, 4), torch.zeros(2, 192)))
+    @pytest.mark.filterwarnings("ignore:.*torch.jit:")
+    def test_scripted(self, caplog):
+        scripted = nn.Sequential(nn.Flatten(), torch.jit.script(nn.Linear(192, 4)))
         both = evaluators(scripted, images())
         with caplog.at_level(logging.INFO, LOGGER):
             assert torch.equal(both[0].predict(children()), both[1].predict(children()))
@@ -312,12 +315,40 @@ class TestRefused:
             assert torch.equal(both[0].predict(children()), both[1].predict(children()))
         assert "last bits" in told(caplog)[0]
 
+    @pytest.mark.parametrize("act", [nn.GELU, nn.SiLU, nn.Sigmoid])
+    def test_tails_that_are_computed_otherwise(self, act, caplog):
+        """A trial need not show them, so the last elements must not be a tail: 4 children, 7 samples, 5 features."""
+        for width, fits in ((5, False), (8, True)):
+            network = nn.Sequential(nn.Flatten(), nn.Linear(192, width), act(), nn.Linear(width, 4)).eval()
+            both = evaluators(network, images(7 if width == 5 else 8))
+            with caplog.at_level(logging.INFO, LOGGER):
+                same = torch.equal(both[0].predict(children()), both[1].predict(children()))
+            assert (same and act.__name__.lower() in told(caplog)[0]) or fits
+            assert not any("which depend" in reason for reason in refused(both[0])) or not fits
+
+    def test_tails_of_threads(self):
+        """Each thread's share ends somewhere."""
+        threads = torch.get_num_threads()
+        try:
+            for count, size, found in (
+                (1, 32 * 1025, False),
+                (2, 32 * 1025, True),
+                (2, 64 * 1024, False),
+                (1, 33, True),
+            ):
+                torch.set_num_threads(count)
+                assert bool(tails_in(lambda size=size: torch.ones(size).tanh())) == found
+                assert not tails_in(lambda size=size: (torch.ones(size) + 1).relu())
+                assert not tails_in(lambda size=size: torch.ones(size, dtype=torch.int64).bitwise_not())
+        finally:
+            torch.set_num_threads(threads)
+
     def test_streams_and_functions_of_the_network(self, caplog):
         network = made(mlp)
         with caplog.at_level(logging.INFO, LOGGER):
-            found = Evaluator(network, Stream(*images()), reuse=False, together=3).predict(children())
+            found = Evaluator(network, Stream(*images()), reuse=False, together=4).predict(children())
             fitness = ModuleFitness("bias", "min", lambda module: float(module.head.bias.sum()))
-            Evaluator(network, None, fitness, together=3).evaluate(children())
+            Evaluator(network, None, fitness, together=4).evaluate(children())
         assert torch.equal(found, slow(ParameterSpace(network), children(), parts(images(), 12)))
         assert "read again" in told(caplog)[0]
         assert "fitness of the network" in told(caplog)[1]
@@ -328,7 +359,7 @@ class TestRefused:
         network = nn.Sequential(nn.Flatten(), nn.Linear(192, 4)).eval()
         data = images(12 if room == 100 else 300)
         if room > 100:
-            monkeypatch.setattr(sharing, "room", lambda device: 3 * 4 * (192 * 4 + 4) + 1)
+            monkeypatch.setattr(sharing, "room", lambda device: 4 * 4 * (192 * 4 + 4) + 1)
         else:
             monkeypatch.setattr(sharing, "room", lambda device: room)
         both = evaluators(network, data)
@@ -353,7 +384,7 @@ class TestRefused:
         with caplog.at_level(logging.INFO, LOGGER):
             found = both[0].evaluate(children(7), lambda: counted.append(1)).fitness
         expected = both[1].evaluate(children(7)).fitness
-        assert torch.equal(found[3:], expected[3:])
+        assert torch.equal(found[4:], expected[4:])
         assert near(found, expected)
         assert (len(counted), len(passes)) == (8, 2)
         assert "too little memory" in told(caplog)[0]
@@ -362,12 +393,12 @@ class TestRefused:
         network = made(Cnn)
         for options in ({"select": "head"}, {"select": "head", "reuse": True}):
             found, expected = (
-                Evaluator(network, images(), together=each, **options).predict(children()) for each in (3, None)
+                Evaluator(network, images(), together=each, **options).predict(children()) for each in (4, None)
             )
             assert torch.equal(found, expected)
 
     def test_another_parents_child(self):
-        evaluator = Evaluator(made(mlp), images(), reuse=False, together=3)
+        evaluator = Evaluator(made(mlp), images(), reuse=False, together=4)
         size = evaluator.space.size
         for place in (size, size + 2):  # rows are a little longer
             with pytest.raises(WrongParent, match=f"below D = {size}"):
@@ -386,7 +417,7 @@ class TestAsBefore:
 
     def test_work_and_progress(self):
         for kind in (mlp, Vit):
-            evaluator, counted = Evaluator(made(kind), images(), reuse=False, together=3), []
+            evaluator, counted = Evaluator(made(kind), images(), reuse=False, together=4), []
             evaluator.evaluate(iter(children(4)), lambda counted=counted: counted.append(1))
             assert len(counted) == 5
             assert evaluator.work.images == evaluator.work.forwards == 5 * 12
@@ -397,15 +428,15 @@ class TestAsBefore:
         network = made(mlp)
         before = state_bits(network)
         with pytest.raises(InvalidValue, match=r"one score a sample, \[12, ...\]"):
-            Evaluator(network, images(), bad, reuse=False, together=3).evaluate(children())
+            Evaluator(network, images(), bad, reuse=False, together=4).evaluate(children())
         with pytest.raises(InvalidValue, match="targets"):
-            Evaluator(network, (images()[0], torch.full((12,), 9)), reuse=False, together=3).evaluate(children())
+            Evaluator(network, (images()[0], torch.full((12,), 9)), reuse=False, together=4).evaluate(children())
         assert same_bits(before, state_bits(network))
 
     def test_a_forward_that_fails_in_the_middle(self):
         network = made(mlp)
         weights, before = [*network.parameters()], state_bits(network)
-        evaluator = Evaluator(network, images(), reuse=False, together=3)
+        evaluator = Evaluator(network, images(), reuse=False, together=4)
         evaluator.evaluate(children())
         head = network.head.forward
         network.head.forward = lambda x: (_ for _ in ()).throw(KeyError("broken"))
@@ -417,7 +448,7 @@ class TestAsBefore:
         assert torch._C._functorch.peek_interpreter_stack() is None
 
     def test_threads_take_turns(self):
-        evaluator = Evaluator(made(mlp), images(), reuse=False, together=3)
+        evaluator = Evaluator(made(mlp), images(), reuse=False, together=4)
         recipes = children(5)
         expected = evaluator.evaluate(recipes).fitness
         with ThreadPoolExecutor(4) as threads:
