@@ -47,7 +47,7 @@ class Stack:
         for row in self._rows:
             row.copy_(self._parent)
         pieces = self.values[:, : space.size].split([tensor.numel() for tensor in selected], 1)
-        self._stacked = [piece.unflatten(1, own.shape) for piece, own in zip(pieces, selected, strict=True)]
+        self._stacked = [piece.view(size, *own.shape) for piece, own in zip(pieces, selected, strict=True)]
         numbers = {id(tensor): number for number, tensor in enumerate(selected)}
         self._places = [
             (part._parameters, name, tensor, numbers[id(tensor)])

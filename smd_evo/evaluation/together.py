@@ -146,7 +146,7 @@ class Together:
         Yields:
             those that are to be evaluated one by one.
         """
-        waiting = iter(children)
+        waiting, samples = iter(children), sum(batch.count for batch in batches)
         while self.on and (group := list(islice(waiting, self._size))):
             try:
                 found = self._passed(group, batches)
@@ -158,7 +158,7 @@ class Together:
                 for place, (number, _) in enumerate(group):
                     function(number, cast(nn.Module, _itself), _known_outputs(found, place))
             for _ in group:
-                self._work.count(sum(batch.count for batch in batches))
+                self._work.count(samples)
                 if progress:
                     progress()
         yield from waiting

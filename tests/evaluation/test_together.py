@@ -121,6 +121,16 @@ class TestSame:
         assert near(both[0].predict(kinds), both[1].predict(kinds))
         assert used(both[0])
 
+    def test_parameters_of_odd_shapes(self):
+        """A number, a tensor without elements, one that is not contiguous, one that is not selected."""
+        network = made(mlp)
+        network.stem.scale, network.stem.none = nn.Parameter(torch.tensor(2.0)), nn.Parameter(torch.zeros(0, 3))
+        network.head.weight = nn.Parameter(torch.randn(16, 4).T)
+        network.forward = lambda x: network.head(network.stem(x) * network.stem.scale) + network.stem.none.sum()
+        both = evaluators(network, images(), select=["stem.scale", "stem.none", "head.*"])
+        assert near(both[0].predict(children()), both[1].predict(children()))
+        assert used(both[0])
+
     def test_a_parent_that_moves(self):
         both = evaluators(made(mlp), images())
         for recipe in children(2)[:2]:
