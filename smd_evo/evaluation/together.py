@@ -6,33 +6,30 @@ import logging
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import chain, islice
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import tree_map
 
-from smd_evo.core.delta import SparseDelta, everything
 from smd_evo.core.parameters import ParameterSpace
 from smd_evo.errors import InvalidValue
 from smd_evo.evaluation import sharing
 from smd_evo.evaluation.batches import Batch, tensors_of
-from smd_evo.evaluation.calls import alike, autocast_now, copied
+from smd_evo.evaluation.calls import autocast_now
 from smd_evo.evaluation.classification import check_range
 from smd_evo.evaluation.fitness import BatchFitness
 from smd_evo.evaluation.guard import Evaluating
 from smd_evo.evaluation.limit import BatchLimit
-from smd_evo.evaluation.recording import Parts
 from smd_evo.evaluation.sharing import Deltas, Visitor
 from smd_evo.evaluation.stack import Stack, check_stackable
-from smd_evo.evaluation.tails import tails_in
+from smd_evo.evaluation.trial import tried
 from smd_evo.evaluation.turns import Turns
 from smd_evo.evaluation.watching import Refused
 from smd_evo.evaluation.work import Work
 
-__all__ = ["TOLERANCE", "Several", "Together", "several_scored"]
+__all__ = ["Several", "Together", "several_scored"]
 
 _log = logging.getLogger(__name__)
 
@@ -41,15 +38,6 @@ Several = Callable[[Sequence[Batch]], bool]
 
 It says whether it was done.
 """
-
-TOLERANCE = 0.5
-"""How far outputs may be from those one by one, as a share of the largest: the epsilon of their type to this power.
-
-Rounding stays far below; what exceeds it is computed from other weights.
-"""
-
-_KINDS = 0.0, 1 / 8, -1 / 8, 1 / 16
-"""What all weights are moved by, in standard deviations of their tensors, in children that are tried."""
 
 
 @dataclass
@@ -189,7 +177,8 @@ class Together:
         kind = self._size, self._space.device, self._space.dtype, autocast_now(), torch.get_num_threads(), shapes
         if kind not in self._known.tried:
             try:
-                self._known.tried[kind] = "", self._tried(batch)
+                assert self._stack is not None
+                self._known.tried[kind] = "", tried(self._guard, self._turns, self._stack, batch)
             except torch.cuda.OutOfMemoryError:
                 raise
             except Exception as error:
@@ -201,42 +190,6 @@ class Together:
         if reason:
             raise Refused(reason)
         return nbytes
-
-    def _tried(self, batch: Batch) -> int:
-        """Compare children in all places, among others, with the same one by one; the bytes of one's outputs."""
-        assert self._stack is not None
-        space, turns = self._space, self._turns
-        every = everything(space.size, space.device)
-        scales = space.layout.scales(every)
-        kinds: list[Deltas] = [(SparseDelta(every, (share * scales).float()),) for share in _KINDS]
-        parts = Parts(space.module, space.names)
-        alone = []
-        for deltas in kinds:
-            turns.fresh()
-            before = sharing.state_of(self._guard), parts.attributes()
-            alone.append(space.while_applied(deltas, lambda: tree_map(copied, batch.outputs(space.module))))
-            if (sharing.state_of(self._guard), parts.attributes()) != before:
-                raise Refused("a network that draws random numbers or leaves something behind")
-        turns.fresh()
-        if tails := tails_in(partial(self._stack.without_fallback, batch)):
-            raise Refused(f"last bits of {', '.join(sorted(tails))}, which depend on a child's place")
-        tried: list[Any] = [None] * len(kinds)
-        for turn in range(len(kinds)):
-            order = [(place + turn) % len(kinds) for place in range(self._size)]
-            self._stack.fill([kinds[kind] for kind in order])
-            turns.fresh()
-            found = self._stack.outputs(batch)
-            self._stack.clear([kinds[kind] for kind in order])
-            for place, kind in enumerate(order):
-                own = _at(found, place)
-                if tried[kind] is None:
-                    tried[kind] = own
-                elif not alike(tried[kind], own):
-                    raise Refused("outputs whose last bits depend on the other children in the pass")
-        for one, other in zip(alone, tried, strict=True):
-            if not _is_near(one, other):
-                raise Refused("outputs that are not those one by one")
-        return sum(leaf.nbytes for leaf in tree_flatten(alone[0])[0])
 
     def _stop(self, reason: str) -> None:
         """Children of this visit are evaluated one by one."""
@@ -287,27 +240,12 @@ def several_scored(
     return several
 
 
-def _is_near(one: Any, other: Any) -> bool:
-    (leaves, structure), (others, like) = tree_flatten(one), tree_flatten(other)
-    return structure == like and all(map(_is_near_tensor, leaves, others))
-
-
-def _is_near_tensor(one: Tensor, other: Tensor) -> bool:
-    if one.shape != other.shape or one.dtype != other.dtype or not one.is_floating_point():
-        return alike(one, other)
-    eps, one, other = torch.finfo(one.dtype).eps, one.double(), other.double()
-    same = (one == other) | (one.isnan() & other.isnan())
-    most = eps**TOLERANCE * one[one.isfinite()].abs().amax() if bool(one.isfinite().any()) else 0.0
-    return bool((same | ((one - other).abs() <= most)).all())
-
-
-def _at(outputs: Any, place: int | slice) -> Any:
-    return tree_map(lambda leaf: leaf[place], outputs)
-
-
 def _known_outputs(found: Sequence[tuple[Batch, Any]], place: int | slice) -> list[Batch]:
     """Batches of which a network only has to return what it is given."""
-    return [Batch((_at(outputs, place),), batch.targets, batch.count, batch.start) for batch, outputs in found]
+    return [
+        Batch((tree_map(lambda leaf: leaf[place], outputs),), batch.targets, batch.count, batch.start)
+        for batch, outputs in found
+    ]
 
 
 def _itself(outputs: Any) -> Any:

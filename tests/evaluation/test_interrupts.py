@@ -228,7 +228,7 @@ def values(network, data, children):
 LAYERS = {
     evaluate_what_children_share_once: (Layered, ("reuse.py", "sharing.py", "dispatch.py")),
     evaluate_heads: (Quiet, ("heads.py", "trunk.py", "features.py")),
-    evaluate_together: (Quiet, ("together.py", "stack.py", "vmap.py")),
+    evaluate_together: (Quiet, ("together.py", "stack.py", "trial.py", "vmap.py")),
 }
 """Networks that some are about, and the lines; others are those of others."""
 
