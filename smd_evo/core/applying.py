@@ -124,7 +124,7 @@ class Applying(Elements):
     def _patch(self, child: Child) -> None:
         torch.clear_autocast_cache()  # autocast keeps copies of the weights in low precision
         for delta in self.deltas(child):
-            self._check_coordinates(delta)
+            self.check_coordinates(delta)
             if (patch := self._memory.patch(delta)) is not None:
                 self._patches.write_all(patch)
                 continue

@@ -14,7 +14,7 @@ from smd_evo.core.blocks import Inference, within
 from smd_evo.core.layout import Layout
 from smd_evo.errors import InvalidType, InvalidValue, check_count
 
-__all__ = ["SparseDelta", "SparseValues", "everything", "placed", "union"]
+__all__ = ["SparseDelta", "SparseValues", "change", "everything", "placed", "union"]
 
 _everything: WeakValueDictionary[tuple[int, torch.device], Tensor] = WeakValueDictionary()
 
@@ -129,6 +129,29 @@ class SparseDelta(_Sparse):
         """The delta as a vector of ``size`` coordinates."""
         flat = torch.zeros(check_count("size", size), dtype=torch.float32, device=self.values.device)
         return flat.index_copy_(0, self.indices, self.values)
+
+
+def change(vector: Tensor, delta: SparseDelta | SparseValues) -> None:
+    """Turn a vector of parameters into its child, in place, to the bits of a patch of the network itself.
+
+    A delta is added in the wider of float32 and the vector's type and rounded once; new values are rounded as they
+    are.
+
+    Args:
+        vector: floating [D].
+        delta: of coordinates below D, on the same device.
+
+    Example:
+        >>> vector = torch.zeros(3, dtype=torch.bfloat16)
+        >>> change(vector, SparseDelta(torch.tensor([1]), torch.tensor([0.3])))
+        >>> vector.tolist()
+        [0.0, 0.30078125, 0.0]
+    """
+    values = delta.values
+    if isinstance(delta, SparseDelta):
+        old = vector.index_select(0, delta.indices)
+        values = old.to(torch.promote_types(old.dtype, torch.float32)).add(values)
+    vector.index_copy_(0, delta.indices, values.to(vector.dtype))
 
 
 def union(indices: Sequence[Tensor], device: torch.device | str) -> Tensor:

@@ -121,7 +121,7 @@ class Elements:
     def _named(self) -> Iterator[tuple[str, nn.Parameter]]:
         return zip(self.names, self._parameters, strict=True)
 
-    def _check_coordinates(self, delta: SparseDelta | SparseValues) -> None:
+    def check_coordinates(self, delta: SparseDelta | SparseValues) -> None:
         """Raise WrongParent for coordinates that this space does not have."""
         if len(delta) and int(delta.indices[-1]) >= self.layout.size:
             raise WrongParent(
@@ -131,7 +131,7 @@ class Elements:
 
     def _pieces(self, delta: SparseDelta | SparseValues) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """(flat memory of a parameter, places in it, values) for each parameter that a delta touches."""
-        self._check_coordinates(delta)
+        self.check_coordinates(delta)
         layout = self.layout
         bounds = layout.bounds(delta.indices)
         for number, (parameter, slot) in enumerate(zip(self._parameters, layout.slots, strict=True)):

@@ -17,18 +17,19 @@ from smd_evo.core.keys import Key
 from smd_evo.core.mutation import Lineage
 from smd_evo.core.parameters import Child, ParameterSpace
 from smd_evo.core.selection import Select
-from smd_evo.errors import InvalidType, InvalidValue, nearest, shown
+from smd_evo.errors import InvalidType, InvalidValue, check_count, nearest, shown
 from smd_evo.evaluation.batches import Batch, Batches, MemoryBatches
 from smd_evo.evaluation.classification import check_range, class_range
 from smd_evo.evaluation.data import check_batch_size, make_batches
 from smd_evo.evaluation.features import Features
-from smd_evo.evaluation.fitness import Fitness, ModuleFitness, get_fitness
+from smd_evo.evaluation.fitness import BatchFitness, Fitness, ModuleFitness, get_fitness
 from smd_evo.evaluation.limit import BatchLimit
 from smd_evo.evaluation.outputs import Outputs
 from smd_evo.evaluation.probe import say_if_alike
 from smd_evo.evaluation.race import race
 from smd_evo.evaluation.result import Evaluation, evaluation
 from smd_evo.evaluation.stream import StreamBatches
+from smd_evo.evaluation.together import Several, several_scored
 from smd_evo.evaluation.visit import Visitor, shares_of, visit
 from smd_evo.evaluation.work import Work
 
@@ -77,6 +78,9 @@ class Evaluator:
             compared with full forward passes; a network for which the two differ in a bit has those always.
             Where only the head is selected, what it is given is computed once for each sample and kept, to the same
             bits for all samples and but for rounding for some of them: see :mod:`smd_evo.evaluation.features`.
+        together: K >= 2 children in each forward pass, for small networks, where they share no layers: see
+            :mod:`smd_evo.evaluation.together`. Fitness then differs by rounding from that of one by one.
+            None: one by one.
 
     Attributes:
         limit: of the samples in a forward pass, shared with the evaluators that are made of this one.
@@ -112,6 +116,7 @@ class Evaluator:
         batch_size: int | str = "auto",
         device: torch.device | str | None = None,
         reuse: bool | str = "auto",
+        together: int | None = None,
     ) -> None:
         self.fitness = get_fitness(fitness)
         if isinstance(parent, nn.Module):
@@ -128,6 +133,9 @@ class Evaluator:
         if not isinstance(reuse, bool) and not (isinstance(reuse, str) and reuse == "auto"):
             raise InvalidValue(f"reuse: expected 'auto', True or False, got {shown(reuse)}{nearest(reuse, ['auto'])}")
         self.reuse = reuse
+        self.together = (
+            None if together is None else check_count("together", together, low=2, mend="give such a number, or None")
+        )
         self.limit, self.work = BatchLimit(), Work()
         self._said: list[bool] = []  # shared, as the limit is
         if data is None and not isinstance(self.fitness, ModuleFitness):
@@ -138,7 +146,9 @@ class Evaluator:
     def on(self, data: Any, fitness: str | Fitness | None = None) -> Evaluator:
         """An evaluator of the same parent on other data."""
         fitness = self.fitness if fitness is None else fitness
-        other = Evaluator(self.space, data, fitness, batch_size=self.batch_size, reuse=self.reuse)
+        other = Evaluator(
+            self.space, data, fitness, batch_size=self.batch_size, reuse=self.reuse, together=self.together
+        )
         other.limit, other.work, other._said = self.limit, self.work, self._said
         return other
 
@@ -235,7 +245,11 @@ class Evaluator:
             else:
                 sums[number] += total
 
-        self._visit(add, children, batches, progress)
+        scored = None
+        if self.together and keep is None and isinstance(self.fitness, BatchFitness):
+            classes = self._class_range if self.fitness.classes else None
+            scored = several_scored(self.fitness, classes, sums.extend)
+        self._visit(add, children, batches, progress, scored)
         return torch.stack(sums).cpu() if sums else torch.zeros(0, dtype=torch.float64, device="cpu")
 
     def say_if_alike(self, fitness: Sequence[float], parent: float) -> None:
@@ -335,6 +349,7 @@ class Evaluator:
         children: Iterable[Child],
         batches: Batches,
         progress: Callable[[], object] | None = None,
+        scored: Several | None = None,
     ) -> None:
         free = isinstance(self.fitness, ModuleFitness)
         visit(
@@ -348,6 +363,8 @@ class Evaluator:
             reuse=self.reuse,
             features=self.features,
             progress=progress,
+            together=self.together,
+            function_of_several=scored,
         )
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from smd_evo.errors import InvalidType, InvalidValue, check_choice, shown
 from smd_evo.evaluation import classification
@@ -82,6 +83,12 @@ class BatchFitness:
     def total(self, outputs: Any, targets: Any, count: int) -> Tensor:
         """What a batch adds to the whole: the sum of its scores, float64 []."""
         return self.per_sample(outputs, targets, count).sum()
+
+    def totals(self, outputs: Tensor, targets: Any, count: int) -> Tensor:
+        """:meth:`total` of several networks' outputs [N, B, ...] for one batch, float64 [N]."""
+        repeated = tree_map(lambda target: target.repeat(len(outputs), *[1] * (target.dim() - 1)), targets)
+        scores = self.per_sample(outputs.flatten(0, 1), repeated, len(outputs) * count)
+        return torch.stack([own.sum() for own in scores.split(count)])  # one by one, as the order of a sum counts
 
     def value(self, totals: Tensor, samples: int) -> Tensor:
         """Fitness of several networks [N] by the totals of all samples [N]."""

@@ -14,6 +14,7 @@ from smd_evo.evaluation.heads import Heads
 from smd_evo.evaluation.limit import BatchLimit
 from smd_evo.evaluation.probe import probe
 from smd_evo.evaluation.sharing import Deltas, Sharing, Visitor
+from smd_evo.evaluation.together import Several, Together
 from smd_evo.evaluation.turns import Turns
 from smd_evo.evaluation.work import Work
 
@@ -32,6 +33,8 @@ def visit(
     reuse: bool | str = "auto",
     features: Features | None = None,
     progress: Callable[[], object] | None = None,
+    together: int | None = None,
+    function_of_several: Several | None = None,
 ) -> None:
     """Call a function with each child and its batches, in eval and inference mode, no other thread at it meanwhile.
 
@@ -48,6 +51,8 @@ def visit(
             :class:`smd_evo.evaluation.sharing.Sharing`.
         features: of the batches, for children that touch only the head.
         progress: called as often as there are children.
+        together: how many children share a forward pass where they share nothing else; None: each has its own.
+        function_of_several: instead of the function where they do, if it can be.
     """
     if not isinstance(batches, MemoryBatches):
         children = list(children)  # each batch meets all of them
@@ -61,7 +66,12 @@ def visit(
         option = False if free else reuse
         sharing = Sharing(guard, turns, option, Work() if free else work)
         heads = Heads(features, guard, turns, option, limit, work)
-        within(sharing, lambda: _meet(space, turns, sharing, heads, children, batches, function, limit, progress))
+        group = Together(together, guard, turns, limit, work)
+        groups = partial(group.rest, function=function, several=function_of_several, progress=progress)
+        act = partial(
+            _meet, space, turns, sharing, heads, group, groups, children, batches, function, limit, progress
+        )
+        within(sharing, lambda: within(group, act))
 
     within(guard, meet)
 
@@ -88,6 +98,8 @@ def _meet(
     turns: Turns,
     sharing: Sharing,
     heads: Heads,
+    together: Together,
+    groups: Callable[..., Iterable[tuple[int, Deltas]]],
     children: Iterable[Child],
     batches: Batches,
     function: Visitor,
@@ -104,6 +116,8 @@ def _meet(
         if number_of_chunk == 0:
             children = heads.begin(children, chunk)
             children = children if heads.on else sharing.among(children, chunk[0])
+            if not (heads.on or sharing.on):
+                together.begin(chunk, unlike=_unlike(turns, chunk))
         if turns.several or (sharing.on and len(chunk) > 1):  # each batch meets all children
             turns.several, children = True, list(children)
         for some, completed in sharing.portions(chunk, limit.samples):
@@ -111,10 +125,17 @@ def _meet(
             replayed = (
                 sharing.kept(children) if sharing.on and isinstance(children, list) else space.replayed(children)
             )
-            for number, deltas in enumerate(replayed):
+            for number, deltas in groups(enumerate(replayed), batches=some):
                 with space.applied(deltas):
                     limit.within(partial(turn, number, deltas, function), some)
                     turns.end(number)
                 done += completed
                 if progress and completed and done % len(batches) == 0:
                     progress()
+
+
+def _unlike(turns: Turns, chunk: Sequence[Batch]) -> str:
+    """Why children are not evaluated together, whatever their network."""
+    if turns.several:
+        return "samples that are read again"
+    return "a fitness of the network itself" if chunk[0].inputs is None else ""

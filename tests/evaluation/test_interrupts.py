@@ -16,10 +16,15 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 import smd_evo
 from smd_evo import Evaluator, ModuleFitness, ParameterSpace, SparseDelta, SparseEnsemble
 from smd_evo.core.exclusive import _blocks
-from smd_evo.evaluation import probe, sharing
+from smd_evo.evaluation import probe, sharing, together
 from smd_evo.evaluation.stream import Stream
 
-WATCHED = (os.path.dirname(smd_evo.__file__) + os.sep, torch.autograd.grad_mode.__file__, torch.random.__file__)
+WATCHED = (
+    os.path.dirname(smd_evo.__file__) + os.sep,
+    torch.autograd.grad_mode.__file__,
+    torch.random.__file__,
+    torch._functorch.vmap.__file__,
+)
 
 
 class Restless(nn.Module):
@@ -78,6 +83,11 @@ def everything(network):
         "grad": torch.is_grad_enabled(),
         "inference": torch.is_inference_mode_enabled(),
         "dispatch": len(_get_current_dispatch_mode_stack()),
+        "parameters": [*map(id, network.parameters())],
+        "vmap": (
+            torch._C._functorch.get_dynamic_layer_stack_depth(),
+            torch._C._functorch._is_vmap_fallback_enabled(),
+        ),
         "turns": (len(_blocks.held), len(_blocks.waiting)),
     }
 
@@ -161,6 +171,15 @@ def evaluate_heads(network, data, children):
     return act
 
 
+def evaluate_together(network, data, children):
+    def act():
+        evaluator = Evaluator(network, data, together=2)
+        evaluator.evaluate(children)
+        assert [reason for reason, _ in together._known[evaluator.space].tried.values()] == [""]
+
+    return act
+
+
 def predict(network, data, children):
     return lambda: Evaluator(network, data).predict(children)
 
@@ -209,6 +228,7 @@ def values(network, data, children):
 LAYERS = {
     evaluate_what_children_share_once: (Layered, ("reuse.py", "sharing.py", "dispatch.py")),
     evaluate_heads: (Quiet, ("heads.py", "trunk.py", "features.py")),
+    evaluate_together: (Quiet, ("together.py", "stack.py", "trial.py", "vmap.py")),
 }
 """Networks that some are about, and the lines; others are those of others."""
 
@@ -220,6 +240,7 @@ LAYERS = {
         evaluate_on_a_stream,
         evaluate_what_children_share_once,
         evaluate_heads,
+        evaluate_together,
         evaluate_the_network_itself,
         predict,
         try_the_weights_first,

@@ -84,7 +84,7 @@ class ToolboxEvaluator(NetworkToolbox):
 
     Args:
         parent: the network; it is patched in place while it is evaluated, and as before afterwards.
-        data, fitness, select, batch_size, device: see :class:`smd_evo.evaluation.evaluator.Evaluator`.
+        data, fitness, select, batch_size, device, together: see :class:`smd_evo.evaluation.evaluator.Evaluator`.
 
     Raises:
         InvalidValue, InvalidType, UnsupportedParameter: unusable parent, data or fitness.
@@ -111,8 +111,11 @@ class ToolboxEvaluator(NetworkToolbox):
         select: Select = "all",
         batch_size: int | str = "auto",
         device: torch.device | str | None = None,
+        together: int | None = None,
     ) -> None:
-        self.evaluator = Evaluator(parent, data, fitness, select=select, batch_size=batch_size, device=device)
+        self.evaluator = Evaluator(
+            parent, data, fitness, select=select, batch_size=batch_size, device=device, together=together
+        )
         space = self.evaluator.space
         self._parent = space.values_at(torch.arange(space.size, device=space.device))
 

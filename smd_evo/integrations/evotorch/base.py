@@ -105,6 +105,7 @@ class NetworkProblem(SharedParent):
         *,
         minibatch_size: int | None,
         batch_size: int | str,
+        together: int | None,
         solution_length: int,
         dtype: torch.dtype,
         host: dict[str, Any],
@@ -121,7 +122,7 @@ class NetworkProblem(SharedParent):
         space = copy.deepcopy(parent)  # the user's own network is never touched
         if self.num_actors or self.device.type != "cpu":
             space.module.to(self.device)  # what travels to actors is on the CPU, whatever they have
-        evaluator = Evaluator(space, data, fitness, batch_size=batch_size)
+        evaluator = Evaluator(space, data, fitness, batch_size=batch_size, together=together)
         self.fitness = fitness
         self._minibatch_size = _checked_size(minibatch_size, evaluator.samples)
         self.key = key_of(host.get("seed")) if key is None else key

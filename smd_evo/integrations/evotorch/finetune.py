@@ -45,6 +45,7 @@ class FinetuneProblem(NetworkProblem):
         minibatch_size: samples of an evaluation: another minibatch for each call of ``evaluate``, the same
             for all its solutions; None for all samples.
         batch_size: samples a forward pass, or "auto".
+        together: children a forward pass, for small networks: see :class:`smd_evo.evaluation.evaluator.Evaluator`.
         host: further keywords of ``evotorch.Problem``: seed, device, num_actors, num_gpus_per_actor, ... The
             network is evaluated where it is, or on ``device`` if that is no CPU, or on the actors' devices.
 
@@ -71,6 +72,7 @@ class FinetuneProblem(NetworkProblem):
         select: Select = "all",
         minibatch_size: int | None = None,
         batch_size: int | str = "auto",
+        together: int | None = None,
         **host: Any,
     ) -> None:
         steps = check_count("steps", steps)
@@ -80,6 +82,7 @@ class FinetuneProblem(NetworkProblem):
             fitness,
             minibatch_size=minibatch_size,
             batch_size=batch_size,
+            together=together,
             solution_length=1 + WORDS * steps,
             dtype=torch.int64,
             host=host,

@@ -37,7 +37,7 @@ class SubspaceProblem(NetworkProblem):
         dimensions: k, for a random subspace of so many coordinates. Give this or ``subspace``.
         subspace: a RandomSubspace, or any rule that is static.
         scale: "absolute", or "relative" to multiply x by each tensor's standard deviation in the first parent.
-        select, minibatch_size, batch_size, host: as for :class:`FinetuneProblem`.
+        select, minibatch_size, batch_size, together, host: as for :class:`FinetuneProblem`.
 
     Raises:
         InvalidValue, InvalidType, UnsupportedParameter: an unusable parent, data, fitness or setting.
@@ -63,6 +63,7 @@ class SubspaceProblem(NetworkProblem):
         select: Select = "all",
         minibatch_size: int | None = None,
         batch_size: int | str = "auto",
+        together: int | None = None,
         **host: Any,
     ) -> None:
         scale = check_choice("scale", scale, SCALES)
@@ -81,6 +82,7 @@ class SubspaceProblem(NetworkProblem):
             fitness,
             minibatch_size=minibatch_size,
             batch_size=batch_size,
+            together=together,
             solution_length=len(subspace.coordinates(subspace.draw(key), space.layout)),
             dtype=torch.float32,
             key=key,
