@@ -67,6 +67,11 @@ def test_early_newton_moves_the_first_vectors_alone():
     assert changed == ["bn.weight"]  # of three vectors, the first
 
 
+def test_a_generation_is_no_larger_than_the_budget():
+    method = find_method("head-newton")(task(budget=900), ridge=0.1, children=30, images=3000)
+    assert method.cost == 900
+
+
 @every_method
 def test_without_normalisations_it_is_refused(name):
     bare = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))

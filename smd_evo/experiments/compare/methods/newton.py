@@ -24,7 +24,8 @@ class Newton(SearcherMethod):
     Args:
         task: the task.
         ridge: weight of the squares beside the mean loss; more images want less.
-        children, images: of a generation, the parent counted as a child; None: the task's.
+        children, images: of a generation, the parent counted as a child, no more images than the budget has; None: of
+            the task.
     """
 
     about = "SubspaceNewton: the mixture of children whose outputs have the least loss, by Newton steps"
@@ -36,7 +37,7 @@ class Newton(SearcherMethod):
     def __init__(self, task: Task, ridge: float, children: int | None = None, images: int | None = None) -> None:
         super().__init__(task)
         self._children = children or task.children
-        self._images = min(images or task.images, task.parent.samples)
+        self._images = min(images or task.images, task.parent.samples, max(1, task.budget // self._children))
         smooth(task.parent.fitness)  # before its strength is looked for
         space = self.space(task)
         host = task.host | {"minibatch_size": self._images}
@@ -104,6 +105,12 @@ class HeadNewton(Newton):
     """The same on the last layer, in which outputs are linear: a step is exact."""
 
     about = "SubspaceNewton on the last layer alone, whose children share all layers before it"
+    grid: ClassVar[Sequence[Settings]] = (
+        {"ridge": 0.3},
+        {"ridge": 0.1, "children": 128, "images": 3000},
+        {"ridge": 0.03, "children": 128, "images": 3000},
+        {"ridge": 1.0},
+    )
 
     def space(self, task: Task) -> ParameterSpace:
         """See the base class."""
