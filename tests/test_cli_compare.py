@@ -200,6 +200,21 @@ def test_forward_passes_may_be_the_budget(tmp_path):
     assert "Forward passes until the validation score" in " ".join(done.stdout.split())
 
 
+def test_a_first_step_may_be_of_any_size_that_the_forward_passes_allow(tmp_path):
+    """Of 300 images for 16 children of the last layer: some 300 forward passes, not 4,800."""
+    limits = ["--forwards", "480", "--budget", "4800", "--trials", "1", "--no-controls"]
+    (tmp_path / "large.py").write_text(
+        "from smd_evo.experiments.compare.methods.newton import HeadNewton\n"
+        "class Large(HeadNewton):\n"
+        "    grid = ({'ridge': 0.1, 'children': 16, 'images': 300},)\n"
+    )
+    done = compare(tmp_path / "run", *limits, methods=["large:Large"], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    run = runs(tmp_path / "run")["runs/large-Large/seed-1.json"]
+    assert run["evaluations"] == 4800
+    assert 300 <= run["forwards"] <= 480
+
+
 class TestRefuses:
     def test_an_unknown_method(self, tmp_path):
         refused(compare(tmp_path / "run", methods=["opnai-es"]), "methods: expected", "did you mean 'openai-es'")

@@ -190,7 +190,11 @@ class Comparison:
     def _spend(self, method: Method, job: Job) -> tuple[tuple[Point, ...], int, float, float]:
         """The learning curve, and of the method's own steps image evaluations, seconds and forward passes."""
         budget, marks, spent, seconds = self._budget(job), self.config.checkpoints if job.reported else 1, 0, 0.0
-        limit, forwards, ahead = self._limit(job), 0.0, 0.0
+        limit, forwards, ahead = (
+            self._limit(job),
+            0.0,
+            0.0,
+        )  # what the next step will compute is known by the last one
         if not isinstance(method, Parent) and method.cost > budget:
             raise InvalidValue(
                 f"budget: expected at least the {method.cost} image evaluations of one step of {job.method}, "
@@ -199,8 +203,7 @@ class Comparison:
         points = [Point(0, self._score(method, "validation"), 0.0)]
         for number in range(1, marks + 1):
             mark, moved = budget * number // marks, False
-            # What the next step will compute is known by the last one alone.
-            while spent + (cost := method.cost) <= mark and forwards + (ahead or cost) <= limit * number / marks:
+            while spent + (cost := method.cost) <= mark and forwards + ahead <= limit * number / marks:
                 start, before = time.perf_counter(), method.work.forwards if method.work else 0.0
                 method.step()
                 if self.config.device != "cpu":
@@ -209,6 +212,11 @@ class Comparison:
                 # A look at the parent that the method does not need is not charged.
                 ahead = min(method.work.forwards - before, float(cost)) if method.work else float(cost)
                 spent, forwards, moved = spent + cost, forwards + ahead, True
+                if forwards > limit:
+                    raise InvalidValue(
+                        f"forwards: expected at least the {forwards:,.0f} forward passes of one step of {job.method}, "
+                        f"got {limit:,.0f}; give more"
+                    )
                 self._progress.advance()
             score = self._score(method, "validation") if moved else points[-1].score
             points.append(Point(mark if self.config.forwards is None else spent, score, forwards))
