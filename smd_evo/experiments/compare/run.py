@@ -190,11 +190,8 @@ class Comparison:
     def _spend(self, method: Method, job: Job) -> tuple[tuple[Point, ...], int, float, float]:
         """The learning curve, and of the method's own steps image evaluations, seconds and forward passes."""
         budget, marks, spent, seconds = self._budget(job), self.config.checkpoints if job.reported else 1, 0, 0.0
-        limit, forwards, ahead = (
-            self._limit(job),
-            0.0,
-            0.0,
-        )  # what the next step will compute is known by the last one
+        limit, forwards = self._limit(job), 0.0
+        ahead = 0.0  # what the next step will compute, as far as the last one tells
         if not isinstance(method, Parent) and method.cost > budget:
             raise InvalidValue(
                 f"budget: expected at least the {method.cost} image evaluations of one step of {job.method}, "
@@ -214,8 +211,8 @@ class Comparison:
                 spent, forwards, moved = spent + cost, forwards + ahead, True
                 if forwards > limit:
                     raise InvalidValue(
-                        f"forwards: expected at least the {forwards:,.0f} forward passes of one step of {job.method}, "
-                        f"got {limit:,.0f}; give more"
+                        f"forwards: expected at least the {forwards:,.0f} forward passes of a step of {job.method}, got "
+                        f"{limit:,.0f}"
                     )
                 self._progress.advance()
             score = self._score(method, "validation") if moved else points[-1].score
