@@ -211,8 +211,8 @@ class Comparison:
                 spent, forwards, moved = spent + cost, forwards + ahead, True
                 if forwards > limit:
                     raise InvalidValue(
-                        f"forwards: expected at least the {forwards:,.0f} forward passes of a step of {job.method}, got "
-                        f"{limit:,.0f}"
+                        f"forwards: expected at least the {forwards:,.0f} forward passes of a step of {job.method}, "
+                        f"got {limit:,.0f}"
                     )
                 self._progress.advance()
             score = self._score(method, "validation") if moved else points[-1].score
