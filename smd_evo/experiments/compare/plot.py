@@ -63,6 +63,6 @@ def _curves(axes: Axes, result: CompareResult, unit: str, measure: str, scale: f
     margin = 0.1 * (kept[-1] - kept[0] or 1)
     axes.set_ylim(kept[0] - margin, kept[-1] + margin)
     axes.set_xlabel(_UNITS[unit])
-    axes.set_xlim(0, 1.03 * result.whole if unit == "forwards" else None)
+    axes.set_xlim(0)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value else "0")
     axes.spines[["top", "right"]].set_visible(False)
