@@ -39,11 +39,13 @@ class Free(ABC):
     Attributes:
         about: one line for reports.
         grid: settings to choose from on validation, the most promising first.
+        looks: whether it looks at samples to be fitted.
         passes: forward passes that each predicted sample takes.
     """
 
     about: ClassVar[str]
     grid: ClassVar[Sequence[Mapping[str, Any]]] = ({},)
+    looks: ClassVar[bool] = True
     passes = 1
 
     @staticmethod
@@ -193,6 +195,7 @@ class Views(Free):
 
     about = "control: mean probabilities of the parent for shifted views of each image, each a forward pass more"
     grid: ClassVar[Sequence[Mapping[str, Any]]] = ({"views": 10, "flips": True}, {"views": 10, "flips": False})
+    looks = False
 
     def __init__(self, views: int, flips: bool) -> None:
         self._changes = changes(views, flips)

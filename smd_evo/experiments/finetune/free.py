@@ -75,7 +75,7 @@ def choose_free(ranker: Evaluator, judge: Evaluator, data: Data) -> tuple[list[C
             continue
         scores = [fitness.of(each, targets) for each in outputs]
         best = best_of(scores, fitness.sense)
-        images = ranker.samples if kind is not FREE["views"] else 0
+        images = ranker.samples if kind.looks else 0
         chosen.append(Chosen(name, kind.grid[best], fitted[best], scores[best], images))
     return chosen, left_out
 

@@ -30,7 +30,8 @@ class Control(Method):
     kind: ClassVar[type[free.Free]]
 
     def __init__(self, task: Task, images: int = 10**9, **settings: Any) -> None:
-        self._task, self._images = task, min(images, task.parent.samples, task.budget)
+        self._task = task
+        self._images = min(images, task.parent.samples, task.budget) if self.kind.looks else 0
         self._free = self.kind(**settings)
         self._done = False
 
@@ -109,6 +110,3 @@ class Views(Control):
         {"views": 5, "flips": True},
         {"views": 5, "flips": False},
     )
-
-    def __init__(self, task: Task, views: int, flips: bool) -> None:
-        super().__init__(task, 0, views=views, flips=flips)
