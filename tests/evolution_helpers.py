@@ -24,6 +24,9 @@ SEARCHERS = {
     "selection": {"searcher": "selection"},
     "selection, sigma adapted": {"searcher": "selection", "adapt_sigma": True},
     "sigma found, partition": {"searcher": "gradient", "sigma": None, "subspace": "partition"},
+    "newton": {"searcher": "newton", "sigma": None, "calibrated": True},
+    "stages": {"searcher": "gradient", "subspace": "within:head:dense/unit:layer:random@4"},
+    "stages of selection": {"searcher": "selection", "sigma": None, "subspace": "within:head:dense/random@3"},
     "by accuracy": {"searcher": "gradient", "fitness": "accuracy"},
 }
 

@@ -55,6 +55,8 @@ class EvolutionOptions(_Options, total=False):
     keep: float
     adapt_sigma: bool
     learning_rate: float | None
+    ridge: float
+    calibrated: bool
     validate_every: int
     patience: int | None
     late_parents: int

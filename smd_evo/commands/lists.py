@@ -6,7 +6,7 @@ import typer
 
 from smd_evo.commands.shared import app, say
 from smd_evo.experiments.settings import FITNESSES
-from smd_evo.experiments.subspaces import SUBSPACES, WITHIN
+from smd_evo.experiments.subspaces import STAGES, SUBSPACES, UNIT, WITHIN
 from smd_evo.terminal import InGroups
 from smd_evo.zoo.names import ABOUT_DATA, ABOUT_MODELS
 
@@ -28,4 +28,4 @@ def models() -> None:
         for name, about in lines.items():
             say(f"  {name:<22}{about}")
     typer.echo(f"--fitness\n  {', '.join(FITNESSES)} or module.path:name")
-    typer.echo(f"--subspace\n  {', '.join(SUBSPACES)} or {WITHIN}")
+    typer.echo(f"--subspace\n  {', '.join(SUBSPACES)}, {WITHIN} or {UNIT}; with --generations {STAGES}, too")

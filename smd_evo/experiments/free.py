@@ -53,13 +53,18 @@ class Free(ABC):
         """Why the control makes no sense for a network and samples, if it does not."""
         return ""
 
+    @classmethod
     @abstractmethod
-    def fit(self, parent: Evaluator) -> None:
-        """Look at the samples of the parent's evaluator, by one forward pass of each.
+    def look(cls, parent: Evaluator) -> Any:
+        """What all settings are fitted to: of the samples of the parent's evaluator, by one forward pass each.
 
         Raises:
-            InvalidValue: they, or the network's outputs, are of a kind that it cannot be fitted to.
+            InvalidValue: they, or the network's outputs, are of a kind that nothing can be fitted to.
         """
+
+    @abstractmethod
+    def fit(self, seen: Any) -> None:
+        """Fit it to what :meth:`look` has seen."""
 
     @abstractmethod
     def predict(self, parent: Evaluator, data: Samples) -> Tensor:
@@ -71,9 +76,14 @@ class _Outputs(Free):
 
     _scaling: Scaling
 
-    def fit(self, parent: Evaluator) -> None:
+    @classmethod
+    def look(cls, parent: Evaluator) -> tuple[Tensor, Tensor]:
         """See the base class."""
-        self._scaling = self.fitted(parent.predict([Lineage()])[0], parent.targets())
+        return parent.predict([Lineage()])[0], parent.targets()
+
+    def fit(self, seen: tuple[Tensor, Tensor]) -> None:
+        """See the base class."""
+        self._scaling = self.fitted(*seen)
 
     @abstractmethod
     def fitted(self, logits: Tensor, targets: Tensor) -> Scaling:
@@ -143,11 +153,16 @@ class HeadRefit(Free):
         """See the base class."""
         return "" if isinstance(head_of(network), nn.Linear) else "its last layer is no torch.nn.Linear"
 
-    def fit(self, parent: Evaluator) -> None:
+    @classmethod
+    def look(cls, parent: Evaluator) -> tuple[Tensor, Tensor, int]:
         """See the base class."""
         layer = head_of(parent.space.module)
         assert isinstance(layer, nn.Linear)
-        self._head = fit_head(features_of(parent), parent.targets(), layer.out_features, self._ridge)
+        return features_of(parent), parent.targets(), layer.out_features
+
+    def fit(self, seen: tuple[Tensor, Tensor, int]) -> None:
+        """See the base class."""
+        self._head = fit_head(*seen, self._ridge)
 
     def predict(self, parent: Evaluator, data: Samples) -> Tensor:
         """See the base class."""
@@ -173,10 +188,16 @@ class BatchNormBlend(Free):
         """See the base class."""
         return "" if has_statistics(network) else "it has no batch normalisation with statistics"
 
-    def fit(self, parent: Evaluator) -> None:
+    @classmethod
+    def look(cls, parent: Evaluator) -> Statistics:
         """See the base class."""
-        self._statistics = statistics_of(parent.space.module, parent.batches)
+        found = statistics_of(parent.space.module, parent.batches)
         parent.work.count(parent.samples)
+        return found
+
+    def fit(self, seen: Statistics) -> None:
+        """See the base class."""
+        self._statistics = seen
 
     def predict(self, parent: Evaluator, data: Samples) -> Tensor:
         """See the base class."""
@@ -206,7 +227,11 @@ class Views(Free):
         """See the base class."""
         return "" if are_images(samples) else "its samples are no images"
 
-    def fit(self, parent: Evaluator) -> None:
+    @classmethod
+    def look(cls, parent: Evaluator) -> None:
+        """At nothing."""
+
+    def fit(self, seen: None) -> None:
         """Nothing is."""
 
     def predict(self, parent: Evaluator, data: Samples) -> Tensor:

@@ -41,6 +41,7 @@ __all__ = [
     "path",
     "precision",
     "samples",
+    "schedule",
     "seed",
     "several_of",
     "sigma",
@@ -116,6 +117,25 @@ def samples(name: str, value: Any) -> int | None:
 def seed(name: str, value: Any) -> int:
     """A key."""
     return check_key(_counted(value), name)
+
+
+def schedule(name: str, value: str, separator: str, mend: str) -> list[tuple[int, str]]:
+    """Parts of a text that say from which generation on they hold, and that generation; the first holds from 1 on.
+
+    Raises:
+        InvalidValue, InvalidType: a generation is no whole number, or not later than the one before.
+
+    >>> schedule("images", "300,1000@50", ",", "try 300,1000@50")
+    [(1, '300'), (50, '1000')]
+    """
+    found: list[tuple[int, str]] = []
+    for part in value.split(separator):
+        what, at, start = part.partition("@")
+        begin = whole_number(name, start, mend=mend) if found or at else 1
+        if begin <= found[-1][0] if found else begin > 1:
+            raise InvalidValue(f"{name}: expected later and later generations from 1 on, got {shown(value)}; {mend}")
+        found.append((begin, what))
+    return found
 
 
 def numbers(mend: str, high: float) -> Reader:

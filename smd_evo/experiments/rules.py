@@ -11,7 +11,8 @@ from smd_evo.core.selection import within_kinds
 from smd_evo.core.specs import parse_subspace
 from smd_evo.core.structured import NeuronSubspace, TensorSubspace
 from smd_evo.core.subspace import Dense, PartitionSubspace, RandomSubspace, Subspace
-from smd_evo.experiments.subspaces import has_density
+from smd_evo.core.units import UnitSubspace
+from smd_evo.experiments.subspaces import has_density, parts_of
 
 __all__ = ["make_rule", "mean_density", "rules_of"]
 
@@ -42,7 +43,7 @@ def rules_of(subspace: str, densities: Iterable[float], space: ParameterSpace) -
     """The rules of a setting, where it meets the network: what it is within becomes names of tensors or modules.
 
     Args:
-        subspace: a kind, ``tensor``, or ``within:SELECT:`` before a kind or a spec.
+        subspace: a kind, ``tensor``, or ``within:SELECT:`` or ``unit:UNIT:`` before a kind or a spec.
         densities: one rule for each, where the setting leaves the density open.
         space: of the parent.
 
@@ -57,12 +58,14 @@ def rules_of(subspace: str, densities: Iterable[float], space: ParameterSpace) -
         >>> rules_of("within:bias:dense", (0.5,), space)[0].spec
         'within:0.bias,1.bias:dense'
     """
-    _, select, rule = subspace.split(":", 2) if ":" in subspace else ("", "", subspace)
+    place, what, rule = parts_of(subspace)
     if has_density(subspace):
         made = [make_rule(rule, density) for density in densities]
     else:
         made = [TensorSubspace() if rule == "tensor" else parse_subspace(rule)]
-    return [within_kinds(space.module, space.names, select, each) for each in made] if select else made
+    if place == "unit":
+        return [UnitSubspace(int(what) if what.isdecimal() else what, each) for each in made]
+    return [within_kinds(space.module, space.names, what, each) for each in made] if place else made
 
 
 def mean_density(rule: Subspace, layout: Layout, key: Key) -> float:

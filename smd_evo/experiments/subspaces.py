@@ -1,4 +1,4 @@
-"""The setting ``subspace``: a kind of rule, or one within some parameters; checked without the network."""
+"""The setting ``subspace``: a kind of rule, alone, within parameters or in a unit; checked without the network."""
 
 from __future__ import annotations
 
@@ -6,47 +6,107 @@ from collections.abc import Mapping
 from typing import Any
 
 from smd_evo.errors import InvalidValue, check_choice, shown
-from smd_evo.experiments.readers import Reader
+from smd_evo.experiments.readers import Reader, schedule
 
-__all__ = ["SUBSPACES", "WITHIN", "check_density", "has_density", "subspace_of"]
+__all__ = [
+    "STAGES",
+    "SUBSPACES",
+    "UNIT",
+    "WITHIN",
+    "check_density",
+    "has_density",
+    "parts_of",
+    "staged",
+    "stages_of",
+    "subspace_of",
+]
 
 SUBSPACES = ("random", "partition", "neuron", "tensor")
-WITHIN = "within:SELECT:NAME"
-"""How help calls a rule within some parameters."""
+WITHIN, UNIT = "within:SELECT:NAME", "unit:UNIT:NAME"
+"""How help calls a rule within some parameters, and in one unit that each child has of its own."""
+
+STAGES = "NAME/NAME@G"
+"""How help calls one from generation G on."""
 
 _OPEN = SUBSPACES[:-1]
 """Kinds whose density is a setting of its own."""
 
+_UNITS = ("tensor", "layer")
+"""Beside whole numbers: see :class:`smd_evo.core.units.UnitSubspace`."""
+
+
+def parts_of(subspace: str) -> tuple[str, str, str]:
+    """``within`` or ``unit``, what it names, and the kind or the spec of the rule there; of others only the last.
+
+    >>> parts_of("within:norm,bias:random:0.1"), parts_of("neuron")
+    (('within', 'norm,bias', 'random:0.1'), ('', '', 'neuron'))
+    """
+    place, _, rest = subspace.partition(":")
+    if place not in ("within", "unit"):
+        return "", "", subspace
+    what, _, rule = rest.partition(":")
+    return place, what, rule
+
 
 def subspace_of(kinds: tuple[str, ...]) -> Reader:
-    """One of the kinds, or ``within:SELECT:RULE``: kinds, layers or patterns as for ``select``, and a kind or a spec.
+    """One of the kinds, or ``within:SELECT:RULE`` or ``unit:UNIT:RULE``, RULE a kind or a spec.
 
     >>> subspace_of(SUBSPACES)("subspace", "within:norm,bias:dense")
     'within:norm,bias:dense'
     """
 
     def read(name: str, value: Any) -> str:
-        if not isinstance(value, str) or not value.startswith("within:"):
+        if isinstance(value, str) and "/" in value:
+            raise InvalidValue(
+                f"{name}: expected one for a single generation, got {shown(value)}; give --generations 100"
+            )
+        if not isinstance(value, str) or not parts_of(value)[0]:
             return check_choice(name, value, kinds)
-        _, select, rule = (*value.split(":", 2), "", "")[:3]
-        if not select or not rule or rule.startswith("within:"):
-            raise InvalidValue(f"{name}: expected {WITHIN}, got {shown(value)}; try within:head:dense")
+        place, what, rule = parts_of(value)
+        known = place == "within" or what in _UNITS or (what.isdecimal() and int(what) > 0)
+        if not what or not rule or not known or rule.startswith(("within:", "unit:")):
+            form, example = (WITHIN, "within:head:dense") if place == "within" else (UNIT, "unit:layer:dense")
+            raise InvalidValue(f"{name}: expected {form}, got {shown(value)}; try {example}")
+        if place == "unit" and rule == "partition":  # of one generation's children, whatever their units
+            raise InvalidValue(
+                f"{name}: expected a rule that each child draws, got {shown(value)}; try unit:1:random"
+            )
         if rule not in _OPEN:
             from smd_evo.core.specs import parse_subspace  # which imports torch: only where it is needed
 
-            parse_subspace(rule)
+            parse_subspace(value if place == "unit" else rule)
         return str(value)
 
     return read
 
 
+def staged(one: Reader) -> Reader:
+    """One such setting, or several with the generations from which on they hold."""
+
+    def read(name: str, value: Any) -> str:
+        for _, stage in stages_of(value) if isinstance(value, str) else ((1, value),):
+            one(name, stage)
+        return str(value)
+
+    return read
+
+
+def stages_of(subspace: str) -> list[tuple[int, str]]:
+    """The generation that each stage begins with, from 1, and its subspace.
+
+    >>> stages_of("within:head:dense/within:norm,bias:dense@20/random@60")
+    [(1, 'within:head:dense'), (20, 'within:norm,bias:dense'), (60, 'random')]
+    """
+    return schedule("subspace", subspace, "/", "try within:head:dense/random@20")
+
+
 def has_density(subspace: str) -> bool:
-    """Whether such a setting leaves the density open, which ``density`` then says.
+    """Whether such a setting leaves the density open, which ``density`` then says; of stages, whether one does.
 
     >>> has_density("random"), has_density("within:head:neuron"), has_density("within:head:random:0.1")
     (True, True, False)
     """
-    return (subspace.split(":", 2)[2] if subspace.startswith("within:") else subspace) in _OPEN
+    return any(parts_of(stage)[2] in _OPEN for _, stage in stages_of(subspace))
 
 
 def check_density(subspace: str, given: Mapping[str, Any]) -> None:

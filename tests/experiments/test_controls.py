@@ -10,8 +10,12 @@ from torch import nn
 from smd_evo import ParameterSpace
 from smd_evo.core.mutation import Lineage
 from smd_evo.evaluation import heads, sharing, visit
+from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.experiments.compare.methods.base import Task
 from smd_evo.experiments.compare.methods.registry import CONTROLS, find_method
+from smd_evo.experiments.finetune.free import choose_free
+from smd_evo.experiments.free import FREE
+from smd_evo.zoo.data import Data
 
 pytestmark = pytest.mark.numeric
 
@@ -104,3 +108,16 @@ def test_those_that_make_no_sense_are_refused_by_name():
     convolution = nn.Sequential(nn.Conv2d(1, 3, 4), nn.Flatten())
     assert find_method("head-refit").refusal(convolution, SAMPLES) == "its last layer is no torch.nn.Linear"
     assert not any(find_method(name).refusal(trained(), SAMPLES) for name in CONTROLS)
+
+
+def test_all_settings_of_a_control_are_fitted_to_one_look(monkeypatch):
+    monkeypatch.setattr(visit, "probe", lambda *_: None)
+    for part in (sharing, heads):
+        monkeypatch.setattr(part, "unfit", lambda _: "a test that counts")
+    network, seen = trained(), []
+    network.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    ranker, judge = (Evaluator(each, SAMPLES) for each in (network, trained()))
+    data = Data("blobs", "", ("a", "b", "c"), SAMPLES, SAMPLES, SAMPLES, {})
+    chosen, _ = choose_free(ranker, judge, data)
+    assert [each.name for each in chosen] == list(FREE)
+    assert sum(seen) == sum(each.images for each in chosen) == 90 * (len(FREE) - 1)  # views look at nothing

@@ -243,7 +243,7 @@ class TestEachSplitKeepsToItsDuty:
 
 
 class TestCountsAndTells:
-    @every_searcher
+    @pytest.mark.parametrize("name", [name for name in SEARCHERS if "stages" not in name])  # heads share the rest
     def test_the_images_that_networks_were_evaluated_on(self, name):
         made = begun(name, validate_every=100)
         seen = []

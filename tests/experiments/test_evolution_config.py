@@ -15,7 +15,7 @@ from smd_evo.experiments.generations.settings import (
     most_images,
 )
 
-GRADIENT, SELECTION = {"searcher": "gradient"}, {"searcher": "selection"}
+GRADIENT, SELECTION, NEWTON = ({"searcher": name} for name in ("gradient", "selection", "newton"))
 
 
 @st.composite
@@ -71,7 +71,7 @@ def test_a_schedule_of_something_else_is_refused(text):
 BAD = [
     ({"generations": 0}, "generations: expected a whole number >= 1, got 0; try 100"),
     ({"generations": "many"}, "generations: expected a whole number >= 1, got 'many'; try 100"),
-    ({"searcher": "gradiant"}, "searcher: expected one of gradient, selection, got 'gradiant'; did you mean"),
+    ({"searcher": "gradiant"}, "searcher: expected one of gradient, selection, newton, got 'gradiant'; did you mean"),
     ({"children": 1}, "children: expected a whole number >= 2, got 1; try 32"),
     ({"children": 7}, "children: expected an even number for antithetic pairs, got 7"),
     ({"subspace": "tensor"}, "subspace: expected one of random, partition, neuron, got 'tensor'"),
@@ -86,6 +86,19 @@ BAD = [
     (
         {"learning_rate": 1, **SELECTION},
         "learning_rate: expected it with searcher gradient, got it with selection; leave it out",
+    ),
+    ({"ridge": 1}, "ridge: expected it with searcher newton, got it with gradient; leave it out"),
+    ({"ridge": 0, **NEWTON}, "ridge: expected a finite number > 0, got 0; try 0.3"),
+    ({"actors": 2, **NEWTON}, "actors: expected none with searcher newton, which needs outputs, got 2; leave it out"),
+    ({"keep": 0.8, **NEWTON}, "keep: expected none with searcher newton, which has a calibration of its own"),
+    (
+        {"subspace": "random/neuron"},
+        "subspace: expected a whole number >= 1, got ''; try within:head:dense/random@20",
+    ),
+    ({"subspace": "random/neuron@1"}, "subspace: expected later and later generations from 1 on"),
+    (
+        {"subspace": "random/neuro@9"},
+        "subspace: expected one of random, partition, neuron, got 'neuro'; did you mean",
     ),
     ({"fitness": "f1"}, "fitness: expected one of cross_entropy, accuracy, balanced_accuracy, macro_f1, got 'f1'"),
     ({"validate_every": 0}, "validate_every: expected a whole number >= 1, got 0; try 5"),

@@ -5,7 +5,7 @@ import random
 
 import pytest
 import torch
-from evolution_helpers import TINY
+from evolution_helpers import SEARCHERS, TINY
 from junk_helpers import ODD, changed_tensor, little_memory, settled
 
 from smd_evo.core.parameters import ParameterSpace
@@ -17,10 +17,10 @@ from smd_evo.integrations.evotorch.history import decoded
 from smd_evo.integrations.evotorch.replica import Replica
 
 
-@pytest.fixture(scope="module", params=["gradient", "selection"])
+@pytest.fixture(scope="module", params=["gradient", "selection", "newton", "stages"])
 def run(request):
     """A run after two generations, and its history."""
-    found = Evolution(EvolutionConfig.read(TINY | {"searcher": request.param}))
+    found = Evolution(EvolutionConfig.read(TINY | SEARCHERS[request.param]))
     found.begin()
     for _ in range(2):
         found.step()

@@ -1,10 +1,13 @@
 """The setting ``subspace`` of experiments: kinds, and rules within some parameters, where they meet the network."""
 
+import copy
+from itertools import pairwise
+
 import pytest
 import torch
 from evolution_helpers import TINY
 
-from smd_evo import Dense, NeuronSubspace, PartitionSubspace, RandomSubspace, TensorSubspace, Within
+from smd_evo import Dense, NeuronSubspace, PartitionSubspace, RandomSubspace, TensorSubspace, UnitSubspace, Within
 from smd_evo.core.parameters import ParameterSpace
 from smd_evo.errors import SmdEvoError
 from smd_evo.experiments.finetune.counts import finetune_workload
@@ -29,6 +32,8 @@ HERE = {name: TINY[name] for name in ("model", "data", "device", "fitness_sample
         ("tensor", [TensorSubspace()]),
         ("within:head:random", [Within(("2",), RandomSubspace(0.5)), Within(("2",), RandomSubspace(0.25))]),
         ("within:norm,0.bias:neuron:0.3", [Within(("0.bias", "1"), NeuronSubspace(0.3))]),
+        ("unit:layer:neuron", [UnitSubspace("layer", NeuronSubspace(each)) for each in (0.5, 0.25)]),
+        ("unit:2:dense", [UnitSubspace(2, Dense())]),
         ("within:*.bias:dense", [Within(("0.bias", "1.bias", "2.bias"), Dense())]),
     ],
 )
@@ -38,12 +43,12 @@ def test_a_setting_becomes_rules_where_it_meets_the_network(setting, expected):
 
 @pytest.mark.parametrize("kind", [FinetuneConfig, EvolutionConfig])
 @pytest.mark.parametrize(
-    "subspace", ["within:head:dense", "within:head:random", "within:norm,fc.*:random:0.1:static"]
+    "subspace", ["within:head:dense", "within:head:random", "within:norm,fc.*:random:0.1:static", "unit:layer:random"]
 )
 def test_settings_are_read_back(kind, subspace):
     config = kind.read({"subspace": subspace, "device": "cpu"})
     assert config.subspace == subspace
-    assert ("density" in config.as_dict()) == (subspace == "within:head:random")
+    assert ("density" in config.as_dict()) == subspace.endswith(":random")
     assert kind.read(config.as_dict()) == config
 
 
@@ -54,6 +59,14 @@ def test_settings_are_read_back(kind, subspace):
         ({"subspace": "within:head"}, "subspace: expected within:SELECT:NAME, got 'within:head'"),
         ({"subspace": "within::dense"}, "subspace: expected within:SELECT:NAME"),
         ({"subspace": "within:head:within:head:dense"}, "subspace: expected within:SELECT:NAME"),
+        (
+            {"subspace": "unit:block:dense"},
+            "subspace: expected unit:UNIT:NAME, got 'unit:block:dense'; try unit:layer:d",
+        ),
+        ({"subspace": "unit:0:dense"}, "subspace: expected unit:UNIT:NAME, got"),
+        ({"subspace": "unit:1:partition"}, "subspace: expected a rule that each child draws, got 'unit:1:partition'"),
+        ({"subspace": "unit:1:lowrank:2"}, "rule: expected one that draws for each child, or dense, got lowrank:2"),
+        ({"subspace": "unit:1:within:head:dense"}, "subspace: expected unit:UNIT:NAME, got"),
         ({"subspace": "within:head:randm"}, "subspace: expected one of .*did you mean 'random'"),
         ({"subspace": "within:head:random:2"}, r"density: expected a finite number in \(0, 1\], got 2"),
         ({"subspace": "wihtin:head:dense"}, "subspace: expected one of random"),
@@ -104,3 +117,40 @@ def test_generations_within_the_head_move_nothing_else_and_are_replayed(searcher
     history = run.history(0)
     assert [encoded(decoded(step)) for step in history] == history
     assert "within:head:random:0.5" in str(history)
+
+
+def test_a_single_generation_in_units_draws_all_of_them():
+    found = finetune(FinetuneConfig.read({**HERE, "children": 30, "subspace": "unit:layer:random", "density": 0.5}))
+    (rule,) = {recipe.subspace for arm in found.arms[:1] for group in arm.groups for recipe in group.recipes}
+    assert rule == UnitSubspace("layer", RandomSubspace(0.5))
+
+
+@pytest.mark.parametrize("searcher", ["gradient", "selection", "newton"])
+def test_stages_move_what_is_theirs_and_go_on_to_the_bit_from_any_generation(searcher):
+    settings = {name: value for name, value in TINY.items() if name not in ("density", "sigma")}
+    subspace = "within:head:dense/within:bias:dense@3/unit:layer:dense@5"
+    config = EvolutionConfig.read({**settings, "subspace": subspace, "searcher": searcher})
+    run = Evolution(config)
+    run.begin()
+    parents, states = [run.space.make_child(run.parent())], []
+    for _ in range(6):
+        states.append(copy.deepcopy(run.state_dict()))
+        run.step()
+        parents.append(run.problem.space.make_child(run.parent()))
+    moved = [differing(before, after) for before, after in pairwise(parents)]
+    assert set().union(*moved[:2]) == {"head.weight", "head.bias"}
+    assert any(moved[2:4])
+    assert all(name.endswith("bias") for name in set().union(*moved[2:4]))
+    assert any(moved[4:])
+    for state in states[1:]:
+        other = Evolution(config)
+        other.load_state_dict(state)
+        while other.generation < 6:
+            other.step()
+        assert not differing(parents[-1], other.problem.space.make_child(other.parent()))
+
+
+def differing(one, other):
+    """Names of the parameters that two networks have others of."""
+    after = dict(other.named_parameters())
+    return {name for name, tensor in one.named_parameters() if not torch.equal(tensor, after[name])}

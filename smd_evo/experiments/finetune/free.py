@@ -83,8 +83,8 @@ def choose_free(ranker: Evaluator, judge: Evaluator, data: Data) -> tuple[list[C
 def _tried(kind: type[Free], ranker: Evaluator, judge: Evaluator, data: Data) -> tuple[list[Free], list[Tensor]]:
     """One of each of its settings, and what it predicts for validation."""
     fitted = [kind(**settings) for settings in kind.grid]
-    outputs = []
+    seen, outputs = kind.look(ranker), []
     for control in fitted:
-        control.fit(ranker)
+        control.fit(seen)
         outputs.append(control.predict(judge, data.validation))
     return fitted, outputs

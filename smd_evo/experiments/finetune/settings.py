@@ -8,7 +8,7 @@ from typing import Any
 
 from smd_evo.experiments import readers
 from smd_evo.experiments.settings import CHILDREN, FITNESSES, ExperimentConfig, setting
-from smd_evo.experiments.subspaces import SUBSPACES, WITHIN, check_density, has_density, subspace_of
+from smd_evo.experiments.subspaces import STAGES, SUBSPACES, UNIT, WITHIN, check_density, has_density, subspace_of
 
 __all__ = ["FinetuneConfig"]
 
@@ -28,7 +28,7 @@ class FinetuneConfig(ExperimentConfig):
     subspace: str = setting(
         "random",
         "NAME",
-        f"{', '.join(SUBSPACES)} or {WITHIN} [random].",
+        f"{', '.join(SUBSPACES)}, {WITHIN} or {UNIT}; with --generations {STAGES}, too [random].",
         subspace_of(SUBSPACES),
         choices=SUBSPACES,
     )

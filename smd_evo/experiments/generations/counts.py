@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from smd_evo.evaluation.calibration import Effort, calibration_cost
+from smd_evo.evaluation.response import RESPONSE_COST
 from smd_evo.experiments.calibration import CALIBRATION
 from smd_evo.experiments.generations.settings import VOTERS, EvolutionConfig, phases
+from smd_evo.experiments.subspaces import stages_of
 from smd_evo.experiments.workload import Part, Sizes, Workload, workload
 
 __all__ = ["calibration_effort", "evolution_workload"]
 
 
 def calibration_effort(config: EvolutionConfig) -> Effort:
-    """How thoroughly a run finds its sigma, if none is given: half of what its children take, usually, at most."""
-    return Effort.within(config.children * config.generations // 2)
+    """How thoroughly a run finds the sigma of a stage: all take half of what its children take, usually, at most."""
+    return Effort.within(config.children * config.generations // (2 * len(stages_of(config.subspace))))
 
 
 def evolution_workload(config: EvolutionConfig, images: str, sizes: Sizes, done: int | None = None) -> Workload:
@@ -29,10 +31,11 @@ def evolution_workload(config: EvolutionConfig, images: str, sizes: Sizes, done:
     validations = -(-last // config.validate_every) - (first - 1) // config.validate_every
     candidates = 1 + config.late_parents + min(VOTERS, config.children)
     begun, effort = done is not None, calibration_effort(config)
+    found = RESPONSE_COST if config.searcher == "newton" else calibration_cost(effort.children, effort.bisections)
     parts = [
         Part(
             "calibration",
-            0 if begun or config.sigma else calibration_cost(effort.children, effort.bisections),
+            0 if begun or config.sigma else found * len(stages_of(config.subspace)),
             min(CALIBRATION, sizes["fitness"]),
             bound=True,
         ),

@@ -7,6 +7,7 @@ from typing import Any
 
 from smd_evo.experiments.facts import data_facts, environment, fitness_fact, stored_rows
 from smd_evo.experiments.generations.table import evolution_table, evolution_verdict, kept_generation
+from smd_evo.experiments.readers import schedule
 from smd_evo.experiments.record import RunRecord
 from smd_evo.experiments.scores import Row
 from smd_evo.experiments.sections import Cell, Group, Section, Table, decimal, figure, printed
@@ -23,6 +24,7 @@ _ROLES = {
 _SEARCHERS = {
     "gradient": "gradient: the parent follows what all children tell",
     "selection": "selection: the best child is the next parent",
+    "newton": "newton: the parent becomes the mixture of its children whose outputs have the least loss",
 }
 _CHOSEN = "\N{NO-BREAK SPACE}\N{BLACK STAR}"
 _LINES = 20
@@ -82,12 +84,11 @@ def _verdict(rows: Sequence[Row], record: RunRecord) -> list[str]:
 
 def _facts(record: RunRecord) -> dict[str, str]:
     config, results, last = record.config, record.results, record.metrics[-1]
-    images = config.get("images") or last["images"]
     return {
         **data_facts(config, results, _ROLES),
         "Searcher": _SEARCHERS.get(config["searcher"], config["searcher"]) + _rate(config),
         "Fitness": fitness_fact(config["fitness"], results.get("sense")),
-        "Children": f"{config['children']:,} a generation; images of each: {_schedule(images)}",
+        "Children": f"{config['children']:,} a generation; images of each: {_images(config, last)}",
         "Subspaces": config["subspace"] + (f", density {config['density']:g}" if "density" in config else ""),
         "Sigma": _sigma(config, record.metrics),
         "Stopped": _stopped(config, results),
@@ -100,33 +101,39 @@ def _facts(record: RunRecord) -> dict[str, str]:
 
 
 def _rate(config: Mapping[str, Any]) -> str:
+    if config["searcher"] == "newton":
+        return f"; ridge {config['ridge']:g}" + (", beside a calibration" if config["calibrated"] else "")
     if config["searcher"] != "gradient":
         return ""
     rate = config.get("learning_rate")
     return f"; step size of Adam {'0.2 x sigma x sqrt(density)' if rate is None else format(rate, 'g')}"
 
 
-def _schedule(images: object) -> str:
-    """Images of a generation in words.
+def _from_on(parts: Sequence[tuple[int, str]]) -> str:
+    """What holds from which generation on, in words.
 
-    >>> _schedule("300,1000@50")
+    >>> _from_on([(1, "300"), (50, "1000")])
     '300, from generation 50 on 1000'
     """
-    first, *later = str(images).split(",")
-    return ", ".join([first, *(f"from generation {start} on {size}" for size, _, start in map(_parts, later))])
+    (_, first), *later = parts
+    return ", ".join([first, *(f"from generation {begin} on {what}" for begin, what in later)])
 
 
-def _parts(part: str) -> tuple[str, str, str]:
-    return part.partition("@")
+def _images(config: Mapping[str, Any], last: Mapping[str, Any]) -> str:
+    return _from_on(schedule("images", str(config.get("images") or last["images"]), ",", "try 300,1000@50"))
 
 
 def _sigma(config: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> str:
-    first, last = (f"{line['sigma']:.3g}" for line in (metrics[0], metrics[-1]))
-    found = first
+    each = list(dict.fromkeys(f"{line['sigma']:.3g}" for line in metrics))
+    found = each[0] if config.get("adapt_sigma") else ", then ".join(each)  # a stage has its own
     if config.get("sigma") is None:
         keep = 100 * config.get("keep", 0.9)
-        found += f", calibrated: the median child keeps {keep:g} % of the parent's score"
-    return f"{found}; by the 1/5 success rule {last} in the end" if config.get("adapt_sigma") else found
+        found += (
+            ", calibrated: the median child's outputs change by 5 % of their size"
+            if config["searcher"] == "newton"
+            else f", calibrated: the median child keeps {keep:g} % of the parent's score"
+        )
+    return f"{found}; by the 1/5 success rule {each[-1]} in the end" if config.get("adapt_sigma") else found
 
 
 def _forwards(last: Mapping[str, Any]) -> str:

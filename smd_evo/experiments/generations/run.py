@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -20,24 +20,22 @@ from smd_evo.core.mutation import Lineage
 from smd_evo.core.parameters import Child, ParameterSpace
 from smd_evo.ensemble.metrics import accuracy, finite_logits, negative_log_likelihood
 from smd_evo.errors import InvalidValue
-from smd_evo.evaluation.calibration import calibrate_sigma
 from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.evaluation.fitness import ACCURACY, CROSS_ENTROPY, ModuleFitness, rank
-from smd_evo.experiments.calibration import on_few
-from smd_evo.experiments.generations.counts import calibration_effort, evolution_workload
+from smd_evo.experiments.generations.counts import evolution_workload
+from smd_evo.experiments.generations.searchers import Stages
 from smd_evo.experiments.generations.settings import EvolutionConfig, images_at, most_images
 from smd_evo.experiments.generations.state import check_state
 from smd_evo.experiments.parent import NAMED, Source, in_precision
 from smd_evo.experiments.progress import Logged, Progress
-from smd_evo.experiments.rules import mean_density, rules_of
 from smd_evo.experiments.scores import of_classes
 from smd_evo.experiments.speed import timed
 from smd_evo.integrations.ray_address import check_address
 
-__all__ = ["Evolution", "Generation", "Validation"]
+if TYPE_CHECKING:
+    from smd_evo.integrations.evotorch.searcher import NetworkSearcher
 
-_RATE = 0.2
-"""Step size in units of the calibrated mutation's norm: the first of `smd-evo compare`'s settings."""
+__all__ = ["Evolution", "Generation", "Validation"]
 
 _IMAGES = 300
 """That rank a child, where there are as many."""
@@ -138,8 +136,7 @@ class Evolution:
         self._alone = isinstance(self.fitness, ModuleFitness)  # it brings what samples it needs
         network, self.data = source.parent(config, self.progress)
         self.space = ParameterSpace(network, config.select)
-        (self._rule,) = rules_of(config.subspace, (config.density,), self.space)
-        self._rule.coordinates(self._rule.draw(0), self.space.layout)  # the network may be too small for it
+        self._stages = Stages(config, self.space)
         if self._alone and config.images is not None:
             raise InvalidValue(
                 f"images: expected none with fitness {self.fitness.name}, which is of the network, got "
@@ -166,7 +163,8 @@ class Evolution:
         """Calibrate and validate the parent: what comes before the first generation."""
         self.announce()
         with in_precision(self.config):
-            self._make_searcher(self.config.sigma or self._calibrated())
+            sigmas, self.calibration = self._stages.calibrate(self._evaluator(), self.progress)
+            self._make_searcher(sigmas)
             self.start = self._validate()
 
     def announce(self, done: int | None = None) -> None:
@@ -194,7 +192,7 @@ class Evolution:
 
     def parent(self) -> Child:
         """The present parent, as a child of the problem's."""
-        parents = getattr(self.searcher, "parents", None)
+        parents = getattr(self._present, "parents", None)
         return Lineage() if parents is None else self.problem.lineages(parents[0])[0]
 
     def children(self, count: int) -> list[Lineage]:
@@ -216,7 +214,7 @@ class Evolution:
         """All that the run has become."""
         return {
             "generation": self.generation,
-            "sigma": self._sigma,
+            "sigmas": self._sigmas,
             "start": self.start.as_dict(),
             "searcher": self.searcher.state_dict(),
             "best": self.best,
@@ -236,7 +234,7 @@ class Evolution:
             InvalidValue, InvalidType, LookupError, TypeError, ValueError, AttributeError: it is no such state.
         """
         check_state(state, self.space.copied())
-        self._make_searcher(state["sigma"])
+        self._make_searcher(state["sigmas"])
         self.searcher.load_state_dict(state["searcher"])
         self.start = Validation(**state["start"])
         self.generation, self.calibration = state["generation"], state["calibration"]
@@ -245,34 +243,24 @@ class Evolution:
         self._best_score, self._without = state["best_score"], state["without"]
         self.problem.evaluator.limit.samples = state["batch_limit"]
 
-    def _calibrated(self) -> float:
-        config = self.config
-        few = on_few(self._evaluator())
-        self.progress.start(f"calibrating sigma, {self._rule.spec}", None)
-        found = calibrate_sigma(
-            few,
-            self._rule,
-            config.keep,
-            key=config.seed,
-            progress=self.progress.advance,
-            **asdict(calibration_effort(config)),
-        )
-        self.calibration = found.evaluations * max(1, few.samples)
-        return found.sigma
+    @property
+    def _present(self) -> NetworkSearcher:
+        """The searcher of the present stage."""
+        from smd_evo.integrations.evotorch.staged import Staged
+
+        return self.searcher.searcher if isinstance(self.searcher, Staged) else self.searcher
 
     def _evaluator(self) -> Evaluator:
         """Of the pre-trained parent on the fitness split."""
         samples = None if self._alone else self.data.fitness
         return Evaluator(self.space, samples, self.fitness, batch_size=self.config.batch_size)
 
-    def _make_searcher(self, sigma: float) -> None:
+    def _make_searcher(self, sigmas: Sequence[float]) -> None:
         # EvoTorch takes seconds to load: not before all settings have proved right.
         from smd_evo.integrations.evotorch.cluster import start_ray
-        from smd_evo.integrations.evotorch.evolution import SubspaceEvolution
         from smd_evo.integrations.evotorch.finetune import FinetuneProblem
-        from smd_evo.integrations.evotorch.strategies import SubspaceES
 
-        config, self._sigma = self.config, sigma
+        config, self._sigmas = self.config, list(sigmas)
         host: dict[str, Any] = {}
         if config.actors > 1:  # EvoTorch takes one actor for none
             start_ray(config.ray_address)
@@ -287,13 +275,7 @@ class Evolution:
             **host,
         )
         self.problem.progress = self.progress.advance
-        common: dict[str, Any] = {"popsize": config.children, "subspace": self._rule, "sigma": sigma}
-        if config.searcher == "selection":
-            self.searcher = SubspaceEvolution(self.problem, adapt_sigma=config.adapt_sigma, **common)
-        else:
-            norm = sigma * mean_density(self._rule, self.space.layout, config.seed) ** 0.5
-            rate = config.learning_rate or _RATE * norm
-            self.searcher = SubspaceES(self.problem, center_learning_rate=rate, **common)
+        self.searcher = self._stages.searcher(self.problem, sigmas)
         self._judge = Evaluator(
             self.problem.space,
             None if self._alone else self.data.validation,
@@ -308,7 +290,7 @@ class Evolution:
             self.problem.minibatch_size = images
         self.searcher.step()
         self.generation += 1
-        status, evals = self.searcher.status, self.searcher.population.access_evals(0)
+        status, evals = self.searcher.status, self._present.population.access_evals(0)
         self._image_evaluations += images * (self.problem.evaluations - before)
         order = rank(evals.tolist(), self.problem.objective_sense)
         due = self.generation % self.config.validate_every == 0 or self.generation == self.config.generations

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from smd_evo.errors import InvalidValue, check_choice, shown
+from smd_evo.errors import InvalidValue, check_choice
 from smd_evo.experiments import readers
 from smd_evo.experiments.finetune.settings import FinetuneConfig
 from smd_evo.experiments.settings import CHILDREN, FITNESSES, GROUPS, ExperimentConfig, setting
-from smd_evo.experiments.subspaces import SUBSPACES, check_density, has_density, subspace_of
+from smd_evo.experiments.subspaces import SUBSPACES, check_density, has_density, staged, subspace_of
 
 __all__ = [
     "MAY_CHANGE",
@@ -23,7 +23,7 @@ __all__ = [
     "phases",
 ]
 
-SEARCHERS = ("gradient", "selection")
+SEARCHERS = ("gradient", "selection", "newton")
 LOGS = ("csv", "tensorboard", "mlflow", "wandb")
 
 VOTERS = 10
@@ -97,15 +97,8 @@ def most_images(schedule: str, generations: int) -> int:
 
 def _parts(schedule: str) -> list[tuple[int, int]]:
     """The generation that each part begins with, the first one with 1, and its images."""
-    found: list[tuple[int, int]] = []
-    for part in schedule.split(","):
-        size, _, start = part.partition("@")
-        first = not found
-        begin = 1 if first and not start else readers.whole_number("images", start, low=1, mend="try 300,1000@50")
-        if (first and begin > 1) or (found and begin <= found[-1][0]):
-            raise InvalidValue(f"images: expected later and later generations from 1 on, got {shown(schedule)}")
-        found.append((begin, readers.whole_number("images", size, mend="try 300, or 300,1000@50")))
-    return found
+    parts = readers.schedule("images", schedule, ",", "try 300,1000@50")
+    return [(begin, readers.whole_number("images", size, mend="try 300, or 300,1000@50")) for begin, size in parts]
 
 
 def _logs(name: str, value: Any) -> tuple[str, ...]:
@@ -121,6 +114,14 @@ def _density(name: str, value: Any) -> float:
 
 def _rate(name: str, value: Any) -> float | None:
     return None if value is None else readers.number(name, value, low=0, mend="leave it out for the default")
+
+
+def _ridge(name: str, value: Any) -> float:
+    return readers.number(name, value, low=0, mend="try 0.3")
+
+
+_OF_SEARCHER = {"adapt_sigma": "selection", "learning_rate": "gradient", "ridge": "newton", "calibrated": "newton"}
+"""Settings that one searcher alone has."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,8 @@ class EvolutionConfig(ExperimentConfig):
     searcher: str = setting(
         "gradient",
         "NAME",
-        "gradient: the parent follows what all children tell; selection: the best is the next parent [gradient].",
+        "gradient: the parent follows what all children tell; selection: the best is the next parent; newton: the "
+        "mixture of all that is solved for by their outputs [gradient].",
         readers.one_of(SEARCHERS),
         choices=SEARCHERS,
     )
@@ -152,13 +154,22 @@ class EvolutionConfig(ExperimentConfig):
         "Images that rank a child, others each generation; from generation G on, N [300, or all if there are fewer].",
         _schedule,
     )
-    subspace: str = setting("random", "NAME", "", subspace_of(SUBSPACES[:-1]))
+    subspace: str = setting("random", "NAME", "", staged(subspace_of(SUBSPACES[:-1])))
     density: float = setting(0.1, "X", "", _density)
     sigma: float | None = setting(None, "X", "", readers.sigma)
     keep: float = setting(0.9, "X", "", readers.keep)
     adapt_sigma: bool = setting(False, "", "With selection: the 1/5 success rule.", readers.flag)
     learning_rate: float | None = setting(
         None, "X", "With gradient: step size of Adam [0.2 x sigma x sqrt(density), sigma as calibrated].", _rate
+    )
+    ridge: float = setting(
+        0.3, "X", "With newton: the larger, the shorter the step; few images want much [0.3].", _ridge
+    )
+    calibrated: bool = setting(
+        False,
+        "",
+        "With newton: leave out what a temperature and class biases would gain [no].",
+        readers.flag,
     )
     fitness: str = setting("cross_entropy", "NAME", "", readers.one_or_own(tuple(FITNESSES)))
     validate_every: int = setting(5, "N", "Generations between validations [5].", readers.whole("try 5"))
@@ -189,13 +200,21 @@ class EvolutionConfig(ExperimentConfig):
     def check(self, given: Mapping[str, Any]) -> None:
         """See the base class."""
         check_density(self.subspace, given)
-        gradient = self.searcher == "gradient"
-        for name, other in (("adapt_sigma", "selection"), ("learning_rate", "gradient")):
-            if self.searcher != other and given.get(name) not in (None, False):
+        defaults = {each.name: each.default for each in fields(self)}
+        for name, other in _OF_SEARCHER.items():
+            if self.searcher != other and given.get(name) not in (None, defaults[name]):
                 raise InvalidValue(
                     f"{name}: expected it with searcher {other}, got it with {self.searcher}; leave it out"
                 )
-        if gradient and self.children % 2:
+        if self.searcher == "newton" and self.actors > 1:
+            raise InvalidValue(
+                f"actors: expected none with searcher newton, which needs outputs, got {self.actors}; leave it out"
+            )
+        if self.searcher == "newton" and "keep" in given and given["keep"] != defaults["keep"]:
+            raise InvalidValue(
+                "keep: expected none with searcher newton, which has a calibration of its own; leave it out"
+            )
+        if self.searcher == "gradient" and self.children % 2:
             raise InvalidValue(f"children: expected an even number for antithetic pairs, got {self.children}")
         for name in ("gpus_per_actor", "ray_address"):
             if self.actors < 2 and given.get(name) is not None:
@@ -203,8 +222,9 @@ class EvolutionConfig(ExperimentConfig):
 
     def as_dict(self) -> dict[str, Any]:
         """See the base class."""
-        found = super().as_dict()
-        return {name: value for name, value in found.items() if name != "density" or has_density(self.subspace)}
+        left_out = set() if self.searcher == "newton" else {"ridge", "calibrated"}
+        left_out |= set() if has_density(self.subspace) else {"density"}
+        return {name: value for name, value in super().as_dict().items() if name not in left_out}
 
 
 def check_generations(settings: Mapping[str, Any]) -> None:

@@ -28,7 +28,9 @@ def check_state(state: Mapping[str, Any], parameters: Mapping[str, Tensor]) -> N
     """
     for name in _COUNTS:
         check_count(f"state: {name}", state[name], low=0)
-    check_number("state: sigma", state["sigma"], low=0)
+    _check(isinstance(state["sigmas"], list), "sigmas", state["sigmas"])
+    for sigma in state["sigmas"]:
+        check_number("state: sigma", sigma, low=0)
     _check(isinstance(state["best_score"], int | float), "best_score", state["best_score"])
     if state["batch_limit"] is not None:
         check_count("state: batch_limit", state["batch_limit"])
@@ -40,6 +42,10 @@ def check_state(state: Mapping[str, Any], parameters: Mapping[str, Tensor]) -> N
     for name, found in (("best", state["best"]), *(("late", found) for found in state["late"])):
         _check_parameters(name, found, parameters)
     searcher = state["searcher"]
+    if "stage" in searcher:
+        check_count("state: generation", searcher["generation"], low=0)
+        check_count("state: stage", searcher["stage"], low=0)
+        searcher = searcher["searcher"]
     problem = searcher["problem"]
     for name in ("changes", "minibatches", "evaluations"):
         check_count(f"state: {name}", problem[name], low=0)

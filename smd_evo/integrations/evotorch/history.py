@@ -11,6 +11,7 @@ import torch
 from smd_evo.core.mutation import Lineage
 from smd_evo.core.specs import parse_subspace
 from smd_evo.errors import InvalidType
+from smd_evo.integrations.evotorch.newton import MixtureStep
 from smd_evo.integrations.evotorch.replica import Change, Fold
 from smd_evo.integrations.evotorch.strategies import GradientStep, OptimizerSpec
 
@@ -21,7 +22,7 @@ def encoded(change: Change) -> dict[str, Any]:
     """A change as dicts, lists, numbers and texts.
 
     Raises:
-        InvalidType: it is no fold of a lineage and no gradient step.
+        InvalidType: it is no fold of a lineage, gradient step or mixture.
 
     Example:
         >>> encoded(Fold(Lineage()))
@@ -38,13 +39,20 @@ def encoded(change: Change) -> dict[str, Any]:
         }
         units = {"units": change.units.tolist()} if change.units is not None else {}
         return {"step": {name: value for name, value in (step | own).items() if name != "units"} | units}
-    raise InvalidType(f"change: expected a fold of a lineage or a gradient step, got {type(change).__name__}")
+    if isinstance(change, MixtureStep):
+        step = {each.name: getattr(change, each.name) for each in fields(change)}
+        return {"mixture": step | {"weights": change.weights.tolist(), "subspace": change.subspace.spec}}
+    raise InvalidType(f"change: expected a fold, a gradient step or a mixture, got {type(change).__name__}")
 
 
 def decoded(change: Mapping[str, Any]) -> Change:
     """The change of :func:`encoded` again."""
     if "fold" in change:
         return Fold(Lineage.decode(change["fold"]))
+    if "mixture" in change:
+        step = change["mixture"]
+        weights = torch.tensor(step["weights"], dtype=torch.float64, device="cpu")
+        return MixtureStep(**{**step, "weights": weights, "subspace": parse_subspace(step["subspace"])})
     step = change["step"]
     own: dict[str, Any] = {
         "weights": torch.tensor(step["weights"], dtype=torch.float32, device="cpu"),

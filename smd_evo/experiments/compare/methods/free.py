@@ -55,7 +55,7 @@ class Control(Method):
         parent = self._task.parent
         if self._images:
             parent = parent.on_samples(minibatch(self._task.key, 0, self._images, parent.samples))
-        self._free.fit(parent)
+        self._free.fit(self.kind.look(parent))
         self._done = True
 
     def predict(self, data: Samples) -> Tensor:

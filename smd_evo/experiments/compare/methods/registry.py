@@ -21,6 +21,7 @@ METHODS = {
     "norm-bias-es": f"{_HERE}.strategies:NormBiasES",
     "head-es": f"{_HERE}.strategies:HeadES",
     "staged-es": f"{_HERE}.stages:StagedES",
+    "unit-es": f"{_HERE}.strategies:UnitES",
     "newton": f"{_HERE}.newton:Newton",
     "norm-newton": f"{_HERE}.newton:NormBiasNewton",
     "head-newton": f"{_HERE}.newton:HeadNewton",

@@ -10,12 +10,13 @@ from torch import Tensor
 from smd_evo.core.lowrank import LowRank
 from smd_evo.core.parameters import ParameterSpace
 from smd_evo.core.subspace import Dense, RandomSubspace, Subspace
+from smd_evo.core.units import UnitSubspace
 from smd_evo.experiments.compare.methods.base import SearcherMethod, Settings, Task, alone
 from smd_evo.integrations.evotorch.finetune import FinetuneProblem
 from smd_evo.integrations.evotorch.strategies import SubspaceES
 from smd_evo.zoo.data import Samples
 
-__all__ = ["Eggroll", "GradientES", "HeadES", "NormBiasES", "OpenAIESMethod", "SparseES", "StaticSparseES"]
+__all__ = ["Eggroll", "GradientES", "HeadES", "NormBiasES", "OpenAIESMethod", "SparseES", "StaticSparseES", "UnitES"]
 
 
 class GradientES(SearcherMethod):
@@ -115,6 +116,26 @@ class HeadES(GradientES):
     def space(self, task: Task) -> ParameterSpace:
         """See the base class."""
         return task.head()
+
+
+class UnitES(GradientES):
+    """OpenAI-ES whose children touch one unit each, drawn by what such children have gained for their cost."""
+
+    about = "OpenAI-ES whose children touch one layer or block each, drawn by gain for its cost"
+    grid: ClassVar[Sequence[Settings]] = (
+        {"unit": "layer", "sigma": 1.0, "rate": 0.2},
+        {"unit": 2, "sigma": 1.0, "rate": 0.2},
+        {"unit": "layer", "sigma": 1.0, "rate": 0.4},
+        {"unit": "layer", "sigma": 0.5, "rate": 0.2},
+    )
+
+    def __init__(self, task: Task, unit: str | int, sigma: float, rate: float) -> None:
+        self.unit = unit
+        super().__init__(task, sigma, rate)
+
+    def subspace(self, space: ParameterSpace) -> Subspace:
+        """See the base class."""
+        return UnitSubspace(self.unit, Dense())
 
 
 class Eggroll(GradientES):
