@@ -1,5 +1,6 @@
 """What several tests share: small networks and data, and hypothesis settings for a slow machine."""
 
+import gc
 import os
 import signal
 
@@ -39,6 +40,12 @@ def pytest_collection_modifyitems(items):
     """The longest files first, the others in their order."""
     places = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
+def pytest_collection_finish():
+    """What the imports have made stays: collections, of which `compare` asks one a run, need not look at it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
