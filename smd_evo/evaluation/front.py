@@ -140,8 +140,10 @@ class ParetoFront:
         return figure
 
     def _draw(self, axes: Axes, first: int, second: int) -> None:
-        every, own = (rows[(rows.abs() < WORST).all(1)] for rows in (self.values, self.values[self.numbers]))
-        axes.plot(every[:, first], every[:, second], ".", color="0.75", label="dominated", zorder=1)
+        others = sorted({*range(len(self.values))} - {*self.numbers})
+        rest, own = (rows[(rows.abs() < WORST).all(1)] for rows in (self.values[others], self.values[self.numbers]))
+        if len(rest):
+            axes.plot(rest[:, first], rest[:, second], ".", color="0.75", label="dominated", zorder=1)
         if len(self.names) == 2:  # a staircase: what is attained
             step = "steps-post" if self.senses[first] == "min" else "steps-pre"
             order = own[:, first].argsort(stable=True)
