@@ -158,16 +158,15 @@ class Objectives:
             joint = JointFitness([self.parts[number] for number in numbers])  # type: ignore[misc]
             values[:, numbers] = joint.of_all(evaluator, children, progress)
             progress = None
-        changes = None
         for number, part in enumerate(self.parts):
             if isinstance(part, ModuleFitness):
                 values[:, number] = evaluator.by(part).totals(children, progress)
                 progress = None
-            elif isinstance(part, ChangeFitness):
-                changes = _differences(evaluator.space, children) if changes is None else changes
-                values[:, number] = torch.tensor([part.of(own) for own in changes], dtype=torch.float64)
-            values[:, number] = finite(values[:, number], part.sense)
-        return values
+        changes = {number: part for number, part in enumerate(self.parts) if isinstance(part, ChangeFitness)}
+        if changes:
+            values[:, [*changes]] = _of_changes([*changes.values()], evaluator.space, children)
+        columns = zip(values.unbind(1), self.senses, strict=True)
+        return torch.stack([finite(column, sense) for column, sense in columns], dim=1)
 
     def front(self, values: Tensor, parent: Sequence[float] | None = None) -> ParetoFront:
         """The front of what :meth:`evaluate` has returned."""
@@ -225,13 +224,15 @@ def _found(part: str | Objective) -> Objective:
     return get_fitness(part)
 
 
-def _differences(space: ParameterSpace, children: Sequence[Child]) -> list[Tensor]:
-    """Child minus parent at the coordinates that each child touches: float64 [k]."""
+def _of_changes(parts: Sequence[ChangeFitness], space: ParameterSpace, children: Sequence[Child]) -> Tensor:
+    """Fitnesses [N, len(parts)] of child minus parent, one child after the other: dense ones are large."""
+    found: list[list[float]] = []
 
-    def difference(child: Child) -> Tensor:
-        new = space.values_of(child)
-        return new.values.double() - space.values_at(new.indices, new.values.dtype).double()
+    def look() -> None:
+        for child in children:
+            new = space.values_of(child)
+            difference = new.values.double() - space.values_at(new.indices, new.values.dtype).double()
+            found.append([part.of(difference) for part in parts])
 
-    found: list[Tensor] = []
-    within(Exclusive(space.module), lambda: found.extend(difference(child) for child in children))
-    return found
+    within(Exclusive(space.module), look)
+    return torch.tensor(found, dtype=torch.float64, device="cpu")

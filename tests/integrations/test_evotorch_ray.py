@@ -275,7 +275,7 @@ class TestTheSame:
         one, other = (searcher.population.evals for searcher in searchers)
         assert torch.equal(one, other)
         assert one.shape == (8, 3)
-        assert "obj1_parent_eval" in pair.both(lambda problem: [*problem.status])
+        assert len(pair.both(lambda problem: [problem.status[f"obj{n}_parent_eval"] for n in range(2)])) == 2
         pair.parallel.kill_actors()
 
     def test_one_solution_only(self, pair):
