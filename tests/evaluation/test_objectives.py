@@ -165,6 +165,23 @@ def test_on_minibatches_they_are_of_these_samples(network, samples):
     assert torch.equal(found, objectives.evaluate(few, CHILDREN))
 
 
+def test_may_be_of_one_of_two_domains_each(network, samples):
+    images, targets = samples
+    domains = torch.arange(40) % 4 // 3  # three of four samples are of the first
+
+    def loss_on(domain, share):
+        def score(outputs, both):
+            return nn.functional.cross_entropy(outputs, both[0], reduction="none") * (both[1] == domain) / share
+
+        return BatchFitness(f"loss {domain}", "min", score)
+
+    objectives = Objectives([loss_on(0, 0.75), loss_on(1, 0.25)])
+    found = objectives.evaluate(objectives.evaluator(network, (images, (targets, domains)), batch_size=9), CHILDREN)
+    for domain in (0, 1):
+        own = Evaluator(network, (images[domains == domain], targets[domains == domain])).evaluate(CHILDREN).fitness
+        assert torch.allclose(found[:, domain], own, rtol=1e-4)
+
+
 def test_targets_that_the_network_has_no_outputs_for_are_refused(network, samples):
     images, _ = samples
     objectives = Objectives([BatchFitness("size", "min", lambda out, _: out.norm(dim=1)), "accuracy"])

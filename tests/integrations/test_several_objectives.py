@@ -4,6 +4,7 @@ import copy
 import functools
 import pickle
 import random
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -145,6 +146,34 @@ class TestColumns:
             assert not calls
 
 
+class TestOlderPickles:
+    """Made before there were several objectives: one fitness, and a number for each solution."""
+
+    @every_kind
+    def test_of_problems_go_on(self, kind):
+        problem, other = (problem_of(kind, "accuracy") for _ in range(2))
+        for each in (problem, other):
+            each.evaluate(population(each))
+        state = {
+            name: value for name, value in problem.__getstate__().items() if name not in ("objectives", "_measures")
+        }
+        state["_seen"] = {label: value for label, (value,) in state["_seen"].items()}
+        (state["_parent_eval"],) = state["_parent_eval"]
+        old = kind.__new__(kind)
+        old.__setstate__(state)
+        assert old.state_dict()["seen"] == other.state_dict()["seen"]
+        for each in (old, other):
+            each.evaluate(population(each, key=1))
+        assert old.status["parent_eval"] == other.status["parent_eval"]
+        assert old.state_dict()["seen"] == other.state_dict()["seen"]
+
+    def test_of_evaluators_go_on(self):
+        evaluator = evaluator_of("accuracy")
+        old = type(evaluator).__new__(type(evaluator))
+        old.__setstate__({name: value for name, value in vars(evaluator).items() if name != "objectives"})
+        assert old.evaluate(old.lineage()) == evaluator.evaluate(evaluator.lineage())
+
+
 class TestNSGA2:
     def test_goes_on_from_a_pickle_to_the_bit(self):
         problem = problem_of(fitness=["cross_entropy", "change_norm"], steps=8)
@@ -252,6 +281,11 @@ class TestRefused:
         with pytest.raises(ValueError, match="single-objective"):
             MAPElites(make(FinetuneProblem, Counting(), FOUR, PARTS), operators=[], feature_grid=torch.zeros(1, 1, 2))
 
+    @pytest.mark.parametrize("name", ["objective_sense", "eval_data_length"])
+    def test_what_the_fitnesses_say_already(self, name):
+        message = f"^{name}: expected none, as fitness and eval_data say it, got 2"
+        check_refused(lambda: make(FinetuneProblem, Counting(), FOUR, **{name: 2}), InvalidValue, message)
+
     def test_change_alone_in_both_hosts(self):
         message = "^fitness: expected at least one of outputs or of the network, got change_norm"
         check_refused(lambda: make(FinetuneProblem, Counting(), FOUR, "change_norm"), InvalidValue, message)
@@ -292,6 +326,14 @@ class TestDeap:
         )
         with pytest.raises(InvalidValue, match=message):
             evaluator.evaluate(individual)
+
+    def test_threads_take_turns(self):
+        evaluator = evaluator_of(PARTS)
+        individuals = lineages(evaluator)
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(evaluator.evaluate, individuals * 3))
+        assert found == evaluator.evaluate_all(individuals) * 3
+        assert same_bits(state_bits(evaluator.evaluator.space.module), state_bits(trained()))
 
     @pytest.mark.parametrize(
         "select",

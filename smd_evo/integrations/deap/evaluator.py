@@ -37,6 +37,11 @@ class NetworkToolbox(ABC):
     evaluator: Evaluator
     objectives: Objectives
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if "objectives" not in state:  # a pickle from before there were several
+            self.objectives = Objectives([self.evaluator.fitness])
+
     @abstractmethod
     def _child(self, individual: Any) -> Child:
         """The child that an individual stands for."""

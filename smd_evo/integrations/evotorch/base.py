@@ -53,6 +53,9 @@ def checked_host(host: Mapping[str, Any]) -> dict[str, Any]:
         "num_subbatches": check_count,
         "subbatch_size": check_count,
     }
+    for name in ("objective_sense", "eval_data_length"):
+        if name in host:
+            raise InvalidValue(f"{name}: expected none, as fitness and eval_data say it, got {shown(host[name])}")
     words = {"num_actors": ("max", "num_cpus", "num_gpus", "num_devices"), "num_gpus_per_actor": ("max", "all")}
     found = dict(host)
     for name, check in checks.items():
@@ -314,6 +317,14 @@ class NetworkProblem(SharedParent):
         )
         if self.generator is not None:
             self.generator.set_state(state["generator"])
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if "_measures" not in state:  # a pickle from before there were several objectives
+            self.objectives = self._measures = Objectives([self.fitness])
+            known, parent = state.get("_seen"), state.get("_parent_eval")
+            self._seen = None if known is None else {label: (value,) for label, value in known.items()}
+            self._parent_eval = None if parent is None else (parent,)
 
     def _features_counted(self) -> set[int]:
         """What of the features is in the account of :attr:`work`."""
