@@ -47,11 +47,11 @@ def nondominated(values: Tensor, senses: Sequence[str]) -> list[int]:
         raise InvalidValue(f"values: expected [N, {len(senses)}], a column a sense, got {list(values.shape)}")
     if bool(values.isnan().any()):
         raise InvalidValue("values: expected numbers, got NaN; are all of them evaluated?")
-    signs = torch.tensor([-1.0 if sense == "max" else 1.0 for sense in senses], dtype=torch.float64)
+    signs = torch.tensor([-1.0 if sense == "max" else 1.0 for sense in senses], dtype=torch.float64, device="cpu")
     costs, numbers = (values.detach().as_subclass(Tensor).to("cpu", torch.float64) * signs).unique(
         dim=0, return_inverse=True
     )
-    front = torch.zeros(len(costs), dtype=torch.bool)
+    front = torch.zeros(len(costs), dtype=torch.bool, device="cpu")
     for row, cost in enumerate(costs):  # in lexicographic order: none is dominated by one behind it
         front[row] = not bool((costs[:row][front[:row]] <= cost).all(1).any())
     return front[numbers].nonzero().flatten().tolist()
@@ -81,7 +81,7 @@ class ParetoFront:
     def __init__(
         self, values: Tensor, names: Sequence[str], senses: Sequence[str], parent: Sequence[float] | None = None
     ) -> None:
-        self.values = values.detach().as_subclass(Tensor).to("cpu", torch.float64)
+        self.values = values.detach().as_subclass(Tensor).to("cpu", torch.float64, copy=True)
         self.names, self.senses = tuple(names), tuple(senses)
         self.parent = None if parent is None else tuple(parent)
         if len(self.names) != len(self.senses) or (self.parent is not None and len(self.parent) != len(self.names)):

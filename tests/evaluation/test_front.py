@@ -88,6 +88,13 @@ class TestParetoFront:
         assert self.front.numbers == [5, 1, 0, 3]
         assert len(self.front) == 4
 
+    def test_keeps_its_values_where_a_population_is_used_again(self):
+        values = VALUES.clone()
+        front = ParetoFront(values, ["accuracy", "norm"], ["max", "min"])
+        values.zero_()
+        assert front.numbers == self.front.numbers
+        assert torch.equal(front.values, VALUES)
+
     def test_is_a_table_in_which_equal_ones_share_a_line(self):
         assert self.front.table().split("\n") == [
             "       number  accuracy  norm",

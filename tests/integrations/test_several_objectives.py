@@ -146,6 +146,31 @@ class TestColumns:
             assert not calls
 
 
+def test_nothing_depends_on_the_default_device():
+    """On torch's meta device, which holds no values, every tensor made without a device shows.
+
+    Without what EvoTorch itself does after an evaluation, which reads values from there.
+    """
+
+    network = trained()
+
+    def told():
+        options = {"fitness": ["accuracy", "change_norm", "macro_f1"], "eval_data": ["changed_values"]}
+        problem = make(FinetuneProblem, network, SAMPLES, **options)
+        batch = population(problem)
+        problem._evaluate_all(batch)
+        random.seed(1)
+        evaluator = evaluator_of(["accuracy", "change_norm"], network)
+        individuals = lineages(evaluator)
+        for individual, values in zip(individuals, evaluator.evaluate_all(individuals), strict=True):
+            individual.fitness.values = values
+        return batch.access_evals().tolist(), problem.front(batch).table(), evaluator.front(individuals).table()
+
+    expected = told()
+    with torch.device("meta"):
+        assert told() == expected
+
+
 class TestOlderPickles:
     """Made before there were several objectives: one fitness, and a number for each solution."""
 

@@ -72,7 +72,7 @@ class NetworkToolbox(ABC):
                 f"individuals: expected {len(self.objectives)} values of fitness, got {len(values[missing[0]])} in "
                 f"number {missing[0]}; evaluate it first"
             )
-        table = torch.tensor(values, dtype=torch.float64).view(len(values), len(self.objectives))
+        table = torch.tensor(values, dtype=torch.float64, device="cpu").view(len(values), len(self.objectives))
         return self.objectives.front(table)
 
     def map(self, function: Callable[..., Any], *iterables: Iterable[Any]) -> Iterable[Any]:

@@ -264,7 +264,9 @@ class NetworkProblem(SharedParent):
             InvalidValue: some are not evaluated.
         """
         count = len(self.objectives)
-        return self.objectives.front(solutions.evals[:, :count], self._parent_eval and self._parent_eval[:count])
+        return self.objectives.front(
+            solutions.access_evals()[:, :count], self._parent_eval and self._parent_eval[:count]
+        )
 
     def count(self, evaluations: int) -> None:
         """Take note of networks that were evaluated beside the populations, by a calibration."""
