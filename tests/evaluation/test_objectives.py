@@ -211,6 +211,15 @@ def test_what_makes_no_sense_is_one_line(parts, kind, message):
     assert "\n" not in str(caught.value)
 
 
+def test_an_evaluator_of_one_fitness_says_who_takes_several(network, samples):
+    with pytest.raises(
+        InvalidType, match=r"ModuleFitness, got \['accuracy'.*; FinetuneProblem, .* and Objectives take"
+    ):
+        Evaluator(network, samples, ["accuracy", SUM])
+    with pytest.raises(InvalidType, match=r"; the order is parent, data, fitness$"):
+        Evaluator(network, "accuracy", samples)
+
+
 def test_samples_are_missed_before_any_work():
     objectives = Objectives([ModuleFitness("sum", "min", weight), "accuracy"])
     with pytest.raises(InvalidValue, match=r"^data: expected samples for the fitness 'accuracy', got None"):

@@ -219,6 +219,8 @@ class TestNSGA2:
         assert values[:, 0].min() < front.parent[0]
         ranks = searcher.population.compute_pareto_ranks(crowdsort=False)[0]
         assert sorted(front.numbers) == (ranks == 0).nonzero().flatten().tolist()
+        with pytest.raises(InvalidValue, match=r"^values: expected numbers, got NaN; are all of them evaluated"):
+            problem.front(problem.generate_batch(2))
         best = problem.make_net(searcher.population[front.numbers[0]])
         alone = Evaluator(best, SAMPLES).evaluate([Lineage()]).fitness.item()
         assert alone == pytest.approx(float(values[0, 0]), rel=1e-5)
