@@ -121,6 +121,11 @@ class Objectives:
         return next(part for part in self.parts if not isinstance(part, ChangeFitness))
 
     @property
+    def of_changes(self) -> list[str]:
+        """Names of those that are of the change alone."""
+        return [part.name for part in self.parts if isinstance(part, ChangeFitness)]
+
+    @property
     def of_networks(self) -> list[int]:
         """Numbers of those that are not of the change alone."""
         return [number for number, part in enumerate(self.parts) if not isinstance(part, ChangeFitness)]

@@ -130,6 +130,19 @@ class TestColumns:
             else:
                 problem.evaluate(batch)
 
+    def test_of_outputs_stay_where_lineages_are_folded(self):
+        problem = problem_of(fitness=["accuracy", "cross_entropy"], steps=3)
+        first = population(problem, count=1)
+        second = problem.generate_batch(4)
+        second.set_values(first.values.clone().expand(4, -1))
+        batch = problem.mutate(second, key=3, subspace=problem._rules[0][0], sigma=0.2)
+        problem.evaluate(batch)
+        expected, calls = batch.evals.tolist(), passes(problem)
+        assert problem.fold_common(batch) == 1
+        problem.evaluate(batch)
+        assert batch.evals.tolist() == expected
+        assert len(calls) == 1  # the new parent
+
     def test_are_known_again_after_a_pickle_and_from_a_state(self):
         problem = problem_of(eval_data=["macro_f1"])
         batch = population(problem)
@@ -299,7 +312,9 @@ class TestRefused:
         )
         check_refused(lambda: problem.observing().__enter__(), InvalidValue, "single one for outputs")
         check_refused(
-            lambda: problem.fold_common(problem.generate_batch(2)), InvalidValue, "lineages that are folded"
+            lambda: problem.fold_common(problem.generate_batch(2)),
+            InvalidValue,
+            "^fitness: expected none of the change where steps become part",
         )
 
     def test_by_evotorchs_own(self):

@@ -244,9 +244,13 @@ class FinetuneProblem(NetworkProblem):
             The number of steps.
 
         Raises:
-            InvalidValue: there are several fitnesses, of which some may be of what differs from the parent.
+            InvalidValue: a fitness is of what differs from the parent, which would be another one then.
         """
-        self.check_one_fitness("lineages that are folded")
+        if of_changes := self._measures.of_changes:
+            raise InvalidValue(
+                f"fitness: expected none of the change where steps become part of the parent, got {of_changes[0]}; "
+                "give the problem steps for all generations"
+            )
         rows = solutions.access_values(keep_evals=True)
         self._check_present(rows)
         steps = rows[:, 1:].reshape(len(rows), -1, WORDS)
