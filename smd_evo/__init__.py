@@ -47,6 +47,9 @@ if TYPE_CHECKING:
     from smd_evo.evaluation.evaluator import Evaluator as Evaluator
     from smd_evo.evaluation.fitness import BatchFitness as BatchFitness
     from smd_evo.evaluation.fitness import ModuleFitness as ModuleFitness
+    from smd_evo.evaluation.front import ParetoFront as ParetoFront
+    from smd_evo.evaluation.objectives import ChangeFitness as ChangeFitness
+    from smd_evo.evaluation.objectives import Objectives as Objectives
     from smd_evo.integrations.deap.evaluator import ToolboxEvaluator as ToolboxEvaluator
     from smd_evo.integrations.deap.individuals import DenseIndividual as DenseIndividual
     from smd_evo.integrations.deap.individuals import LineageIndividual as LineageIndividual
@@ -108,6 +111,9 @@ _HOMES = {
     "Evaluator": "smd_evo.evaluation.evaluator",
     "BatchFitness": "smd_evo.evaluation.fitness",
     "ModuleFitness": "smd_evo.evaluation.fitness",
+    "ChangeFitness": "smd_evo.evaluation.objectives",
+    "Objectives": "smd_evo.evaluation.objectives",
+    "ParetoFront": "smd_evo.evaluation.front",
     "AddMutation": "smd_evo.integrations.evotorch.operators",
     "SparseGaussianMutation": "smd_evo.integrations.evotorch.operators",
     "FinetuneProblem": "smd_evo.integrations.evotorch.finetune",

@@ -159,6 +159,14 @@ class Evaluator:
         other.features = self.features and self.features.take(numbers)
         return other
 
+    def by(self, fitness: Fitness) -> Evaluator:
+        """An evaluator of the same parent on the same samples by another fitness."""
+        other = copy.copy(self)
+        other.fitness = fitness
+        if not isinstance(fitness, ModuleFitness) and fitness.classes:
+            vars(other)["_class_range"] = self._class_range  # looked for once
+        return other
+
     def to(self, device: torch.device | str) -> None:
         """Move the network itself and the samples to a device."""
         within(Exclusive(self.space.module), lambda: self.space.module.to(device))

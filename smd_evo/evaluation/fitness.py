@@ -240,11 +240,12 @@ def get_fitness(fitness: str | Fitness) -> Fitness:
         return _BY_NAME[check_choice("fitness", fitness, _BY_NAME)]
     if isinstance(fitness, BatchFitness | TotalFitness | ModuleFitness):
         return fitness
-    wrap = "wrap a function as ModuleFitness(name, sense, function), sense 'min' or 'max'"
-    raise InvalidType(
-        f"fitness: expected a name, a BatchFitness or a ModuleFitness, got {shown(fitness)}; "
-        f"{wrap if callable(fitness) else 'the order is parent, data, fitness'}"
-    )
+    mend = "the order is parent, data, fitness"
+    if callable(fitness):
+        mend = "wrap a function as ModuleFitness(name, sense, function), sense 'min' or 'max'"
+    elif isinstance(fitness, list | tuple) and all(isinstance(part, str | Fitness) for part in fitness):
+        mend = "FinetuneProblem, ToolboxEvaluator and Objectives take several"
+    raise InvalidType(f"fitness: expected a name, a BatchFitness or a ModuleFitness, got {shown(fitness)}; {mend}")
 
 
 def _described(tensor: Tensor) -> str:

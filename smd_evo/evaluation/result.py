@@ -13,7 +13,7 @@ from smd_evo.evaluation.histogram import histogram, picture
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Evaluation", "evaluation"]
+__all__ = ["Evaluation", "evaluation", "finite"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +53,11 @@ def evaluation(fitness: Tensor, sense: Sense, parents: list[int]) -> Evaluation:
         sense: of them.
         parents: numbers of those that are the parent.
     """
-    finite = fitness.isfinite() & (fitness.abs() < WORST)
-    values = fitness.where(finite, WORST if sense == "min" else -WORST)
-    return Evaluation(values, sense, int((~finite).sum()), float(values[parents[0]]) if parents else None)
+    values = finite(fitness, sense)
+    nonfinite = int((values.abs() >= WORST).sum())
+    return Evaluation(values, sense, nonfinite, float(values[parents[0]]) if parents else None)
+
+
+def finite(fitness: Tensor, sense: Sense) -> Tensor:
+    """Fitness of which what is NaN, infinite or beyond it is the worst there is, +-1e18."""
+    return fitness.where(fitness.isfinite() & (fitness.abs() < WORST), WORST if sense == "min" else -WORST)

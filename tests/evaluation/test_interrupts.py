@@ -14,7 +14,7 @@ from torch.nn import functional
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 import smd_evo
-from smd_evo import Evaluator, ModuleFitness, ParameterSpace, SparseDelta, SparseEnsemble
+from smd_evo import Evaluator, ModuleFitness, Objectives, ParameterSpace, SparseDelta, SparseEnsemble
 from smd_evo.core.exclusive import _blocks
 from smd_evo.evaluation import probe, sharing, together
 from smd_evo.evaluation.stream import Stream
@@ -180,6 +180,11 @@ def evaluate_together(network, data, children):
     return act
 
 
+def evaluate_objectives(network, data, children):
+    objectives = Objectives(["accuracy", "cross_entropy", "change_norm"])
+    return lambda: objectives.evaluate(objectives.evaluator(network, data, reuse=False), children)
+
+
 def predict(network, data, children):
     return lambda: Evaluator(network, data).predict(children)
 
@@ -228,6 +233,7 @@ def values(network, data, children):
 LAYERS = {
     evaluate_what_children_share_once: (Layered, ("reuse.py", "sharing.py", "dispatch.py")),
     evaluate_heads: (Quiet, ("heads.py", "trunk.py", "features.py")),
+    evaluate_objectives: (Quiet, ("objectives.py", "applying.py", "patches.py", "elements.py", "exact.py")),
     evaluate_together: (Quiet, ("together.py", "stack.py", "trial.py", "vmap.py")),
 }
 """Networks that some are about, and the lines; others are those of others."""
@@ -242,6 +248,7 @@ LAYERS = {
         evaluate_heads,
         evaluate_together,
         evaluate_the_network_itself,
+        evaluate_objectives,
         predict,
         try_the_weights_first,
         ensemble,

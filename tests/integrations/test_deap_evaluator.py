@@ -86,6 +86,7 @@ def generations(monkeypatch):
 class TestMap:
     @every_sense
     def test_as_one_by_one_and_as_the_core(self, fitness):
+        random.seed(4)
         evaluator = evaluator_of(fitness)
         population = lineages(evaluator)
         expected = Evaluator(trained(), SAMPLES, fitness).evaluate([one.lineage for one in population]).fitness

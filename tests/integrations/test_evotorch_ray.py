@@ -266,6 +266,18 @@ class TestTheSame:
         pair.both(run)
         pair.check_actors()
 
+    def test_several_objectives_and_what_comes_with_them(self, wire):
+        """All columns come home from the actors, in a search that is NSGA-II's."""
+        pair = Pair(FinetuneProblem, fitness=["accuracy", "change_norm"], eval_data=["cross_entropy"], steps=4)
+        searchers = [SEARCHERS["GeneticAlgorithm"](problem) for problem in (pair.alone, pair.parallel)]
+        for searcher in searchers:
+            searcher.run(3)
+        one, other = (searcher.population.evals for searcher in searchers)
+        assert torch.equal(one, other)
+        assert one.shape == (8, 3)
+        assert len(pair.both(lambda problem: [problem.status[f"obj{n}_parent_eval"] for n in range(2)])) == 2
+        pair.parallel.kill_actors()
+
     def test_one_solution_only(self, pair):
         """There is nothing to do for the second actor."""
         pair.evaluate(count=1)

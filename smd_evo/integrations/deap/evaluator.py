@@ -19,7 +19,9 @@ from smd_evo.core.selection import Select
 from smd_evo.errors import InvalidValue, WrongParent
 from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.evaluation.fitness import Fitness
-from smd_evo.integrations.deap.individuals import DenseIndividual, LineageIndividual, MaxFitness, MinFitness
+from smd_evo.evaluation.front import ParetoFront
+from smd_evo.evaluation.objectives import Objective, Objectives, listed
+from smd_evo.integrations.deap.individuals import DenseIndividual, LineageIndividual, fitness_class
 
 __all__ = ["NetworkToolbox", "ToolboxEvaluator"]
 
@@ -29,25 +31,49 @@ class NetworkToolbox(ABC):
 
     Attributes:
         evaluator: the core's evaluator of the parent.
+        objectives: what individuals are evaluated by.
     """
 
     evaluator: Evaluator
+    objectives: Objectives
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if "objectives" not in state:  # a pickle from before there were several
+            self.objectives = Objectives([self.evaluator.fitness])
 
     @abstractmethod
     def _child(self, individual: Any) -> Child:
         """The child that an individual stands for."""
 
-    def evaluate(self, individual: Any) -> tuple[float]:
+    def evaluate(self, individual: Any) -> tuple[float, ...]:
         """Fitness of one individual, as a tuple."""
         return self.evaluate_all([individual])[0]
 
-    def evaluate_all(self, individuals: Iterable[Any]) -> list[tuple[float]]:
+    def evaluate_all(self, individuals: Iterable[Any]) -> list[tuple[float, ...]]:
         """Fitness of a generation, in its order."""
         individuals = list(individuals)
         for individual in individuals:
             self._check_direction(individual)
         children = [self._child(individual) for individual in individuals]
-        return [(fitness,) for fitness in self.evaluator.evaluate(children).fitness.tolist()]
+        if len(self.objectives) == 1:
+            return [(fitness,) for fitness in self.evaluator.evaluate(children).fitness.tolist()]
+        return [tuple(values) for values in self.objectives.evaluate(self.evaluator, children).tolist()]
+
+    def front(self, individuals: Iterable[Any]) -> ParetoFront:
+        """The Pareto front of evaluated individuals; its ``numbers`` are places among them.
+
+        Raises:
+            InvalidValue: some have no fitness.
+        """
+        values = [individual.fitness.values for individual in individuals]
+        if missing := [number for number, own in enumerate(values) if len(own) != len(self.objectives)]:
+            raise InvalidValue(
+                f"individuals: expected {len(self.objectives)} values of fitness, got {len(values[missing[0]])} in "
+                f"number {missing[0]}; evaluate it first"
+            )
+        table = torch.tensor(values, dtype=torch.float64, device="cpu").view(len(values), len(self.objectives))
+        return self.objectives.front(table)
 
     def map(self, function: Callable[..., Any], *iterables: Iterable[Any]) -> Iterable[Any]:
         """The built-in map, but for this object's ``evaluate``, which gets the whole generation."""
@@ -65,12 +91,13 @@ class NetworkToolbox(ABC):
     def _check_direction(self, individual: Any) -> None:
         """Refuse an individual whose fitness would be led the wrong way."""
         weights: Sequence[float] | None = getattr(getattr(individual, "fitness", None), "weights", None)
-        wanted = -1 if self.evaluator.fitness.sense == "min" else 1
-        if weights is not None and (len(weights) != 1 or weights[0] * wanted <= 0):
-            raise InvalidValue(
-                f"fitness: expected weights ({wanted:.1f},), as {self.evaluator.fitness.name} is to be "
-                f"{'low' if wanted < 0 else 'high'}, got {tuple(weights)}"
-            )
+        wanted = fitness_class(self.objectives.senses).weights
+        if weights is not None and (
+            len(weights) != len(wanted) or any(own * sign <= 0 for own, sign in zip(weights, wanted, strict=True))
+        ):
+            names = zip(self.objectives.names, self.objectives.senses, strict=True)
+            aims = " and ".join(f"{name} is to be {'low' if sense == 'min' else 'high'}" for name, sense in names)
+            raise InvalidValue(f"fitness: expected weights {wanted}, as {aims}, got {tuple(weights)}")
 
 
 class ToolboxEvaluator(NetworkToolbox):
@@ -84,7 +111,9 @@ class ToolboxEvaluator(NetworkToolbox):
 
     Args:
         parent: the network; it is patched in place while it is evaluated, and as before afterwards.
-        data, fitness, select, batch_size, device, together: see :class:`smd_evo.evaluation.evaluator.Evaluator`.
+        fitness: a name, a BatchFitness or a ModuleFitness, or a list of several objectives: see
+            :class:`smd_evo.evaluation.objectives.Objectives`.
+        data, select, batch_size, device, together: see :class:`smd_evo.evaluation.evaluator.Evaluator`.
 
     Raises:
         InvalidValue, InvalidType, UnsupportedParameter: unusable parent, data or fitness.
@@ -106,23 +135,24 @@ class ToolboxEvaluator(NetworkToolbox):
         self,
         parent: nn.Module | ParameterSpace,
         data: Any = None,
-        fitness: str | Fitness = "cross_entropy",
+        fitness: str | Fitness | Sequence[str | Objective] = "cross_entropy",
         *,
         select: Select = "all",
         batch_size: int | str = "auto",
         device: torch.device | str | None = None,
         together: int | None = None,
     ) -> None:
-        self.evaluator = Evaluator(
-            parent, data, fitness, select=select, batch_size=batch_size, device=device, together=together
+        self.objectives = Objectives(listed(fitness))
+        self.evaluator = self.objectives.evaluator(
+            parent, data, select=select, batch_size=batch_size, device=device, together=together
         )
         space = self.evaluator.space
         self._parent = space.values_at(torch.arange(space.size, device=space.device))
 
     @property
     def fitness(self) -> type[base.Fitness]:
-        """MinFitness or MaxFitness, as the fitness wants it."""
-        return MinFitness if self.evaluator.fitness.sense == "min" else MaxFitness
+        """Class of the individuals' fitness: MinFitness or MaxFitness, or one with a weight for each objective."""
+        return fitness_class(self.objectives.senses)
 
     def lineage(self) -> LineageIndividual:
         """The parent as an individual of no mutations."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from numpy.typing import ArrayLike
 from smd_evo.core.mutation import Lineage
 from smd_evo.errors import InvalidType, shown
 
-__all__ = ["DenseIndividual", "LineageIndividual", "MaxFitness", "MinFitness"]
+__all__ = ["DenseIndividual", "LineageIndividual", "MaxFitness", "MinFitness", "fitness_class"]
 
 
 class MinFitness(base.Fitness):  # type: ignore[misc]
@@ -25,6 +27,39 @@ class MaxFitness(base.Fitness):  # type: ignore[misc]
     """One objective, higher is better."""
 
     weights = (1.0,)
+
+
+class _Several(base.Fitness):  # type: ignore[misc]
+    """Some objectives; its classes are made again where one is unpickled."""
+
+    weights = (-1.0, -1.0)
+
+    def __reduce__(self) -> Any:
+        return _remade_fitness, (self.weights,), self.__dict__
+
+
+def fitness_class(senses: Sequence[str]) -> type[base.Fitness]:
+    """The class of fitness of some objectives: MinFitness or MaxFitness for one, else one for these senses.
+
+    Args:
+        senses: "min" or "max", of each.
+
+    Example:
+        >>> fitness_class(["max", "min"]).weights
+        (1.0, -1.0)
+    """
+    if len(senses) == 1:
+        return MinFitness if senses[0] == "min" else MaxFitness
+    return _class_of(tuple(-1.0 if sense == "min" else 1.0 for sense in senses))
+
+
+@functools.cache
+def _class_of(weights: tuple[float, ...]) -> type[base.Fitness]:
+    return type("SeveralFitness", (_Several,), {"weights": weights, "__doc__": "Some objectives."})
+
+
+def _remade_fitness(weights: tuple[float, ...]) -> base.Fitness:
+    return _class_of(weights)()
 
 
 class DenseIndividual(np.ndarray[Any, Any]):

@@ -12,7 +12,7 @@ from deap import cma
 
 from smd_evo.core.delta import SparseDelta, placed
 from smd_evo.core.subspace import Subspace
-from smd_evo.errors import InvalidType, WrongParent, check_count, check_number
+from smd_evo.errors import InvalidType, InvalidValue, WrongParent, check_count, check_number
 from smd_evo.integrations.deap.evaluator import NetworkToolbox, ToolboxEvaluator
 from smd_evo.integrations.deap.variation import draw_key
 from smd_evo.integrations.rules import subspace_of_dimensions
@@ -66,7 +66,12 @@ class SubspaceStrategy(NetworkToolbox):
         if not isinstance(evaluator, ToolboxEvaluator):
             raise InvalidType(f"evaluator: expected a ToolboxEvaluator, got {type(evaluator).__name__}")
         sigma = check_number("sigma", sigma, low=0, mend="try a tenth of the parameters' own")
-        self.evaluator = evaluator.evaluator
+        if len(evaluator.objectives) > 1:
+            raise InvalidValue(
+                f"evaluator: expected one fitness for CMA-ES, got {', '.join(evaluator.objectives.names)}; "
+                "tools.selNSGA2 takes several"
+            )
+        self.evaluator, self.objectives = evaluator.evaluator, evaluator.objectives
         space = self.evaluator.space
         rule = subspace_of_dimensions(dimensions, subspace, space.size)
         self._coordinates = rule.coordinates(rule.draw(draw_key()), space.layout, space.device)

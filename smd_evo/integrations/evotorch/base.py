@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -19,7 +19,9 @@ from smd_evo.core.selection import Select
 from smd_evo.errors import InvalidType, InvalidValue, check_choice, check_count, check_number, shown
 from smd_evo.evaluation.data import minibatch, share_of
 from smd_evo.evaluation.evaluator import Evaluator
-from smd_evo.evaluation.fitness import WORST, Fitness, get_fitness
+from smd_evo.evaluation.fitness import WORST, Fitness
+from smd_evo.evaluation.front import ParetoFront
+from smd_evo.evaluation.objectives import Objective, Objectives, listed
 from smd_evo.evaluation.race import raced
 from smd_evo.evaluation.work import Work
 from smd_evo.integrations.evotorch.cluster import WatchedPool
@@ -28,6 +30,9 @@ from smd_evo.integrations.evotorch.replica import Replica
 from smd_evo.integrations.evotorch.shared import SharedParent
 
 __all__ = ["NetworkProblem", "key_of", "space_of"]
+
+_Values = tuple[float, ...]
+"""Of a solution: its objectives, and its evaluation data behind them."""
 
 _MOST_OUTPUTS = 2**31
 """Bytes of outputs that are kept for a searcher, which needs some times as many to work with them."""
@@ -48,6 +53,9 @@ def checked_host(host: Mapping[str, Any]) -> dict[str, Any]:
         "num_subbatches": check_count,
         "subbatch_size": check_count,
     }
+    for name in ("objective_sense", "eval_data_length"):
+        if name in host:
+            raise InvalidValue(f"{name}: expected none, as fitness and eval_data say it, got {shown(host[name])}")
     words = {"num_actors": ("max", "num_cpus", "num_gpus", "num_devices"), "num_gpus_per_actor": ("max", "all")}
     found = dict(host)
     for name, check in checks.items():
@@ -90,10 +98,13 @@ class NetworkProblem(SharedParent):
     the last evaluation), ``nonfinite`` (how many of its solutions had no finite fitness and got the worst one,
     +-1e18) and ``evaluations`` (networks evaluated so far); without actors ``images`` and ``forwards`` (samples that
     networks were evaluated on, and forward passes that this took, see :class:`smd_evo.evaluation.work.Work`); with
-    actors ``restarts``, how many times new ones took the place of some that had died. All are numbers.
+    actors ``restarts``, how many times new ones took the place of some that had died. All are numbers. With several
+    objectives there are ``obj0_parent_eval``, ``obj1_parent_eval``, ... instead of ``parent_eval``, as EvoTorch has
+    them.
 
     Attributes:
-        fitness: what the solutions are evaluated by.
+        fitness: what the solutions are evaluated by; of several objectives the first that is not of the change alone.
+        objectives: the objectives.
         progress: called after each network that this process has evaluated, if it is set.
     """
 
@@ -101,8 +112,9 @@ class NetworkProblem(SharedParent):
         self,
         parent: ParameterSpace,
         data: Any,
-        fitness: str | Fitness,
+        fitness: str | Fitness | Sequence[str | Objective],
         *,
+        eval_data: Sequence[str | Objective],
         minibatch_size: int | None,
         batch_size: int | str,
         together: int | None,
@@ -111,27 +123,32 @@ class NetworkProblem(SharedParent):
         host: dict[str, Any],
         key: Key | None = None,
     ) -> None:
-        fitness, host = get_fitness(fitness), checked_host(host)
+        host = checked_host(host)
+        self.objectives = Objectives(listed(fitness))
+        count = len(self.objectives)
+        self._measures = Objectives([*self.objectives.parts, *listed(eval_data)])
         super().__init__(
-            fitness.sense,
+            self.objectives.senses[0] if count == 1 else [*self.objectives.senses],
             solution_length=solution_length,
             dtype=dtype,
             eval_dtype=torch.float64,
+            eval_data_length=len(self._measures) - count,
             host=host,
         )
         space = copy.deepcopy(parent)  # the user's own network is never touched
         if self.num_actors or self.device.type != "cpu":
             space.module.to(self.device)  # what travels to actors is on the CPU, whatever they have
-        evaluator = Evaluator(space, data, fitness, batch_size=batch_size, together=together)
-        self.fitness = fitness
+        evaluator = self._measures.evaluator(space, data, batch_size=batch_size, together=together)
+        self.fitness = evaluator.fitness
         self._minibatch_size = _checked_size(minibatch_size, evaluator.samples)
         self.key = key_of(host.get("seed")) if key is None else key
         self._share: tuple[int, int] | None = None
         self._replica = Replica(space, evaluator)
         self._number = 0
-        self._seen: dict[bytes, float] | None = None
+        self._seen: dict[bytes, _Values] | None = None
         self._seen_at: tuple[Any, ...] | None = None
         self._evaluations = 0
+        self._parent_eval: _Values | None = None
         self._checked = False
         self._race: Key | None = None
         self._observed: dict[bytes, Tensor] | None = None
@@ -192,8 +209,10 @@ class NetworkProblem(SharedParent):
         """A block in which solutions race: see :mod:`smd_evo.evaluation.race`.
 
         Raises:
-            InvalidValue: with actors, each of which would have a race of its own, or without samples.
+            InvalidValue: with actors, each of which would have a race of its own, without samples, or with several
+                fitnesses.
         """
+        self.check_one_fitness("a race")
         raced(self.fitness)
         if self.num_actors:
             raise InvalidValue(f"race: expected no actors, got {self.num_actors}; leave one of them out")
@@ -211,8 +230,10 @@ class NetworkProblem(SharedParent):
             The outputs [n, ...] of what is evaluated in the block, by the labels of solutions; the parent's is empty.
 
         Raises:
-            InvalidValue: with actors, which send home a number for each solution and no outputs.
+            InvalidValue: with actors, which send home a number for each solution and no outputs, or with several
+                fitnesses.
         """
+        self.check_one_fitness("outputs")
         if self.num_actors:
             raise InvalidValue(
                 f"problem: expected no actors, which keep their outputs, got {self.num_actors}; leave num_actors "
@@ -224,6 +245,28 @@ class NetworkProblem(SharedParent):
             yield self._observed
         finally:
             self._observed = None
+
+    def check_one_fitness(self, what: str) -> None:
+        """Raise if solutions have several objectives, or evaluation data."""
+        if len(self._measures) > 1:
+            raise InvalidValue(
+                f"fitness: expected a single one for {what}, got {', '.join(self._measures.names)}; EvoTorch's "
+                "GeneticAlgorithm takes several, and its MAPElites takes eval_data"
+            )
+
+    def front(self, solutions: SolutionBatch) -> ParetoFront:
+        """The Pareto front of evaluated solutions, beside the parent as it was evaluated last.
+
+        Args:
+            solutions: a searcher's population, for instance; ``numbers`` of the front are places in it.
+
+        Raises:
+            InvalidValue: some are not evaluated.
+        """
+        count = len(self.objectives)
+        return self.objectives.front(
+            solutions.access_evals()[:, :count], self._parent_eval and self._parent_eval[:count]
+        )
 
     def count(self, evaluations: int) -> None:
         """Take note of networks that were evaluated beside the populations, by a calibration."""
@@ -244,7 +287,9 @@ class NetworkProblem(SharedParent):
             "work": dict(vars(self.work)),
             "features": sorted(self._features_counted()),
             "checked": self._checked,
-            "seen": {label.hex(): value for label, value in self._seen_now().items()},
+            "seen": {
+                label.hex(): value[0] if len(value) == 1 else list(value) for label, value in self._seen_now().items()
+            },
             "generator": None if self.generator is None else self.generator.get_state(),
         }
 
@@ -266,9 +311,22 @@ class NetworkProblem(SharedParent):
         self._number, self.minibatch_size = state["minibatches"], state["minibatch_size"]
         self.share = state.get("share")
         self._evaluations, self._checked = state["evaluations"], state["checked"]
-        self._remember({bytes.fromhex(label): value for label, value in state["seen"].items()})
+        self._remember(
+            {
+                bytes.fromhex(label): tuple(value) if isinstance(value, list) else (value,)
+                for label, value in state["seen"].items()
+            }
+        )
         if self.generator is not None:
             self.generator.set_state(state["generator"])
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if "_measures" not in state:  # a pickle from before there were several objectives
+            self.objectives = self._measures = Objectives([self.fitness])
+            known, parent = state.get("_seen"), state.get("_parent_eval")
+            self._seen = None if known is None else {label: (value,) for label, value in known.items()}
+            self._parent_eval = None if parent is None else (parent,)
 
     def _features_counted(self) -> set[int]:
         """What of the features is in the account of :attr:`work`."""
@@ -310,6 +368,10 @@ class NetworkProblem(SharedParent):
         values = batch.access_values(keep_evals=True)
         children = self._children(values)
         with precision:
+            if len(self._measures) > 1:
+                values = self._measures.evaluate(self.evaluator, children, self.progress)
+                batch.set_evals(values.to(batch.device))
+                return
             if self._observed is not None:
                 found, outputs = self.evaluator.observe([*children], self.progress, _MOST_OUTPUTS)
                 self._observed.update(zip(self._labels(values), outputs, strict=True))
@@ -336,8 +398,11 @@ class NetworkProblem(SharedParent):
         if self.is_main:
             self._unsent = self.changes
             self._number += 1
+            assert self._parent_eval is not None
+            parent = self._parent_eval[: len(self.objectives)]
+            names = ["parent_eval"] if len(parent) == 1 else [f"obj{n}_parent_eval" for n in range(len(parent))]
             self._after_eval_status.update(
-                parent_eval=self._parent_eval, nonfinite=self._nonfinite, evaluations=self._evaluations
+                zip(names, parent, strict=True), nonfinite=self._nonfinite, evaluations=self._evaluations
             )
             if self.num_actors:
                 self._after_eval_status["restarts"] = self.restarts
@@ -365,50 +430,59 @@ class NetworkProblem(SharedParent):
         if new:
             seen.update(zip(new, self._ask(batch, asked), strict=True))
         evals = [seen[label] for label in labels]
-        batch.set_evals(torch.tensor(evals, dtype=self.eval_dtype, device=batch.device))
+        found = torch.tensor(evals, dtype=self.eval_dtype, device=batch.device)
+        batch.set_evals(found.view(len(labels), len(self._measures)))
         self._parent_eval = seen[b""]
-        assert self._replica.evaluator is not None
-        self._replica.evaluator.say_if_alike([seen[label] for label in new if label], self._parent_eval)
-        self._nonfinite = sum(abs(value) >= WORST for value in evals)
+        self._say_if_alike([seen[label] for label in new if label], self._parent_eval)
+        self._nonfinite = sum(any(abs(value) >= WORST for value in values) for values in evals)
         self._remember({label: seen[label] for label in (*labels, b"")})
 
-    def _ask(self, batch: SolutionBatch, values: Tensor) -> list[float]:
+    def _say_if_alike(self, children: Sequence[_Values], parent: _Values) -> None:
+        """Warn where nothing about networks differs from the parent; what is of the change alone always does."""
+        columns = self._measures.of_networks
+        unlike = [n for n in columns if any(values[n] != parent[n] for values in children)]
+        assert self._replica.evaluator is not None
+        column = (unlike or columns)[0]
+        self._replica.evaluator.say_if_alike([values[column] for values in children], parent[column])
+
+    def _ask(self, batch: SolutionBatch, values: Tensor) -> list[_Values]:
         """Fitness of solutions like those of a batch, from this process or the actors."""
         values = values.to(batch.device)
         if self._observed is None:  # whose labels are those of the whole solutions
             values = self._trimmed(values)
-        found = torch.full((len(values),), math.nan, dtype=torch.float64, device="cpu")
+        found = torch.full((len(values), len(self._measures)), math.nan, dtype=torch.float64, device="cpu")
 
         def evaluate_rest() -> None:
-            rest = found.isnan().nonzero().flatten()
+            rest = found[:, 0].isnan().nonzero().flatten()
             pieces = SolutionBatch(like=batch, popsize=len(rest), empty=True)
             pieces._data = values[rest.to(values.device)]
             try:
                 super(NetworkProblem, self)._evaluate_all(pieces)
             finally:
-                found[rest] = pieces.access_evals(0).to("cpu", torch.float64)
+                found[rest] = pieces.access_evals().to("cpu", torch.float64)
 
         try:
-            self._persistently(evaluate_rest, lambda: int(found.isnan().sum()))
+            self._persistently(evaluate_rest, lambda: int(found[:, 0].isnan().sum()))
         except BaseException:
             if self.actors:  # the old pool would raise the errors of this call's other pieces in the next one
                 self._actor_pool = WatchedPool(self.actors)
             raise
         self._evaluations += len(values)
-        return found.tolist()
+        return [tuple(row) for row in found.tolist()]
 
-    def _check_parent(self, fitness: float) -> None:
-        if abs(fitness) >= WORST:
-            raise InvalidValue(
-                f"fitness: expected a finite {self.fitness.name} of the parent, got NaN or infinity; is the parent "
-                "trained, and are its inputs scaled as it wants them?"
-            )
+    def _check_parent(self, values: _Values) -> None:
+        for name, value in zip(self._measures.names, values, strict=True):
+            if abs(value) >= WORST:
+                raise InvalidValue(
+                    f"fitness: expected a finite {name} of the parent, got NaN or infinity; is the parent trained, "
+                    "and are its inputs scaled as it wants them?"
+                )
 
-    def _seen_now(self) -> dict[bytes, float]:
+    def _seen_now(self) -> dict[bytes, _Values]:
         """Fitness of what the last evaluation saw, as long as parent and samples are the same."""
         return self._seen if self._seen is not None and self._seen_at == self._now() else {}
 
-    def _remember(self, seen: dict[bytes, float]) -> None:
+    def _remember(self, seen: dict[bytes, _Values]) -> None:
         self._seen, self._seen_at = seen, self._now()
 
     def _now(self) -> tuple[Any, ...]:

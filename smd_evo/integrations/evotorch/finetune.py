@@ -17,6 +17,7 @@ from smd_evo.core.selection import Select
 from smd_evo.core.subspace import Subspace, check_subspace
 from smd_evo.errors import InvalidType, InvalidValue, WrongParent, check_choice, check_count
 from smd_evo.evaluation.fitness import Fitness
+from smd_evo.evaluation.objectives import Objective
 from smd_evo.integrations.evotorch.base import NetworkProblem, space_of
 from smd_evo.integrations.evotorch.replica import Change, Fold, Replica
 from smd_evo.integrations.evotorch.solutions import changes_of, head, labels_of, rows_of, rule_of, without_steps
@@ -38,7 +39,11 @@ class FinetuneProblem(NetworkProblem):
     Args:
         parent: the network, which is copied and never touched; or a ParameterSpace of it.
         data: see :func:`smd_evo.evaluation.data.make_batches`; None if the fitness brings its own.
-        fitness: "cross_entropy", "accuracy", a BatchFitness or a ModuleFitness; it says the objective sense.
+        fitness: "cross_entropy", "accuracy", a BatchFitness or a ModuleFitness; it says the objective sense. A list
+            of several is several objectives, see :class:`smd_evo.evaluation.objectives.Objectives`; for EvoTorch's
+            GeneticAlgorithm.
+        eval_data: further ones that are no objectives, in that order in the columns behind them: features for
+            MAPElites.
         steps: longest lineage: generations that a GeneticAlgorithm may run. The searchers of this package
             fold what all parents share into the parent and need one, or two for several parents.
         select: which parameters are mutated, see :func:`smd_evo.core.selection.select_names`.
@@ -66,8 +71,9 @@ class FinetuneProblem(NetworkProblem):
         self,
         parent: nn.Module | ParameterSpace,
         data: Any = None,
-        fitness: str | Fitness = "cross_entropy",
+        fitness: str | Fitness | Sequence[str | Objective] = "cross_entropy",
         *,
+        eval_data: Sequence[str | Objective] = (),
         steps: int = 1,
         select: Select = "all",
         minibatch_size: int | None = None,
@@ -80,6 +86,7 @@ class FinetuneProblem(NetworkProblem):
             space_of(parent, select),
             data,
             fitness,
+            eval_data=eval_data,
             minibatch_size=minibatch_size,
             batch_size=batch_size,
             together=together,
@@ -92,7 +99,16 @@ class FinetuneProblem(NetworkProblem):
         self._first: Replica | None = None  # the pre-trained parent, once there is another one
 
     def ensure_numeric(self) -> None:
-        """Refuse searchers on numbers, which ask for them here: the words of a lineage are none."""
+        """Refuse searchers on numbers, which ask for them here: the words of a lineage are none.
+
+        MAPElites asks, too, and has no need of them: its operators make solutions and it moves them whole. What tells
+        it from the others is that it works with evaluation data.
+        """
+        if not self.eval_data_length:
+            self.ensure_unbounded()
+
+    def ensure_unbounded(self) -> None:
+        """Refuse the searchers that draw numbers from a distribution, which ask for this."""
         raise InvalidType(
             "problem: expected decision variables that are numbers, got lineages in a FinetuneProblem; use "
             "SubspaceProblem for this searcher"
@@ -226,7 +242,15 @@ class FinetuneProblem(NetworkProblem):
 
         Returns:
             The number of steps.
+
+        Raises:
+            InvalidValue: a fitness is of what differs from the parent, which would be another one then.
         """
+        if of_changes := self._measures.of_changes:
+            raise InvalidValue(
+                f"fitness: expected none of the change where steps become part of the parent, got {of_changes[0]}; "
+                "give the problem steps for all generations"
+            )
         rows = solutions.access_values(keep_evals=True)
         self._check_present(rows)
         steps = rows[:, 1:].reshape(len(rows), -1, WORDS)

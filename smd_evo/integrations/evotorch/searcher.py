@@ -51,6 +51,7 @@ class NetworkSearcher(SearchAlgorithm, SinglePopulationAlgorithmMixin):  # type:
     ) -> None:
         if not isinstance(problem, FinetuneProblem):
             raise InvalidType(f"problem: expected a FinetuneProblem, got a {type(problem).__name__}")
+        problem.check_one_fitness(f"a {type(self).__name__}")
         self._popsize = check_count("popsize", popsize)
         auto = isinstance(sigma, str) and sigma == "auto"
         self._sigma = "auto" if auto else check_number("sigma", sigma, low=0, mend='"auto" finds one')

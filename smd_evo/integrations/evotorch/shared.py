@@ -44,7 +44,7 @@ class SharedParent(LastingActors):
     parent, which must be main's.
     """
 
-    def __init__(self, sense: str, *, host: dict[str, Any], **options: Any) -> None:
+    def __init__(self, sense: str | Sequence[str], *, host: dict[str, Any], **options: Any) -> None:
         if isinstance(host.get("num_actors"), str):  # EvoTorch asks the cluster how many that are
             _connect()
         super().__init__(sense, **options, **_shared_gpus(host))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from smd_evo.core.selection import Select
 from smd_evo.core.subspace import RandomSubspace, Subspace
 from smd_evo.errors import InvalidValue, check_choice
 from smd_evo.evaluation.fitness import Fitness
+from smd_evo.evaluation.objectives import Objective
 from smd_evo.integrations.evotorch.base import NetworkProblem, key_of, space_of
 from smd_evo.integrations.evotorch.replica import Replica
 from smd_evo.integrations.rules import subspace_of_dimensions
@@ -33,7 +34,7 @@ class SubspaceProblem(NetworkProblem):
     Args:
         parent: the network, which is copied and never touched; or a ParameterSpace of it.
         data: see :func:`smd_evo.evaluation.data.make_batches`; None if the fitness brings its own.
-        fitness: "cross_entropy", "accuracy", a BatchFitness or a ModuleFitness; it says the objective sense.
+        fitness, eval_data: as for :class:`FinetuneProblem`.
         dimensions: k, for a random subspace of so many coordinates. Give this or ``subspace``.
         subspace: a RandomSubspace, or any rule that is static.
         scale: "absolute", or "relative" to multiply x by each tensor's standard deviation in the first parent.
@@ -55,8 +56,9 @@ class SubspaceProblem(NetworkProblem):
         self,
         parent: nn.Module | ParameterSpace,
         data: Any = None,
-        fitness: str | Fitness = "cross_entropy",
+        fitness: str | Fitness | Sequence[str | Objective] = "cross_entropy",
         *,
+        eval_data: Sequence[str | Objective] = (),
         dimensions: int | None = None,
         subspace: Subspace | None = None,
         scale: str = "absolute",
@@ -80,6 +82,7 @@ class SubspaceProblem(NetworkProblem):
             space,
             data,
             fitness,
+            eval_data=eval_data,
             minibatch_size=minibatch_size,
             batch_size=batch_size,
             together=together,
