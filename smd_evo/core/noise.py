@@ -266,8 +266,9 @@ def _in_pieces(
     """``function(key, positions)`` elementwise, in cache-sized pieces on a CPU."""
     if isinstance(key, Tensor):
         _check_int64("key", key)
-        shape = torch.broadcast_shapes(key.shape, positions.shape, (1,))
-        key = key.to(positions.device).reshape((1,) * (len(shape) - key.dim()) + key.shape)
+        key = key.to(positions.device)
+        shape = torch.broadcast_tensors(key, positions)[0].shape or torch.Size((1,))  # broadcast_shapes takes 20 us
+        key = key.reshape((1,) * (len(shape) - key.dim()) + key.shape)
         positions, rows = positions.expand(shape), max(1, _CHUNK // max(1, shape[1:].numel()))
     else:
         key = check_key(key)

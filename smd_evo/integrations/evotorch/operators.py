@@ -102,7 +102,7 @@ class SparseGaussianMutation(CopyingOperator):  # type: ignore[misc]
     def _mutate(self, values: Tensor, rows: Tensor) -> None:
         """Add the noise in place, in the wider of float32 and the population's type, rounded once."""
         numbers, coordinates = self._subspace.coordinates_of(rows[:, 1], self._layout)
-        noise = gaussian(rows[numbers, 0], coordinates, torch.float64).mul_(self._stdev)
+        noise = gaussian(rows[:, 0].index_select(0, numbers), coordinates, torch.float64).mul_(self._stdev)
         elements, places = values.view(-1), numbers * self._layout.size + coordinates
         old = elements.index_select(0, places)  # several times faster than values[numbers, coordinates]
         wide = torch.promote_types(old.dtype, torch.float32)
