@@ -91,6 +91,12 @@ class DenseIndividual(np.ndarray[Any, Any]):
         self.__dict__.update(state)
 
 
+_NO_GENES = (
+    "individual: expected an operator for lineages, got one that asks for genes; write mutSparseGaussian to mutate "
+    "and cxLineage to mate, or take evaluator.dense()"
+)
+
+
 class LineageIndividual:
     """A network as the mutations that lead to it from the parent: some dozen bytes a step, whatever its size.
 
@@ -118,6 +124,12 @@ class LineageIndividual:
 
     def __len__(self) -> int:
         return len(self.lineage)
+
+    def __getitem__(self, place: Any) -> Any:
+        raise InvalidType(_NO_GENES)
+
+    def __setitem__(self, place: Any, gene: Any) -> None:
+        raise InvalidType(_NO_GENES)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, LineageIndividual) and self.lineage == other.lineage

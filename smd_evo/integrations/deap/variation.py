@@ -18,6 +18,8 @@ from smd_evo.core.subspace import RandomSubspace
 from smd_evo.core.vector import sparse_noise
 from smd_evo.errors import InvalidType, InvalidValue, check_number, plain, shown
 from smd_evo.integrations.deap.individuals import LineageIndividual
+from smd_evo.integrations.words import OPERATOR_WORDS
+from smd_evo.mends import not_here
 
 __all__ = ["cxLineage", "draw_key", "mutSparseGaussian"]
 
@@ -29,6 +31,7 @@ def draw_key() -> Key:
     return random.getrandbits(64)
 
 
+@not_here(stdev="write sigma=", **OPERATOR_WORDS)
 def mutSparseGaussian(  # noqa: N802  # DEAP's naming
     individual: _Individual, mu: float | Sequence[float], sigma: float | Sequence[float], density: float
 ) -> tuple[_Individual]:
