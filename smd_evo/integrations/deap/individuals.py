@@ -131,6 +131,12 @@ class LineageIndividual:
     def __setitem__(self, place: Any, gene: Any) -> None:
         raise InvalidType(_NO_GENES)
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        """One thing, and no row of genes: ``similar=np.array_equal`` compares lineages, too."""
+        array = np.empty((), object)
+        array[()] = self
+        return array
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, LineageIndividual) and self.lineage == other.lineage
 
