@@ -180,6 +180,14 @@ def test_what_it_says_of_a_loss_works():
     assert evaluated.evaluate(evaluated.lineage())[0] > 0
 
 
+def test_no_actors_to_kill(problem):
+    with pytest.raises(TypeError):  # if EvoTorch mends it one day, this says so
+        numbers().kill_actors()
+    for own in (problem, SubspaceProblem(network(), DATA, dimensions=3)):
+        own.kill_actors()
+        own.evaluate(own.generate_batch(2))
+
+
 class TestLineages:
     """Rows of words and lists of mutations are no numbers that noise may be added to."""
 
