@@ -6,10 +6,20 @@ import sys
 import numpy as np
 import pytest
 import torch
+from evotorch import Problem
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from smd_evo import Layout, RandomSubspace, gaussian, permutation
+from smd_evo import (
+    Layout,
+    LineageIndividual,
+    RandomSubspace,
+    SparseGaussianMutation,
+    gaussian,
+    mutSparseGaussian,
+    permutation,
+)
 from smd_evo.core import fast
 from smd_evo.core.keys import derive, key_to_int64
 from smd_evo.core.vector import sparse_noise
@@ -105,6 +115,36 @@ def test_names_of_keys_are_hashed_once_and_right():
     assert derive(1, "noise", "noise") == derive(derive(1, "noise"), "noise") != derive(1, "noise", "Noise")
 
 
+class Operations(TorchDispatchMode):
+    """How many tensor operations there are: each costs microseconds, which small genomes have not got."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        self.count += 1
+        return function(*arguments, **(keywords or {}))
+
+
+def operations(way, function, *arguments, **options):
+    with Operations() as operations:
+        made(way, lambda: function(*arguments, **options))
+    return operations.count
+
+
+@pytest.mark.parametrize("way", ["few", "kernels"])
+def test_a_small_genome_takes_no_tensor_operations(way):
+    for genes in ([0.0] * 10, np.zeros(50)):
+        assert operations(way, mutSparseGaussian, genes, 0, 1, 0.3) == 0
+    assert operations(way, mutSparseGaussian, LineageIndividual(), 0, 1, 0.3) == 0
+
+
+def test_a_small_population_takes_dozens():
+    problem = Problem("min", torch.linalg.norm, solution_length=3, initial_bounds=(-1, 1), seed=1)
+    mutate, parents = SparseGaussianMutation(problem, stdev=0.1, density=0.4), problem.generate_batch(200)
+    with_kernels, without = (operations(way, mutate, parents) for way in ("kernels", "tensor operations"))
+    assert with_kernels < 120 < 600 < without
+
+
 def test_a_thousand_small_mutations_load_no_kernels():
     code = """
 import random, sys, torch
@@ -113,7 +153,7 @@ random.seed(1)
 for _ in range(1000):
     mutSparseGaussian([0.0] * 10, 0, 1, 0.1)
 print("numba" in sys.modules)
-for _ in range(1000):
+for _ in range(300):
     mutSparseGaussian([0.0] * 1000, 0, 1, 0.1)
 from smd_evo.core import fast
 print("numba" in sys.modules or fast._state.off)
