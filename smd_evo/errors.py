@@ -112,6 +112,8 @@ def check_number(
     >>> check_number("sigma", fractions.Fraction(1, 4), low=0)
     0.25
     """
+    if type(value) is float and low < value <= high and value < math.inf:
+        return value
     sign, bracket = (">=", "[") if closed else (">", "(")
     interval = f" {sign} {low:g}" if math.isinf(high) else f" in {bracket}{low:g}, {high:g}]"
     interval = "" if math.isinf(low) and math.isinf(high) else interval

@@ -219,7 +219,7 @@ def test_files_of_numpy_numbers_are_read_again(tmp_path):
             "data: expected .*, got 'accuracy'; the order is parent, data, fitness",
         ),
         (lambda: Evaluator(net(), "accuracy", DATA), "fitness: expected .*; the order is parent, data, fitness"),
-        (lambda: Evaluator(net(), DATA, nn.NLLLoss()), r"fitness: expected .*, got NLLLoss\(\); wrap a function"),
+        (lambda: Evaluator(net(), DATA, nn.NLLLoss()), r"fitness: expected .*, got NLLLoss\(\); write BatchFitness"),
         (
             lambda: sample_mutations(0, 2, subspace="random:0.1", sigma=1),
             r"; parse_subspace\('random:0.1'\) makes one",

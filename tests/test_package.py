@@ -13,6 +13,7 @@ from smd_evo import errors
 # From the ground up; an import never points down this list.
 LAYERS = [
     "errors",
+    "mends",
     "documents",
     "atomic",
     "interrupts",
@@ -45,10 +46,12 @@ CORE = [
     "compiled_patches",
     "compiled",
     "compiled_cuda",
+    "few",
     "fast",
     "layout",
     "noise",
     "subspace",
+    "vector",
     "structured",
     "lowrank",
     "within",

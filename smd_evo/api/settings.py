@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 from torch import nn
 
 from smd_evo.errors import InvalidType, InvalidValue, check_choice, shown
-from smd_evo.evaluation.fitness import BatchFitness, Fitness, ModuleFitness, TotalFitness
+from smd_evo.evaluation.fitness import BatchFitness, Fitness, ModuleFitness, TotalFitness, loss_mend
 from smd_evo.experiments.parent import NAMED, Given, Source, own_fitness
 from smd_evo.experiments.settings import OBJECT, ExperimentConfig
+from smd_evo.mends import network_mend
 from smd_evo.zoo.data import Data
 from smd_evo.zoo.own import data_of, no_data
 
@@ -79,7 +80,8 @@ def taken(
             raise InvalidValue(f"{name}: expected none with a network and data that are there; leave it out")
         check_choice("setting", name, [setting.name for setting in fields(kind)])
     if not isinstance(network, nn.Module):
-        raise InvalidType(f"network: expected a torch.nn.Module, got {shown(network)}; the order is network, data")
+        mend = network_mend(network) or "; the order is network, data"
+        raise InvalidType(f"network: expected a torch.nn.Module, got {shown(network)}{mend}")
     own = _fitness(fitness, sense)
     if sense is not None and not callable(fitness):
         raise InvalidValue(f"sense: expected none with fitness {shown(fitness)}, which says it; leave it out")
@@ -105,11 +107,11 @@ def _fitness(fitness: Any, sense: str | None) -> Fitness | None:
         return None
     if isinstance(fitness, BatchFitness | TotalFitness | ModuleFitness):
         return fitness
-    if callable(fitness) and not isinstance(fitness, nn.Module):
+    if callable(fitness) and not loss_mend(fitness):
         return own_fitness(fitness, check_choice("sense", sense or "max", ("min", "max")))  # type: ignore[arg-type]
+    mend = loss_mend(fitness) or "BatchFitness(name, 'min', score) scores outputs against targets"
     raise InvalidType(
-        f"fitness: expected a name, a BatchFitness or a function of the network, got {shown(fitness)}; "
-        "BatchFitness(name, 'min', score) scores outputs against targets"
+        f"fitness: expected a name, a BatchFitness or a function of the network, got {shown(fitness)}; {mend}"
     )
 
 

@@ -16,8 +16,9 @@ from smd_evo.core.exclusive import alone
 from smd_evo.core.layout import Layout, Slot
 from smd_evo.core.selection import Select, select_names
 from smd_evo.core.supported import check_not_frozen, check_supported, without_aliases
-from smd_evo.errors import InvalidType, InvalidValue, WrongParent, check_flag
+from smd_evo.errors import InvalidType, InvalidValue, WrongParent, check_flag, shown
 from smd_evo.markup import html_table
+from smd_evo.mends import network_mend
 
 __all__ = ["Elements"]
 
@@ -30,7 +31,7 @@ class Elements:
 
     def __init__(self, module: nn.Module, select: Select = "all", *, include_frozen: bool = False) -> None:
         if not isinstance(module, nn.Module):
-            raise InvalidType(f"module: expected a torch.nn.Module, got {type(module).__name__}")
+            raise InvalidType(f"module: expected a torch.nn.Module, got {shown(module)}{network_mend(module)}")
         check_not_frozen(module)
         found, frozen = dict(module.named_parameters()), check_flag("include_frozen", include_frozen)
         candidates = [name for name, tensor in found.items() if frozen or tensor.requires_grad]

@@ -10,6 +10,7 @@ Reference: Steele, Lea, Flood, "Fast splittable pseudorandom number generators",
 
 from __future__ import annotations
 
+import functools
 import hashlib
 
 from torch import Tensor
@@ -74,16 +75,24 @@ def derive(key: Key, *parts: int | str) -> Key:
     """
     key = check_key(key)
     for part in parts:
-        number = whole(part)
-        if isinstance(part, str):
-            number = int.from_bytes(hashlib.blake2b(part.encode(), digest_size=8).digest(), "little")
+        number = _number(part) if isinstance(part, str) else whole(part)
         if number is None:
             raise InvalidType(f"parts: expected names and whole numbers, got {shown(part)}")
-        state = (key + _GAMMA * (number + 1)) & _MASK64
-        state = ((state ^ (state >> 30)) * _MIX1) & _MASK64
-        state = ((state ^ (state >> 27)) * _MIX2) & _MASK64
-        key = state ^ (state >> 31)
+        key = mixed(key, number)
     return key
+
+
+def mixed(key: Key, number: int) -> Key:
+    """:func:`derive` of one number, unchecked."""
+    state = (key + _GAMMA * (number + 1)) & _MASK64
+    state = ((state ^ (state >> 30)) * _MIX1) & _MASK64
+    state = ((state ^ (state >> 27)) * _MIX2) & _MASK64
+    return state ^ (state >> 31)
+
+
+@functools.lru_cache(256)  # a handful of names, millions of times
+def _number(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
 
 
 def derive_tensor(key: Key | Tensor, part: int | Tensor) -> Tensor:

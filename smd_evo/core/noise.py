@@ -8,8 +8,8 @@ as its round function (the permutation), in wrapping integer arithmetic, which i
 field's transform to normal values is made of float64 additions, multiplications, divisions and square
 roots only, one rounding each, which IEEE 754 fixes to the last bit; ``log`` and ``cos`` of a library, and
 PyTorch's square root on a CPU, differ between devices and even between vector widths. So the same bits come from
-the tensor operations here, which are the reference, and from the kernels of :mod:`smd_evo.core.compiled` and
-:mod:`smd_evo.core.compiled_cuda`.
+the tensor operations here, which are the reference, from the kernels of :mod:`smd_evo.core.compiled` and
+:mod:`smd_evo.core.compiled_cuda`, and from Python's own numbers in :mod:`smd_evo.core.few`.
 
 References:
     Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011 (Philox).
@@ -121,7 +121,7 @@ def permutation(key: Key | Tensor, positions: Tensor, size: int) -> Tensor:
     size = check_count("size", size)
     if size > MAX_SIZE:
         raise InvalidValue(f"size: expected at most 2**40, got {size}")
-    rounds = _ROUNDS if size > _FEW else _ROUNDS_FEW
+    rounds = rounds_of(size)
     if not isinstance(key, Tensor):
         made = fast.permutation(check_key(key), positions, size, rounds)
         if made is not None:
@@ -150,6 +150,11 @@ def permutation(key: Key | Tensor, positions: Tensor, size: int) -> Tensor:
         if isinstance(key, Tensor):
             key = key[still]
     return result
+
+
+def rounds_of(size: int) -> int:
+    """Rounds of the Feistel network of a permutation of range(size)."""
+    return _ROUNDS if size > _FEW else _ROUNDS_FEW
 
 
 def philox4x32(
@@ -261,8 +266,9 @@ def _in_pieces(
     """``function(key, positions)`` elementwise, in cache-sized pieces on a CPU."""
     if isinstance(key, Tensor):
         _check_int64("key", key)
-        shape = torch.broadcast_shapes(key.shape, positions.shape, (1,))
-        key = key.to(positions.device).reshape((1,) * (len(shape) - key.dim()) + key.shape)
+        key = key.to(positions.device)
+        shape = torch.broadcast_tensors(key, positions)[0].shape or torch.Size((1,))  # broadcast_shapes takes 20 us
+        key = key.reshape((1,) * (len(shape) - key.dim()) + key.shape)
         positions, rows = positions.expand(shape), max(1, _CHUNK // max(1, shape[1:].numel()))
     else:
         key = check_key(key)

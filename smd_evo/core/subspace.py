@@ -53,8 +53,12 @@ class Subspace(ABC):
             generation: number of the generation.
             index: number of the child in it.
         """
-        number = torch.tensor(check_count("index", index, low=0), dtype=torch.int64, device="cpu")
-        return key_from_int64(int(self.draws(check_key(key), check_key(generation, "generation"), number)))
+        key, generation = check_key(key), check_key(generation, "generation")
+        return self._draw(key, generation, check_count("index", index, low=0))
+
+    def _draw(self, key: Key, generation: int, index: int) -> int:
+        number = torch.tensor(index, dtype=torch.int64, device="cpu")
+        return key_from_int64(int(self.draws(key, generation, number)))
 
     def draws(self, key: Key, generation: int, indices: Tensor) -> Tensor:
         """:meth:`draw` of many children: bit patterns, int64, for int64 ``indices`` of any shape."""
@@ -129,14 +133,20 @@ class RandomSubspace(Subspace):
         density = check_number("density", self.density, low=0, high=1, mend="try 0.01")
         kept(self, density=density, static=check_flag("static", self.static))
 
+    def _draw(self, key: Key, generation: int, index: int) -> int:
+        own = derive(key, "subspace")  # as draws() makes it, without tensors: a genome of ten numbers is fast
+        return own if self.static else derive(own, generation, index)
+
     def _chosen(self, draw: int, layout: Layout, device: torch.device) -> Tensor:
         positions = torch.arange(share(self.density, layout.size), device=device)
-        return permutation(draw, positions, layout.size)
+        return positions if len(positions) == layout.size else permutation(draw, positions, layout.size)
 
     def coordinates_of(self, draws: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
         """See :meth:`Subspace.coordinates_of`; all in one call."""
         positions = torch.arange(share(self.density, layout.size), device=draws.device)
         numbers = torch.arange(len(draws), device=draws.device).repeat_interleave(len(positions))
+        if len(positions) == layout.size:
+            return numbers, positions.repeat(len(draws))
         return numbers, permutation(draws[:, None], positions, layout.size).view(-1)
 
 

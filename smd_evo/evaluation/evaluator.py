@@ -32,6 +32,7 @@ from smd_evo.evaluation.stream import StreamBatches
 from smd_evo.evaluation.together import Several, several_scored
 from smd_evo.evaluation.visit import Visitor, shares_of, visit
 from smd_evo.evaluation.work import Work
+from smd_evo.mends import network_mend
 
 __all__ = ["Evaluation", "Evaluator"]
 
@@ -122,7 +123,7 @@ class Evaluator:
         if isinstance(parent, nn.Module):
             parent = ParameterSpace(parent if device is None else _on_device(parent, device), select)
         elif not isinstance(parent, ParameterSpace):
-            mend = "; the order is parent, data, fitness" if isinstance(data, nn.Module) else ""
+            mend = "; the order is parent, data, fitness" if isinstance(data, nn.Module) else network_mend(parent)
             raise InvalidType(f"parent: expected a torch.nn.Module or ParameterSpace, got {shown(parent)}{mend}")
         elif select != "all" or device is not None:
             raise InvalidValue(

@@ -30,6 +30,7 @@ __all__ = [
     "TotalFitness",
     "best_of",
     "get_fitness",
+    "loss_mend",
     "rank",
 ]
 
@@ -240,12 +241,39 @@ def get_fitness(fitness: str | Fitness) -> Fitness:
         return _BY_NAME[check_choice("fitness", fitness, _BY_NAME)]
     if isinstance(fitness, BatchFitness | TotalFitness | ModuleFitness):
         return fitness
-    mend = "the order is parent, data, fitness"
-    if callable(fitness):
+    mend = loss_mend(fitness) or "the order is parent, data, fitness"
+    if callable(fitness) and not loss_mend(fitness):
         mend = "wrap a function as ModuleFitness(name, sense, function), sense 'min' or 'max'"
     elif isinstance(fitness, list | tuple) and all(isinstance(part, str | Fitness) for part in fitness):
         mend = "FinetuneProblem, ToolboxEvaluator and Objectives take several"
     raise InvalidType(f"fitness: expected a name, a BatchFitness or a ModuleFitness, got {shown(fitness)}; {mend}")
+
+
+def loss_mend(loss: object) -> str:
+    """How to write one of torch's losses, a module, a class or a function, as a fitness; empty for anything else.
+
+    >>> loss_mend(nn.CrossEntropyLoss()), loss_mend(nn.functional.mse_loss)
+    ('write "cross_entropy"', 'write BatchFitness("mse_loss", "min", partial(mse_loss, reduction="none"))')
+    """
+    kind = loss if isinstance(loss, type) else type(loss)
+    if issubclass(kind, nn.Module):
+        name = kind.__name__
+        if loss is nn.CrossEntropyLoss or (kind is nn.CrossEntropyLoss and _plain(loss)):
+            return 'write "cross_entropy"'
+        one_a_sample = f'{name}(reduction="none")' if kind.__module__.startswith("torch.") else "one score a sample"
+    elif getattr(loss, "__module__", "") == nn.functional.__name__:
+        name = str(getattr(loss, "__name__", "loss"))
+        if name == "cross_entropy":
+            return 'write "cross_entropy"'
+        one_a_sample = f'partial({name}, reduction="none")'
+    else:
+        return ""
+    return f'write BatchFitness("{name}", "min", {one_a_sample})'
+
+
+def _plain(loss: Any) -> bool:
+    """Whether a cross-entropy has no settings that "cross_entropy" lacks."""
+    return loss.weight is None and loss.label_smoothing == 0 and loss.ignore_index == -100
 
 
 def _described(tensor: Tensor) -> str:

@@ -3,9 +3,26 @@
 from __future__ import annotations
 
 from smd_evo.core.subspace import RandomSubspace, Subspace, check_subspace
-from smd_evo.errors import InvalidValue, check_count, check_flag
+from smd_evo.errors import InvalidValue, check_count, check_flag, check_number
 
-__all__ = ["subspace_of", "subspace_of_dimensions"]
+__all__ = ["strength_of", "subspace_of", "subspace_of_dimensions"]
+
+
+def strength_of(stdev: float | None, sigma: float | None, mend: str) -> float:
+    """The mutation strength that one of two words says: EvoTorch's and this package's.
+
+    Raises:
+        InvalidValue, InvalidType: neither or both are given, or no finite number above zero.
+    """
+    if (stdev is None) == (sigma is None):
+        raise InvalidValue(
+            f"stdev: expected it or sigma, which is the same, got {'neither' if sigma is None else 'both'}"
+        )
+    return (
+        check_number("sigma", sigma, low=0, mend=mend)
+        if stdev is None
+        else check_number("stdev", stdev, low=0, mend=mend)
+    )
 
 
 def subspace_of(density: float | None, subspace: Subspace | None, static: bool) -> Subspace:

@@ -46,6 +46,7 @@ LAYOUT = Layout(
 def eager(function, *arguments, **options):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fast._state, "off", True)
+        patch.setattr(fast, "_FEW", -1)
         return function(*arguments, **options)
 
 

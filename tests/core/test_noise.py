@@ -14,13 +14,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from smd_evo.core import noise
+from smd_evo.core import fast, noise
 from smd_evo.core.keys import derive, key_to_int64
 from smd_evo.core.noise import MAX_SIZE, gaussian, permutation, philox4x32
 
 KEYS = st.integers(0, 2**64 - 1)
 MASK = 2**32 - 1
 P = 1e-3
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tensor_operations():
+    """The reference; test_compiled and test_few compare what else makes the noise with it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fast, "_FEW", -1)
+        yield
 
 
 def words(*values):

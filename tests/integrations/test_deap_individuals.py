@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from deap import base, creator, tools
 from deap_helpers import check_refused
+from hypothesis import given
+from hypothesis import strategies as st
 
 from smd_evo import DenseIndividual, Lineage, LineageIndividual, PartitionSubspace, RandomSubspace, sample_mutations
-from smd_evo.errors import InvalidType
+from smd_evo.errors import InvalidType, InvalidValue
 from smd_evo.integrations.deap.individuals import MaxFitness, MinFitness
 
 creator.create("IndividualsMin", base.Fitness, weights=(-1.0,))
@@ -156,6 +158,63 @@ class TestDenseIndividual:
         assert np.allclose(children[0] + children[1], one + two)
         assert not np.array_equal(children[0], one)
         assert [type(child.fitness) for child in children] == [MinFitness, MinFitness]
+
+    @pytest.mark.parametrize("mate", [tools.cxOnePoint, tools.cxTwoPoint])
+    @pytest.mark.parametrize("kind", [DenseIndividual, creator.IndividualsDense], ids=["dense", "creator's"])
+    @given(length=st.integers(2, 12), seed=st.integers(0, 2**32))
+    def test_deaps_crossovers_of_slices_do_as_with_lists(self, mate, kind, length, seed):
+        """Slices of numpy's own arrays are views: each of two that are swapped would overwrite the other."""
+        genes = list(range(length)), list(range(length, 2 * length))
+        random.seed(seed)
+        expected = mate(*map(list, genes))
+        random.seed(seed)
+        children = mate(*map(kind, genes))
+        assert [child.tolist() for child in children] == list(expected)
+
+    def test_deaps_crossover_of_strategies(self):
+        one, two = DenseIndividual(range(8)), DenseIndividual(range(8, 16))
+        one.strategy, two.strategy = [0.0] * 8, [1.0] * 8
+        children = tools.cxESTwoPoint(one, two)
+        assert sorted(np.concatenate(children).tolist()) == list(range(16))
+        assert [(genes >= 8).tolist() for genes in children] == [[s == 1 for s in g.strategy] for g in children]
+
+    def test_slices_are_copies_as_of_lists_and_can_be_written_to(self):
+        individual = DenseIndividual(np.arange(12.0).reshape(3, 4))
+        for place in (np.s_[1:], np.s_[:, 2], np.s_[0:2, 1:3]):
+            part = individual[place]
+            part += 100
+            assert individual.max() == 11
+            individual[place] += 1
+            individual[place] = individual[place] - 1
+            assert individual.tolist() == np.arange(12.0).reshape(3, 4).tolist()
+        individual[0][1] = 7  # a row of a table is the table's
+        assert individual[0, 1] == 7
+
+    def test_a_crossover_that_changes_lengths_is_told(self):
+        individual = DenseIndividual(range(5))
+        for part in (individual[:1], individual[:3]):
+            check_refused(
+                lambda part=part: individual.__setitem__(slice(1, 3), part), InvalidValue, "expected 2 genes .* got"
+            )
+        individual[1:3] = 9
+        assert individual.tolist() == [0, 9, 9, 3, 4]
+
+    @pytest.mark.parametrize("kind", [DenseIndividual, creator.IndividualsDense], ids=["dense", "creator's"])
+    def test_deaps_initializers(self, kind):
+        toolbox = base.Toolbox()
+        toolbox.register("repeat", tools.initRepeat, kind, lambda: 1.5, 3)
+        toolbox.register("cycle", tools.initCycle, kind, (lambda: 1.5, lambda: 2), 2)
+        toolbox.register("iterate", tools.initIterate, kind, lambda: map(float, range(3)))
+        toolbox.register("sample", tools.initIterate, kind, lambda: random.sample(range(3), 3))
+        population = [toolbox.repeat(), toolbox.cycle(), toolbox.iterate(), toolbox.sample()]
+        assert [one.tolist() for one in population[:3]] == [[1.5] * 3, [1.5, 2, 1.5, 2], [0, 1, 2]]
+        assert sorted(population[3].tolist()) == [0, 1, 2]
+        assert all(type(one) is kind and one.dtype.kind == "f" and not one.fitness.valid for one in population)
+        assert len(kind(iter([]))) == 0
+
+    @pytest.mark.parametrize("values", ["genes", ["1"], [1j], [None, 1], {"a": 1}, None, [[1], [1, 2]]], ids=str)
+    def test_what_are_no_numbers(self, values):
+        check_refused(lambda: DenseIndividual(values), InvalidType, "values: expected")
 
     def test_deaps_records(self):
         population = [dense([number, 1.0], evaluated=(number,)) for number in (3.0, 1.0, 1.0, 2.0)]

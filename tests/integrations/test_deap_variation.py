@@ -4,6 +4,10 @@ import array
 import copy
 import functools
 import random
+from collections import UserList, deque
+from collections.abc import MutableSequence
+from decimal import Decimal
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -31,8 +35,38 @@ creator.create("VariationNumpy", np.ndarray, fitness=creator.VariationMin)
 creator.create("VariationArray", array.array, typecode="d", fitness=creator.VariationMin)
 creator.create("VariationDense", DenseIndividual, fitness=creator.VariationMin)
 
+
+class Genes(MutableSequence):
+    """A sequence of a user's own."""
+
+    def __init__(self, genes):
+        self.genes = list(genes)
+
+    def __len__(self):
+        return len(self.genes)
+
+    def __getitem__(self, place):
+        return self.genes[place]
+
+    def __setitem__(self, place, gene):
+        self.genes[place] = gene
+
+    def __delitem__(self, place):
+        del self.genes[place]
+
+    def insert(self, place, gene):
+        self.genes.insert(place, gene)
+
+    def __eq__(self, other):
+        return self.genes == other.genes
+
+    __hash__ = None
+
+
 KINDS = {
     "list": list,
+    "UserList": UserList,
+    "user's own": Genes,
     "array": lambda genes: array.array("d", genes),
     "float32 array": lambda genes: array.array("f", genes),
     "numpy": np.array,
@@ -114,6 +148,27 @@ class TestSparseGaussian:
         for place, gene in enumerate(individual):
             assert gene == 0 or gene == pytest.approx(10 * place, abs=0.01)
 
+    @pytest.mark.parametrize("sigma", [[1, 2], (Fraction(1), Decimal(2)), torch.tensor([1.0, 2.0])], ids=repr)
+    def test_numbers_of_any_kind(self, sigma):
+        results = []
+        for values in ([1.0, 2.0], sigma):
+            random.seed(3)
+            results.append(mutSparseGaussian([0.0, 0.0], 0, values, 1.0)[0])
+        assert results[0] == results[1]
+
+    @pytest.mark.parametrize("kind", [deque, torch.tensor], ids=["deque", "tensor"])
+    def test_what_else_deap_takes(self, kind):
+        for mutate in (mutSparseGaussian, tools.mutGaussian):
+            (individual,) = mutate(kind([0.0] * 4), 0, 1, 1.0)
+            assert sum(float(gene) != 0 for gene in individual) == 4
+        check_refused(lambda: mutSparseGaussian(torch.arange(3), 0, 1, 0.5), InvalidType, "floating .* torch.int64")
+
+    def test_a_gene_that_is_no_number_changes_nothing(self):
+        individual = [0.0, 1.0, "a"]
+        with pytest.raises(TypeError):
+            mutSparseGaussian(individual, 0, 1, 1.0)
+        assert individual == [0.0, 1.0, "a"]
+
     @pytest.mark.parametrize("name", ["mu", "sigma"])
     def test_too_few_are_deaps_error(self, name):
         options = {"mu": 0, "sigma": 1} | {name: [1.0, 1.0]}
@@ -155,7 +210,21 @@ class TestSparseGaussian:
             (np.arange(3), {}, InvalidType, r"expected floating numbers, got int64; use .astype\(float\)"),
             (np.zeros((3, 3)), {}, InvalidValue, r"expected one dimension, got shape \(3, 3\)"),
             (np.array(1.0), {}, InvalidValue, "one dimension"),
-            ((0.0, 1.0), {}, InvalidType, "got tuple"),
+            ((0.0, 1.0), {}, InvalidType, "got tuple; genes are changed in place"),
+            (range(3), {}, InvalidType, "got range"),
+            (dict.fromkeys(range(3), 0.0), {}, InvalidType, "got dict"),
+            (bytearray(3), {}, InvalidType, "got bytearray"),
+            (array.array("i", [1, 2]), {}, InvalidType, r"expected floating numbers, got i; use array\('d', ...\)"),
+            ([0.0] * 2, {"sigma": [1.0, 0.0]}, InvalidValue, r"sigma\[1\]: expected a finite number > 0, got 0.0"),
+            ([0.0] * 2, {"sigma": [1.0, float("nan")]}, InvalidValue, r"sigma\[1\]: .*got nan"),
+            ([0.0] * 2, {"sigma": np.array([-1.0, 1])}, InvalidValue, r"sigma\[0\]: .*got -1.0"),
+            ([0.0] * 2, {"sigma": [1.0, "2"]}, InvalidType, r"sigma\[1\]: expected a number > 0, got '2'"),
+            ([0.0] * 2, {"sigma": [1.0, None]}, InvalidType, r"sigma\[1\]"),
+            ([0.0] * 2, {"sigma": [True, True]}, InvalidType, r"sigma\[0\]: expected a number > 0, got"),
+            ([0.0] * 2, {"sigma": np.ones((2, 2))}, InvalidValue, r"sigma: .*for each gene, got shape \(2, 2\)"),
+            ([0.0] * 2, {"sigma": "ab"}, InvalidType, "sigma: expected a number > 0, got 'ab'"),
+            ([0.0] * 2, {"sigma": {0: 1.0, 1: 1.0}}, InvalidType, "sigma"),
+            ([0.0] * 2, {"mu": [0.0, float("inf")]}, InvalidValue, r"mu\[1\]: expected a finite number, got inf"),
             ("genes", {}, InvalidType, "got str"),
             (None, {}, InvalidType, "got NoneType"),
             (LineageIndividual(), {"mu": 0.5}, InvalidValue, "mu: expected 0 for a lineage, got 0.5"),

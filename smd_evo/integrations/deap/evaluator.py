@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -22,6 +23,8 @@ from smd_evo.evaluation.fitness import Fitness
 from smd_evo.evaluation.front import ParetoFront
 from smd_evo.evaluation.objectives import Objective, Objectives, listed
 from smd_evo.integrations.deap.individuals import DenseIndividual, LineageIndividual, fitness_class
+from smd_evo.integrations.words import TOOLBOX_WORDS
+from smd_evo.mends import not_here
 
 __all__ = ["NetworkToolbox", "ToolboxEvaluator"]
 
@@ -36,6 +39,7 @@ class NetworkToolbox(ABC):
 
     evaluator: Evaluator
     objectives: Objectives
+    _alike = False
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -56,6 +60,7 @@ class NetworkToolbox(ABC):
         for individual in individuals:
             self._check_direction(individual)
         children = [self._child(individual) for individual in individuals]
+        self._say_if_nothing_mutates(individuals)
         if len(self.objectives) == 1:
             return [(fitness,) for fitness in self.evaluator.evaluate(children).fitness.tolist()]
         return [tuple(values) for values in self.objectives.evaluate(self.evaluator, children).tolist()]
@@ -87,6 +92,19 @@ class NetworkToolbox(ABC):
     def make_net(self, individual: Any) -> nn.Module:
         """An individual as an independent network."""
         return self.evaluator.space.make_child(self._child(individual))
+
+    def _say_if_nothing_mutates(self, individuals: Sequence[Any]) -> None:
+        """Warn of two generations of parents: to DEAP's own operators a lineage without mutations has no genes."""
+        alike = len(individuals) > 1 and all(
+            isinstance(one, LineageIndividual) and not len(one) for one in individuals
+        )
+        if alike and self._alike:
+            warnings.warn(
+                "individuals: expected mutations in the second generation, got the parent again; mutSparseGaussian "
+                "adds them, DEAP's own operators find no genes in a lineage",
+                stacklevel=3,
+            )
+        self._alike = alike
 
     def _check_direction(self, individual: Any) -> None:
         """Refuse an individual whose fitness would be led the wrong way."""
@@ -131,6 +149,7 @@ class ToolboxEvaluator(NetworkToolbox):
         >>> _ = algorithms.eaMuPlusLambda(population, toolbox, 4, 8, cxpb=0, mutpb=1, ngen=3, verbose=False)
     """
 
+    @not_here(**TOOLBOX_WORDS)
     def __init__(
         self,
         parent: nn.Module | ParameterSpace,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from deap import base
 from numpy.typing import ArrayLike
 
 from smd_evo.core.mutation import Lineage
-from smd_evo.errors import InvalidType, shown
+from smd_evo.errors import InvalidType, InvalidValue, check_number, shown
 
 __all__ = ["DenseIndividual", "LineageIndividual", "MaxFitness", "MinFitness", "fitness_class"]
 
@@ -66,10 +67,12 @@ class DenseIndividual(np.ndarray[Any, Any]):
     """Numbers with a fitness: all parameters of a network, or a point of a subspace.
 
     A slice, a view or the result of arithmetic is an individual with a fitness of its own, of the same class and not
-    valid. ``HallOfFame`` and ``ParetoFront`` want ``similar=np.array_equal``, as for all arrays.
+    valid. A slice is a copy, as of a list, so DEAP's cross-overs that swap slices lose no genes; ``view`` and
+    ``reshape`` are numpy's. ``HallOfFame`` and ``ParetoFront`` want ``similar=np.array_equal``, as for all arrays.
 
     Args:
-        values: the numbers, copied; float32 unless they are of another floating type.
+        values: the numbers, copied; float32 unless they are of another floating type. An iterator will do, as
+            ``tools.initRepeat``, ``initCycle`` and ``initIterate`` give one.
         fitness: class of the fitness; that of ``creator.create`` comes first.
 
     Example:
@@ -81,21 +84,34 @@ class DenseIndividual(np.ndarray[Any, Any]):
 
     fitness: base.Fitness
 
-    def __new__(cls, values: ArrayLike, fitness: type[base.Fitness] = MinFitness) -> DenseIndividual:
+    def __new__(
+        cls, values: ArrayLike | Iterable[float], fitness: type[base.Fitness] = MinFitness
+    ) -> DenseIndividual:
         """See the class."""
-        array = np.array(values)
-        if not np.issubdtype(array.dtype, np.floating):
-            array = array.astype(np.float32)
-        individual = array.view(cls)
+        individual = _numbers(list(values) if isinstance(values, Iterator) else values).view(cls)
         individual.fitness = _fitness_of(fitness)
         return individual
 
-    def __init__(self, values: ArrayLike, fitness: type[base.Fitness] = MinFitness) -> None:
+    def __init__(self, values: ArrayLike | Iterable[float], fitness: type[base.Fitness] = MinFitness) -> None:
         """All is done before; ``creator`` calls this after it has set its own fitness."""
 
     def __array_finalize__(self, source: Any) -> None:
         fitness = getattr(source, "fitness", None)
         self.fitness = type(fitness)() if isinstance(fitness, base.Fitness) else MinFitness()
+
+    def __getitem__(self, place: Any) -> Any:
+        found = super().__getitem__(place)
+        sliced = isinstance(place, slice) or (isinstance(place, tuple) and any(isinstance(p, slice) for p in place))
+        return found.copy() if sliced else found
+
+    def __setitem__(self, place: Any, values: Any) -> None:
+        genes = self.view(np.ndarray)  # a subclass's own asks for the slice, and would write to the copy
+        if isinstance(place, slice) and isinstance(values, DenseIndividual) and len(values) != len(genes[place]):
+            raise InvalidValue(
+                f"individual: expected {len(genes[place])} genes for that slice, got {len(values)}; an array keeps "
+                "its length, which cxMessyOnePoint changes: cxTwoPoint does not"
+            )
+        genes[place] = values
 
     def __deepcopy__(self, memo: dict[int, Any] | None) -> DenseIndividual:
         twin = self.copy()
@@ -107,6 +123,12 @@ class DenseIndividual(np.ndarray[Any, Any]):
 
     def __setstate__(self, state: Any) -> None:
         self.__dict__.update(state)
+
+
+_NO_GENES = (
+    "individual: expected an operator for lineages, got one that asks for genes; write mutSparseGaussian to mutate "
+    "and cxLineage to mate, or take evaluator.dense()"
+)
 
 
 class LineageIndividual:
@@ -137,6 +159,18 @@ class LineageIndividual:
     def __len__(self) -> int:
         return len(self.lineage)
 
+    def __getitem__(self, place: Any) -> Any:
+        raise InvalidType(_NO_GENES)
+
+    def __setitem__(self, place: Any, gene: Any) -> None:
+        raise InvalidType(_NO_GENES)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        """One thing, and no row of genes: ``similar=np.array_equal`` compares lineages, too."""
+        array = np.empty((), object)
+        array[()] = self
+        return array
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, LineageIndividual) and self.lineage == other.lineage
 
@@ -160,6 +194,22 @@ def _fitness_of(fitness: type[base.Fitness]) -> base.Fitness:
             f"fitness: expected a class of deap.base.Fitness, got {fitness!r}; MinFitness, for instance"
         )
     return fitness()
+
+
+def _numbers(values: Any) -> np.ndarray[Any, Any]:
+    """An array of its own, of a floating type."""
+    try:
+        array = np.array(values)
+    except (TypeError, ValueError):  # rows of several lengths
+        array = np.array("")
+    if array.dtype == object and array.ndim:  # fractions, one of torch's
+        numbers = [check_number("values", value, low=-math.inf) for value in array.flat]
+        array = np.array(numbers, np.float32).reshape(array.shape)
+    if array.dtype.kind in "biu":
+        array = array.astype(np.float32)
+    if array.dtype.kind != "f":
+        raise InvalidType(f"values: expected real numbers, in a row, got {shown(values)}")
+    return array
 
 
 def _remade(kind: type[DenseIndividual], values: Any) -> DenseIndividual:

@@ -12,10 +12,11 @@ from deap import cma
 
 from smd_evo.core.delta import SparseDelta, placed
 from smd_evo.core.subspace import Subspace
-from smd_evo.errors import InvalidType, InvalidValue, WrongParent, check_count, check_number
+from smd_evo.errors import InvalidType, InvalidValue, WrongParent, check_choice, check_count, check_number
 from smd_evo.integrations.deap.evaluator import NetworkToolbox, ToolboxEvaluator
 from smd_evo.integrations.deap.variation import draw_key
 from smd_evo.integrations.rules import subspace_of_dimensions
+from smd_evo.mends import not_here
 
 __all__ = ["SubspaceStrategy"]
 
@@ -27,7 +28,8 @@ class SubspaceStrategy(NetworkToolbox):
     """``deap.cma.Strategy`` on a subspace of k coordinates, which starts at the parent of an evaluator.
 
     An individual is k numbers that are added to the parent; register ``strategy.generate``, ``strategy.update``,
-    ``strategy.evaluate`` and ``strategy.map``.
+    ``strategy.evaluate`` and ``strategy.map``. The attributes of ``cma.Strategy`` (``centroid``, ``sigma``, ``C``,
+    ``lambda_``, ...) are this one's, too, of the k numbers.
 
     Args:
         evaluator: of the network.
@@ -54,6 +56,12 @@ class SubspaceStrategy(NetworkToolbox):
     9, 2001.
     """
 
+    @not_here(
+        centroid="the parent is where it starts, 0 in each dimension",
+        stdev="write sigma=",
+        N="write dimensions=",
+        density="write dimensions=, how many coordinates, or subspace=RandomSubspace(density)",
+    )
     def __init__(
         self,
         evaluator: ToolboxEvaluator,
@@ -76,6 +84,20 @@ class SubspaceStrategy(NetworkToolbox):
         rule = subspace_of_dimensions(dimensions, subspace, space.size)
         self._coordinates = rule.coordinates(rule.draw(draw_key()), space.layout, space.device)
         self.strategy = cma.Strategy([0.0] * len(self._coordinates), sigma, **_checked(options))
+
+    def __getattr__(self, name: str) -> Any:
+        """What ``cma.Strategy`` has: ``centroid``, ``sigma``, ``C``, ``lambda_``, ..."""
+        if name.startswith("__") or name == "strategy":  # there is none while one is unpickled
+            raise AttributeError(name)
+        return getattr(self.strategy, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Of what ``cma.Strategy`` has, its own."""
+        own = self.__dict__.get("strategy")
+        if own is not None and name not in self.__dict__ and name in vars(own):
+            setattr(own, name, value)
+        else:
+            super().__setattr__(name, value)
 
     def generate(self, ind_init: Callable[[Any], Any]) -> list[Any]:
         """A population from the current distribution."""
@@ -103,7 +125,9 @@ class SubspaceStrategy(NetworkToolbox):
 
 
 def _checked(options: dict[str, Any]) -> dict[str, Any]:
-    """Settings of ``cma.Strategy`` with plain numbers."""
+    """Settings of ``cma.Strategy`` with plain numbers; it would ignore one that it does not know."""
+    for name in options:
+        check_choice("option", name, (*_COUNTS, *_NUMBERS, "weights", "cmatrix"))
     counts = {name: check_count(name, options[name]) for name in _COUNTS if name in options}
     numbers = {name: check_number(name, options[name], low=0, closed=True) for name in _NUMBERS if name in options}
     return {**options, **counts, **numbers}

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import array
+import functools
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
-from torch import Tensor
+from numpy.typing import NDArray
 
 from smd_evo.core.keys import Key, derive
-from smd_evo.core.layout import Layout
 from smd_evo.core.mutation import Lineage, Mutation
-from smd_evo.core.noise import gaussian
 from smd_evo.core.subspace import RandomSubspace
+from smd_evo.core.vector import sparse_noise
 from smd_evo.errors import InvalidType, InvalidValue, check_number, plain, shown
 from smd_evo.integrations.deap.individuals import LineageIndividual
+from smd_evo.integrations.words import OPERATOR_WORDS
+from smd_evo.mends import not_here
 
 __all__ = ["cxLineage", "draw_key", "mutSparseGaussian"]
 
@@ -29,6 +31,7 @@ def draw_key() -> Key:
     return random.getrandbits(64)
 
 
+@not_here(stdev="write sigma=", **OPERATOR_WORDS)
 def mutSparseGaussian(  # noqa: N802  # DEAP's naming
     individual: _Individual, mu: float | Sequence[float], sigma: float | Sequence[float], density: float
 ) -> tuple[_Individual]:
@@ -60,7 +63,7 @@ def mutSparseGaussian(  # noqa: N802  # DEAP's naming
 
     Reference: arXiv 2302.05832.
     """
-    rule = RandomSubspace(density)
+    rule = _rule(density) if type(density) is float else RandomSubspace(density)
     if isinstance(individual, LineageIndividual):
         mean = plain(mu)
         if isinstance(mean, bool) or not (isinstance(mean, int | float) and mean == 0):
@@ -69,37 +72,79 @@ def mutSparseGaussian(  # noqa: N802  # DEAP's naming
         mutation = Mutation(derive(key, "noise"), check_number("sigma", sigma, low=0), rule, rule.draw(key))
         individual.lineage = individual.lineage.then(mutation)
         return (individual,)
-    if not isinstance(individual, list | array.array | np.ndarray):
-        raise InvalidType(
-            f"individual: expected a list, array, numpy array or lineage, got {type(individual).__name__}"
-        )
-    if isinstance(individual, np.ndarray) and individual.ndim != 1:
-        raise InvalidValue(f"individual: expected one dimension, got shape {individual.shape}; use .reshape(-1)")
-    size = len(individual)
+    _check_genes(individual)
+    size = len(individual)  # type: ignore[arg-type]
+    mean, deviation = _of_each(mu, size, "mu"), _of_each(sigma, size, "sigma")
     if not size:
         return (individual,)
     key = draw_key()
-    genes = rule.coordinates(rule.draw(key), Layout.flat(size))
-    noise = gaussian(derive(key, "noise"), genes).double().numpy()
-    noise = _at(mu, genes, size, "mu") + _at(sigma, genes, size, "sigma") * noise
+    genes, field = sparse_noise(rule, rule.draw(key), derive(key, "noise"), size)
+    noise = _at(mean, genes) + _at(deviation, genes) * field.astype(np.float64)
     if isinstance(individual, np.ndarray):
-        if not np.issubdtype(individual.dtype, np.floating):
-            raise InvalidType(f"individual: expected floating numbers, got {individual.dtype}; use .astype(float)")
-        flat = individual.view(np.ndarray)
-        flat[genes.numpy()] += noise.astype(individual.dtype)
+        individual.view(np.ndarray)[genes] += noise.astype(individual.dtype)
     else:
-        for gene, value in zip(genes.tolist(), noise.tolist(), strict=True):
-            individual[gene] += value
+        _add(individual, genes.tolist(), noise.tolist())
     return (individual,)
 
 
-def _at(values: Any, genes: Tensor, size: int, name: str) -> Any:
-    """The values of those genes, of one for all or one for each."""
-    if isinstance(values, str | bytes) or getattr(values, "shape", None) == () or not hasattr(values, "__len__"):
-        return check_number(name, values, low=0 if name == "sigma" else -math.inf)
+_rule = functools.lru_cache(64)(RandomSubspace)
+"""Of a float: checked once, not for each individual."""
+
+
+def _check_genes(individual: Any) -> None:
+    """Refuse what is no row of floating numbers that can be changed in place."""
+    kind = type(individual)
+    if kind is list:
+        return
+    wrong = not all(hasattr(kind, name) for name in ("__len__", "__getitem__", "__setitem__"))
+    if wrong or isinstance(individual, Mapping | bytearray | memoryview):
+        raise InvalidType(
+            f"individual: expected a list, array, numpy array or lineage, got {kind.__name__}; genes are changed in "
+            "place, so list(...) of a tuple"
+        )
+    if getattr(individual, "ndim", 1) != 1:
+        raise InvalidValue(
+            f"individual: expected one dimension, got shape {tuple(individual.shape)}; use .reshape(-1)"
+        )
+    held = getattr(individual, "dtype", getattr(individual, "typecode", "d"))
+    floating = held in ("f", "d") or getattr(held, "kind", "") == "f" or getattr(held, "is_floating_point", False)
+    if not floating:
+        mend = "array('d', ...)" if isinstance(individual, array.array) else ".astype(float)"
+        raise InvalidType(f"individual: expected floating numbers, got {held}; use {mend}")
+
+
+def _add(individual: Any, genes: list[int], noise: list[float]) -> None:
+    """All or nothing: a gene that is no number is met before any has changed."""
+    mutated = [individual[gene] + value for gene, value in zip(genes, noise, strict=True)]
+    for gene, value in zip(genes, mutated, strict=True):
+        individual[gene] = value
+
+
+def _of_each(values: Any, size: int, name: str) -> float | NDArray[np.float64]:
+    """One number for all genes, or one for each, as float64."""
+    low = 0 if name == "sigma" else -math.inf
+    if isinstance(values, float | int | str | bytes) or getattr(values, "shape", None) == ():
+        return check_number(name, values, low=low)
+    if not hasattr(values, "__len__") or isinstance(values, Mapping):
+        return check_number(name, values, low=low, mend="or a sequence of one for each gene")
     if len(values) < size:
         raise IndexError(f"{name} must be at least the size of individual: {len(values)} < {size}")
-    return np.asarray(values, dtype=np.float64)[genes.numpy()]
+    found = np.asarray(values)
+    if found.dtype.kind not in "fiu":  # fractions, texts, one of torch's: as a number alone would be taken or refused
+        checked = (check_number(f"{name}[{place}]", value, low=low) for place, value in enumerate(values))
+        found = np.fromiter(checked, np.float64)
+    if found.ndim != 1:
+        raise InvalidValue(f"{name}: expected one number or one for each gene, got shape {found.shape}")
+    found = found.astype(np.float64)
+    wrong = ~(np.isfinite(found) & (found > low))
+    if wrong.any():
+        place = int(wrong.argmax())
+        check_number(f"{name}[{place}]", float(found[place]), low=low)
+    return found
+
+
+def _at(values: float | NDArray[np.float64], genes: NDArray[np.int64]) -> float | NDArray[np.float64]:
+    return values if isinstance(values, float) else values[genes]
 
 
 def cxLineage(  # noqa: N802  # DEAP's naming

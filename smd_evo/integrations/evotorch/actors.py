@@ -39,6 +39,11 @@ class LastingActors(Problem):  # type: ignore[misc]
 
     restarts = 0
 
+    def kill_actors(self) -> None:
+        """End the actors, if there are some yet; EvoTorch's own fails without."""
+        if self.actors or not self.is_main:
+            super().kill_actors()
+
     def _sync_before(self) -> bool:
         if self.actors:
             check_cluster()
@@ -73,8 +78,7 @@ class LastingActors(Problem):  # type: ignore[misc]
 
     def _start_again(self) -> None:
         check_cluster()
-        if self.actors:
-            self.kill_actors()
+        self.kill_actors()
         self.restarts += 1
         self._parallelize()
         self._tell()

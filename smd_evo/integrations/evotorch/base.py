@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from smd_evo.core.keys import Key, check_key, derive
 from smd_evo.core.parameters import Child, ParameterSpace
 from smd_evo.core.selection import Select
-from smd_evo.errors import InvalidType, InvalidValue, check_choice, check_count, check_number, shown
+from smd_evo.errors import InvalidType, InvalidValue, check_choice, check_count, check_number, nearest, shown
 from smd_evo.evaluation.data import minibatch, share_of
 from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.evaluation.fitness import WORST, Fitness
@@ -28,11 +28,17 @@ from smd_evo.integrations.evotorch.cluster import WatchedPool
 from smd_evo.integrations.evotorch.keys import generator_seed
 from smd_evo.integrations.evotorch.replica import Replica
 from smd_evo.integrations.evotorch.shared import SharedParent
+from smd_evo.mends import network_mend
 
 __all__ = ["NetworkProblem", "key_of", "space_of"]
 
 _Values = tuple[float, ...]
 """Of a solution: its objectives, and its evaluation data behind them."""
+_HOST = (
+    *("seed", "device", "num_actors", "actor_config", "num_gpus_per_actor", "num_subbatches", "subbatch_size"),
+    *("store_solution_stats", "vectorized"),
+)
+"""Keywords of ``evotorch.Problem`` that say nothing which the network says."""
 
 _MOST_OUTPUTS = 2**31
 """Bytes of outputs that are kept for a searcher, which needs some times as many to work with them."""
@@ -53,11 +59,11 @@ def checked_host(host: Mapping[str, Any]) -> dict[str, Any]:
         "num_subbatches": check_count,
         "subbatch_size": check_count,
     }
-    for name in ("objective_sense", "eval_data_length"):
-        if name in host:
-            raise InvalidValue(f"{name}: expected none, as fitness and eval_data say it, got {shown(host[name])}")
     words = {"num_actors": ("max", "num_cpus", "num_gpus", "num_devices"), "num_gpus_per_actor": ("max", "all")}
     found = dict(host)
+    for name in host:
+        if name not in _HOST:
+            raise InvalidType(f"{name}: expected a keyword of this problem or evotorch.Problem{nearest(name, _HOST)}")
     for name, check in checks.items():
         value = host.get(name)
         if isinstance(value, str) and name in words:
@@ -72,10 +78,8 @@ def space_of(parent: nn.Module | ParameterSpace, select: Select) -> ParameterSpa
     if isinstance(parent, nn.Module):
         return ParameterSpace(parent, select)
     if not isinstance(parent, ParameterSpace):
-        raise InvalidType(
-            f"parent: expected a torch.nn.Module or ParameterSpace, got {shown(parent)}; the order is parent, data, "
-            "fitness"
-        )
+        mend = network_mend(parent) or "; the order is parent, data, fitness"
+        raise InvalidType(f"parent: expected a torch.nn.Module or ParameterSpace, got {shown(parent)}{mend}")
     if select != "all":
         raise InvalidValue("select: expected it with a torch.nn.Module, got it with a ParameterSpace")
     return parent

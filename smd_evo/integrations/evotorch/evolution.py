@@ -17,6 +17,8 @@ from smd_evo.integrations.evotorch.finetune import FinetuneProblem
 from smd_evo.integrations.evotorch.searcher import NetworkSearcher
 from smd_evo.integrations.evotorch.solutions import solutions_from, solutions_state
 from smd_evo.integrations.rules import subspace_of
+from smd_evo.integrations.words import SEARCHER_WORDS
+from smd_evo.mends import not_here
 
 __all__ = ["SubspaceEvolution"]
 
@@ -70,6 +72,7 @@ class SubspaceEvolution(NetworkSearcher):
         multi-objective optimization", Evol. Comput. 15, 2007 (its form for lambda children; no damping here).
     """
 
+    @not_here(**SEARCHER_WORDS)
     def __init__(
         self,
         problem: FinetuneProblem,

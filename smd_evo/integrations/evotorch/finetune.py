@@ -21,6 +21,8 @@ from smd_evo.evaluation.objectives import Objective
 from smd_evo.integrations.evotorch.base import NetworkProblem, space_of
 from smd_evo.integrations.evotorch.replica import Change, Fold, Replica
 from smd_evo.integrations.evotorch.solutions import changes_of, head, labels_of, rows_of, rule_of, without_steps
+from smd_evo.integrations.words import PROBLEM_WORDS
+from smd_evo.mends import not_here
 
 __all__ = ["FinetuneProblem"]
 
@@ -67,6 +69,7 @@ class FinetuneProblem(NetworkProblem):
         1
     """
 
+    @not_here(**PROBLEM_WORDS)
     def __init__(
         self,
         parent: nn.Module | ParameterSpace,
@@ -112,6 +115,13 @@ class FinetuneProblem(NetworkProblem):
         raise InvalidType(
             "problem: expected decision variables that are numbers, got lineages in a FinetuneProblem; use "
             "SubspaceProblem for this searcher"
+        )
+
+    def make_gaussian(self, *shape: Any, **options: Any) -> Tensor:
+        """Refuse EvoTorch's GaussianMutation, which asks for noise here: the words of a lineage take none."""
+        raise InvalidType(
+            "operator: expected one for lineages, got one that adds noise to numbers; write AddMutation(problem, "
+            "stdev=0.01, density=0.01)"
         )
 
     def rule(self, subspace: Subspace, scale: str = "absolute") -> int:

@@ -22,6 +22,8 @@ from smd_evo.integrations.evotorch.replica import Replica
 from smd_evo.integrations.evotorch.searcher import NetworkSearcher
 from smd_evo.integrations.evotorch.solutions import labels_of, rows_of
 from smd_evo.integrations.rules import subspace_of
+from smd_evo.integrations.words import SEARCHER_WORDS
+from smd_evo.mends import not_here
 
 __all__ = ["MixtureStep", "SubspaceNewton"]
 
@@ -101,6 +103,7 @@ class SubspaceNewton(NetworkSearcher):
     weights are solved for.
     """
 
+    @not_here(**SEARCHER_WORDS)
     def __init__(
         self,
         problem: FinetuneProblem,

@@ -11,10 +11,12 @@ from smd_evo.core.layout import Layout
 from smd_evo.core.noise import gaussian
 from smd_evo.core.rows import sample_rows
 from smd_evo.core.subspace import Dense, PartitionSubspace, RandomSubspace, Subspace
-from smd_evo.errors import InvalidType, InvalidValue, check_number, shown
+from smd_evo.errors import InvalidType, InvalidValue, shown
 from smd_evo.integrations.evotorch.finetune import FinetuneProblem
 from smd_evo.integrations.evotorch.keys import draw_key
-from smd_evo.integrations.rules import subspace_of
+from smd_evo.integrations.rules import strength_of, subspace_of
+from smd_evo.integrations.words import OPERATOR_WORDS
+from smd_evo.mends import not_here
 
 __all__ = ["AddMutation", "SparseGaussianMutation"]
 
@@ -27,11 +29,12 @@ class SparseGaussianMutation(CopyingOperator):  # type: ignore[misc]
 
     ``child_S = parent_S + stdev * eps_S`` on a subspace S of k = round(density * solution_length)
     coordinates, clipped to the problem's bounds there; the rest of the solution is not looked at. Beyond the
-    copy of the population that is O(k) a solution. At density 1 it is EvoTorch's GaussianMutation.
+    copy of the population that is O(k) a solution. At density 1 it is EvoTorch's GaussianMutation, and ``stdev`` is
+    what it is there; elsewhere in this package that is called sigma, which does here as well.
 
     Args:
         problem: a problem with a floating dtype, on any device, of one or more objectives.
-        stdev: standard deviation of the noise, > 0.
+        stdev, sigma: standard deviation of the noise, > 0: one number, by either word.
         density: k / solution_length, in (0, 1]: a random subspace. Give this or ``subspace``.
         subspace: a RandomSubspace, PartitionSubspace or Dense, if it is to be another rule.
         static: with ``density``: one subspace for all children, drawn when the operator is made, instead of
@@ -52,11 +55,13 @@ class SparseGaussianMutation(CopyingOperator):  # type: ignore[misc]
     Reference: Whitaker, Whitley, arXiv 2302.05832.
     """
 
+    @not_here(**OPERATOR_WORDS)
     def __init__(
         self,
         problem: Problem,
         *,
-        stdev: float,
+        stdev: float | None = None,
+        sigma: float | None = None,
         density: float | None = None,
         subspace: Subspace | None = None,
         static: bool = False,
@@ -66,7 +71,7 @@ class SparseGaussianMutation(CopyingOperator):  # type: ignore[misc]
         super().__init__(problem)
         if problem.dtype is object or not problem.dtype.is_floating_point:
             raise InvalidType(f"problem: expected a floating dtype to add noise to, got {problem.dtype}")
-        self._stdev = check_number("stdev", stdev, low=0, mend="try a hundredth of the values' own")
+        self._stdev = strength_of(stdev, sigma, "try a hundredth of the values' own")
         subspace = subspace_of(density, subspace, static)
         if not isinstance(subspace, RandomSubspace | PartitionSubspace | Dense):
             raise InvalidType(
@@ -102,7 +107,7 @@ class SparseGaussianMutation(CopyingOperator):  # type: ignore[misc]
     def _mutate(self, values: Tensor, rows: Tensor) -> None:
         """Add the noise in place, in the wider of float32 and the population's type, rounded once."""
         numbers, coordinates = self._subspace.coordinates_of(rows[:, 1], self._layout)
-        noise = gaussian(rows[numbers, 0], coordinates, torch.float64).mul_(self._stdev)
+        noise = gaussian(rows[:, 0].index_select(0, numbers), coordinates, torch.float64).mul_(self._stdev)
         elements, places = values.view(-1), numbers * self._layout.size + coordinates
         old = elements.index_select(0, places)  # several times faster than values[numbers, coordinates]
         wide = torch.promote_types(old.dtype, torch.float32)
@@ -123,7 +128,7 @@ class AddMutation(CopyingOperator):  # type: ignore[misc]
 
     Args:
         problem: a FinetuneProblem, with ``steps`` for as many generations as the algorithm will run.
-        stdev: mutation strength, > 0.
+        stdev, sigma: mutation strength, > 0: one number, by either word.
         density: share of the coordinates that a mutation touches, in (0, 1]. Give this or ``subspace``.
         subspace: another rule of the coordinates.
         static: with ``density``: one subspace for the whole run.
@@ -144,11 +149,13 @@ class AddMutation(CopyingOperator):  # type: ignore[misc]
         >>> network = problem.make_net(searcher.status["best"])
     """
 
+    @not_here(**OPERATOR_WORDS)
     def __init__(
         self,
         problem: FinetuneProblem,
         *,
-        stdev: float,
+        stdev: float | None = None,
+        sigma: float | None = None,
         density: float | None = None,
         subspace: Subspace | None = None,
         static: bool = False,
@@ -160,7 +167,7 @@ class AddMutation(CopyingOperator):  # type: ignore[misc]
                 "SparseGaussianMutation is for populations of numbers"
             )
         super().__init__(problem)
-        self._stdev = check_number("stdev", stdev, low=0, mend="calibrate_sigma finds one")
+        self._stdev = strength_of(stdev, sigma, "calibrate_sigma finds one")
         self._subspace = subspace_of(density, subspace, static)
         self._scale = scale
         problem.rule(self._subspace, scale)

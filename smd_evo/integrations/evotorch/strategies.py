@@ -22,6 +22,8 @@ from smd_evo.integrations.evotorch.finetune import FinetuneProblem
 from smd_evo.integrations.evotorch.replica import Replica
 from smd_evo.integrations.evotorch.searcher import NetworkSearcher
 from smd_evo.integrations.rules import subspace_of
+from smd_evo.integrations.words import SEARCHER_WORDS
+from smd_evo.mends import not_here
 
 __all__ = ["GradientStep", "OpenAIES", "OptimizerSpec", "SubspaceES"]
 
@@ -193,6 +195,7 @@ class SubspaceES(NetworkSearcher):
     1412.6980 (Adam).
     """
 
+    @not_here(**SEARCHER_WORDS)
     def __init__(
         self,
         problem: FinetuneProblem,
@@ -291,6 +294,7 @@ class OpenAIES(SubspaceES):
     (openai/evolution-strategies-starter: noise_stdev, stepsize, l2coeff).
     """
 
+    @not_here(**SEARCHER_WORDS)
     def __init__(
         self,
         problem: FinetuneProblem,

@@ -21,6 +21,8 @@ from smd_evo.evaluation.objectives import Objective
 from smd_evo.integrations.evotorch.base import NetworkProblem, key_of, space_of
 from smd_evo.integrations.evotorch.replica import Replica
 from smd_evo.integrations.rules import subspace_of_dimensions
+from smd_evo.integrations.words import PROBLEM_WORDS
+from smd_evo.mends import not_here
 
 __all__ = ["Move", "SubspaceProblem"]
 
@@ -52,6 +54,7 @@ class SubspaceProblem(NetworkProblem):
         >>> network = problem.make_net()
     """
 
+    @not_here(**PROBLEM_WORDS)
     def __init__(
         self,
         parent: nn.Module | ParameterSpace,
