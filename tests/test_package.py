@@ -57,6 +57,7 @@ CORE = [
     "delta",
     "mutation",
     "rows",
+    "vectors",
     "gradient",
     "credit",
     "newton",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from evotorch import SolutionBatch
 from evotorch.optimizers import get_optimizer_class
 from torch import Tensor
 
@@ -215,7 +216,7 @@ class SubspaceES(NetworkSearcher):
             raise InvalidValue(f"popsize: expected an even number for antithetic pairs, got {self._popsize}")
         config = {} if optimizer_config is None else optimizer_config
         self._optimizer = OptimizerSpec(optimizer, center_learning_rate, config)
-        self._told = False
+        self._warned = False
         self._weight_decay = check_number(
             "weight_decay", weight_decay, low=0, high=1, closed=True, mend="0 is none, OpenAI's is 0.005"
         )
@@ -235,11 +236,12 @@ class SubspaceES(NetworkSearcher):
             optimizer = self._optimizer.restored(state["optimizer"], self.problem.space.size)
             self.problem.replica.optimizer = self._key, optimizer
 
-    def _step(self) -> None:
-        problem = self.problem
-        self._population = self._mutated(problem.generate_batch(self._popsize), antithetic=True)
-        problem.evaluate(self._population)
-        ranks = centered_ranks(self._population.access_evals(0), problem.objective_sense)
+    def _solutions(self) -> SolutionBatch:
+        return self._mutated(self.problem.generate_batch(self._popsize), antithetic=True)
+
+    def _learn(self, solutions: SolutionBatch, parent_eval: float | None) -> None:
+        problem, self._population = self.problem, solutions
+        ranks = centered_ranks(solutions.access_evals(0), problem.objective_sense)
         units = None
         if self._units is not None:
             units = self._units.drawn
@@ -258,14 +260,14 @@ class SubspaceES(NetworkSearcher):
             )
         )
         if self._units is not None:
-            self._units.learn(self._population)
+            self._units.learn(solutions, parent_eval)
         self._tell_swallowed(*problem.replica.swallowed)
 
     def _tell_swallowed(self, count: int, total: int) -> None:
         """Say once that many parameters do not move, by no fault of the search."""
-        if self._told or count <= _MANY * total:
+        if self._warned or count <= _MANY * total:
             return
-        self._told = True
+        self._warned = True
         kind = str(self.problem.space.narrowest).removeprefix("torch.")
         warnings.warn(
             f"{count:,} of {total:,} selected parameters did not move in generation {self.step_count + 1}: the step "
