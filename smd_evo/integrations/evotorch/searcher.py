@@ -140,8 +140,10 @@ class NetworkSearcher(AskAndTell):
         if self._asked is None or self._asked_at != self.problem.changes:
             self._begin()
         assert self._asked is not None
-        asked = self._asked.clone()
-        return asked if self._units is None else SolutionBatch.cat([asked, self.problem.generate_batch(1)])
+        asked = [self._asked, *([] if self._units is None else [self.problem.generate_batch(1)])]
+        batch = SolutionBatch.cat(asked)  # a copy, whatever happens to it
+        batch.forget_evals()  # which parents have of the generation before, perhaps of other samples
+        return batch
 
     def _checked(self, batch: SolutionBatch) -> SolutionBatch:
         if not isinstance(batch, SolutionBatch):
