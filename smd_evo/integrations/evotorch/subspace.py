@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from evotorch import Solution
+from evotorch.distributions import ExpGaussian
 from torch import Tensor, nn
 
 from smd_evo.core.delta import SparseDelta, placed
@@ -157,7 +158,7 @@ class SubspaceProblem(NetworkProblem):
         with_stats: bool = True,
         ensure_even_popsize: bool = False,
     ) -> list[dict[str, Any]] | dict[str, Any]:
-        """What PGPE, SNES, CEM and XNES ask for with ``distributed=True``: the gradient of a population.
+        """What PGPE, SNES and CEM ask for with ``distributed=True``: the gradient of a population.
 
         EvoTorch's own has each actor sample, rank and follow a population of its own, so that a run depends on how
         many there are and on which is first. Here the population is sampled in the main process, evaluated as any
@@ -173,12 +174,17 @@ class SubspaceProblem(NetworkProblem):
             gradients alone without stats.
 
         Raises:
-            InvalidValue: there are interactions to count.
+            InvalidValue: there are interactions to count; or XNES asks, whose gradient EvoTorch cannot add up.
         """
         if num_interactions is not None or popsize_max is not None:
             raise InvalidValue(
                 f"num_interactions: expected None for networks on data, got {num_interactions} (popsize_max "
                 f"{popsize_max}); give a larger popsize"
+            )
+        if self.num_actors and isinstance(distribution, ExpGaussian):
+            raise InvalidValue(
+                "distributed: expected False for XNES, of which EvoTorch has no distributed steps, got True; leave "
+                "it out, actors share the evaluations all the same"
             )
         self.before_grad_hook()
         found = self._gradient_computation_helper(
