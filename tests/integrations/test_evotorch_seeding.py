@@ -152,6 +152,13 @@ def test_a_state_goes_on_after_another_seed():
         assert LINEAGES["evolution"](seeded)._key == LINEAGES["evolution"](stateless)._key
 
 
+def test_a_state_before_the_first_generation_has_the_new_key():
+    searcher, other = (LINEAGES["evolution, static, sigma found"](problem_of(FinetuneProblem)) for _ in range(2))
+    searcher.problem.manual_seed(7)
+    other.load_state_dict(copy.deepcopy(searcher.state_dict()))
+    same(trace(other), trace(searcher))
+
+
 def test_the_same_searcher_in_the_same_problem_twice():
     """EvoTorch's own move no parent, so a problem repeats them as often as it is seeded."""
     problem = problem_of(SubspaceProblem, seed=None, minibatch_size=10)

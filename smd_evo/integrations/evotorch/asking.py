@@ -18,7 +18,7 @@ class AskAndTell(SearchAlgorithm, SinglePopulationAlgorithmMixin):  # type: igno
     way, to the bit. Generations may be had in either way, one after another.
     """
 
-    _told: SolutionBatch | None = None
+    _answers: SolutionBatch | None = None
 
     @abstractmethod
     def ask(self) -> SolutionBatch:
@@ -41,11 +41,11 @@ class AskAndTell(SearchAlgorithm, SinglePopulationAlgorithmMixin):  # type: igno
             InvalidValue, InvalidType: nothing was asked for, these are others, or a fitness is missing or not finite.
             WrongParent: the problem's parent has moved since.
         """
-        self._told = self._checked(batch)
+        self._answers = self._checked(batch)
         try:
             self.step()
         finally:
-            self._told = None
+            self._answers = None
 
     @abstractmethod
     def _checked(self, batch: SolutionBatch) -> SolutionBatch:

@@ -97,7 +97,7 @@ class NetworkProblem(SharedParent):
         progress: called after each network that this process has evaluated, if it is set.
     """
 
-    _made = False
+    _seedings = _seeded_at = 0
 
     def __init__(
         self,
@@ -138,8 +138,6 @@ class NetworkProblem(SharedParent):
         self._race: Key | None = None
         self._observed: dict[bytes, Tensor] | None = None
         self._precision: torch.dtype | None = None  # of an actor
-        self._seedings = self._seeded_at = 0
-        self._made = True
         self.progress: Callable[[], object] | None = None
 
     @property
@@ -309,7 +307,7 @@ class NetworkProblem(SharedParent):
         """
         # EvoTorch's generator on the CPU would take the low 32 bits of a seed and leave the others out.
         seed = None if seed is None else check_key(seed, "seed")
-        if self._made and not self.is_remote:  # EvoTorch's own __init__, and its actors, seed the generator alone
+        if "key" in vars(self) and not self.is_remote:  # EvoTorch's __init__ and its actors seed the generator alone
             self._take_key(key_of(seed))
         super().manual_seed(None if seed is None else generator_seed(seed))
 

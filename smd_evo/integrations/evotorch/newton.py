@@ -123,7 +123,7 @@ class SubspaceNewton(NetworkSearcher):
             raise InvalidValue(
                 f"calibrated: expected a classifier's fitness, got {problem.fitness.name!r}; leave it out"
             )
-        self._warned = False
+        self._told = False
 
     def _calibrated(self) -> Response:
         return calibrate_response(self.problem.evaluator, self._subspace, key=self._key, scale=self._scale)
@@ -180,8 +180,8 @@ class SubspaceNewton(NetworkSearcher):
 
     def _say(self, reason: str) -> None:
         """Say once that the parent stays where it is."""
-        if not self._warned:
-            self._warned = True
+        if not self._told:
+            self._told = True
             warnings.warn(
                 f"the parent did not move in generation {self.step_count + 1}: {reason}; give a larger "
                 "minibatch_size, more children or another sigma",

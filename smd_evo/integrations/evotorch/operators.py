@@ -94,7 +94,7 @@ class SparseGaussianMutation(CopyingOperator):  # type: ignore[misc]
     def _present_key(self) -> Key:
         """That of the operator; one of the problem's seed, if ``manual_seed`` has given it another one since."""
         seed = _seed_of(self.problem)
-        if seed == self._seed:
+        if seed == getattr(self, "_seed", seed):  # pickles of 0.1.0 have none
             return self._key
         # Not drawn: nothing tells whether the same seed was given again, after which the same must come out.
         return derive(0 if seed is None else seed, f"operator {self._subspace.spec}")
@@ -130,6 +130,8 @@ class AddMutation(CopyingOperator):  # type: ignore[misc]
         True
         >>> network = problem.make_net(searcher.status["best"])
     """
+
+    _seeding = 0  # pickles of 0.1.0 have none
 
     def __init__(
         self,

@@ -46,6 +46,10 @@ class NetworkSearcher(AskAndTell):
     """Base of searchers on a FinetuneProblem."""
 
     _sigma: float | str
+    # What pickles of 0.1.0 have none of.
+    _auto = False
+    _seeding = _asked_at = _asked_calls = 0
+    _asked: SolutionBatch | None = None
 
     def _repr_html_(self) -> str:
         names = ("iter", *_SHOWN) if self.step_count else ()  # before the first step EvoTorch knows nothing
@@ -73,8 +77,6 @@ class NetworkSearcher(AskAndTell):
         problem.rule(subspace, scale)
         self._key, self._seeding = draw_key(problem), problem.seedings
         self._population: SolutionBatch | None = None
-        self._asked: SolutionBatch | None = None
-        self._asked_at = self._asked_calls = 0
         self._units = UnitChoice(problem, subspace) if isinstance(subspace, UnitSubspace) else None
         SearchAlgorithm.__init__(self, problem, sigma=self._get_sigma)
         SinglePopulationAlgorithmMixin.__init__(self)
@@ -169,16 +171,16 @@ class NetworkSearcher(AskAndTell):
         return batch
 
     def _step(self) -> None:
-        if self._told is None:
+        if self._answers is None:
             self._begin()
             assert self._asked is not None
             self._evaluate(self._asked)
             parent_eval = self.problem.status["parent_eval"]
         else:
             assert self._asked is not None
-            evals = self._told.access_evals(0)
+            evals = self._answers.access_evals(0)
             self._asked.set_evals(evals[: len(self._asked)].to(self._asked.device))
-            parents = (row_lengths(rows_of(self._told)[:, 1:]) == 0).nonzero().flatten()
+            parents = (row_lengths(rows_of(self._answers)[:, 1:]) == 0).nonzero().flatten()
             parent_eval = float(evals[parents[0]]) if len(parents) else None
             if self.problem.calls == self._asked_calls:
                 self.problem.evaluated_elsewhere(self._asked, parent_eval)

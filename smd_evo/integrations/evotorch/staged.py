@@ -147,10 +147,10 @@ class Staged(AskAndTell):
 
     def _step(self) -> None:
         self._enter()
-        if self._told is None:
+        if self._answers is None:
             self.searcher.step()
         else:
-            self.searcher.tell(self._told)
+            self.searcher.tell(self._answers)
 
     def _enter(self) -> None:
         """Begin the stage that is due, if it has not begun yet."""

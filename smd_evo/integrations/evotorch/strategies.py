@@ -216,7 +216,7 @@ class SubspaceES(NetworkSearcher):
             raise InvalidValue(f"popsize: expected an even number for antithetic pairs, got {self._popsize}")
         config = {} if optimizer_config is None else optimizer_config
         self._optimizer = OptimizerSpec(optimizer, center_learning_rate, config)
-        self._warned = False
+        self._told = False
         self._weight_decay = check_number(
             "weight_decay", weight_decay, low=0, high=1, closed=True, mend="0 is none, OpenAI's is 0.005"
         )
@@ -265,9 +265,9 @@ class SubspaceES(NetworkSearcher):
 
     def _tell_swallowed(self, count: int, total: int) -> None:
         """Say once that many parameters do not move, by no fault of the search."""
-        if self._warned or count <= _MANY * total:
+        if self._told or count <= _MANY * total:
             return
-        self._warned = True
+        self._told = True
         kind = str(self.problem.space.narrowest).removeprefix("torch.")
         warnings.warn(
             f"{count:,} of {total:,} selected parameters did not move in generation {self.step_count + 1}: the step "
