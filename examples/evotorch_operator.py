@@ -20,7 +20,7 @@ searcher = GeneticAlgorithm(
     problem,
     operators=[
         # GaussianMutation(problem, stdev=0.5),  # the old line
-        SparseGaussianMutation(problem, stdev=0.5, density=0.1),
+        SparseGaussianMutation(problem, sigma=0.5, density=0.1),
     ],
     popsize=20,
 )

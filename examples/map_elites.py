@@ -36,7 +36,7 @@ problem = FinetuneProblem(network, data.fitness, "accuracy", eval_data=features,
 # Rows of the map are distances from 0.5 to 3.5, columns are bits from 3.20 to 3.30; what is beyond has cells, too.
 bins = 6, 5
 grid = MAPElites.make_feature_grid([0.5, 3.20], [3.5, 3.30], bins, dtype=problem.eval_dtype)
-mutation = AddMutation(problem, stdev=0.05, density=0.1)
+mutation = AddMutation(problem, sigma=0.05, density=0.1)
 searcher = MAPElites(problem, operators=[mutation], feature_grid=grid)
 searcher.run(generations)
 

@@ -19,7 +19,7 @@ objectives = ["cross_entropy", "change_norm"]  # one forward pass for both: the 
 
 # EvoTorch's GeneticAlgorithm is NSGA-II where there are several objectives.
 problem = FinetuneProblem(network, data.fitness, objectives, steps=generations, seed=1)
-operators = [AddMutation(problem, stdev=0.03, density=0.1)]
+operators = [AddMutation(problem, sigma=0.03, density=0.1)]
 searcher = GeneticAlgorithm(problem, operators=operators, popsize=32)
 searcher.run(generations)
 front = problem.front(searcher.population)

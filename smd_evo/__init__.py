@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from smd_evo.integrations.deap.variation import mutSparseGaussian as mutSparseGaussian
     from smd_evo.integrations.evotorch.evolution import SubspaceEvolution as SubspaceEvolution
     from smd_evo.integrations.evotorch.finetune import FinetuneProblem as FinetuneProblem
+    from smd_evo.integrations.evotorch.functional import sparse_gaussian_mutation as sparse_gaussian_mutation
     from smd_evo.integrations.evotorch.newton import SubspaceNewton as SubspaceNewton
     from smd_evo.integrations.evotorch.operators import AddMutation as AddMutation
     from smd_evo.integrations.evotorch.operators import SparseGaussianMutation as SparseGaussianMutation
@@ -116,6 +117,7 @@ _HOMES = {
     "ParetoFront": "smd_evo.evaluation.front",
     "AddMutation": "smd_evo.integrations.evotorch.operators",
     "SparseGaussianMutation": "smd_evo.integrations.evotorch.operators",
+    "sparse_gaussian_mutation": "smd_evo.integrations.evotorch.functional",
     "FinetuneProblem": "smd_evo.integrations.evotorch.finetune",
     "SubspaceProblem": "smd_evo.integrations.evotorch.subspace",
     "SubspaceEvolution": "smd_evo.integrations.evotorch.evolution",

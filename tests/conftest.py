@@ -31,7 +31,14 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 LONGEST = (
     *("test_cli_resume", "test_evotorch_ray", "test_notebook", "test_docs", "test_examples", "test_compiled"),
-    *("test_evotorch_cluster", "test_cli_experiments", "test_cli_compare", "test_reuse", "test_api"),
+    *(
+        "test_evotorch_contract",
+        "test_evotorch_cluster",
+        "test_cli_experiments",
+        "test_cli_compare",
+        "test_reuse",
+        "test_api",
+    ),
 )
 """Files that take minutes, each on one worker: begun last, they would keep the others waiting."""
 

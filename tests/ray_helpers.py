@@ -7,8 +7,24 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+import ray
 import torch
 from torch import nn
+
+
+@contextlib.contextmanager
+def cluster(lean, **options):
+    """Ray on this machine, for a file of tests; actors find the helpers, and an EvoTorch that is soon there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")  # else Ray leaves a token in the user's home
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), str(lean)]))
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, **options)
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
 
 def listening():

@@ -22,6 +22,7 @@ BUDGETS = {
     "multi_generation.py": ["1"],
     "ray_cluster.py": ["1"],
     "evolve_a_policy.py": ["1"],
+    "ask_and_tell.py": ["1"],
     "finetune_a_text_classifier.py": ["1"],
 }
 

@@ -60,6 +60,7 @@ CORE = [
     "delta",
     "mutation",
     "rows",
+    "vectors",
     "gradient",
     "credit",
     "newton",

@@ -22,7 +22,7 @@ from smd_evo import (
 )
 from smd_evo.core import fast
 from smd_evo.core.keys import derive, key_to_int64
-from smd_evo.core.vector import sparse_noise
+from smd_evo.core.vectors import sparse_noise
 
 KEYS = st.integers(0, 2**64 - 1)
 PLACES = st.integers(-(2**63), 2**63 - 1)

@@ -27,9 +27,9 @@ from smd_evo import (
     gaussian,
     sample_mutations,
 )
+from smd_evo.core import vectors
 from smd_evo.core.layout import Layout
 from smd_evo.errors import InvalidType, InvalidValue, SmdEvoError
-from smd_evo.integrations.evotorch import operators
 from smd_evo.integrations.evotorch.keys import draw_key
 from smd_evo.integrations.evotorch.operators import SparseGaussianMutation
 
@@ -105,7 +105,7 @@ class TestChildren:
     def test_pieces_make_no_difference(self, rule, monkeypatch):
         whole, parts = numbers(), numbers()
         expected = SparseGaussianMutation(whole, stdev=0.3, **rule)(whole.generate_batch(23))
-        monkeypatch.setattr(operators, "_ROWS_TIMES_K", 30)
+        monkeypatch.setattr(vectors, "_ROWS_TIMES_K", 30)
         children = SparseGaussianMutation(parts, stdev=0.3, **rule)(parts.generate_batch(23))
         assert torch.equal(bits(children), bits(expected))
 

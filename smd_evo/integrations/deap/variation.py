@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from smd_evo.core.keys import Key, derive
 from smd_evo.core.mutation import Lineage, Mutation
 from smd_evo.core.subspace import RandomSubspace
-from smd_evo.core.vector import sparse_noise
+from smd_evo.core.vectors import sparse_noise
 from smd_evo.errors import InvalidType, InvalidValue, check_number, plain, shown
 from smd_evo.integrations.deap.individuals import LineageIndividual
 from smd_evo.integrations.words import OPERATOR_WORDS

@@ -112,6 +112,8 @@ class NetworkProblem(SharedParent):
         progress: called after each network that this process has evaluated, if it is set.
     """
 
+    _seedings = _seeded_at = 0
+
     def __init__(
         self,
         parent: ParameterSpace,
@@ -169,6 +171,16 @@ class NetworkProblem(SharedParent):
     def evaluations(self) -> int:
         """Networks evaluated so far."""
         return self._evaluations
+
+    @property
+    def calls(self) -> int:
+        """Calls of ``evaluate`` since the last seed was given: the number of the next minibatch."""
+        return self._number
+
+    @property
+    def seedings(self) -> int:
+        """How many times ``manual_seed`` was called since the problem was made."""
+        return self._seedings
 
     @property
     def work(self) -> Work:
@@ -291,6 +303,8 @@ class NetworkProblem(SharedParent):
             "work": dict(vars(self.work)),
             "features": sorted(self._features_counted()),
             "checked": self._checked,
+            "key": self.key,
+            "seeded_at": self._seeded_at,
             "seen": {
                 label.hex(): value[0] if len(value) == 1 else list(value) for label, value in self._seen_now().items()
             },
@@ -303,7 +317,9 @@ class NetworkProblem(SharedParent):
         Raises:
             WrongParent: the parent has other parameters.
         """
+        key, seeded_at = check_key(state.get("key", self.key), "state: key"), state.get("seeded_at", 0)
         self.space.load(state["parent"])
+        self.key, self._seeded_at = key, seeded_at
         if self.actors:
             self.kill_actors()  # they hold another parent
         self._replica.changes = self._logged_from = state["changes"]
@@ -321,6 +337,7 @@ class NetworkProblem(SharedParent):
                 for label, value in state["seen"].items()
             }
         )
+        super().manual_seed(None if state["generator"] is None else 0)
         if self.generator is not None:
             self.generator.set_state(state["generator"])
 
@@ -339,12 +356,32 @@ class NetworkProblem(SharedParent):
         return set() if features is None else features.kept.counted
 
     def manual_seed(self, seed: int | None = None) -> None:
-        """As EvoTorch's, whose generator on the CPU would take the low 32 bits of a seed and leave the others out."""
-        super().manual_seed(None if seed is None else generator_seed(check_key(seed, "seed")))
+        """Draw from now on what a problem draws that is made of the present parent with this seed.
+
+        Minibatches, shares and races begin anew; so do operators, and searchers that have had no generation yet. One
+        that has goes on with the key that it has. The parent, and what the status tells of the past, stay.
+
+        Args:
+            seed: in [0, 2**64), of which every bit counts; None to follow torch's global generator.
+
+        Raises:
+            InvalidValue, InvalidType: it is no seed.
+        """
+        # EvoTorch's generator on the CPU would take the low 32 bits of a seed and leave the others out.
+        seed = None if seed is None else check_key(seed, "seed")
+        if "key" in vars(self) and not self.is_remote:  # EvoTorch's __init__ and its actors seed the generator alone
+            self._take_key(key_of(seed))
+        super().manual_seed(None if seed is None else generator_seed(seed))
 
     def seed(self, seed: int | None = None) -> None:
         """The name under which EvoTorch's actors look for ``manual_seed``."""
         self.manual_seed(seed)
+
+    def _take_key(self, key: Key) -> None:
+        """Begin anew with another key."""
+        self.key, self._seeded_at, self._number = key, self.changes, 0
+        self._seedings += 1
+        self._forget()
 
     @abstractmethod
     def _children(self, values: Tensor) -> Iterable[Child]:
@@ -412,6 +449,27 @@ class NetworkProblem(SharedParent):
                 self._after_eval_status["restarts"] = self.restarts
             elif self.work.images:
                 self._after_eval_status.update(vars(self.work))
+            cleared = int(x.evals.isnan().sum())
+            if cleared:  # no searcher may go on from there
+                raise InvalidValue(
+                    f"evals: expected those that evaluate() has just set, got NaN in {cleared} of them; does a hook "
+                    "call access_values(), which clears them? Read values, or access_values(keep_evals=True)"
+                )
+
+    def evaluated_elsewhere(self, batch: SolutionBatch, parent_eval: float | None = None) -> None:
+        """Take note of solutions that somebody else has evaluated: ``status`` is of them.
+
+        :meth:`count` adds them to ``status["evaluations"]``, if they are to count there.
+
+        Args:
+            batch: they, with their evaluations.
+            parent_eval: the parent's, if it is known.
+        """
+        nonfinite = int((batch.access_evals(0).abs() >= WORST).sum())
+        self._after_eval_status = {**self._get_best_and_worst(batch), "nonfinite": nonfinite}
+        self._after_eval_status["evaluations"] = self._evaluations
+        if parent_eval is not None:
+            self._after_eval_status["parent_eval"] = parent_eval
 
     @torch.no_grad()
     def _evaluate_all(self, batch: SolutionBatch) -> None:
@@ -500,10 +558,10 @@ class NetworkProblem(SharedParent):
     def _told(self) -> tuple[Any, ...]:
         kinds = (kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind))
         precision = next((torch.get_autocast_dtype(kind) for kind in kinds), None)  # actors know nothing of it
-        return self._number, self._minibatch_size, self._share, precision
+        return self._number, self._minibatch_size, self._share, precision, self.key, self._seeded_at
 
     def _hear(self, told: tuple[Any, ...]) -> None:
-        self._number, self._minibatch_size, self._share, self._precision = told
+        self._number, self._minibatch_size, self._share, self._precision, self.key, self._seeded_at = told
         if self.aux_device.type != self.space.device.type:
             self._replica.evaluator.to(self.aux_device)  # type: ignore[union-attr]
 

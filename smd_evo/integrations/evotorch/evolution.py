@@ -144,30 +144,38 @@ class SubspaceEvolution(NetworkSearcher):
     def _get_dropped(self) -> int:
         return self._dropped
 
-    def _step(self) -> None:
-        problem, sigma = self.problem, self.sigma
+    def _solutions(self) -> SolutionBatch:
         parents = self._make_room(self._parents)
-        of = (
-            torch.arange(self._popsize, device="cpu") * len(parents) // self._popsize
-        )  # a block of children for each parent
-        children = self._mutated(parents.take(of))
-        if self._num_elites or self._adapt_sigma:
-            everyone = SolutionBatch.cat([parents, children])
-            with self._ranked():
-                problem.evaluate(everyone)
-            parents, children = everyone[: len(parents)], everyone[len(parents) :]
-            if self._adapt_sigma:
-                change = math.exp((self._successes(parents, children, of) - _SUCCESSES) / (1 - _SUCCESSES))
-                self._sigma = max(sigma * change, self._lowest(sigma))
-            elites = self._best(parents, self._num_elites)
-            self._population = SolutionBatch.cat([elites, children])
+        children = self._mutated(parents.take(self._of(len(parents))))
+        return SolutionBatch.cat([parents, children]) if self._competes else children
+
+    def _evaluate(self, solutions: SolutionBatch) -> None:
+        with self._ranked():
+            super()._evaluate(solutions)
+
+    def _learn(self, solutions: SolutionBatch, parent_eval: float | None) -> None:
+        count = len(solutions) - self._popsize
+        parents, children = solutions[:count], solutions[count:] if count else solutions
+        if self._adapt_sigma:
+            sigma, of = self.sigma, self._of(count)
+            change = math.exp((self._successes(parents, children, of) - _SUCCESSES) / (1 - _SUCCESSES))
+            self._sigma = max(sigma * change, self._lowest(sigma))
+        if self._competes:
+            self._population = SolutionBatch.cat([self._best(parents, self._num_elites), children])
         else:
-            with self._ranked():
-                problem.evaluate(children)
             self._population = children
         if self._units is not None:
-            self._units.learn(children)
+            self._units.learn(children, parent_eval)
         self._parents = self._best(self._population, self._num_parents)
+
+    @property
+    def _competes(self) -> bool:
+        """Whether parents are evaluated with their children."""
+        return self._num_elites > 0 or self._adapt_sigma
+
+    def _of(self, parents: int) -> torch.Tensor:
+        """The number of each child's parent: a block of children for each."""
+        return torch.arange(self._popsize, device="cpu") * parents // self._popsize
 
     def _ranked(self) -> AbstractContextManager[None]:
         """A block in which solutions are evaluated as far as ranks need it."""

@@ -6,6 +6,7 @@ import warnings
 from dataclasses import dataclass
 
 import torch
+from evotorch import SolutionBatch
 from torch import Tensor
 
 from smd_evo.core.gradient import mixture
@@ -130,8 +131,17 @@ class SubspaceNewton(NetworkSearcher):
     def _calibrated(self) -> Response:
         return calibrate_response(self.problem.evaluator, self._subspace, key=self._key, scale=self._scale)
 
+    def _solutions(self) -> SolutionBatch:
+        raise InvalidValue(
+            "ask: expected a searcher by fitness, got SubspaceNewton, which needs its children's outputs; use step()"
+        )
+
+    def _learn(self, solutions: SolutionBatch, parent_eval: float | None) -> None:
+        raise NotImplementedError
+
     def _step(self) -> None:
         problem = self.problem
+        self._take_seed()
         evaluator = problem.evaluator  # of the samples that the population is evaluated on
         with problem.observing() as outputs:
             self._population = self._mutated(problem.generate_batch(self._popsize))
@@ -140,11 +150,11 @@ class SubspaceNewton(NetworkSearcher):
         children = torch.stack([outputs[label] for label in labels_of(rows_of(self._population))])
         directions, lengths = unit_directions(parent, children)
         if not bool(lengths.any()):
-            self._tell("no child has finite outputs other than the parent's")
+            self._say("no child has finite outputs other than the parent's")
             return
         weights = self._solved(parent, directions, loss_of(evaluator))
         if weights is None:
-            self._tell("no mixture of the children is better than the parent")
+            self._say("no mixture of the children is better than the parent")
             return
         problem.change(
             MixtureStep(
@@ -171,7 +181,7 @@ class SubspaceNewton(NetworkSearcher):
         solved = solve_weights(there, torch.cat([directions, free]), loss, self._ridge)
         return solved.weights[: len(directions)] if solved.after < solved.before else None
 
-    def _tell(self, reason: str) -> None:
+    def _say(self, reason: str) -> None:
         """Say once that the parent stays where it is."""
         if not self._told:
             self._told = True

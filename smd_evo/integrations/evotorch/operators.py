@@ -5,13 +5,12 @@ from __future__ import annotations
 import torch
 from evotorch import Problem, SolutionBatch
 from evotorch.operators import CopyingOperator
-from torch import Tensor
 
+from smd_evo.core.keys import Key, derive
 from smd_evo.core.layout import Layout
-from smd_evo.core.noise import gaussian
-from smd_evo.core.rows import sample_rows
-from smd_evo.core.subspace import Dense, PartitionSubspace, RandomSubspace, Subspace
-from smd_evo.errors import InvalidType, InvalidValue, shown
+from smd_evo.core.subspace import Subspace
+from smd_evo.core.vectors import add_noise, check_vector_subspace
+from smd_evo.errors import InvalidType, InvalidValue
 from smd_evo.integrations.evotorch.finetune import FinetuneProblem
 from smd_evo.integrations.evotorch.keys import draw_key
 from smd_evo.integrations.rules import strength_of, subspace_of
@@ -19,9 +18,6 @@ from smd_evo.integrations.words import OPERATOR_WORDS
 from smd_evo.mends import not_here
 
 __all__ = ["AddMutation", "SparseGaussianMutation"]
-
-_ROWS_TIMES_K = 2**22
-"""Coordinates that are mutated in one go: they take about 100 bytes each while they are made."""
 
 
 class SparseGaussianMutation(CopyingOperator):  # type: ignore[misc]
@@ -71,17 +67,11 @@ class SparseGaussianMutation(CopyingOperator):  # type: ignore[misc]
         super().__init__(problem)
         if problem.dtype is object or not problem.dtype.is_floating_point:
             raise InvalidType(f"problem: expected a floating dtype to add noise to, got {problem.dtype}")
-        self._stdev = strength_of(stdev, sigma, "try a hundredth of the values' own")
-        subspace = subspace_of(density, subspace, static)
-        if not isinstance(subspace, RandomSubspace | PartitionSubspace | Dense):
-            raise InvalidType(
-                f"subspace: expected a RandomSubspace, PartitionSubspace or Dense, got {shown(subspace)}; a plain "
-                "vector has no neurons or tensors"
-            )
-        self._subspace = subspace
+        self._sigma = strength_of(stdev, sigma, "try a hundredth of the values' own")
+        self._subspace = check_vector_subspace(subspace_of(density, subspace, static))
         self._layout = Layout.flat(problem.solution_length)
-        self._k = len(subspace.coordinates(0, self._layout))
-        self._key = draw_key(problem)
+        self._subspace.coordinates(0, self._layout)  # which says if the vector is too short
+        self._key, self._seed = draw_key(problem), _seed_of(problem)
 
     @torch.no_grad()
     def _do(self, batch: SolutionBatch) -> SolutionBatch:
@@ -94,33 +84,30 @@ class SparseGaussianMutation(CopyingOperator):  # type: ignore[misc]
             )
         children = batch.clone()
         values = children.access_values()
-        if not len(values):
-            return children
-        rows = sample_rows(
-            self._key, len(values), subspace=self._subspace, sigma=self._stdev, generation=draw_key(self.problem)
-        ).to(values.device)
-        step = max(1, _ROWS_TIMES_K // self._k)
-        for start in range(0, len(values), step):
-            self._mutate(values[start : start + step], rows[start : start + step])
+        if len(values):
+            add_noise(
+                values,
+                self._present_key(),
+                subspace=self._subspace,
+                sigma=self._sigma,
+                generation=draw_key(self.problem),
+                low=self._lb,
+                high=self._ub,
+            )
         return children
 
-    def _mutate(self, values: Tensor, rows: Tensor) -> None:
-        """Add the noise in place, in the wider of float32 and the population's type, rounded once."""
-        numbers, coordinates = self._subspace.coordinates_of(rows[:, 1], self._layout)
-        noise = gaussian(rows[:, 0].index_select(0, numbers), coordinates, torch.float64).mul_(self._stdev)
-        elements, places = values.view(-1), numbers * self._layout.size + coordinates
-        old = elements.index_select(0, places)  # several times faster than values[numbers, coordinates]
-        wide = torch.promote_types(old.dtype, torch.float32)
-        new = (old.to(wide) + noise.to(wide)).to(old.dtype)
-        if self._lb is not None:
-            new = torch.maximum(new, self._bound(self._lb, coordinates).to(new))
-        if self._ub is not None:
-            new = torch.minimum(new, self._bound(self._ub, coordinates).to(new))
-        elements.index_copy_(0, places, new)
+    def _present_key(self) -> Key:
+        """That of the operator; one of the problem's seed, if ``manual_seed`` has given it another one since."""
+        seed = _seed_of(self.problem)
+        if seed == getattr(self, "_seed", seed):  # pickles of 0.1.0 have none
+            return self._key
+        # Not drawn: nothing tells whether the same seed was given again, after which the same must come out.
+        return derive(0 if seed is None else seed, f"operator {self._subspace.spec}")
 
-    def _bound(self, bound: Tensor, coordinates: Tensor) -> Tensor:
-        """The bound of each coordinate: EvoTorch keeps one number if it is the same for all."""
-        return bound.to(coordinates.device).expand(self._layout.size)[coordinates]
+
+def _seed_of(problem: Problem) -> int | None:
+    """The seed of the problem's own generator; None if it follows torch's."""
+    return None if problem.generator is None else problem.generator.initial_seed()
 
 
 class AddMutation(CopyingOperator):  # type: ignore[misc]
@@ -149,6 +136,8 @@ class AddMutation(CopyingOperator):  # type: ignore[misc]
         >>> network = problem.make_net(searcher.status["best"])
     """
 
+    _seeding = 0  # pickles of 0.1.0 have none
+
     @not_here(**OPERATOR_WORDS)
     def __init__(
         self,
@@ -167,18 +156,20 @@ class AddMutation(CopyingOperator):  # type: ignore[misc]
                 "SparseGaussianMutation is for populations of numbers"
             )
         super().__init__(problem)
-        self._stdev = strength_of(stdev, sigma, "calibrate_sigma finds one")
+        self._sigma = strength_of(stdev, sigma, "calibrate_sigma finds one")
         self._subspace = subspace_of(density, subspace, static)
         self._scale = scale
         problem.rule(self._subspace, scale)
-        self._key = draw_key(problem)
+        self._key, self._seeding = draw_key(problem), problem.seedings
 
     def _do(self, batch: SolutionBatch) -> SolutionBatch:
+        if self._seeding != self.problem.seedings:
+            self._key, self._seeding = draw_key(self.problem), self.problem.seedings
         return self.problem.mutate(
             batch,
             key=self._key,
             subspace=self._subspace,
-            sigma=self._stdev,
+            sigma=self._sigma,
             generation=draw_key(self.problem),
             scale=self._scale,
         )

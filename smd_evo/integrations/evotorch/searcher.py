@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from evotorch import SolutionBatch
 from evotorch.algorithms import SearchAlgorithm
 from evotorch.algorithms.searchalgorithm import SinglePopulationAlgorithmMixin
 
 from smd_evo.core.mutation import SCALES
+from smd_evo.core.rows import row_lengths
 from smd_evo.core.subspace import Subspace
 from smd_evo.core.units import UnitSubspace
-from smd_evo.errors import InvalidType, check_choice, check_count, check_keep, check_number
+from smd_evo.errors import (
+    InvalidType,
+    InvalidValue,
+    WrongParent,
+    check_choice,
+    check_count,
+    check_keep,
+    check_number,
+    shown,
+)
 from smd_evo.evaluation.calibration import Calibration, calibrate_sigma
+from smd_evo.evaluation.fitness import WORST
 from smd_evo.evaluation.response import Response
+from smd_evo.integrations.evotorch.asking import AskAndTell
 from smd_evo.integrations.evotorch.finetune import FinetuneProblem
 from smd_evo.integrations.evotorch.keys import draw_key
-from smd_evo.integrations.evotorch.solutions import solutions_from, solutions_state
+from smd_evo.integrations.evotorch.solutions import rows_of, solutions_from, solutions_state
 from smd_evo.integrations.evotorch.units import UnitChoice
 from smd_evo.markup import html_table
 
@@ -28,10 +42,14 @@ _SHOWN = ("evaluations", "sigma", "parent_eval", "best_eval", "pop_best_eval", "
 """What a notebook shows of a searcher."""
 
 
-class NetworkSearcher(SearchAlgorithm, SinglePopulationAlgorithmMixin):  # type: ignore[misc]
+class NetworkSearcher(AskAndTell):
     """Base of searchers on a FinetuneProblem."""
 
     _sigma: float | str
+    # What pickles of 0.1.0 have none of.
+    _auto = False
+    _seeding = _asked_at = _asked_calls = 0
+    _asked: SolutionBatch | None = None
 
     def _repr_html_(self) -> str:
         names = ("iter", *_SHOWN) if self.step_count else ()  # before the first step EvoTorch knows nothing
@@ -53,12 +71,12 @@ class NetworkSearcher(SearchAlgorithm, SinglePopulationAlgorithmMixin):  # type:
             raise InvalidType(f"problem: expected a FinetuneProblem, got a {type(problem).__name__}")
         problem.check_one_fitness(f"a {type(self).__name__}")
         self._popsize = check_count("popsize", popsize)
-        auto = isinstance(sigma, str) and sigma == "auto"
-        self._sigma = "auto" if auto else check_number("sigma", sigma, low=0, mend='"auto" finds one')
+        self._auto = isinstance(sigma, str) and sigma == "auto"
+        self._sigma = "auto" if self._auto else check_number("sigma", sigma, low=0, mend='"auto" finds one')
         self._keep = check_keep(keep)
         self._subspace, self._scale = subspace, check_choice("scale", scale, SCALES)
         problem.rule(subspace, scale)
-        self._key = draw_key(problem)
+        self._key, self._seeding = draw_key(problem), problem.seedings
         self._population: SolutionBatch | None = None
         self._units = UnitChoice(problem, subspace) if isinstance(subspace, UnitSubspace) else None
         SearchAlgorithm.__init__(self, problem, sigma=self._get_sigma)
@@ -72,6 +90,7 @@ class NetworkSearcher(SearchAlgorithm, SinglePopulationAlgorithmMixin):  # type:
     @property
     def sigma(self) -> float:
         """The mutation strength; a calibrated one is found now, if it was not yet, in this process."""
+        self._take_seed()
         if isinstance(self._sigma, str):
             found = self._calibrated()
             self._sigma = found.sigma
@@ -95,6 +114,7 @@ class NetworkSearcher(SearchAlgorithm, SinglePopulationAlgorithmMixin):  # type:
 
         With :meth:`load_state_dict` a search goes on elsewhere as if it had never stopped, to the bit.
         """
+        self._take_seed()
         return {
             "problem": self.problem.state_dict(),
             "generation": self.step_count,
@@ -113,9 +133,86 @@ class NetworkSearcher(SearchAlgorithm, SinglePopulationAlgorithmMixin):  # type:
         self.problem.load_state_dict(state["problem"])
         self._steps_count = state["generation"]
         self._key, self._sigma = state["key"], state["sigma"]
-        self._population = solutions_from(self.problem, state["population"])
+        self._population, self._asked = solutions_from(self.problem, state["population"]), None
+        self._seeding = self.problem.seedings
         if self._units is not None:
             self._units.load_state_dict(state["units"])
+
+    def ask(self) -> SolutionBatch:
+        """See :meth:`AskAndTell.ask`; with a :class:`UnitSubspace` the last solution is the parent."""
+        if self._asked is None or self._asked_at != self.problem.changes:
+            self._begin()
+        assert self._asked is not None
+        asked = [self._asked, *([] if self._units is None else [self.problem.generate_batch(1)])]
+        batch = SolutionBatch.cat(asked)  # a copy, whatever happens to it
+        batch.forget_evals()  # which parents have of the generation before, perhaps of other samples
+        return batch
+
+    def _checked(self, batch: SolutionBatch) -> SolutionBatch:
+        if not isinstance(batch, SolutionBatch):
+            raise InvalidType(f"batch: expected the SolutionBatch of ask(), got {shown(batch)}")
+        if self._asked is None:
+            raise InvalidValue(
+                "tell: expected ask() before it, got solutions that were not asked for, or told before"
+            )
+        if self._asked_at != self.problem.changes:
+            raise WrongParent(
+                f"tell: expected children of the present parent, number {self.problem.changes}, got those of parent "
+                f"{self._asked_at}; ask() again"
+            )
+        expected, found = rows_of(self.ask()), rows_of(batch)
+        if not torch.equal(found.to(expected.device), expected):
+            raise InvalidValue(f"batch: expected the {len(expected)} solutions of ask() in their order, got others")
+        bad = (~batch.access_evals(0).isfinite()).nonzero().flatten().tolist()
+        if bad:
+            raise InvalidValue(
+                f"batch: expected a finite fitness of each solution, got {len(bad)} of {len(batch)} without, number "
+                f"{bad[0]} first; set_evals() gives them, +-{WORST:g} is the worst, and access_values() clears them"
+            )
+        return batch
+
+    def _step(self) -> None:
+        if self._answers is None:
+            self._begin()
+            assert self._asked is not None
+            self._evaluate(self._asked)
+            parent_eval = self.problem.status["parent_eval"]
+        else:
+            assert self._asked is not None
+            evals = self._answers.access_evals(0)
+            self._asked.set_evals(evals[: len(self._asked)].to(self._asked.device))
+            parents = (row_lengths(rows_of(self._answers)[:, 1:]) == 0).nonzero().flatten()
+            parent_eval = float(evals[parents[0]]) if len(parents) else None
+            if self.problem.calls == self._asked_calls:
+                self.problem.evaluated_elsewhere(self._asked, parent_eval)
+        self._learn(self._asked, parent_eval)
+        self._asked = None
+
+    def _begin(self) -> None:
+        """Make the solutions of the next generation, whatever was asked for before."""
+        self._asked = None
+        self._take_seed()
+        self._asked = self._solutions()
+        self._asked_at, self._asked_calls = self.problem.changes, self.problem.calls
+
+    def _take_seed(self) -> None:
+        """Before the first generation: a key of the seed that the problem was given after the searcher was made."""
+        if self.step_count or self._asked is not None or self._seeding == self.problem.seedings:
+            return
+        self._key, self._seeding = draw_key(self.problem), self.problem.seedings
+        if self._auto:
+            self._sigma = "auto"
+
+    @abstractmethod
+    def _solutions(self) -> SolutionBatch:
+        """What is to be evaluated in the next generation; the same, if it is called again."""
+
+    def _evaluate(self, solutions: SolutionBatch) -> None:
+        self.problem.evaluate(solutions)
+
+    @abstractmethod
+    def _learn(self, solutions: SolutionBatch, parent_eval: float | None) -> None:
+        """Go on by the evaluations of these solutions, and of the parent, which is known if there are units."""
 
     def _get_sigma(self) -> float:
         return self.sigma

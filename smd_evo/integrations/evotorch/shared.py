@@ -109,6 +109,12 @@ class SharedParent(LastingActors):
                     self._shipping = False
             self._actor_pool = WatchedPool(self._actors)
 
+    def all_remote_problems(self) -> Any:
+        """As EvoTorch's; actors that have evaluated nothing yet get the parent before."""
+        self._parallelize()
+        self._start_preparations()
+        return super().all_remote_problems()
+
     @contextmanager
     def _same_random_state(self) -> Iterator[None]:
         """EvoTorch draws the actors' seeds from the problem's generator: a run must not depend on that."""

@@ -12,6 +12,7 @@ from evotorch.algorithms import SearchAlgorithm
 from evotorch.algorithms.searchalgorithm import SinglePopulationAlgorithmMixin
 
 from smd_evo.errors import InvalidType, InvalidValue, check_count, shown
+from smd_evo.integrations.evotorch.asking import AskAndTell
 from smd_evo.integrations.evotorch.finetune import FinetuneProblem
 from smd_evo.integrations.evotorch.searcher import NetworkSearcher
 
@@ -20,7 +21,7 @@ __all__ = ["Staged"]
 Make = Callable[[FinetuneProblem], NetworkSearcher]
 
 
-class Staged(SearchAlgorithm, SinglePopulationAlgorithmMixin):  # type: ignore[misc]
+class Staged(AskAndTell):
     """Searchers one after another: the head first, then normalisations and biases, then everything, say.
 
     A stage's searcher is made when the stage begins, from the parent that the one before has arrived at (of a
@@ -135,11 +136,27 @@ class Staged(SearchAlgorithm, SinglePopulationAlgorithmMixin):  # type: ignore[m
 
     _repr_html_ = NetworkSearcher._repr_html_
 
+    def ask(self) -> SolutionBatch:
+        """See :meth:`AskAndTell.ask`, of the searcher of the stage that is due."""
+        self._enter()
+        return self.searcher.ask()
+
+    def _checked(self, batch: SolutionBatch) -> SolutionBatch:
+        self._enter()
+        return self.searcher._checked(batch)
+
     def _step(self) -> None:
+        self._enter()
+        if self._answers is None:
+            self.searcher.step()
+        else:
+            self.searcher.tell(self._answers)
+
+    def _enter(self) -> None:
+        """Begin the stage that is due, if it has not begun yet."""
         due = self._stage_at(self.step_count)
         if due != self._stage:
             self._begin(due)
-        self.searcher.step()
 
     def _begin(self, stage: int) -> None:
         if self._searcher is not None:

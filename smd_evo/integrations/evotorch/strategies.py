@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from evotorch import SolutionBatch
 from evotorch.optimizers import get_optimizer_class
 from torch import Tensor
 
@@ -238,11 +239,12 @@ class SubspaceES(NetworkSearcher):
             optimizer = self._optimizer.restored(state["optimizer"], self.problem.space.size)
             self.problem.replica.optimizer = self._key, optimizer
 
-    def _step(self) -> None:
-        problem = self.problem
-        self._population = self._mutated(problem.generate_batch(self._popsize), antithetic=True)
-        problem.evaluate(self._population)
-        ranks = centered_ranks(self._population.access_evals(0), problem.objective_sense)
+    def _solutions(self) -> SolutionBatch:
+        return self._mutated(self.problem.generate_batch(self._popsize), antithetic=True)
+
+    def _learn(self, solutions: SolutionBatch, parent_eval: float | None) -> None:
+        problem, self._population = self.problem, solutions
+        ranks = centered_ranks(solutions.access_evals(0), problem.objective_sense)
         units = None
         if self._units is not None:
             units = self._units.drawn
@@ -261,7 +263,7 @@ class SubspaceES(NetworkSearcher):
             )
         )
         if self._units is not None:
-            self._units.learn(self._population)
+            self._units.learn(solutions, parent_eval)
         self._tell_swallowed(*problem.replica.swallowed)
 
     def _tell_swallowed(self, count: int, total: int) -> None:

@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 from evotorch import Solution
+from evotorch.distributions import ExpGaussian
 from torch import Tensor, nn
 
 from smd_evo.core.delta import SparseDelta, placed
+from smd_evo.core.keys import Key
 from smd_evo.core.mutation import SCALES, Lineage
 from smd_evo.core.parameters import Child, ParameterSpace
 from smd_evo.core.selection import Select
@@ -80,7 +82,7 @@ class SubspaceProblem(NetworkProblem):
             )
         key = key_of(host.get("seed"))
         self.subspace, self.scale = subspace, scale
-        self._subspace_of: tuple[int, Tensor] | None = None
+        self._subspace_of: tuple[tuple[Key, int], Tensor] | None = None
         super().__init__(
             space,
             data,
@@ -121,6 +123,17 @@ class SubspaceProblem(NetworkProblem):
         self.change(Move(self.subspace, self._draw(), point.cpu().clone(), self.scale))  # the caller's may change
         self._best = self._worst = None
 
+    def _take_key(self, key: Key) -> None:
+        """Another subspace, to which the best and the worst so far do not belong."""
+        length = len(self.subspace.coordinates(self.subspace.draw(key), self.space.layout))
+        if length != self.solution_length:
+            raise InvalidValue(
+                f"seed: expected one whose subspace has {self.solution_length} coordinates, as this problem has, got "
+                f"{length}; make the problem with seed="
+            )
+        super()._take_key(key)
+        self._best = self._worst = None
+
     def _point(self, values: Solution | Tensor) -> Tensor:
         tensor = values.access_values(keep_evals=True) if isinstance(values, Solution) else values
         device = self.space.device
@@ -130,13 +143,66 @@ class SubspaceProblem(NetworkProblem):
         return point
 
     def _draw(self) -> int:
-        return self.subspace.draw(self.key, generation=self.changes)
+        return self.subspace.draw(self.key, generation=self.changes - self._seeded_at)
 
     def _delta(self, point: Tensor) -> SparseDelta:
-        if self._subspace_of is None or self._subspace_of[0] != self.changes:
+        at = self.key, self.changes - self._seeded_at
+        if self._subspace_of is None or self._subspace_of[0] != at:
             coordinates = self.subspace.coordinates(self._draw(), self.space.layout, self.space.device)
-            self._subspace_of = self.changes, coordinates
+            self._subspace_of = at, coordinates
         return placed(point, self._subspace_of[1], self.space.layout, self.scale)
+
+    def sample_and_compute_gradients(
+        self,
+        distribution: Any,
+        popsize: int,
+        *,
+        num_interactions: int | None = None,
+        popsize_max: int | None = None,
+        obj_index: int | None = None,
+        ranking_method: str | None = None,
+        with_stats: bool = True,
+        ensure_even_popsize: bool = False,
+    ) -> list[dict[str, Any]] | dict[str, Any]:
+        """What PGPE, SNES and CEM ask for with ``distributed=True``: the gradient of a population.
+
+        EvoTorch's own has each actor sample, rank and follow a population of its own, so that a run depends on how
+        many there are and on which is first. Here the population is sampled in the main process, evaluated as any
+        other, and ranked as a whole: its points are those of ``distributed=False``, to the bit.
+
+        Args:
+            distribution, popsize, obj_index, ranking_method, with_stats: as EvoTorch's.
+            num_interactions, popsize_max: None; networks on data have no interactions.
+            ensure_even_popsize: makes one more of an odd popsize, as EvoTorch's.
+
+        Returns:
+            With actors a list of one dict, else the dict: ``gradients``, ``num_solutions`` and ``mean_eval``; the
+            gradients alone without stats.
+
+        Raises:
+            InvalidValue: there are interactions to count; or XNES asks, whose gradient EvoTorch cannot add up.
+        """
+        if num_interactions is not None or popsize_max is not None:
+            raise InvalidValue(
+                f"num_interactions: expected None for networks on data, got {num_interactions} (popsize_max "
+                f"{popsize_max}); give a larger popsize"
+            )
+        if self.num_actors and isinstance(distribution, ExpGaussian):
+            raise InvalidValue(
+                "distributed: expected False for XNES, of which EvoTorch has no distributed steps, got True; leave "
+                "it out, actors share the evaluations all the same"
+            )
+        self.before_grad_hook()
+        found = self._gradient_computation_helper(
+            distribution,
+            popsize + popsize % 2 if ensure_even_popsize else popsize,
+            obj_index=obj_index,
+            ranking_method=ranking_method,
+            with_stats=with_stats,
+        )
+        result = [found] if self.num_actors else found
+        self._after_eval_status.update(self.after_grad_hook.accumulate_dict(result))
+        return result
 
     @property
     def _nonserialized_attribs(self) -> list[str]:

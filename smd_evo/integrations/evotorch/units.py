@@ -63,10 +63,11 @@ class UnitChoice:
         assert self.drawn is not None
         return weights_of(self.drawn, self._chances)
 
-    def learn(self, children: SolutionBatch) -> None:
+    def learn(self, children: SolutionBatch, parent_eval: float | None) -> None:
         """Take note of what the children that were drawn last have gained over the parent."""
         assert self.drawn is not None
-        gains = children.access_evals(0).cpu() - self._problem.status["parent_eval"]
+        assert parent_eval is not None
+        gains = children.access_evals(0).cpu() - parent_eval
         self._gains = learned(self._gains, self.drawn, gains if self._problem.objective_sense == "max" else -gains)
 
     def state_dict(self) -> dict[str, Any]:
