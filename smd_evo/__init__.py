@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from smd_evo.integrations.evotorch.finetune import FinetuneProblem as FinetuneProblem
     from smd_evo.integrations.evotorch.newton import SubspaceNewton as SubspaceNewton
     from smd_evo.integrations.evotorch.operators import AddMutation as AddMutation
+    from smd_evo.integrations.evotorch.operators import LineageCrossOver as LineageCrossOver
     from smd_evo.integrations.evotorch.operators import SparseGaussianMutation as SparseGaussianMutation
     from smd_evo.integrations.evotorch.staged import Staged as Staged
     from smd_evo.integrations.evotorch.strategies import OpenAIES as OpenAIES
@@ -109,6 +110,7 @@ _HOMES = {
     "BatchFitness": "smd_evo.evaluation.fitness",
     "ModuleFitness": "smd_evo.evaluation.fitness",
     "AddMutation": "smd_evo.integrations.evotorch.operators",
+    "LineageCrossOver": "smd_evo.integrations.evotorch.operators",
     "SparseGaussianMutation": "smd_evo.integrations.evotorch.operators",
     "FinetuneProblem": "smd_evo.integrations.evotorch.finetune",
     "SubspaceProblem": "smd_evo.integrations.evotorch.subspace",

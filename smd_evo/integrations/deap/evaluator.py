@@ -16,10 +16,11 @@ from smd_evo.core.delta import SparseValues
 from smd_evo.core.mutation import Lineage
 from smd_evo.core.parameters import Child, ParameterSpace
 from smd_evo.core.selection import Select
-from smd_evo.errors import InvalidValue, WrongParent
+from smd_evo.errors import InvalidType, InvalidValue, WrongParent, shown
 from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.evaluation.fitness import Fitness
 from smd_evo.integrations.deap.individuals import DenseIndividual, LineageIndividual, MaxFitness, MinFitness
+from smd_evo.integrations.deap.rebased import Rebased, common_steps
 
 __all__ = ["NetworkToolbox", "ToolboxEvaluator"]
 
@@ -47,7 +48,7 @@ class NetworkToolbox(ABC):
         for individual in individuals:
             self._check_direction(individual)
         children = [self._child(individual) for individual in individuals]
-        return [(fitness,) for fitness in self.evaluator.evaluate(children).fitness.tolist()]
+        return [(fitness,) for fitness in self._evaluated(children)]
 
     def map(self, function: Callable[..., Any], *iterables: Iterable[Any]) -> Iterable[Any]:
         """The built-in map, but for this object's ``evaluate``, which gets the whole generation."""
@@ -61,6 +62,9 @@ class NetworkToolbox(ABC):
     def make_net(self, individual: Any) -> nn.Module:
         """An individual as an independent network."""
         return self.evaluator.space.make_child(self._child(individual))
+
+    def _evaluated(self, children: list[Child]) -> list[float]:
+        return self.evaluator.evaluate(children).fitness.tolist()
 
     def _check_direction(self, individual: Any) -> None:
         """Refuse an individual whose fitness would be led the wrong way."""
@@ -118,6 +122,7 @@ class ToolboxEvaluator(NetworkToolbox):
         )
         space = self.evaluator.space
         self._parent = space.values_at(torch.arange(space.size, device=space.device))
+        self._rebased: Rebased | None = None
 
     @property
     def fitness(self) -> type[base.Fitness]:
@@ -131,6 +136,56 @@ class ToolboxEvaluator(NetworkToolbox):
     def dense(self) -> DenseIndividual:
         """The parent as an individual of all its selected parameters."""
         return DenseIndividual(self._parent.cpu().numpy(), self.fitness)
+
+    def rebase(self, population: Iterable[LineageIndividual]) -> int:
+        """Have what all lineages of a population begin with replayed once, and no more for each child.
+
+        Individuals stay as they are, the same children to the bit, and keep their fitness: a copy of the network
+        takes the common steps, and children that begin with them are made from there. All others (in a hall of fame,
+        in a History, migrants) are made from the network itself, as before, so they stay right, too. Call it in each
+        generation: lineages coalesce, so a child then costs its few last steps, however long a run is.
+
+        Args:
+            population: the individuals that parents will come from.
+
+        Returns:
+            The number of steps that all have in common.
+
+        Raises:
+            InvalidType: an individual is no LineageIndividual.
+
+        Example:
+            >>> import copy
+            >>> from smd_evo import mutSparseGaussian
+            >>> evaluator = ToolboxEvaluator(nn.Linear(4, 4), (torch.eye(4), torch.arange(4)))
+            >>> one = evaluator.lineage()
+            >>> _ = mutSparseGaussian(one, mu=0, sigma=0.3, density=0.2)
+            >>> two = copy.deepcopy(one)
+            >>> _ = mutSparseGaussian(two, mu=0, sigma=0.3, density=0.2)
+            >>> evaluator.rebase([one, two])
+            1
+        """
+        population = list(population)
+        for individual in population:
+            if not isinstance(individual, LineageIndividual):
+                raise InvalidType(
+                    f"population: expected LineageIndividuals, got {shown(individual)}; others have no steps to fold"
+                )
+        steps = common_steps([individual.lineage for individual in population])
+        if self._rebased is None and steps:
+            self._rebased = Rebased(self.evaluator)
+        if self._rebased is not None:
+            self._rebased.take(steps)
+        return len(steps)
+
+    def make_net(self, individual: Any) -> nn.Module:
+        """See :meth:`NetworkToolbox.make_net`."""
+        if self._rebased is None:
+            return super().make_net(individual)
+        return self._rebased.make_net(self._child(individual))
+
+    def _evaluated(self, children: list[Child]) -> list[float]:
+        return super()._evaluated(children) if self._rebased is None else self._rebased.evaluate(children)
 
     def _child(self, individual: Any) -> Child:
         if isinstance(individual, LineageIndividual):

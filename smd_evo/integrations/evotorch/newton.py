@@ -123,6 +123,7 @@ class SubspaceNewton(NetworkSearcher):
                 f"calibrated: expected a classifier's fitness, got {problem.fitness.name!r}; leave it out"
             )
         self._told = False
+        self.add_status_getters({"center": self._get_center})
 
     def _calibrated(self) -> Response:
         return calibrate_response(self.problem.evaluator, self._subspace, key=self._key, scale=self._scale)

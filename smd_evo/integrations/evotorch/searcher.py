@@ -8,6 +8,7 @@ from typing import Any
 from evotorch import SolutionBatch
 from evotorch.algorithms import SearchAlgorithm
 from evotorch.algorithms.searchalgorithm import SinglePopulationAlgorithmMixin
+from torch import Tensor
 
 from smd_evo.core.mutation import SCALES
 from smd_evo.core.subspace import Subspace
@@ -118,6 +119,11 @@ class NetworkSearcher(SearchAlgorithm, SinglePopulationAlgorithmMixin):  # type:
 
     def _get_sigma(self) -> float:
         return self.sigma
+
+    def _get_center(self) -> Tensor:
+        """The parent as a solution, of searchers that move it: what EvoTorch's distributions call their center."""
+        values: Tensor = self.problem.generate_values(1)[0]
+        return values
 
     def _mutated(self, parents: SolutionBatch, antithetic: bool = False) -> SolutionBatch:
         units = None

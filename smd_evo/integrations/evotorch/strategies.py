@@ -216,6 +216,7 @@ class SubspaceES(NetworkSearcher):
         config = {} if optimizer_config is None else optimizer_config
         self._optimizer = OptimizerSpec(optimizer, center_learning_rate, config)
         self._told = False
+        self.add_status_getters({"center": self._get_center})
         self._weight_decay = check_number(
             "weight_decay", weight_decay, low=0, high=1, closed=True, mend="0 is none, OpenAI's is 0.005"
         )
