@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -120,6 +121,13 @@ class FinetuneProblem(NetworkProblem):
             "SubspaceProblem for this searcher"
         )
 
+    def make_gaussian(self, *size: Any, **options: Any) -> Tensor:
+        """EvoTorch's; noise in the type of lineages, which its GaussianMutation asks for, is refused."""
+        if not any(options.get(name) for name in ("dtype", "use_eval_dtype")) and options.get("out") is None:
+            raise InvalidType(f"solutions: expected numbers to add noise to, got lineages; {_OPERATORS}")
+        noise: Tensor = super().make_gaussian(*size, **options)
+        return noise
+
     def rule(self, subspace: Subspace, scale: str = "absolute") -> int:
         """The number under which heads of rows know a subspace and a scale; a new one is taken note of.
 
@@ -194,8 +202,8 @@ class FinetuneProblem(NetworkProblem):
             InvalidValue: two lineages of different rules.
         """
         for rows in (first, second):
-            self._check_present(rows)
             self._check_whole(rows)
+            self._check_present(rows)
         own, other = (torch.where(row_lengths(rows[:, 1:]) > 0, rule_of(rows), -1) for rows in (first, second))
         if bool(((own != other) & (own >= 0) & (other >= 0)).any()):
             raise InvalidValue(
@@ -208,7 +216,7 @@ class FinetuneProblem(NetworkProblem):
     def lineages(self, solutions: SolutionBatch | Solution) -> list[Lineage]:
         """The lineages that solutions stand for, each from the parent that its head tells."""
         rows = rows_of(solutions)
-        self._check_whole(rows)
+        self._check_whole(rows, former=True)
         return self._decoded(rows)
 
     def _decoded(self, rows: Tensor) -> list[Lineage]:
@@ -250,7 +258,7 @@ class FinetuneProblem(NetworkProblem):
 
             return self._past.restored(self._first or self._replica, row, History.read(history))
         parent = self._parent_at(int(changes_of(row)[0]))
-        self._check_whole(row)
+        self._check_whole(row, former=True)
         return parent.make_child(self._decoded(row)[0])
 
     @property
@@ -302,7 +310,18 @@ class FinetuneProblem(NetworkProblem):
             )
         super().load_state_dict(state)
         self._first = None
-        self._past = Past(self.changes, state.get("key", 0), self._past.rules)
+        self._past = Past(self.changes, state.get("key"), self._past.rules)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Also of what former versions have pickled."""
+        rules = state.pop("_rules", None)
+        self.__dict__.update(state)
+        if rules is not None:
+            first = self._first or self._replica
+            self._past, replica = Past(first.changes, None, rules), copy.copy(first)
+            for change in self._log:
+                self._past.note(change, replica)
+                replica.changes += 1
 
     def fold_common(self, solutions: SolutionBatch) -> int:
         """Fold the steps that all lineages begin with into the parent, and take them out of the solutions.
@@ -313,8 +332,8 @@ class FinetuneProblem(NetworkProblem):
             The number of steps.
         """
         rows = solutions.access_values(keep_evals=True)
-        self._check_present(rows)
         self._check_whole(rows)
+        self._check_present(rows)
         steps = compacted(rows[:, 1:])
         count = common_steps(steps) if len(rows) and bool((rule_of(rows) == rule_of(rows)[0]).all()) else 0
         if count:
@@ -352,20 +371,19 @@ class FinetuneProblem(NetworkProblem):
         heads = torch.zeros_like(steps[:, 0])
         return sealed(torch.cat([head(heads + changes, rule)[:, None], steps], 1), self._past.key_of)
 
-    def _check_whole(self, rows: Tensor) -> None:
+    def _check_whole(self, rows: Tensor, former: bool = False) -> None:
         """Refuse what was never a lineage of this problem, or is none any more."""
         if rows.dtype != torch.int64:
             raise InvalidType(f"solutions: expected lineages, got numbers of {rows.dtype}; {_OPERATORS}")
         self._check_rules(rows)
-        if bool(broken(rows, self._past.key_of).any()):
+        later = changes_of(rows) > self.changes
+        if bool((later | broken(rows, self._past.key_of, former or self._past.former)).any()):
             raise WrongParent(
                 "solutions: expected whole lineages of this problem's rules and history, got one that was cut up or "
                 f"is another problem's; {_OPERATORS}, and make_net(solution, history) knows those of others"
             )
 
     def _check_present(self, rows: Tensor) -> None:
-        if rows.dtype != torch.int64:
-            raise InvalidType(f"solutions: expected lineages, got numbers of {rows.dtype}; {_OPERATORS}")
         stale = changes_of(rows) != self.changes
         if bool(stale.any()):
             raise WrongParent(
@@ -390,8 +408,8 @@ class FinetuneProblem(NetworkProblem):
         return self._decoded(values)
 
     def _labels(self, values: Tensor) -> list[bytes]:
-        self._check_present(values)
         self._check_whole(values)
+        self._check_present(values)
         return labels_of(values)
 
     def _trimmed(self, values: Tensor) -> Tensor:

@@ -32,16 +32,17 @@ class Past:
 
     Args:
         first: how many changes that one had gone through.
-        key: what the seals of its children follow from.
+        key: what the seals of its children follow from; None: a former version knew of none.
 
     Attributes:
         rules: by their numbers in rows.
+        former: whether populations may hold rows of former versions.
     """
 
-    def __init__(self, first: int = 0, key: Key = 0, rules: Rules = ()) -> None:
-        self.rules = list(rules)
+    def __init__(self, first: int = 0, key: Key | None = 0, rules: Rules = ()) -> None:
+        self.rules, self.former = list(rules), key is None
         self._first = first
-        self._keys: dict[int, Key] = {first: key}
+        self._keys: dict[int, Key] = {first: key or 0}
         self._lines: list[str] | None = []
         self._start: tuple[int, int | None] | None = None
         self._told: tuple[tuple[int, int], Tensor] | None = None
@@ -109,7 +110,7 @@ class Past:
         key = history.key
         for line in history.lines[: changes - self._first]:
             key = following(key, line)
-        if bool(broken(row, lambda _, rule: _seal_key(key, rule, history.rules)).any()):
+        if bool(broken(row, lambda _, rule: _seal_key(key, rule, history.rules), former=True).any()):
             raise WrongParent("values: expected a solution of this history, got one of another; take its own run's")
         replica = first.copied()
         replica.catch_up(self._first, history.changes(changes - self._first))

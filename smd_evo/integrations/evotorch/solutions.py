@@ -101,11 +101,15 @@ def sealed(rows: Tensor, key_of: KeyOf) -> Tensor:
     return torch.cat([words[:, None], rows[:, 1:]], 1)
 
 
-def broken(rows: Tensor, key_of: KeyOf) -> Tensor:
-    """Which rows are not what was sealed; those without a seal, or of a key that is not known, pass. bool [N]."""
+def broken(rows: Tensor, key_of: KeyOf, former: bool = False) -> Tensor:
+    """Which rows are not what was sealed, bool [N]; those of a key that is not known pass.
+
+    Args:
+        former: whether those without a seal pass, too, as of former versions.
+    """
     seals, known = _seals(rows, key_of)
     words = rows[:, 0]
-    return _has_seal(words) & known & (words // _SEAL % _SEAL != seals)
+    return torch.where(_has_seal(words), known & (words // _SEAL % _SEAL != seals), not former)
 
 
 def _has_seal(words: Tensor) -> Tensor:
