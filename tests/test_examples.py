@@ -16,6 +16,7 @@ BUDGETS = {
     "openai_es_baseline.py": ["1"],
     "deap_ga.py": ["2"],
     "deap_cma_subspace.py": ["2"],
+    "deap_islands.py": ["2"],
     "compare_with_openai_es.py": ["1"],
     "multi_generation.py": ["1"],
     "ray_cluster.py": ["1"],
