@@ -19,6 +19,7 @@ from smd_evo import (
     FinetuneProblem,
     Lineage,
     LineageCrossOver,
+    ParameterSpace,
     RandomSubspace,
     SubspaceES,
     SubspaceEvolution,
@@ -27,7 +28,7 @@ from smd_evo import (
 )
 from smd_evo.errors import InvalidType, InvalidValue, SmdEvoError, WrongParent
 from smd_evo.integrations.evotorch.past import Past
-from smd_evo.integrations.evotorch.replica import Fold
+from smd_evo.integrations.evotorch.replica import Fold, Replica
 from smd_evo.integrations.evotorch.solutions import broken, changes_of, head, rule_of, sealed
 
 SAMPLES = blobs(shift=2.5)
@@ -408,6 +409,15 @@ class TestHeads:
             assert evals_of(each) == evals_of(searcher)
         again = problem_of().make_net(pickle_.population[2], pickle_.status["history"])
         assert same_bits(state_bits(again), state_bits(searcher.problem.make_net(searcher.population[2])))
+
+    def test_more_rules_and_changes_than_they_have_room_for_are_refused(self):
+        past, replica = Past(rules=[(RULE, "absolute")] * (2**10 - 1)), Replica(ParameterSpace(trained()))
+        assert past.number(RandomSubspace(0.5), "absolute") == 2**10 - 1
+        message = "subspace: expected at most 1024 in one problem"
+        check_refused(lambda: past.number(RandomSubspace(0.6), "absolute"), InvalidValue, message)
+        replica.changes = 2**26 - 1
+        message = "change: expected less than 67,108,864 changes"
+        check_refused(lambda: past.note(Fold(Lineage()), replica), InvalidValue, message)
 
     @given(st.integers(0, 18), st.integers(0, 62))
     def test_one_flipped_bit_is_seen(self, word, bit):

@@ -106,6 +106,8 @@ class ToolboxEvaluator(NetworkToolbox):
         >>> _ = algorithms.eaMuPlusLambda(population, toolbox, 4, 8, cxpb=0, mutpb=1, ngen=3, verbose=False)
     """
 
+    _rebased: Rebased | None = None  # of the class, for what former versions have pickled
+
     def __init__(
         self,
         parent: nn.Module | ParameterSpace,
@@ -122,7 +124,6 @@ class ToolboxEvaluator(NetworkToolbox):
         )
         space = self.evaluator.space
         self._parent = space.values_at(torch.arange(space.size, device=space.device))
-        self._rebased: Rebased | None = None
 
     @property
     def fitness(self) -> type[base.Fitness]:

@@ -359,7 +359,8 @@ class FinetuneProblem(NetworkProblem):
         oldest = self._first.changes if self._first else self.changes
         if self._first is None or not oldest <= changes < self.changes:
             raise WrongParent(
-                f"solution: expected one of parents {oldest} to {self.changes}, got one of parent {changes}"
+                f"solution: expected one of parents {oldest} to {self.changes}, got one of parent {changes}; "
+                "make_net(solution, history) knows those of other runs"
             )
         replica = self._first.copied()
         for change in self._log[: changes - oldest]:

@@ -37,7 +37,7 @@ __all__ = [
 MOST_CHANGES, MOST_RULES = 2**26, 2**10
 """That a head has room for."""
 
-_SEALED, _RULE, _SEAL = 2**62, 2**52, 2**26
+_SEALED, _RULE, _SEAL, _KINDS = 2**62, 2**52, 2**26, 2**11
 
 KeyOf = Callable[[int, int], Key | None]
 """Of a number of changes and that of a rule, -1 for rows without steps: what seals follow from, if it is known."""
@@ -119,8 +119,8 @@ def _has_seal(words: Tensor) -> Tensor:
 def _seals(rows: Tensor, key_of: KeyOf) -> tuple[Tensor, Tensor]:
     """The seals that rows are to have, and whether that is known."""
     rules = torch.where(row_lengths(rows[:, 1:]) > 0, rule_of(rows), -1)
-    kinds, which = torch.stack([changes_of(rows), rules], 1).unique(dim=0, return_inverse=True)
-    keys = [key_of(changes, rule) for changes, rule in kinds.tolist()]
+    kinds, which = (changes_of(rows) * _KINDS + rules.clamp(-1, MOST_RULES) + 1).unique(return_inverse=True)
+    keys = [key_of(kind // _KINDS, kind % _KINDS - 1) for kind in kinds.tolist()]
     numbers = torch.tensor([key_to_int64(key or 0) for key in keys], dtype=torch.int64, device=rows.device)
     known = torch.tensor([key is not None for key in keys], dtype=torch.bool, device=rows.device)
     return derive_tensor(numbers[which], step_sums(rows[:, 1:])) & (_SEAL - 1), known[which]
