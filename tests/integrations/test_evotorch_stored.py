@@ -50,12 +50,17 @@ def genetic(problem):
 def folding(problem):
     """A genetic algorithm whose user folds what all have in common."""
     searcher = genetic(problem)
-    searcher.after_step_hook.append(functools.partial(problem.fold_common, searcher.population))
+
+    def fold():
+        problem.fold_common(searcher.population)
+
+    searcher.after_step_hook.append(fold)
     return searcher
 
 
 SEARCHERS = {
     "genetic": genetic,
+    "genetic, folded": folding,
     "evolution": functools.partial(SubspaceEvolution, popsize=6, density=0.1, sigma=0.3),
     "gradient": functools.partial(SubspaceES, popsize=6, density=0.3, sigma=0.1, center_learning_rate=0.05),
     "clipup, units of a partition": functools.partial(
