@@ -14,7 +14,7 @@ from smd_evo.core.keys import Key, derive
 from smd_evo.core.mutation import Lineage
 from smd_evo.core.rows import decode_rows, row_lengths
 from smd_evo.core.subspace import Subspace
-from smd_evo.errors import InvalidType, InvalidValue, WrongParent
+from smd_evo.errors import InvalidValue, WrongParent
 from smd_evo.integrations.evotorch.replica import Change, Replica
 from smd_evo.integrations.evotorch.solutions import MOST_CHANGES, MOST_RULES, broken, changes_of, rule_of
 
@@ -73,7 +73,7 @@ class Past:
             self._start = _checksums(replica)
         try:
             line = json.dumps(encoded(change))
-        except InvalidType:  # somebody's own, of which nobody else can know
+        except TypeError:  # somebody's own, of which nobody else can know
             line, self._lines = "", None
         self._keys[replica.changes + 1] = following(self.key_after(replica.changes), line)
         if self._lines is not None:

@@ -28,6 +28,9 @@ __all__ = ["GradientStep", "OpenAIES", "OptimizerSpec", "SubspaceES"]
 _MANY = 0.01
 """Share of the moving parameters whose step may be lost without a word: some are always near a rounding's edge."""
 
+_FLAGS = ("amsgrad", "nesterov")
+"""Settings of optimizers that are no numbers."""
+
 
 @dataclass(frozen=True)
 class OptimizerSpec:
@@ -44,6 +47,7 @@ class OptimizerSpec:
     def __post_init__(self) -> None:
         if not isinstance(self.config, Mapping):
             raise InvalidType(f"optimizer_config: expected a dict of settings, got {self.config!r}")
+        config = self.config
         kept(
             self,
             name=check_choice("optimizer", self.name, ("adam", "sgd", "clipup")),
@@ -52,6 +56,10 @@ class OptimizerSpec:
         )
         host = get_optimizer_class(self.name)
         try:
+            for name, given in self.config.items():
+                kinds = (bool,) if name in _FLAGS else (int, float)
+                if config[name] is not None and type(given) not in kinds:  # which would be 1, or a default, unseen
+                    raise TypeError(f"{name} is no {'truth value' if name in _FLAGS else 'number'}")
             host(solution_length=1, dtype=torch.float32, device="cpu", stepsize=self.learning_rate, **self.config)
             ours = self.make()
             for _ in range(2):  # the second step is the first that knows of another one
