@@ -10,7 +10,7 @@ import torch
 from evotorch import Solution, SolutionBatch
 from torch import Tensor, nn
 
-from smd_evo.core.keys import Key
+from smd_evo.core.keys import Key, check_key
 from smd_evo.core.mutation import SCALES, Lineage, Mutation
 from smd_evo.core.parameters import Child, ParameterSpace
 from smd_evo.core.rows import (
@@ -308,9 +308,9 @@ class FinetuneProblem(NetworkProblem):
             raise InvalidValue(
                 f"state: expected one of rules {rules}, got {state['rules']}; make the same searchers before"
             )
+        key = None if state.get("key") is None else check_key(state["key"], "state: key")
         super().load_state_dict(state)
-        self._first = None
-        self._past = Past(self.changes, state.get("key"), self._past.rules)
+        self._first, self._past = None, Past(self.changes, key, self._past.rules)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Also of what former versions have pickled."""
