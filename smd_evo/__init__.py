@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from smd_evo.integrations.evotorch.functional import sparse_gaussian_mutation as sparse_gaussian_mutation
     from smd_evo.integrations.evotorch.newton import SubspaceNewton as SubspaceNewton
     from smd_evo.integrations.evotorch.operators import AddMutation as AddMutation
+    from smd_evo.integrations.evotorch.operators import LineageCrossOver as LineageCrossOver
     from smd_evo.integrations.evotorch.operators import SparseGaussianMutation as SparseGaussianMutation
     from smd_evo.integrations.evotorch.staged import Staged as Staged
     from smd_evo.integrations.evotorch.strategies import OpenAIES as OpenAIES
@@ -116,6 +117,7 @@ _HOMES = {
     "Objectives": "smd_evo.evaluation.objectives",
     "ParetoFront": "smd_evo.evaluation.front",
     "AddMutation": "smd_evo.integrations.evotorch.operators",
+    "LineageCrossOver": "smd_evo.integrations.evotorch.operators",
     "SparseGaussianMutation": "smd_evo.integrations.evotorch.operators",
     "sparse_gaussian_mutation": "smd_evo.integrations.evotorch.functional",
     "FinetuneProblem": "smd_evo.integrations.evotorch.finetune",

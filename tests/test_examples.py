@@ -18,6 +18,7 @@ BUDGETS = {
     "deap_cma_subspace.py": ["2"],
     "several_objectives.py": ["1"],
     "map_elites.py": ["1"],
+    "deap_islands.py": ["2"],
     "compare_with_openai_es.py": ["1"],
     "multi_generation.py": ["1"],
     "ray_cluster.py": ["1"],

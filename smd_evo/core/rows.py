@@ -11,12 +11,23 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from smd_evo.core.keys import Key, key_from_int64, key_to_int64
+from smd_evo.core.keys import Key, derive_tensor, key_from_int64, key_to_int64
 from smd_evo.core.mutation import Lineage, from_words, sample_words
 from smd_evo.core.subspace import Subspace
 from smd_evo.errors import InvalidValue, check_count, check_number
 
-__all__ = ["WORDS", "append_steps", "decode_rows", "encode_rows", "row_lengths", "sample_rows"]
+__all__ = [
+    "WORDS",
+    "append_steps",
+    "common_steps",
+    "compacted",
+    "cross_rows",
+    "decode_rows",
+    "encode_rows",
+    "row_lengths",
+    "sample_rows",
+    "step_sums",
+]
 
 WORDS = 3
 """Words of a step."""
@@ -56,7 +67,7 @@ def row_lengths(rows: Tensor) -> Tensor:
     """Number of steps of each row, int64 [N]."""
     triples = _triples(rows)
     numbers = torch.arange(1, triples.shape[1] + 1, device=rows.device)
-    return (numbers * (triples[..., 2] != 0)).amax(1)
+    return (numbers * _used(triples)).amax(1)
 
 
 def append_steps(rows: Tensor, steps: Tensor) -> Tensor:
@@ -82,6 +93,81 @@ def append_steps(rows: Tensor, steps: Tensor) -> Tensor:
         )
     triples[torch.arange(len(rows), device=rows.device), lengths] = steps.to(rows.device)
     return triples.view(rows.shape)
+
+
+def compacted(rows: Tensor) -> Tensor:
+    """The same lineages without unused steps between others; the rows themselves where there are none.
+
+    Example:
+        >>> step = [5, 7, 1 << 62]
+        >>> compacted(torch.tensor([[0, 0, 0, *step]])).tolist() == [[*step, 0, 0, 0]]
+        True
+    """
+    triples = _triples(rows)
+    used = _used(triples)
+    return rows if bool((used.sum(1) == row_lengths(rows)).all()) else _taken(triples, used).view(rows.shape)
+
+
+def common_steps(rows: Tensor) -> int:
+    """How many steps all of some compacted rows begin with.
+
+    Example:
+        >>> common_steps(torch.tensor([[5, 7, 1 << 62, 6, 7, 1 << 62], [5, 7, 1 << 62, 0, 0, 0]]))
+        1
+    """
+    triples = _triples(rows)
+    if not len(rows):
+        return 0
+    same = (triples == triples[:1]).all(2).all(0) & _used(triples).all(0)
+    return int(same.long().cumprod(0).sum())
+
+
+def cross_rows(first: Tensor, second: Tensor, key: Key) -> tuple[Tensor, Tensor]:
+    """Two children of each pair of compacted rows, which exchange the steps after their last common ancestor.
+
+    What a pair has in common from the start stays in both. Of the later steps each child gets as many as its own
+    parent has, at random and in their order, those of the first parent before those of the second. So nothing is lost
+    or doubled between the two, and no lineage becomes longer.
+
+    Args:
+        first, second: int64 [N, 3 * S].
+        key: of the random choice.
+
+    Returns:
+        The children of the same shape.
+
+    Example:
+        >>> one, two = torch.tensor([[1, 1, 1 << 62, 2, 2, 1 << 62]]), torch.tensor([[1, 1, 1 << 62, 0, 0, 0]])
+        >>> children = cross_rows(one, two, key=0)
+        >>> [row_lengths(child).tolist() for child in children]
+        [[2], [1]]
+    """
+    one, two = _triples(first), _triples(second)
+    common = ((one == two).all(2) & _used(one)).long().cumprod(1).bool()
+    pool, ancestor = torch.cat([one, two], 1), torch.cat([common, torch.zeros_like(common)], 1)
+    free = _used(pool) & ~torch.cat([common, common], 1)
+    chances = derive_tensor(key, torch.arange(free.numel(), device=free.device)).view(free.shape)
+    last = torch.iinfo(torch.int64).max
+    ranks = chances.bitwise_right_shift(1).masked_fill(~free, last).argsort(stable=True, dim=1).argsort(1)
+    own = free & (ranks < (row_lengths(first) - common.sum(1))[:, None])
+    size = one.shape[1]
+    children = (_taken(pool, ancestor | mine)[:, :size].reshape(first.shape) for mine in (own, free & ~own))
+    return next(children), next(children)
+
+
+def step_sums(rows: Tensor) -> Tensor:
+    """A number of each row's words and their places, int64 [N], whatever room the rows have; 0 of no steps.
+
+    It tells rows from those that an operator for numbers has cut or changed: a word that is another one, or
+    elsewhere, makes another number, but for one case in 2**64.
+
+    Example:
+        >>> step_sums(torch.tensor([[5, 7, 9, 0, 0, 0]])).equal(step_sums(torch.tensor([[5, 7, 9]])))
+        True
+    """
+    triples = _triples(rows)
+    words = derive_tensor(rows, torch.arange(rows.shape[1], device=rows.device)).view(triples.shape)
+    return (words * (triples != 0).any(2, keepdim=True)).sum((1, 2))
 
 
 def encode_rows(lineages: Sequence[Lineage], steps: int) -> Tensor:
@@ -138,6 +224,18 @@ def decode_rows(rows: Tensor, *, subspace: Subspace, scale: str = "absolute") ->
         )
         for row, row_strengths in zip(words, strengths, strict=True)
     ]
+
+
+def _used(triples: Tensor) -> Tensor:
+    """Which steps are some: those whose strength is not zero, of either sign."""
+    return triples[..., 2].bitwise_and(2**63 - 1) != 0
+
+
+def _taken(triples: Tensor, chosen: Tensor) -> Tensor:
+    """Some of each row's steps in their order, at the row's begin; zeros behind them."""
+    order = (~chosen).long().argsort(stable=True, dim=1)
+    steps = torch.where(chosen[..., None], triples, 0)
+    return steps.gather(1, order[..., None].expand(-1, -1, WORDS))
 
 
 def _triples(rows: Tensor) -> Tensor:

@@ -153,6 +153,12 @@ class Evaluator:
         other.limit, other.work, other._said = self.limit, self.work, self._said
         return other
 
+    def on_parent(self, space: ParameterSpace) -> Evaluator:
+        """An evaluator of another parent of the same kind, on the same samples and on the same device."""
+        other = copy.copy(self)
+        other.space, other.features = space, Features.of(self._batches)
+        return other
+
     def on_samples(self, numbers: Tensor) -> Evaluator:
         """An evaluator of the same parent and fitness on some of the samples, by their numbers: a minibatch."""
         other = copy.copy(self)

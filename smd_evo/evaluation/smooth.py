@@ -38,7 +38,7 @@ def loss_of(evaluator: Evaluator) -> Loss:
         InvalidValue: see :func:`smooth`; or its score does not depend on the outputs by a slope.
     """
     fitness, targets = smooth(evaluator.fitness), evaluator.targets()
-    if fitness is CROSS_ENTROPY:
+    if fitness == CROSS_ENTROPY:  # not "is": pickles make another one
         return CrossEntropy(targets)
     sign = 1 if fitness.sense == "min" else -1
 

@@ -18,7 +18,7 @@ from smd_evo import (
     encode_rows,
     sample_mutations,
 )
-from smd_evo.core.rows import append_steps, row_lengths, sample_rows
+from smd_evo.core.rows import append_steps, common_steps, compacted, cross_rows, row_lengths, sample_rows, step_sums
 from smd_evo.errors import InvalidType, InvalidValue
 
 KEYS = st.integers(0, 2**64 - 1)
@@ -154,3 +154,82 @@ def test_bad_samples(change, kind, message):
     arguments = {"key": 1, "count": 2, "sigma": 1.0, "subspace": Dense()} | change
     with pytest.raises(kind, match=message):
         sample_rows(**arguments)
+
+
+STEP = [0, 0, 0], [1, 7, 1 << 62], [2, 7, 1 << 62], [1, 7, -(1 << 62)], [1, 8, 0], [3, 7, -(1 << 63)]
+"""Unused ones, of all zeros or without a strength, among some that differ in a word."""
+HOLES = st.lists(st.lists(st.sampled_from(STEP), min_size=4, max_size=4), min_size=1, max_size=4)
+
+
+def lineage_of(steps):
+    """By hand: the steps that have a strength."""
+    return [step for step in steps if step[2] not in (0, -(1 << 63))]
+
+
+def rows_of(lineages, size=4):
+    return torch.tensor(
+        [[word for step in (*steps, *[[0, 0, 0]] * (size - len(steps))) for word in step] for steps in lineages]
+    )
+
+
+@given(HOLES)
+def test_compacted_rows_are_the_same_lineages_without_holes(lineages):
+    rows = rows_of(lineages)
+    before = rows.clone()
+    found = compacted(rows)
+    assert torch.equal(rows, before)
+    options = {"subspace": Dense()}
+    assert decode_rows(found, **options) == decode_rows(rows, **options)
+    for row, steps in zip(found.view(-1, 4, 3).tolist(), lineages, strict=True):
+        own = lineage_of(steps)
+        assert row[: len(own)] == own
+        assert row_lengths(torch.tensor(row).view(1, -1)).item() == len(own)
+
+
+@given(HOLES)
+def test_common_steps_are_those_of_the_lineages(lineages):
+    own = [lineage_of(steps) for steps in lineages]
+    expected = 0
+    while all(len(steps) > expected for steps in own) and all(steps[expected] == own[0][expected] for steps in own):
+        expected += 1
+    assert common_steps(compacted(rows_of(lineages))) == expected
+
+
+STEPS = [[key, 7, 1 << 62] for key in range(1, 40)]
+
+
+@given(st.integers(0, 5), st.integers(0, 5), st.integers(0, 5), st.integers(0, 2**64 - 1))
+def test_crossed_rows_share_out_what_their_parents_found_since_their_ancestor(common, one, two, key):
+    """Nothing is lost or doubled, the order stays, and so do the lengths."""
+    first, second = STEPS[: common + one], STEPS[:common] + STEPS[20 : 20 + two]
+    parents = rows_of([first], 10), rows_of([second], 10)
+    children = [decode_rows(child, subspace=Dense())[0].steps for child in cross_rows(*parents, key)]
+    keys = [[step.key for step in child] for child in children]
+    assert [*map(len, keys)] == [len(first), len(second)]
+    assert all(own[:common] == [*range(1, common + 1)] for own in keys)
+    assert sorted(keys[0] + keys[1]) == sorted(step[0] for step in first + second)
+    assert all(own == sorted(own) for own in keys)
+
+
+def test_every_later_step_goes_to_either_child_alike():
+    """Each of six of the second child's own ones is in the first with a chance of a half."""
+    parents = rows_of([STEPS[:6]] * 4000, 6), rows_of([STEPS[20:26]] * 4000, 6)
+    child, _ = cross_rows(*parents, 5)
+    for step in STEPS[:6] + STEPS[20:26]:
+        share = (child.view(-1, 6, 3)[..., 0] == step[0]).any(1).double().mean()
+        assert abs(float(share) - 0.5) < 0.05  # six standard deviations
+    half = cross_rows(parents[0][:2000], parents[1][:2000], 5)[0]
+    assert not torch.equal(child[:2000], child[2000:])
+    assert torch.equal(half, child[:2000])  # a pair does not see how many there are
+    assert not torch.equal(half, cross_rows(parents[0][:2000], parents[1][:2000], 6)[0])
+
+
+@given(HOLES, st.integers(0, 11), st.integers(0, 62))
+def test_sums_of_steps_tell_words_and_places(lineages, word, bit):
+    rows = rows_of(lineages[:1])
+    other = rows.clone()
+    other[0, word] ^= 1 << bit
+    assert step_sums(rows).item() != step_sums(other).item()
+    assert step_sums(torch.cat([rows, torch.zeros(1, 6, dtype=torch.int64)], 1)).equal(step_sums(rows))
+    moved = rows.roll(3, 1)
+    assert torch.equal(moved, rows) == (step_sums(moved).item() == step_sums(rows).item())

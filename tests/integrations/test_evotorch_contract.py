@@ -81,7 +81,8 @@ NUMBERS = DISTRIBUTED | {
     "PyCMAES": partial(PyCMAES, stdev_init=0.05, popsize=6),
     "genetic algorithm on numbers": genetic(GeneticAlgorithm, SparseGaussianMutation),
 }
-EVERY = LINEAGES | NUMBERS
+ALONE = {"newton": partial(SubspaceNewton, popsize=6, density=0.1, sigma=0.1)}  # it has no actors
+EVERY = LINEAGES | NUMBERS | ALONE
 every_searcher = pytest.mark.parametrize("name", EVERY)
 every_distributed = pytest.mark.parametrize("name", DISTRIBUTED)
 
@@ -92,7 +93,7 @@ def problem_of(kind, seed=7, **options):
 
 
 def kind_of(name):
-    return FinetuneProblem if name in LINEAGES else SubspaceProblem
+    return SubspaceProblem if name in NUMBERS else FinetuneProblem
 
 
 def generation(searcher):
@@ -160,7 +161,7 @@ def test_it_repeats_under_a_seed_and_from_a_copy(name):
         same(generations(each, 2), expected[2:])
 
 
-@every_searcher
+@pytest.mark.parametrize("name", LINEAGES | NUMBERS)
 def test_it_is_the_same_with_actors(name, actors):
     """From whatever parent the searches before have left; what is stored there goes on here."""
     alone, parallel = actors.pair(kind_of(name), len(name))

@@ -88,7 +88,7 @@ class Pair:
         assert results[0] == results[1]
         one, other = (
             {
-                name: value
+                name: value.tolist() if name == "history" else value
                 for name, value in problem.status.items()
                 if name not in ("best", "worst", "restarts", "images", "forwards")
             }

@@ -27,6 +27,7 @@ from smd_evo.core.gradient import centered_ranks, es_gradient
 from smd_evo.errors import InvalidValue
 from smd_evo.integrations.evotorch.history import decoded, encoded
 from smd_evo.integrations.evotorch.replica import Replica
+from smd_evo.integrations.evotorch.solutions import changes_of
 
 pytestmark = pytest.mark.numeric
 
@@ -139,7 +140,7 @@ def test_recipes_and_changes_replay_without_the_searcher(make):
     if make is EVOLVE:
         child = searcher.population[-1]
         text = problem.lineages(child)[0].encode()
-        parent = problem._parent_at(int(child.values[0]) & (2**32 - 1))
+        parent = problem._parent_at(int(changes_of(child.values[None])))
         assert same_bits(state_bits(parent.make_child(Lineage.decode(text))), state_bits(problem.make_net(child)))
 
 

@@ -135,7 +135,7 @@ class TestColumns:
         first = population(problem, count=1)
         second = problem.generate_batch(4)
         second.set_values(first.values.clone().expand(4, -1))
-        batch = problem.mutate(second, key=3, subspace=problem._rules[0][0], sigma=0.2)
+        batch = problem.mutate(second, key=3, subspace=problem._past.rules[0][0], sigma=0.2)
         problem.evaluate(batch)
         expected, calls = batch.evals.tolist(), passes(problem)
         assert problem.fold_common(batch) == 1
@@ -148,7 +148,7 @@ class TestColumns:
         batch = population(problem)
         problem.evaluate(batch)
         other = problem_of(eval_data=["macro_f1"])
-        other.rule(*problem._rules[0])
+        other.rule(*problem._past.rules[0])
         other.load_state_dict(problem.state_dict())
         for twin in (pickle.loads(pickle.dumps(problem)), other):
             calls = passes(twin)

@@ -164,7 +164,7 @@ LOSSES = [
 ]
 
 
-@pytest.mark.parametrize(("loss", "message"), LOSSES, ids=str)
+@pytest.mark.parametrize(("loss", "message"), LOSSES, ids=range(len(LOSSES)))
 def test_a_loss_as_fitness(loss, message):
     for take in (FinetuneProblem, ToolboxEvaluator):
         check_refused(lambda take=take: take(network(), DATA, loss), InvalidType, message)
@@ -195,7 +195,7 @@ class TestLineages:
         for options in ({}, {"mutation_probability": 0.5}):
             mutate, batch = GaussianMutation(problem, stdev=0.1, **options), problem.generate_batch(3)
             before = batch.values.clone()
-            check_refused(lambda mutate=mutate, batch=batch: mutate(batch), InvalidType, "operator: .* AddMutation")
+            check_refused(lambda mutate=mutate, batch=batch: mutate(batch), InvalidType, "solutions: .* AddMutation")
             assert torch.equal(batch.values, before)
 
     @pytest.mark.parametrize(

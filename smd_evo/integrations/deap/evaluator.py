@@ -17,12 +17,13 @@ from smd_evo.core.delta import SparseValues
 from smd_evo.core.mutation import Lineage
 from smd_evo.core.parameters import Child, ParameterSpace
 from smd_evo.core.selection import Select
-from smd_evo.errors import InvalidValue, WrongParent
+from smd_evo.errors import InvalidType, InvalidValue, WrongParent, shown
 from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.evaluation.fitness import Fitness
 from smd_evo.evaluation.front import ParetoFront
 from smd_evo.evaluation.objectives import Objective, Objectives, listed
 from smd_evo.integrations.deap.individuals import DenseIndividual, LineageIndividual, fitness_class
+from smd_evo.integrations.deap.rebased import Rebased, common_steps
 from smd_evo.integrations.words import TOOLBOX_WORDS
 from smd_evo.mends import not_here
 
@@ -61,9 +62,7 @@ class NetworkToolbox(ABC):
             self._check_direction(individual)
         children = [self._child(individual) for individual in individuals]
         self._say_if_nothing_mutates(individuals)
-        if len(self.objectives) == 1:
-            return [(fitness,) for fitness in self.evaluator.evaluate(children).fitness.tolist()]
-        return [tuple(values) for values in self.objectives.evaluate(self.evaluator, children).tolist()]
+        return self._evaluated(children)
 
     def front(self, individuals: Iterable[Any]) -> ParetoFront:
         """The Pareto front of evaluated individuals; its ``numbers`` are places among them.
@@ -92,6 +91,15 @@ class NetworkToolbox(ABC):
     def make_net(self, individual: Any) -> nn.Module:
         """An individual as an independent network."""
         return self.evaluator.space.make_child(self._child(individual))
+
+    def _evaluated(self, children: list[Child]) -> list[tuple[float, ...]]:
+        return self._values(self.evaluator, children)
+
+    def _values(self, evaluator: Evaluator, children: Sequence[Child]) -> list[tuple[float, ...]]:
+        """Of each objective, of children of an evaluator's parent."""
+        if len(self.objectives) == 1:
+            return [(fitness,) for fitness in evaluator.evaluate(children).fitness.tolist()]
+        return [tuple(values) for values in self.objectives.evaluate(evaluator, children).tolist()]
 
     def _say_if_nothing_mutates(self, individuals: Sequence[Any]) -> None:
         """Warn of two generations of parents: to DEAP's own operators a lineage without mutations has no genes."""
@@ -149,6 +157,8 @@ class ToolboxEvaluator(NetworkToolbox):
         >>> _ = algorithms.eaMuPlusLambda(population, toolbox, 4, 8, cxpb=0, mutpb=1, ngen=3, verbose=False)
     """
 
+    _rebased: Rebased | None = None  # of the class, for what former versions have pickled
+
     @not_here(**TOOLBOX_WORDS)
     def __init__(
         self,
@@ -180,6 +190,64 @@ class ToolboxEvaluator(NetworkToolbox):
     def dense(self) -> DenseIndividual:
         """The parent as an individual of all its selected parameters."""
         return DenseIndividual(self._parent.cpu().numpy(), self.fitness)
+
+    def rebase(self, population: Iterable[LineageIndividual]) -> int:
+        """Have what all lineages of a population begin with replayed once, and no more for each child.
+
+        Individuals stay as they are, the same children to the bit, and keep their fitness: a copy of the network
+        takes the common steps, and children that begin with them are made from there. All others (in a hall of fame,
+        in a History, migrants) are made from the network itself, as before, so they stay right, too. Call it in each
+        generation: lineages coalesce, so a child then costs its few last steps, however long a run is.
+
+        Args:
+            population: the individuals that parents will come from.
+
+        Returns:
+            The number of steps that all have in common.
+
+        Raises:
+            InvalidType: an individual is no LineageIndividual.
+            InvalidValue: a fitness is of what differs from the parent, which would be another one then.
+
+        Example:
+            >>> import copy
+            >>> from smd_evo import mutSparseGaussian
+            >>> evaluator = ToolboxEvaluator(nn.Linear(4, 4), (torch.eye(4), torch.arange(4)))
+            >>> one = evaluator.lineage()
+            >>> _ = mutSparseGaussian(one, mu=0, sigma=0.3, density=0.2)
+            >>> two = copy.deepcopy(one)
+            >>> _ = mutSparseGaussian(two, mu=0, sigma=0.3, density=0.2)
+            >>> evaluator.rebase([one, two])
+            1
+        """
+        if of_changes := self.objectives.of_changes:
+            raise InvalidValue(
+                f"fitness: expected none of the change where a copy of the network takes steps, got {of_changes[0]}; "
+                "leave rebase out"
+            )
+        population = list(population)
+        for individual in population:
+            if not isinstance(individual, LineageIndividual):
+                raise InvalidType(
+                    f"population: expected LineageIndividuals, got {shown(individual)}; others have no steps to fold"
+                )
+        steps = common_steps([individual.lineage for individual in population])
+        if self._rebased is None and steps:
+            self._rebased = Rebased(self.evaluator)
+        if self._rebased is not None:
+            self._rebased.take(steps)
+        return len(steps)
+
+    def make_net(self, individual: Any) -> nn.Module:
+        """See :meth:`NetworkToolbox.make_net`."""
+        if self._rebased is None:
+            return super().make_net(individual)
+        return self._rebased.make_net(self._child(individual))
+
+    def _evaluated(self, children: list[Child]) -> list[tuple[float, ...]]:
+        if self._rebased is None:
+            return super()._evaluated(children)
+        return self._rebased.evaluate(children, self._values)
 
     def _child(self, individual: Any) -> Child:
         if isinstance(individual, LineageIndividual):

@@ -384,6 +384,18 @@ class NetworkProblem(SharedParent):
         self._forget()
 
     @abstractmethod
+    def make_net(self, values: Any = None) -> nn.Module:
+        """A solution as an independent network: a copy with nothing shared; None: the present parent."""
+
+    def to_policy(self, solution: Solution | SolutionBatch | Tensor) -> nn.Module:
+        """:meth:`make_net` by the name under which EvoTorch's ``PicklingLogger`` looks for it, to store a network."""
+        return self.make_net(solution)
+
+    def parameterize_net(self, parameters: Solution | SolutionBatch | Tensor) -> nn.Module:
+        """:meth:`make_net` by the name of EvoTorch's NEProblem; it is a network of its own each time."""
+        return self.make_net(parameters)
+
+    @abstractmethod
     def _children(self, values: Tensor) -> Iterable[Child]:
         """The children of the present parent that solutions stand for."""
 

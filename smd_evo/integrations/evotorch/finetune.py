@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,22 +10,44 @@ import torch
 from evotorch import Solution, SolutionBatch
 from torch import Tensor, nn
 
-from smd_evo.core.keys import Key
+from smd_evo.core.keys import Key, check_key
 from smd_evo.core.mutation import SCALES, Lineage, Mutation
 from smd_evo.core.parameters import Child, ParameterSpace
-from smd_evo.core.rows import WORDS, append_steps, decode_rows, row_lengths, sample_rows
+from smd_evo.core.rows import (
+    WORDS,
+    append_steps,
+    common_steps,
+    compacted,
+    cross_rows,
+    decode_rows,
+    row_lengths,
+    sample_rows,
+)
 from smd_evo.core.selection import Select
 from smd_evo.core.subspace import Subspace, check_subspace
 from smd_evo.errors import InvalidType, InvalidValue, WrongParent, check_choice, check_count
 from smd_evo.evaluation.fitness import Fitness
 from smd_evo.evaluation.objectives import Objective
 from smd_evo.integrations.evotorch.base import NetworkProblem, space_of
+from smd_evo.integrations.evotorch.past import Past
 from smd_evo.integrations.evotorch.replica import Change, Fold, Replica
-from smd_evo.integrations.evotorch.solutions import changes_of, head, labels_of, rows_of, rule_of, without_steps
+from smd_evo.integrations.evotorch.solutions import (
+    broken,
+    changes_of,
+    head,
+    labels_of,
+    row_of,
+    rows_of,
+    rule_of,
+    sealed,
+    without_steps,
+)
 from smd_evo.integrations.words import PROBLEM_WORDS
 from smd_evo.mends import not_here
 
 __all__ = ["FinetuneProblem"]
+
+_OPERATORS = "AddMutation and LineageCrossOver are the operators for lineages"
 
 
 class FinetuneProblem(NetworkProblem):
@@ -98,7 +121,7 @@ class FinetuneProblem(NetworkProblem):
             host=host,
         )
         self.steps = steps
-        self._rules: list[tuple[Subspace, str]] = []
+        self._past = Past()
         self._first: Replica | None = None  # the pre-trained parent, once there is another one
 
     def ensure_numeric(self) -> None:
@@ -117,12 +140,12 @@ class FinetuneProblem(NetworkProblem):
             "SubspaceProblem for this searcher"
         )
 
-    def make_gaussian(self, *shape: Any, **options: Any) -> Tensor:
-        """Refuse EvoTorch's GaussianMutation, which asks for noise here: the words of a lineage take none."""
-        raise InvalidType(
-            "operator: expected one for lineages, got one that adds noise to numbers; write AddMutation(problem, "
-            "stdev=0.01, density=0.01)"
-        )
+    def make_gaussian(self, *size: Any, **options: Any) -> Tensor:
+        """EvoTorch's; noise in the type of lineages, which its GaussianMutation asks for, is refused."""
+        if not any(options.get(name) for name in ("dtype", "use_eval_dtype")) and options.get("out") is None:
+            raise InvalidType(f"solutions: expected numbers to add noise to, got lineages; {_OPERATORS}")
+        noise: Tensor = super().make_gaussian(*size, **options)
+        return noise
 
     def rule(self, subspace: Subspace, scale: str = "absolute") -> int:
         """The number under which heads of rows know a subspace and a scale; a new one is taken note of.
@@ -131,10 +154,9 @@ class FinetuneProblem(NetworkProblem):
             InvalidValue: the network is too small for the subspace, or there is no such scale.
         """
         scale = check_choice("scale", scale, SCALES)
-        if (check_subspace(subspace), scale) not in self._rules:
+        if (check_subspace(subspace), scale) not in self._past.rules:
             subspace.coordinates(subspace.draw(0), self.space.layout)
-            self._rules.append((subspace, scale))
-        return self._rules.index((subspace, scale))
+        return self._past.number(subspace, scale)
 
     def mutate(
         self,
@@ -159,6 +181,7 @@ class FinetuneProblem(NetworkProblem):
             InvalidValue: a lineage has ``steps`` steps already, or steps of another rule.
         """
         rows = parents.access_values(keep_evals=True)
+        self._check_whole(rows)
         rule = self.rule(subspace, scale)
         lengths = row_lengths(rows[:, 1:])
         if bool(((lengths > 0) & (rule_of(rows) != rule)).any()):
@@ -179,36 +202,97 @@ class FinetuneProblem(NetworkProblem):
             antithetic=antithetic,
             units=units,
         )
-        heads = head(changes_of(rows), rule)
         children = SolutionBatch(like=parents, empty=True)
-        children.set_values(torch.cat([heads[:, None], append_steps(rows[:, 1:], new)], dim=1))
+        children.set_values(self._sealed(changes_of(rows), rule, append_steps(rows[:, 1:], new)))
         return children
+
+    def cross(self, first: Tensor, second: Tensor, *, key: Key) -> Tensor:
+        """Two children of each pair of rows: see :func:`smd_evo.core.rows.cross_rows`.
+
+        Args:
+            first, second: int64 [N, 1 + 3 * steps], children of the present parent.
+            key: of the random choice.
+
+        Returns:
+            int64 [2 * N, 1 + 3 * steps], the first children before the second ones.
+
+        Raises:
+            WrongParent: rows of another parent.
+            InvalidValue: two lineages of different rules.
+        """
+        for rows in (first, second):
+            self._check_whole(rows)
+            self._check_present(rows)
+        own, other = (torch.where(row_lengths(rows[:, 1:]) > 0, rule_of(rows), -1) for rows in (first, second))
+        if bool(((own != other) & (own >= 0) & (other >= 0)).any()):
+            raise InvalidValue(
+                "subspace: expected one of all lineages that cross over, got several; rebase() before another one"
+            )
+        rule = torch.maximum(own, other).clamp(min=0)
+        children = cross_rows(compacted(first[:, 1:]), compacted(second[:, 1:]), key)
+        return torch.cat([self._sealed(self.changes, rule, steps) for steps in children])
 
     def lineages(self, solutions: SolutionBatch | Solution) -> list[Lineage]:
         """The lineages that solutions stand for, each from the parent that its head tells."""
-        return self._decoded(rows_of(solutions))
+        rows = rows_of(solutions)
+        self._check_whole(rows, former=True)
+        return self._decoded(rows)
 
     def _decoded(self, rows: Tensor) -> list[Lineage]:
         self._check_rules(rows)
         rows = rows.cpu()
         found: list[Lineage] = [Lineage()] * len(rows)
-        for number, (subspace, scale) in enumerate(self._rules):
+        for number, (subspace, scale) in enumerate(self._past.rules):
             own = (rule_of(rows) == number).nonzero().flatten()
             decoded = decode_rows(rows[own, 1:], subspace=subspace, scale=scale)
             for place, lineage in zip(own.tolist(), decoded, strict=True):
                 found[place] = lineage
         return found
 
-    def make_net(self, solution: Solution | None = None) -> nn.Module:
+    def make_net(
+        self,
+        values: Solution | SolutionBatch | Tensor | None = None,
+        history: Tensor | str | None = None,
+    ) -> nn.Module:
         """A solution as an independent network: a copy with nothing shared; None: the present parent.
 
         A solution from before :meth:`rebase` or a gradient step makes the same network as then: its parent is
         made again from the pre-trained one, which takes as long as the changes took.
+
+        Args:
+            values: a solution, a batch of one, or the values of one, as EvoTorch's loggers store them.
+            history: ``status["history"]`` from after the solution was made, if that was in another problem or
+                process: what became of the parent, and the rules of the coordinates. This problem must be of the same
+                pre-trained parent and selection; nothing else of it counts.
+
+        Raises:
+            WrongParent: a solution of a parent, rule or history that this problem, or ``history``, does not know.
+            InvalidValue, InvalidType: no solution, several, or no history.
         """
-        if solution is None:
+        if values is None:
             return self.space.make_child(Lineage())
-        changes = int(changes_of(rows_of(solution))[0])
-        return self._parent_at(changes).make_child(self.lineages(solution)[0])
+        row = row_of(values)
+        if history is not None:
+            from smd_evo.integrations.evotorch.history import History  # it knows the searchers' changes
+
+            return self._past.restored(self._first or self._replica, row, History.read(history))
+        parent = self._parent_at(int(changes_of(row)[0]))
+        self._check_whole(row, former=True)
+        return parent.make_child(self._decoded(row)[0])
+
+    @property
+    def history(self) -> Tensor | None:
+        """The text, uint8 [n], by which :meth:`make_net` knows solutions elsewhere; also in the status.
+
+        It is JSON of some hundred bytes for each change of the parent. None if there was a change that is not ours.
+        """
+        return self._past.told(self._first or self._replica, self.changes)
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """As EvoTorch's, with the history as it is now."""
+        history = self.history
+        return super().status if history is None else {**super().status, "history": history}
 
     def rebase(self, child: Solution | Lineage | Mutation) -> None:
         """Fold a child into the parent: the next population starts there, with room for all its steps.
@@ -222,28 +306,41 @@ class FinetuneProblem(NetworkProblem):
         if isinstance(child, Solution):
             self._check_present(rows_of(child))
             child = self.lineages(child)[0]
-        self.change(Fold(child))
+        self.change(Fold(Lineage((child,)) if isinstance(child, Mutation) else child))
 
     def change(self, change: Change) -> None:
         """See :meth:`NetworkProblem.change`; the pre-trained parent is kept for :meth:`make_net`."""
         if self._first is None:
             self._first = self._replica.copied()
+        self._past.note(change, self._replica)
         super().change(change)
 
     def state_dict(self) -> dict[str, Any]:
         """See :meth:`NetworkProblem.state_dict`."""
-        rules = [[subspace.spec, scale] for subspace, scale in self._rules]
-        return {**super().state_dict(), "rules": rules}
+        rules = [[subspace.spec, scale] for subspace, scale in self._past.rules]
+        return {**super().state_dict(), "rules": rules, "history": self._past.key_after(self.changes)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See :meth:`NetworkProblem.load_state_dict`; solutions of parents before this one make no networks then."""
-        rules = [[subspace.spec, scale] for subspace, scale in self._rules]
+        rules = [[subspace.spec, scale] for subspace, scale in self._past.rules]
         if state["rules"] != rules:
             raise InvalidValue(
                 f"state: expected one of rules {rules}, got {state['rules']}; make the same searchers before"
             )
+        key = None if state.get("history") is None else check_key(state["history"], "state: history")
         super().load_state_dict(state)
-        self._first = None
+        self._first, self._past = None, Past(self.changes, key, self._past.rules)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Also of what former versions have pickled."""
+        rules = state.pop("_rules", None)
+        super().__setstate__(state)
+        if rules is not None:
+            first = self._first or self._replica
+            self._past, replica = Past(first.changes, None, rules), copy.copy(first)
+            for change in self._log:
+                self._past.note(change, replica)
+                replica.changes += 1
 
     def fold_common(self, solutions: SolutionBatch) -> int:
         """Fold the steps that all lineages begin with into the parent, and take them out of the solutions.
@@ -262,15 +359,15 @@ class FinetuneProblem(NetworkProblem):
                 "give the problem steps for all generations"
             )
         rows = solutions.access_values(keep_evals=True)
+        self._check_whole(rows)
         self._check_present(rows)
-        steps = rows[:, 1:].reshape(len(rows), -1, WORDS)
-        same = (steps == steps[:1]).all(2).all(0) & (rule_of(rows) == rule_of(rows)[0]).all()
-        count = min(int(same.cumprod(0).sum()), int(row_lengths(rows[:, 1:]).min()))
+        steps = compacted(rows[:, 1:])
+        count = common_steps(steps) if len(rows) and bool((rule_of(rows) == rule_of(rows)[0]).all()) else 0
         if count:
-            prefix = self.lineages(solutions[0])[0].steps[:count]
+            prefix = self._decoded(torch.cat([rows[:1, :1], steps[:1]], 1))[0].steps[:count]
             known = self._seen_now()
             self.change(Fold(Lineage(prefix)))
-            begin = labels_of(rows[:1])[0][: 8 * (1 + WORDS * count)]
+            begin = labels_of(torch.cat([rows[:1, :1], steps[:1]], 1))[0][: 8 * (1 + WORDS * count)]
             self._remember(
                 {
                     without_steps(label, 8 * WORDS * count): value
@@ -278,8 +375,8 @@ class FinetuneProblem(NetworkProblem):
                     if label.startswith(begin)
                 }
             )
-            rows[:, 0] = head(self.changes, rule_of(rows))
-            rows[:, 1:] = torch.cat([steps[:, count:], torch.zeros_like(steps[:, :count])], 1).view(len(rows), -1)
+            rest = torch.cat([steps[:, WORDS * count :], torch.zeros_like(steps[:, : WORDS * count])], 1)
+            rows.copy_(self._sealed(self.changes, rule_of(rows), rest))
         return count
 
     def _parent_at(self, changes: int) -> ParameterSpace:
@@ -289,12 +386,30 @@ class FinetuneProblem(NetworkProblem):
         oldest = self._first.changes if self._first else self.changes
         if self._first is None or not oldest <= changes < self.changes:
             raise WrongParent(
-                f"solution: expected one of parents {oldest} to {self.changes}, got one of parent {changes}"
+                f"solution: expected one of parents {oldest} to {self.changes}, got one of parent {changes}; "
+                "make_net(solution, history) knows those of other runs"
             )
         replica = self._first.copied()
         for change in self._log[: changes - oldest]:
             replica.apply(change)
         return replica.space
+
+    def _sealed(self, changes: Tensor | int, rule: Tensor | int, steps: Tensor) -> Tensor:
+        """Rows of those steps."""
+        heads = torch.zeros_like(steps[:, 0])
+        return sealed(torch.cat([head(heads + changes, rule)[:, None], steps], 1), self._past.key_of)
+
+    def _check_whole(self, rows: Tensor, former: bool = False) -> None:
+        """Refuse what was never a lineage of this problem, or is none any more."""
+        if rows.dtype != torch.int64:
+            raise InvalidType(f"solutions: expected lineages, got numbers of {rows.dtype}; {_OPERATORS}")
+        self._check_rules(rows)
+        later = changes_of(rows) > self.changes
+        if bool((later | broken(rows, self._past.key_of, former or self._past.former)).any()):
+            raise WrongParent(
+                "solutions: expected whole lineages of this problem's rules and history, got one that was cut up or "
+                f"is another problem's; {_OPERATORS}, and make_net(solution, history) knows those of others"
+            )
 
     def _check_present(self, rows: Tensor) -> None:
         stale = changes_of(rows) != self.changes
@@ -305,24 +420,24 @@ class FinetuneProblem(NetworkProblem):
             )
 
     def _check_rules(self, rows: Tensor) -> None:
-        unknown = (row_lengths(rows[:, 1:]) > 0) & (rule_of(rows) >= len(self._rules))
+        rules = rule_of(rows)
+        unknown = (row_lengths(rows[:, 1:]) > 0) & ((rules >= len(self._past.rules)) | (rules < 0))
         if bool(unknown.any()):
             raise WrongParent(
-                f"solutions: expected steps of the {len(self._rules)} rules that this problem knows, got rule "
+                f"solutions: expected steps of the {len(self._past.rules)} rules that this problem knows, got rule "
                 f"{int(rule_of(rows)[unknown][0])}; were they made by another problem?"
             )
 
     def _fill(self, values: Tensor) -> None:
-        values.zero_()
-        values[:, 0] = self.changes
+        values.copy_(self._sealed(self.changes, 0, torch.zeros_like(values[:, 1:])))
 
     def _children(self, values: Tensor) -> Sequence[Child]:
         self._check_present(values)
         return self._decoded(values)
 
     def _labels(self, values: Tensor) -> list[bytes]:
+        self._check_whole(values)
         self._check_present(values)
-        self._check_rules(values)
         return labels_of(values)
 
     def _trimmed(self, values: Tensor) -> Tensor:
@@ -330,8 +445,8 @@ class FinetuneProblem(NetworkProblem):
         return values[:, : 1 + WORDS * max(1, int(row_lengths(values[:, 1:]).max()))]
 
     def _make_sync_data_for_actors(self) -> Any:
-        return (*super()._make_sync_data_for_actors(), self._rules)
+        return (*super()._make_sync_data_for_actors(), self._past.rules)
 
     def _use_sync_data_from_main(self, received: Any) -> None:
-        *message, self._rules = received
+        *message, self._past.rules = received
         super()._use_sync_data_from_main(tuple(message))

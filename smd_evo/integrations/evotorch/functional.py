@@ -37,8 +37,8 @@ def sparse_gaussian_mutation(
     Args:
         solutions: [..., N, L], of a floating dtype; further dimensions on the left are batches of populations.
         key: in [0, 2**64): ``int(torch.randint(2**63 - 1, (), generator=g))`` takes one from a generator.
-        sigma: mutation strength, the standard deviation of the noise, > 0; or a tensor that has the batch's dimensions, or can be expanded
-            to them.
+        sigma: mutation strength, the standard deviation of the noise, > 0; or a tensor that has the batch's
+            dimensions, or can be expanded to them.
         density: k / L, in (0, 1]: a random subspace. Give this or ``subspace``.
         subspace: a RandomSubspace, PartitionSubspace or Dense, if it is to be another rule.
         static: with ``density``: one subspace for all solutions and generations of a key.

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, fields
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from smd_evo.core.mutation import Lineage
+from smd_evo.core.keys import Key, check_key
+from smd_evo.core.mutation import SCALES, Lineage
 from smd_evo.core.specs import parse_subspace
-from smd_evo.errors import InvalidType
+from smd_evo.documents import parse_json
+from smd_evo.errors import InvalidType, InvalidValue, check_choice, check_count, shown
 from smd_evo.integrations.evotorch.newton import MixtureStep
+from smd_evo.integrations.evotorch.past import Rules
 from smd_evo.integrations.evotorch.replica import Change, Fold
 from smd_evo.integrations.evotorch.strategies import GradientStep, OptimizerSpec
 
-__all__ = ["decoded", "encoded"]
+__all__ = ["History", "decoded", "encoded"]
 
 
 def encoded(change: Change) -> dict[str, Any]:
     """A change as dicts, lists, numbers and texts.
 
     Raises:
-        InvalidType: it is no fold of a lineage, gradient step or mixture.
+        InvalidType: it is no fold of a lineage, no gradient step and no mixture.
 
     Example:
         >>> encoded(Fold(Lineage()))
@@ -40,9 +45,11 @@ def encoded(change: Change) -> dict[str, Any]:
         units = {"units": change.units.tolist()} if change.units is not None else {}
         return {"step": {name: value for name, value in (step | own).items() if name != "units"} | units}
     if isinstance(change, MixtureStep):
-        step = {each.name: getattr(change, each.name) for each in fields(change)}
-        return {"mixture": step | {"weights": change.weights.tolist(), "subspace": change.subspace.spec}}
-    raise InvalidType(f"change: expected a fold, a gradient step or a mixture, got {type(change).__name__}")
+        mixture = {each.name: getattr(change, each.name) for each in fields(change)}
+        return {"mixture": mixture | {"weights": change.weights.tolist(), "subspace": change.subspace.spec}}
+    raise InvalidType(
+        f"change: expected a fold of a lineage, a gradient step or a mixture, got {type(change).__name__}"
+    )
 
 
 def decoded(change: Mapping[str, Any]) -> Change:
@@ -50,9 +57,9 @@ def decoded(change: Mapping[str, Any]) -> Change:
     if "fold" in change:
         return Fold(Lineage.decode(change["fold"]))
     if "mixture" in change:
-        step = change["mixture"]
-        weights = torch.tensor(step["weights"], dtype=torch.float64, device="cpu")
-        return MixtureStep(**{**step, "weights": weights, "subspace": parse_subspace(step["subspace"])})
+        mixture = change["mixture"]
+        weights = torch.tensor(mixture["weights"], dtype=torch.float64, device="cpu")
+        return MixtureStep(**{**mixture, "weights": weights, "subspace": parse_subspace(mixture["subspace"])})
     step = change["step"]
     own: dict[str, Any] = {
         "weights": torch.tensor(step["weights"], dtype=torch.float32, device="cpu"),
@@ -62,3 +69,68 @@ def decoded(change: Mapping[str, Any]) -> Change:
     if "units" in step:
         own["units"] = torch.tensor(step["units"], dtype=torch.int64, device="cpu")
     return GradientStep(**{**step, **own})
+
+
+@dataclass(frozen=True)
+class History:
+    """What rows of a problem need beside themselves to become networks again: text, which anybody may read.
+
+    Attributes:
+        parent: checksum of the selected parameters of the parent before the first of the changes.
+        optimizer: checksum of the gradient searcher's optimizer at that time; None if there was none.
+        first: how many changes that parent had gone through.
+        key: what the seals of its children follow from.
+        rules: subspaces and scales, by their numbers in rows.
+        lines: the changes, each as JSON.
+    """
+
+    parent: int
+    optimizer: int | None
+    first: int
+    key: Key
+    rules: Rules
+    lines: Sequence[str]
+
+    @property
+    def text(self) -> str:
+        """One JSON document."""
+        rules = [[subspace.spec, scale] for subspace, scale in self.rules]
+        start = {"parent": self.parent, "optimizer": self.optimizer, "first": self.first, "key": self.key}
+        return f'{json.dumps({**start, "rules": rules})[:-1]}, "changes": [{", ".join(self.lines)}]}}'
+
+    @classmethod
+    def read(cls, stored: Tensor | str) -> History:
+        """The history of :attr:`text` or of its tensor, from anybody.
+
+        Raises:
+            InvalidValue, InvalidType: it is none.
+        """
+        if not isinstance(stored, str | Tensor) or (isinstance(stored, Tensor) and stored.dtype != torch.uint8):
+            raise InvalidType(f'history: expected what status["history"] held, got {shown(stored)}')
+        try:
+            text = stored if isinstance(stored, str) else bytes(stored.cpu().flatten().tolist()).decode()
+            found = parse_json(text)
+            optimizer = found["optimizer"]
+            return cls(
+                check_count("parent", found["parent"], low=0),
+                optimizer if optimizer is None else check_count("optimizer", optimizer, low=0),
+                check_count("first", found["first"], low=0),
+                check_key(found["key"]),
+                [(parse_subspace(spec), check_choice("scale", scale, SCALES)) for spec, scale in found["rules"]],
+                [json.dumps(change) for change in found["changes"]],
+            )
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            raise InvalidValue(
+                f'history: expected what status["history"] held, got something else ({shown(str(error))})'
+            ) from None
+
+    def changes(self, count: int) -> list[Change]:
+        """The first of the changes.
+
+        Raises:
+            InvalidValue: one of them is none.
+        """
+        try:
+            return [decoded(json.loads(line)) for line in self.lines[:count]]
+        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
+            raise InvalidValue(f"history: expected changes of a parent, got something else ({error})") from None

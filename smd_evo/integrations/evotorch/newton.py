@@ -122,11 +122,12 @@ class SubspaceNewton(NetworkSearcher):
         super().__init__(problem, popsize=popsize, sigma=sigma, subspace=rule, scale=scale)
         self._ridge = check_number("ridge", ridge, low=0, mend="try 0.3")
         self._calibrates = check_flag("calibrated", calibrated)
-        if smooth(problem.fitness) is not CROSS_ENTROPY and self._calibrates:
+        if smooth(problem.fitness) != CROSS_ENTROPY and self._calibrates:
             raise InvalidValue(
                 f"calibrated: expected a classifier's fitness, got {problem.fitness.name!r}; leave it out"
             )
         self._told = False
+        self.add_status_getters({"center": self._get_center})
 
     def _calibrated(self) -> Response:
         return calibrate_response(self.problem.evaluator, self._subspace, key=self._key, scale=self._scale)

@@ -10,6 +10,7 @@ import torch
 from evotorch import SolutionBatch
 from evotorch.algorithms import SearchAlgorithm
 from evotorch.algorithms.searchalgorithm import SinglePopulationAlgorithmMixin
+from torch import Tensor
 
 from smd_evo.core.mutation import SCALES
 from smd_evo.core.rows import row_lengths
@@ -216,6 +217,11 @@ class NetworkSearcher(AskAndTell):
 
     def _get_sigma(self) -> float:
         return self.sigma
+
+    def _get_center(self) -> Tensor:
+        """The parent as a solution, of searchers that move it: what EvoTorch's distributions call their center."""
+        values: Tensor = self.problem.generate_values(1)[0]
+        return values
 
     def _mutated(self, parents: SolutionBatch, antithetic: bool = False) -> SolutionBatch:
         units = None

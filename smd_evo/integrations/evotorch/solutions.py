@@ -1,29 +1,46 @@
 """Solutions of a FinetuneProblem: rows of int64, a head and the steps of :mod:`smd_evo.core.rows`.
 
-The head holds how many changes the parent had gone through in its low 32 bits, and above them the number of
-the rule (subspace and scale) that the problem knows the steps by.
+The head holds how many changes the parent had gone through (26 bits), a seal (26 bits), the number of the rule
+(subspace and scale) that the problem knows the steps by (10 bits), and a one. The seal follows from the steps, the
+rule and the changes, so that no row stands for another network unseen: after an operator for numbers has cut it, or
+in a problem of another rule or another history. Heads of former versions have no seal, and 32 bits of changes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from evotorch import Problem, Solution, SolutionBatch
 from torch import Tensor
 
-from smd_evo.core.rows import row_lengths
+from smd_evo.core.keys import Key, derive_tensor, key_to_int64
+from smd_evo.core.rows import WORDS, row_lengths, step_sums
+from smd_evo.errors import InvalidType, InvalidValue, shown
 
 __all__ = [
+    "MOST_CHANGES",
+    "MOST_RULES",
+    "broken",
     "changes_of",
     "head",
     "labels_of",
+    "row_of",
     "rows_of",
     "rule_of",
+    "sealed",
     "solutions_from",
     "solutions_state",
     "without_steps",
 ]
+
+MOST_CHANGES, MOST_RULES = 2**26, 2**10
+"""That a head has room for."""
+
+_SEALED, _RULE, _SEAL, _KINDS = 2**62, 2**52, 2**26, 2**11
+
+KeyOf = Callable[[int, int], Key | None]
+"""Of a number of changes and that of a rule, -1 for rows without steps: what seals follow from, if it is known."""
 
 
 def rows_of(solutions: SolutionBatch | Solution) -> Tensor:
@@ -33,21 +50,80 @@ def rows_of(solutions: SolutionBatch | Solution) -> Tensor:
     return rows
 
 
+def row_of(values: object) -> Tensor:
+    """The row [1, 1 + 3 * steps] of one solution, however many steps it has room for.
+
+    Args:
+        values: a Solution, a batch of one, or the values of one, as loggers store them.
+
+    Raises:
+        InvalidType, InvalidValue: it is no row, or several.
+    """
+    mend = "take one of them, solutions[0]"
+    if isinstance(values, Solution | SolutionBatch):
+        row = rows_of(values)
+    elif isinstance(values, Tensor):
+        row = values.as_subclass(Tensor)
+    else:
+        raise InvalidType(f"values: expected a solution or the values of one, got {shown(values)}")
+    row = row[None] if row.dim() == 1 else row
+    if row.dim() != 2 or len(row) != 1:
+        raise InvalidValue(f"values: expected one solution, got {list(row.shape)} values; {mend}")
+    if row.dtype != torch.int64 or row.shape[1] <= 1 or row.shape[1] % WORDS != 1:
+        raise InvalidValue(f"values: expected int64 [1 + 3 * steps], got {row.dtype} {list(row.shape[1:])}")
+    return row
+
+
 def head(changes: Tensor | int, rule: Tensor | int) -> Tensor:
-    """First words of rows; one of the two is a tensor."""
-    words = rule * 2**32 + changes
+    """First words of rows, not sealed yet; one of the two is a tensor."""
+    words = rule * _RULE + changes + _SEALED
     assert isinstance(words, Tensor)
     return words
 
 
 def changes_of(rows: Tensor) -> Tensor:
     """How many changes the parent of each row had gone through, int64 [N]."""
-    return rows[:, 0] & (2**32 - 1)
+    words = rows[:, 0]
+    return words & torch.where(_has_seal(words), MOST_CHANGES - 1, 2**32 - 1)
 
 
 def rule_of(rows: Tensor) -> Tensor:
     """Number of each row's rule, int64 [N]; of no meaning for rows without steps."""
-    return rows[:, 0] >> 32
+    words = rows[:, 0]
+    return torch.where(_has_seal(words), words // _RULE & (MOST_RULES - 1), words >> 32)
+
+
+def sealed(rows: Tensor, key_of: KeyOf) -> Tensor:
+    """The rows with their seals; where the key is not known they get a head without one, as of former versions."""
+    seals, known = _seals(rows, key_of)
+    changes, rules = changes_of(rows), rule_of(rows)
+    words = torch.where(known, head(changes, rules) + seals * _SEAL, rules * 2**32 + changes)
+    return torch.cat([words[:, None], rows[:, 1:]], 1)
+
+
+def broken(rows: Tensor, key_of: KeyOf, former: bool = False) -> Tensor:
+    """Which rows are not what was sealed, bool [N]; those of a key that is not known pass.
+
+    Args:
+        former: whether those without a seal pass, too, as of former versions.
+    """
+    seals, known = _seals(rows, key_of)
+    words = rows[:, 0]
+    return torch.where(_has_seal(words), known & (words // _SEAL % _SEAL != seals), not former)
+
+
+def _has_seal(words: Tensor) -> Tensor:
+    return words >= _SEALED
+
+
+def _seals(rows: Tensor, key_of: KeyOf) -> tuple[Tensor, Tensor]:
+    """The seals that rows are to have, and whether that is known."""
+    rules = torch.where(row_lengths(rows[:, 1:]) > 0, rule_of(rows), -1)
+    kinds, which = (changes_of(rows) * _KINDS + rules.clamp(-1, MOST_RULES) + 1).unique(return_inverse=True)
+    keys = [key_of(kind // _KINDS, kind % _KINDS - 1) for kind in kinds.tolist()]
+    numbers = torch.tensor([key_to_int64(key or 0) for key in keys], dtype=torch.int64, device=rows.device)
+    known = torch.tensor([key is not None for key in keys], dtype=torch.bool, device=rows.device)
+    return derive_tensor(numbers[which], step_sums(rows[:, 1:])) & (_SEAL - 1), known[which]
 
 
 def labels_of(rows: Tensor) -> list[bytes]:

@@ -31,6 +31,9 @@ __all__ = ["GradientStep", "OpenAIES", "OptimizerSpec", "SubspaceES"]
 _MANY = 0.01
 """Share of the moving parameters whose step may be lost without a word: some are always near a rounding's edge."""
 
+_FLAGS = ("amsgrad", "nesterov")
+"""Settings of optimizers that are no numbers."""
+
 
 @dataclass(frozen=True)
 class OptimizerSpec:
@@ -47,6 +50,7 @@ class OptimizerSpec:
     def __post_init__(self) -> None:
         if not isinstance(self.config, Mapping):
             raise InvalidType(f"optimizer_config: expected a dict of settings, got {self.config!r}")
+        config = self.config
         kept(
             self,
             name=check_choice("optimizer", self.name, ("adam", "sgd", "clipup")),
@@ -55,6 +59,10 @@ class OptimizerSpec:
         )
         host = get_optimizer_class(self.name)
         try:
+            for name, given in self.config.items():
+                kinds = (bool,) if name in _FLAGS else (int, float)
+                if config[name] is not None and type(given) not in kinds:  # which would be 1, or a default, unseen
+                    raise TypeError(f"{name} is no {'truth value' if name in _FLAGS else 'number'}")
             host(solution_length=1, dtype=torch.float32, device="cpu", stepsize=self.learning_rate, **self.config)
             ours = self.make()
             for _ in range(2):  # the second step is the first that knows of another one
@@ -220,6 +228,7 @@ class SubspaceES(NetworkSearcher):
         config = {} if optimizer_config is None else optimizer_config
         self._optimizer = OptimizerSpec(optimizer, center_learning_rate, config)
         self._told = False
+        self.add_status_getters({"center": self._get_center})
         self._weight_decay = check_number(
             "weight_decay", weight_decay, low=0, high=1, closed=True, mend="0 is none, OpenAI's is 0.005"
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from evotorch import Solution
+from evotorch import Solution, SolutionBatch
 from evotorch.distributions import ExpGaussian
 from torch import Tensor, nn
 
@@ -97,15 +97,15 @@ class SubspaceProblem(NetworkProblem):
             host=host,
         )
 
-    def make_net(self, values: Solution | Tensor | None = None) -> nn.Module:
+    def make_net(self, values: Solution | SolutionBatch | Tensor | None = None) -> nn.Module:
         """A point as an independent network: a copy with nothing shared; None: the present parent.
 
         Args:
-            values: a solution or [k] values, from after the last :meth:`rebase`.
+            values: a solution, a batch of one or [k] values, from after the last :meth:`rebase`.
         """
         return self.space.make_child(Lineage() if values is None else self._delta(self._point(values)))
 
-    def rebase(self, values: Solution | Tensor) -> None:
+    def rebase(self, values: Solution | SolutionBatch | Tensor) -> None:
         """Fold a point into the parent and draw the next subspace (the same again if it is static).
 
         x = 0 is then the new parent, so a searcher that goes on must start from there. EvoTorch's ``best``
@@ -134,8 +134,11 @@ class SubspaceProblem(NetworkProblem):
         super()._take_key(key)
         self._best = self._worst = None
 
-    def _point(self, values: Solution | Tensor) -> Tensor:
-        tensor = values.access_values(keep_evals=True) if isinstance(values, Solution) else values
+    def _point(self, values: Solution | SolutionBatch | Tensor) -> Tensor:
+        if isinstance(values, SolutionBatch) and len(values) == 1:
+            values = values[0]
+        batched = isinstance(values, Solution | SolutionBatch)
+        tensor: Any = values.access_values(keep_evals=True) if batched else values  # type: ignore[union-attr]
         device = self.space.device
         point: Tensor = torch.as_tensor(tensor, device=device).as_subclass(Tensor).detach().to(torch.float32)
         if point.shape != (self.solution_length,):
