@@ -29,7 +29,7 @@ from smd_evo.evaluation.data import minibatch
 from smd_evo.evaluation.fitness import TotalFitness
 from smd_evo.evaluation.response import RESPONSE_COST, calibrate_response
 from smd_evo.evaluation.stream import Stream
-from smd_evo.integrations.evotorch import base
+from smd_evo.integrations.evotorch import evaluated
 from smd_evo.integrations.evotorch.keys import draw_key
 
 pytestmark = pytest.mark.numeric
@@ -163,7 +163,7 @@ def test_actors_are_refused():
 
 
 def test_too_many_outputs_are_refused(monkeypatch):
-    monkeypatch.setattr(base, "_MOST_OUTPUTS", 100)
+    monkeypatch.setattr(evaluated, "_MOST_OUTPUTS", 100)
     with pytest.raises(InvalidValue, match=r"^outputs: expected at most .* GiB of .* networks .*; give a smaller"):
         stepped(problem_of())
 

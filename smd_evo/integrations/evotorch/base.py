@@ -1,12 +1,11 @@
-"""What both problems share: a parent network that every actor holds, evaluated by the core's Evaluator."""
+"""What both problems share: how they are made, told, stored and seeded."""
 
 from __future__ import annotations
 
 import copy
-import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,88 +13,22 @@ from evotorch import Solution, SolutionBatch
 from torch import Tensor, nn
 
 from smd_evo.core.keys import Key, check_key, derive
-from smd_evo.core.parameters import Child, ParameterSpace
-from smd_evo.core.selection import Select
-from smd_evo.errors import InvalidType, InvalidValue, check_choice, check_count, check_number, nearest, shown
-from smd_evo.evaluation.data import minibatch, share_of
-from smd_evo.evaluation.evaluator import Evaluator
-from smd_evo.evaluation.fitness import WORST, Fitness
+from smd_evo.core.parameters import ParameterSpace
+from smd_evo.errors import InvalidType, InvalidValue, check_count, shown
+from smd_evo.evaluation.data import share_of
+from smd_evo.evaluation.fitness import Fitness
 from smd_evo.evaluation.front import ParetoFront
 from smd_evo.evaluation.objectives import Objective, Objectives, listed
 from smd_evo.evaluation.race import raced
-from smd_evo.evaluation.work import Work
-from smd_evo.integrations.evotorch.cluster import WatchedPool
+from smd_evo.integrations.evotorch.evaluated import EvaluatedProblem
+from smd_evo.integrations.evotorch.host import checked_host, checked_size, key_of
 from smd_evo.integrations.evotorch.keys import generator_seed
 from smd_evo.integrations.evotorch.replica import Replica
-from smd_evo.integrations.evotorch.shared import SharedParent
-from smd_evo.mends import network_mend
 
-__all__ = ["NetworkProblem", "key_of", "space_of"]
-
-_Values = tuple[float, ...]
-"""Of a solution: its objectives, and its evaluation data behind them."""
-_HOST = (
-    *("seed", "device", "num_actors", "actor_config", "num_gpus_per_actor", "num_subbatches", "subbatch_size"),
-    *("store_solution_stats", "vectorized"),
-)
-"""Keywords of ``evotorch.Problem`` that say nothing which the network says."""
-
-_MOST_OUTPUTS = 2**31
-"""Bytes of outputs that are kept for a searcher, which needs some times as many to work with them."""
+__all__ = ["NetworkProblem"]
 
 
-def key_of(seed: int | None) -> Key:
-    """The key of a problem's seed; without one it comes from torch's global generator, as EvoTorch's numbers do."""
-    drawn = int(torch.randint(2**63 - 1, (), device="cpu")) if seed is None else check_key(seed, "seed")
-    return derive(drawn, "problem")
-
-
-def checked_host(host: Mapping[str, Any]) -> dict[str, Any]:
-    """Keywords of ``evotorch.Problem`` with plain numbers, where they are numbers."""
-    checks: dict[str, Callable[[str, Any], Any]] = {
-        "seed": lambda name, value: check_key(value, name),
-        "num_actors": lambda name, value: check_count(name, value, low=0),
-        "num_gpus_per_actor": lambda name, value: check_number(name, value, low=0, closed=True),
-        "num_subbatches": check_count,
-        "subbatch_size": check_count,
-    }
-    words = {"num_actors": ("max", "num_cpus", "num_gpus", "num_devices"), "num_gpus_per_actor": ("max", "all")}
-    found = dict(host)
-    for name in host:
-        if name not in _HOST:
-            raise InvalidType(f"{name}: expected a keyword of this problem or evotorch.Problem{nearest(name, _HOST)}")
-    for name, check in checks.items():
-        value = host.get(name)
-        if isinstance(value, str) and name in words:
-            found[name] = check_choice(name, value, words[name])
-        elif value is not None:
-            found[name] = check(name, value)
-    return found
-
-
-def space_of(parent: nn.Module | ParameterSpace, select: Select) -> ParameterSpace:
-    """The selected parameters of a network, or the space of them that is given."""
-    if isinstance(parent, nn.Module):
-        return ParameterSpace(parent, select)
-    if not isinstance(parent, ParameterSpace):
-        mend = network_mend(parent) or "; the order is parent, data, fitness"
-        raise InvalidType(f"parent: expected a torch.nn.Module or ParameterSpace, got {shown(parent)}{mend}")
-    if select != "all":
-        raise InvalidValue("select: expected it with a torch.nn.Module, got it with a ParameterSpace")
-    return parent
-
-
-def _checked_size(size: int | None, samples: int) -> int | None:
-    """A minibatch's size, or an error if it is no whole number of at most the samples."""
-    if size is None:
-        return None
-    size = check_count("minibatch_size", size, mend="or None for all samples")
-    if size > samples:
-        raise InvalidValue(f"minibatch_size: expected at most the {samples} samples, got {size}")
-    return size
-
-
-class NetworkProblem(SharedParent):
+class NetworkProblem(EvaluatedProblem):
     """Base of problems whose solutions are children of one pre-trained parent.
 
     ``status`` gets, beside EvoTorch's own items, ``parent_eval`` (fitness of the parent on the samples of
@@ -146,31 +79,10 @@ class NetworkProblem(SharedParent):
             space.module.to(self.device)  # what travels to actors is on the CPU, whatever they have
         evaluator = self._measures.evaluator(space, data, batch_size=batch_size, together=together)
         self.fitness = evaluator.fitness
-        self._minibatch_size = _checked_size(minibatch_size, evaluator.samples)
+        self._minibatch_size = checked_size(minibatch_size, evaluator.samples)
         self.key = key_of(host.get("seed")) if key is None else key
-        self._share: tuple[int, int] | None = None
         self._replica = Replica(space, evaluator)
-        self._number = 0
-        self._seen: dict[bytes, _Values] | None = None
-        self._seen_at: tuple[Any, ...] | None = None
-        self._evaluations = 0
-        self._parent_eval: _Values | None = None
-        self._checked = False
-        self._race: Key | None = None
-        self._observed: dict[bytes, Tensor] | None = None
-        self._precision: torch.dtype | None = None  # of an actor
         self.progress: Callable[[], object] | None = None
-
-    @property
-    def evaluator(self) -> Evaluator:
-        """The present parent on the samples of the next evaluation."""
-        assert self._replica.evaluator is not None
-        return self._on_samples(self._replica.evaluator)
-
-    @property
-    def evaluations(self) -> int:
-        """Networks evaluated so far."""
-        return self._evaluations
 
     @property
     def calls(self) -> int:
@@ -183,12 +95,6 @@ class NetworkProblem(SharedParent):
         return self._seedings
 
     @property
-    def work(self) -> Work:
-        """What this process has computed for them; actors keep no account."""
-        assert self._replica.evaluator is not None
-        return self._replica.evaluator.work
-
-    @property
     def minibatch_size(self) -> int | None:
         """Samples of each evaluation, None for all; it may be changed between evaluations."""
         return self._minibatch_size
@@ -196,7 +102,7 @@ class NetworkProblem(SharedParent):
     @minibatch_size.setter
     def minibatch_size(self, size: int | None) -> None:
         assert self._replica.evaluator is not None
-        self._minibatch_size = _checked_size(size, self._replica.evaluator.samples)
+        self._minibatch_size = checked_size(size, self._replica.evaluator.samples)
 
     @property
     def samples(self) -> int:
@@ -394,188 +300,3 @@ class NetworkProblem(SharedParent):
     def parameterize_net(self, parameters: Solution | SolutionBatch | Tensor) -> nn.Module:
         """:meth:`make_net` by the name of EvoTorch's NEProblem; it is a network of its own each time."""
         return self.make_net(parameters)
-
-    @abstractmethod
-    def _children(self, values: Tensor) -> Iterable[Child]:
-        """The children of the present parent that solutions stand for."""
-
-    @abstractmethod
-    def _labels(self, values: Tensor) -> list[bytes]:
-        """What tells solutions apart: empty for the parent."""
-
-    def generate_values(self, num_solutions: int) -> Tensor:
-        """As EvoTorch's, which draws a number from torch's global generator, for nothing."""
-        values = torch.empty(num_solutions, self.solution_length, dtype=self.dtype, device=self.device)
-        self._fill(values)
-        return values
-
-    # Evaluation in one process: the main one, or an actor.
-
-    @torch.no_grad()
-    def _evaluate_batch(self, batch: SolutionBatch) -> None:
-        precision: AbstractContextManager[Any] = nullcontext()
-        if self.is_remote:
-            self._catch_up()
-            if self._precision is not None:
-                precision = torch.autocast(self.space.device.type, self._precision)
-        values = batch.access_values(keep_evals=True)
-        children = self._children(values)
-        with precision:
-            if len(self._measures) > 1:
-                values = self._measures.evaluate(self.evaluator, children, self.progress)
-                batch.set_evals(values.to(batch.device))
-                return
-            if self._observed is not None:
-                found, outputs = self.evaluator.observe([*children], self.progress, _MOST_OUTPUTS)
-                self._observed.update(zip(self._labels(values), outputs, strict=True))
-            elif self._race is None:
-                found = self.evaluator.evaluate(children, self.progress)
-            else:
-                found = self.evaluator.race([*children], self._race, self.progress)
-        batch.set_evals(found.fitness.to(batch.device))
-
-    def _on_samples(self, evaluator: Evaluator) -> Evaluator:
-        if self.minibatch_size is None:
-            return (
-                evaluator
-                if self._share is None
-                else evaluator.on_samples(share_of(self.key, *self._share, evaluator.samples))
-            )
-        return evaluator.on_samples(minibatch(self.key, self._number, self.minibatch_size, evaluator.samples))
-
-    # Evaluation as the main process sees it.
-
-    def evaluate(self, x: SolutionBatch | Solution) -> None:
-        """Evaluate solutions, all on the same samples; the next call takes the next minibatch."""
-        super().evaluate(x)
-        if self.is_main:
-            self._unsent = self.changes
-            self._number += 1
-            assert self._parent_eval is not None
-            parent = self._parent_eval[: len(self.objectives)]
-            names = ["parent_eval"] if len(parent) == 1 else [f"obj{n}_parent_eval" for n in range(len(parent))]
-            self._after_eval_status.update(
-                zip(names, parent, strict=True), nonfinite=self._nonfinite, evaluations=self._evaluations
-            )
-            if self.num_actors:
-                self._after_eval_status["restarts"] = self.restarts
-            elif self.work.images:
-                self._after_eval_status.update(vars(self.work))
-            cleared = int(x.evals.isnan().sum())
-            if cleared:  # no searcher may go on from there
-                raise InvalidValue(
-                    f"evals: expected those that evaluate() has just set, got NaN in {cleared} of them; does a hook "
-                    "call access_values(), which clears them? Read values, or access_values(keep_evals=True)"
-                )
-
-    def evaluated_elsewhere(self, batch: SolutionBatch, parent_eval: float | None = None) -> None:
-        """Take note of solutions that somebody else has evaluated: ``status`` is of them.
-
-        :meth:`count` adds them to ``status["evaluations"]``, if they are to count there.
-
-        Args:
-            batch: they, with their evaluations.
-            parent_eval: the parent's, if it is known.
-        """
-        nonfinite = int((batch.access_evals(0).abs() >= WORST).sum())
-        self._after_eval_status = {**self._get_best_and_worst(batch), "nonfinite": nonfinite}
-        self._after_eval_status["evaluations"] = self._evaluations
-        if parent_eval is not None:
-            self._after_eval_status["parent_eval"] = parent_eval
-
-    @torch.no_grad()
-    def _evaluate_all(self, batch: SolutionBatch) -> None:
-        """Evaluate what is new: solutions that differ, and the parent, unless they were in the batch before."""
-        if self.is_remote:
-            super()._evaluate_all(batch)
-            return
-        seen = dict(self._seen_now())
-        values = batch.access_values(keep_evals=True)
-        labels = self._labels(values)
-        if not self._checked:  # a parent without a fitness shows before its children take their time
-            seen[b""] = self._ask(batch, self.generate_values(1))[0]
-            self._check_parent(seen[b""])
-            self._checked = True
-        new = {label: number for number, label in enumerate(labels) if label not in seen}
-        asked = values[list(new.values())]
-        if b"" not in new and b"" not in seen:
-            asked = torch.cat([asked, self.generate_values(1).to(asked)])
-            new[b""] = len(labels)
-        if new:
-            seen.update(zip(new, self._ask(batch, asked), strict=True))
-        evals = [seen[label] for label in labels]
-        found = torch.tensor(evals, dtype=self.eval_dtype, device=batch.device)
-        batch.set_evals(found.view(len(labels), len(self._measures)))
-        self._parent_eval = seen[b""]
-        self._say_if_alike([seen[label] for label in new if label], self._parent_eval)
-        self._nonfinite = sum(any(abs(value) >= WORST for value in values) for values in evals)
-        self._remember({label: seen[label] for label in (*labels, b"")})
-
-    def _say_if_alike(self, children: Sequence[_Values], parent: _Values) -> None:
-        """Warn where nothing about networks differs from the parent; what is of the change alone always does."""
-        columns = self._measures.of_networks
-        unlike = [n for n in columns if any(values[n] != parent[n] for values in children)]
-        assert self._replica.evaluator is not None
-        column = (unlike or columns)[0]
-        self._replica.evaluator.say_if_alike([values[column] for values in children], parent[column])
-
-    def _ask(self, batch: SolutionBatch, values: Tensor) -> list[_Values]:
-        """Fitness of solutions like those of a batch, from this process or the actors."""
-        values = values.to(batch.device)
-        if self._observed is None:  # whose labels are those of the whole solutions
-            values = self._trimmed(values)
-        found = torch.full((len(values), len(self._measures)), math.nan, dtype=torch.float64, device="cpu")
-
-        def evaluate_rest() -> None:
-            rest = found[:, 0].isnan().nonzero().flatten()
-            pieces = SolutionBatch(like=batch, popsize=len(rest), empty=True)
-            pieces._data = values[rest.to(values.device)]
-            try:
-                super(NetworkProblem, self)._evaluate_all(pieces)
-            finally:
-                found[rest] = pieces.access_evals().to("cpu", torch.float64)
-
-        try:
-            self._persistently(evaluate_rest, lambda: int(found[:, 0].isnan().sum()))
-        except BaseException:
-            if self.actors:  # the old pool would raise the errors of this call's other pieces in the next one
-                self._actor_pool = WatchedPool(self.actors)
-            raise
-        self._evaluations += len(values)
-        return [tuple(row) for row in found.tolist()]
-
-    def _check_parent(self, values: _Values) -> None:
-        for name, value in zip(self._measures.names, values, strict=True):
-            if abs(value) >= WORST:
-                raise InvalidValue(
-                    f"fitness: expected a finite {name} of the parent, got NaN or infinity; is the parent trained, "
-                    "and are its inputs scaled as it wants them?"
-                )
-
-    def _seen_now(self) -> dict[bytes, _Values]:
-        """Fitness of what the last evaluation saw, as long as parent and samples are the same."""
-        return self._seen if self._seen is not None and self._seen_at == self._now() else {}
-
-    def _remember(self, seen: dict[bytes, _Values]) -> None:
-        self._seen, self._seen_at = seen, self._now()
-
-    def _now(self) -> tuple[Any, ...]:
-        return self._number if self.minibatch_size else 0, self.minibatch_size, self._share, self.changes
-
-    def _trimmed(self, values: Tensor) -> Tensor:
-        return values
-
-    # What actors are told with each evaluation.
-
-    def _told(self) -> tuple[Any, ...]:
-        kinds = (kind for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind))
-        precision = next((torch.get_autocast_dtype(kind) for kind in kinds), None)  # actors know nothing of it
-        return self._number, self._minibatch_size, self._share, precision, self.key, self._seeded_at
-
-    def _hear(self, told: tuple[Any, ...]) -> None:
-        self._number, self._minibatch_size, self._share, self._precision, self.key, self._seeded_at = told
-        if self.aux_device.type != self.space.device.type:
-            self._replica.evaluator.to(self.aux_device)  # type: ignore[union-attr]
-
-    def _forget(self) -> None:
-        self._seen = None

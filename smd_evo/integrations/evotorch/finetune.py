@@ -28,7 +28,8 @@ from smd_evo.core.subspace import Subspace, check_subspace
 from smd_evo.errors import InvalidType, InvalidValue, WrongParent, check_choice, check_count
 from smd_evo.evaluation.fitness import Fitness
 from smd_evo.evaluation.objectives import Objective
-from smd_evo.integrations.evotorch.base import NetworkProblem, space_of
+from smd_evo.integrations.evotorch.base import NetworkProblem
+from smd_evo.integrations.evotorch.host import space_of
 from smd_evo.integrations.evotorch.past import Past
 from smd_evo.integrations.evotorch.replica import Change, Fold, Replica
 from smd_evo.integrations.evotorch.solutions import (

@@ -20,7 +20,8 @@ from smd_evo.core.subspace import RandomSubspace, Subspace
 from smd_evo.errors import InvalidValue, check_choice
 from smd_evo.evaluation.fitness import Fitness
 from smd_evo.evaluation.objectives import Objective
-from smd_evo.integrations.evotorch.base import NetworkProblem, key_of, space_of
+from smd_evo.integrations.evotorch.base import NetworkProblem
+from smd_evo.integrations.evotorch.host import key_of, space_of
 from smd_evo.integrations.evotorch.replica import Replica
 from smd_evo.integrations.rules import subspace_of_dimensions
 from smd_evo.integrations.words import PROBLEM_WORDS
