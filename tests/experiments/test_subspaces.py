@@ -13,8 +13,10 @@ from smd_evo.errors import SmdEvoError
 from smd_evo.experiments.finetune.counts import finetune_workload
 from smd_evo.experiments.finetune.run import finetune
 from smd_evo.experiments.finetune.settings import FinetuneConfig
+from smd_evo.experiments.generations.files import evolve
 from smd_evo.experiments.generations.run import Evolution
 from smd_evo.experiments.generations.settings import EvolutionConfig
+from smd_evo.experiments.generations.verification import verify_history
 from smd_evo.experiments.rules import rules_of
 from smd_evo.integrations.evotorch.history import decoded, encoded
 
@@ -148,6 +150,14 @@ def test_stages_move_what_is_theirs_and_go_on_to_the_bit_from_any_generation(sea
         while other.generation < 6:
             other.step()
         assert not differing(parents[-1], other.problem.space.make_child(other.parent()))
+
+
+@pytest.mark.parametrize("searcher", ["selection", "newton"])
+def test_a_stored_run_in_stages_and_units_is_replayed(searcher, tmp_path):
+    settings = {name: value for name, value in TINY.items() if name not in ("density", "sigma")}
+    subspace = "within:head:dense/unit:layer:dense@3"
+    evolve(EvolutionConfig.read({**settings, "subspace": subspace, "searcher": searcher}), tmp_path / "run")
+    assert verify_history(tmp_path / "run", trust=True) == 7
 
 
 def differing(one, other):

@@ -23,7 +23,7 @@ from smd_evo import (
     RandomSubspace,
     sample_mutations,
 )
-from smd_evo.errors import InvalidType
+from smd_evo.errors import InvalidType, InvalidValue
 from smd_evo.integrations.deap.rebased import common_steps
 
 STEPS = sample_mutations(5, 4, subspace=RandomSubspace(0.3), sigma=0.3)
@@ -33,6 +33,23 @@ POPULATIONS = st.builds(
     LINEAGES,
     st.lists(LINEAGES, min_size=1, max_size=4),
 )
+
+
+def test_a_network_whose_copy_computes_something_else_is_refused():
+    network = trained()
+    network.head.register_forward_hook(lambda _module, _inputs, outputs: outputs + network.head.bias.mean())
+    evaluator = evaluator_of(network=network)
+    with pytest.raises(InvalidValue, match="network: expected a copy that computes what the network does, got a fit"):
+        evaluator.rebase([LineageIndividual(Lineage(STEPS[:2]))])
+
+
+def test_a_network_that_was_changed_since_is_refused():
+    network = trained()
+    evaluator = evaluator_of(network=network)
+    assert evaluator.rebase([LineageIndividual(Lineage(STEPS[:1]))]) == 1
+    network.head.bias.data += 1
+    with pytest.raises(InvalidValue, match="network: expected it as it was at the first rebase, got other values"):
+        evaluator.rebase([LineageIndividual(Lineage(STEPS[:2]))])
 
 
 def generation(toolbox, evaluator, population, best=None, rebase=True, children=12):

@@ -168,6 +168,18 @@ def test_status_keeps_to_itself_what_nobody_knows():
     assert math.isfinite(searcher.status["parent_eval"])
 
 
+def test_status_is_of_what_was_told_whatever_the_problem_evaluates_meanwhile():
+    searcher = searcher_of(SEARCHERS["ES"])
+    batch = searcher.ask()
+    searcher.problem.evaluate(searcher.problem.generate_batch(2))
+    batch.set_evals(torch.tensor([9.0, 8.0, 7.0, 6.0]))
+    searcher.tell(batch)
+    status = dict(searcher.status)
+    assert "parent_eval" not in searcher.problem.status
+    assert status["pop_best_eval"] == 6
+    assert status["worst_eval"] == 9
+
+
 class TestRefused:
     """In one line, and nothing has moved: the search goes on as if nobody had tried."""
 
@@ -220,8 +232,10 @@ class TestRefused:
         self.refuse(
             searcher, batch, WrongParent, "tell: expected children of the present parent, number 1, got those"
         )
-        if name == "ES":  # which goes on from any parent
-            assert searcher.problem.lineages(searcher.ask()) == searcher.problem.lineages(batch)
+        asked = searcher.ask()  # it goes on from any parent
+        assert len(asked) == len(batch)
+        assert searcher.problem.lineages(asked) == searcher.problem.lineages(batch)
+        searcher.step()
 
     def test_a_searcher_that_needs_outputs(self):
         searcher = searcher_of(partial(SubspaceNewton, popsize=4, subspace=Dense()))

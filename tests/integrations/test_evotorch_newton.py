@@ -21,6 +21,7 @@ from smd_evo import (
     PartitionSubspace,
     RandomSubspace,
     SubspaceNewton,
+    UnitSubspace,
     sample_mutations,
 )
 from smd_evo.core.newton import CrossEntropy, calibrations, solve_weights, unit_directions
@@ -30,6 +31,7 @@ from smd_evo.evaluation.fitness import TotalFitness
 from smd_evo.evaluation.response import RESPONSE_COST, calibrate_response
 from smd_evo.evaluation.stream import Stream
 from smd_evo.integrations.evotorch import evaluated
+from smd_evo.integrations.evotorch.history import decoded, encoded
 from smd_evo.integrations.evotorch.keys import draw_key
 
 pytestmark = pytest.mark.numeric
@@ -85,6 +87,25 @@ def test_a_step_is_the_one_written_out(rule, scale):
     assert float((after - before).norm()) > 1e-2
     assert torch.allclose(after, expected, atol=1e-3 * float((expected - before).norm()))
     assert evals(searcher.population) == Evaluator(trained(), SAMPLES).evaluate(children).fitness.tolist()
+
+
+@pytest.mark.parametrize("subspace", [UnitSubspace("layer", RandomSubspace(0.5)), UnitSubspace(1, Dense())])
+def test_the_step_mixes_the_very_children_that_were_evaluated(subspace):
+    """Whose units the searcher has chosen, by what their like have gained."""
+    problem = problem_of()
+    searcher = SubspaceNewton(problem, popsize=12, subspace=subspace, sigma=0.05, ridge=0.05)
+    losses, chances = [loss(problem.make_net())], searcher.unit_chances
+    for number in range(3):
+        searcher.step()
+        assert problem.changes == number + 1
+        (change,) = problem.changes_since(number)
+        children = [lineage.steps[0] for lineage in problem.lineages(searcher.population)]
+        assert change.mutations() == children
+        assert encoded(decoded(encoded(change))) == encoded(change)
+        assert decoded(encoded(change)).mutations() == children
+        losses.append(loss(problem.make_net()))
+    assert losses[-1] < losses[0]
+    assert searcher.unit_chances != chances
 
 
 def test_the_last_layer_needs_few_steps():

@@ -82,7 +82,8 @@ def make(name, minibatch_size=None, **options):
 
 def told(searcher):
     """What a generation shows: all numbers, and the parent."""
-    status = {name: searcher.status[name] for name in ("iter", "sigma", "parent_eval", "nonfinite", "evaluations")}
+    names = ("iter", "sigma", "parent_eval", "best_eval", "worst_eval", "nonfinite", "evaluations")
+    status = {name: searcher.status[name] for name in names}
     return status, evals(searcher.population), searcher.problem.make_net().state_dict()
 
 

@@ -158,7 +158,9 @@ class TestLoggers:
         _, stored = run(SEARCHERS["gradient"], tmp_path, 2)
         network = trained()
         network.head.bias.data[0] += 1e-3
-        for other in (problem_of(network), problem_of(select="head")):
+        moved = trained()
+        next(moved.buffers())[:] += 1  # statistics of a normalisation
+        for other in (problem_of(network), problem_of(moved), problem_of(select="head")):
             check_refused(
                 lambda other=other: other.make_net(stored[1]["best"], stored[1]["history"]),
                 WrongParent,

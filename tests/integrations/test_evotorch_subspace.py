@@ -140,6 +140,22 @@ class TestSubspaceProblem:
             problem.evaluate(problem.generate_batch(1))
             assert problem.status["parent_eval"] == values[2]
 
+    def test_an_evaluation_that_a_hook_has_ended_is_no_other_points_fitness(self, network, samples):
+        problem = SubspaceProblem(network, samples, dimensions=5, seed=1)
+        one, other = (problem.generate_batch(3) for _ in range(2))
+        one.set_values(torch.ones(3, 5))
+        other.set_values(-torch.ones(3, 5))
+        problem.after_eval_hook.append(lambda batch: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            problem.evaluate(one)
+        problem.after_eval_hook.clear()
+        problem.evaluate(other)
+        expected = SubspaceProblem(network, samples, dimensions=5, seed=1)
+        again = expected.generate_batch(3)
+        again.set_values(-torch.ones(3, 5))
+        expected.evaluate(again)
+        assert other.evals.tolist() == again.evals.tolist()
+
     def test_best_and_worst_begin_anew_after_a_rebase(self, network, samples):
         problem = make(SubspaceProblem, network, samples)
         batch = population(problem, sigma=1.0)

@@ -10,7 +10,7 @@ from torch import Tensor
 from smd_evo.core.keys import check_key
 from smd_evo.errors import InvalidValue, WrongParent, check_count, check_number, shown
 
-__all__ = ["check_state"]
+__all__ = ["check_state", "present_searcher"]
 
 _COUNTS = ("generation", "calibration", "image_evaluations", "without")
 
@@ -41,11 +41,11 @@ def check_state(state: Mapping[str, Any], parameters: Mapping[str, Tensor]) -> N
     _check(isinstance(state["late"], list), "late", state["late"])
     for name, found in (("best", state["best"]), *(("late", found) for found in state["late"])):
         _check_parameters(name, found, parameters)
-    searcher = state["searcher"]
-    if "stage" in searcher:
-        check_count("state: generation", searcher["generation"], low=0)
-        check_count("state: stage", searcher["stage"], low=0)
-        searcher = searcher["searcher"]
+    whole = state["searcher"]
+    if "stage" in whole:
+        check_count("state: generation", whole["generation"], low=0)
+        check_count("state: stage", whole["stage"], low=0)
+    searcher = present_searcher(state)
     problem = searcher["problem"]
     for name in ("changes", "minibatches", "evaluations"):
         check_count(f"state: {name}", problem[name], low=0)
@@ -55,6 +55,12 @@ def check_state(state: Mapping[str, Any], parameters: Mapping[str, Tensor]) -> N
     check_count("state: generation", searcher["generation"], low=0)
     check_number("state: sigma", searcher["sigma"], low=0)
     check_key(searcher["key"], "state: key")
+
+
+def present_searcher(state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The state of the searcher of the present stage, in that of a run."""
+    searcher: Mapping[str, Any] = state["searcher"]
+    return searcher["searcher"] if "stage" in searcher else searcher
 
 
 def _check_parameters(what: str, found: Any, parameters: Mapping[str, Tensor]) -> None:

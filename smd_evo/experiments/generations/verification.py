@@ -15,6 +15,7 @@ from smd_evo.experiments.folders.content import wrong_state
 from smd_evo.experiments.generations.checkpoints import newest
 from smd_evo.experiments.generations.identity import check_parent, read_identity, resumed_config
 from smd_evo.experiments.generations.metrics import HISTORY, read_metrics
+from smd_evo.experiments.generations.state import present_searcher
 from smd_evo.experiments.parent import load_parent
 from smd_evo.experiments.progress import Logged, Progress
 
@@ -63,7 +64,7 @@ def verify_history(
             for change in record["changes"]:
                 replica.apply(decoded(change))
             progress.advance()
-        parent = state["searcher"]["problem"]["parent"]
+        parent = present_searcher(state)["problem"]["parent"]
         differing = [name for name, values in replica.space.copied().items() if not torch.equal(values, parent[name])]
     if differing:
         raise NotReproduced(

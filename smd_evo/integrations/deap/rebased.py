@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import nn
 
 from smd_evo.core.blocks import within
+from smd_evo.core.checksum import checksum
 from smd_evo.core.exclusive import Exclusive
 from smd_evo.core.mutation import Lineage, Mutation
 from smd_evo.core.parameters import Child
+from smd_evo.errors import InvalidValue
 from smd_evo.evaluation.evaluator import Evaluator
 
 __all__ = ["Rebased", "common_steps"]
@@ -48,10 +51,33 @@ class Rebased:
         self._first = first
         self._near = first.on_parent(copy.deepcopy(first.space))
         self._taken: tuple[Mutation, ...] | None = ()  # None: nobody knows
+        self._checksum = self._first_checksum()
+        self._compared = False
 
     def take(self, steps: tuple[Mutation, ...]) -> None:
-        """Have the copy take these steps and no others."""
+        """Have the copy take these steps and no others.
+
+        Raises:
+            InvalidValue: the network is another one by now, or its copy computes something else.
+        """
+        if self._first_checksum() != self._checksum:
+            raise InvalidValue(
+                "network: expected it as it was at the first rebase, got other values; make a new ToolboxEvaluator"
+            )
         within(Exclusive(self._near.space.module), lambda: self._take(steps))
+        if steps and not self._compared:
+            near, first = self._near.evaluate([Lineage()]), self._first.evaluate([Lineage(steps)])
+            if not torch.equal(near.fitness, first.fitness):
+                raise InvalidValue(
+                    "network: expected a copy that computes what the network does, got a fitness of "
+                    f"{float(near.fitness[0]):g} and {float(first.fitness[0]):g} for one child; does a hook or a "
+                    "function hold a module of it? Leave rebase out"
+                )
+            self._compared = True
+
+    def _first_checksum(self) -> int:
+        module = self._first.space.module
+        return within(Exclusive(module), lambda: checksum(module))
 
     def evaluate(self, children: Sequence[Child], values: Values) -> list[tuple[float, ...]]:
         """Values of each child of the parent, by ``values(evaluator, children)`` of either parent."""

@@ -24,6 +24,7 @@ from smd_evo.integrations.evotorch.evaluated import EvaluatedProblem
 from smd_evo.integrations.evotorch.host import checked_host, checked_size, key_of
 from smd_evo.integrations.evotorch.keys import generator_seed
 from smd_evo.integrations.evotorch.replica import Replica
+from smd_evo.integrations.evotorch.solutions import solutions_from, solutions_state
 
 __all__ = ["NetworkProblem"]
 
@@ -214,6 +215,7 @@ class NetworkProblem(EvaluatedProblem):
             "seen": {
                 label.hex(): value[0] if len(value) == 1 else list(value) for label, value in self._seen_now().items()
             },
+            "extremes": self._extremes(),
             "generator": None if self.generator is None else self.generator.get_state(),
         }
 
@@ -243,9 +245,19 @@ class NetworkProblem(EvaluatedProblem):
                 for label, value in state["seen"].items()
             }
         )
+        extremes = solutions_from(self, state.get("extremes"))
+        self._best = self._worst = None
+        if extremes is not None:
+            self._get_best_and_worst(extremes)  # EvoTorch's, which takes note of them
         super().manual_seed(None if state["generator"] is None else 0)
         if self.generator is not None:
             self.generator.set_state(state["generator"])
+
+    def _extremes(self) -> dict[str, Tensor] | None:
+        """The best solution so far in each objective, and then the worst."""
+        if self._best is None or self._worst is None:
+            return None
+        return solutions_state(SolutionBatch.cat([each.to_batch() for each in (*self._best, *self._worst)]))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

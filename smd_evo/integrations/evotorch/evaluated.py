@@ -146,6 +146,14 @@ class EvaluatedProblem(SharedParent):
                     "call access_values(), which clears them? Read values, or access_values(keep_evals=True)"
                 )
 
+    def has_evaluated(self, batch: SolutionBatch) -> bool:
+        """Whether the last evaluation was of these solutions, and their fitness is what it has found."""
+        seen = self._seen or {}
+        labels = self._labels(batch.access_values(keep_evals=True))
+        return (
+            seen.keys() == {*labels, b""} and [seen[label][0] for label in labels] == batch.access_evals(0).tolist()
+        )
+
     def evaluated_elsewhere(self, batch: SolutionBatch, parent_eval: float | None = None) -> None:
         """Take note of solutions that somebody else has evaluated: ``status`` is of them.
 

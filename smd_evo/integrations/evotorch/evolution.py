@@ -15,7 +15,7 @@ from smd_evo.core.subspace import Subspace
 from smd_evo.errors import InvalidValue, check_count, check_flag
 from smd_evo.integrations.evotorch.finetune import FinetuneProblem
 from smd_evo.integrations.evotorch.searcher import NetworkSearcher
-from smd_evo.integrations.evotorch.solutions import solutions_from, solutions_state
+from smd_evo.integrations.evotorch.solutions import changes_of, rows_of, solutions_from, solutions_state
 from smd_evo.integrations.rules import subspace_of
 from smd_evo.integrations.words import SEARCHER_WORDS
 from smd_evo.mends import not_here
@@ -145,7 +145,10 @@ class SubspaceEvolution(NetworkSearcher):
         return self._dropped
 
     def _solutions(self) -> SolutionBatch:
-        parents = self._make_room(self._parents)
+        parents = self._parents
+        if bool((changes_of(rows_of(parents)) != self.problem.changes).any()):  # the problem's was moved
+            parents = self.problem.generate_batch(1)
+        parents = self._make_room(parents)
         children = self._mutated(parents.take(self._of(len(parents))))
         return SolutionBatch.cat([parents, children]) if self._competes else children
 

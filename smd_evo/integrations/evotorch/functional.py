@@ -61,7 +61,7 @@ def sparse_gaussian_mutation(
     if not isinstance(solutions, Tensor) or not solutions.is_floating_point():
         found = f"{solutions.dtype}" if isinstance(solutions, Tensor) else shown(solutions)
         raise InvalidType(f"solutions: expected a tensor of a floating dtype, got {found}")
-    if solutions.dim() < 2:
+    if solutions.dim() < 2 or not solutions.shape[-1]:
         raise InvalidValue(f"solutions: expected [..., N, L], got {list(solutions.shape)}; solutions[None] is one")
     rule = check_vector_subspace(subspace_of(density, subspace, static))
     children = solutions.clone(memory_format=torch.contiguous_format)

@@ -36,17 +36,9 @@ def encoded(change: Change) -> dict[str, Any]:
     if isinstance(change, Fold) and isinstance(change.child, Lineage):
         return {"fold": change.child.encode()}
     if isinstance(change, GradientStep):
-        step = {each.name: getattr(change, each.name) for each in fields(change)}
-        own = {
-            "weights": change.weights.tolist(),
-            "subspace": change.subspace.spec,
-            "optimizer": asdict(change.optimizer),
-        }
-        units = {"units": change.units.tolist()} if change.units is not None else {}
-        return {"step": {name: value for name, value in (step | own).items() if name != "units"} | units}
+        return {"step": _plain(change) | {"optimizer": asdict(change.optimizer)}}
     if isinstance(change, MixtureStep):
-        mixture = {each.name: getattr(change, each.name) for each in fields(change)}
-        return {"mixture": mixture | {"weights": change.weights.tolist(), "subspace": change.subspace.spec}}
+        return {"mixture": _plain(change)}
     raise InvalidType(
         f"change: expected a fold of a lineage, a gradient step or a mixture, got {type(change).__name__}"
     )
@@ -57,18 +49,26 @@ def decoded(change: Mapping[str, Any]) -> Change:
     if "fold" in change:
         return Fold(Lineage.decode(change["fold"]))
     if "mixture" in change:
-        mixture = change["mixture"]
-        weights = torch.tensor(mixture["weights"], dtype=torch.float64, device="cpu")
-        return MixtureStep(**{**mixture, "weights": weights, "subspace": parse_subspace(mixture["subspace"])})
-    step = change["step"]
-    own: dict[str, Any] = {
-        "weights": torch.tensor(step["weights"], dtype=torch.float32, device="cpu"),
-        "subspace": parse_subspace(step["subspace"]),
-        "optimizer": OptimizerSpec(**step["optimizer"]),
-    }
+        return MixtureStep(**_made(change["mixture"], torch.float64))
+    step = _made(change["step"], torch.float32)
+    return GradientStep(**step | {"optimizer": OptimizerSpec(**step["optimizer"])})
+
+
+def _plain(step: GradientStep | MixtureStep) -> dict[str, Any]:
+    """Fields of a step; units only where there are some."""
+    found = {each.name: getattr(step, each.name) for each in fields(step)}
+    found |= {"weights": step.weights.tolist(), "subspace": step.subspace.spec}
+    units = found.pop("units")
+    return found if units is None else {**found, "units": units.tolist()}
+
+
+def _made(step: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """The same fields again."""
+    found = {**step, "subspace": parse_subspace(step["subspace"])}
+    found["weights"] = torch.tensor(step["weights"], dtype=dtype, device="cpu")
     if "units" in step:
-        own["units"] = torch.tensor(step["units"], dtype=torch.int64, device="cpu")
-    return GradientStep(**{**step, **own})
+        found["units"] = torch.tensor(step["units"], dtype=torch.int64, device="cpu")
+    return found
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class History:
     """What rows of a problem need beside themselves to become networks again: text, which anybody may read.
 
     Attributes:
-        parent: checksum of the selected parameters of the parent before the first of the changes.
+        parent: checksum of the parent, of what is selected and of everything, before the first of the changes.
         optimizer: checksum of the gradient searcher's optimizer at that time; None if there was none.
         first: how many changes that parent had gone through.
         key: what the seals of its children follow from.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from smd_evo.core.gradient import mixture
 from smd_evo.core.keys import Key
-from smd_evo.core.mutation import sample_mutations
+from smd_evo.core.mutation import Mutation, sample_mutations
 from smd_evo.core.newton import Loss, calibrations, solve_weights, unit_directions
 from smd_evo.core.subspace import Subspace
 from smd_evo.errors import InvalidValue, check_flag, check_number
@@ -42,19 +42,24 @@ class MixtureStep:
     subspace: Subspace
     sigma: float
     scale: str
+    units: Tensor | None = None
 
     def apply(self, replica: Replica) -> None:
         """Make the children's noise again, and move the parent."""
         space = replica.space
-        mutations = sample_mutations(
+        space.fold(mixture(self.mutations(), self.weights, space.layout, device=space.device))
+
+    def mutations(self) -> list[Mutation]:
+        """The generation's recipes."""
+        return sample_mutations(
             self.key,
             len(self.weights),
             subspace=self.subspace,
             sigma=self.sigma,
             generation=self.generation,
             scale=self.scale,
+            units=self.units,
         )
-        space.fold(mixture(mutations, self.weights, space.layout, device=space.device))
 
 
 class SubspaceNewton(NetworkSearcher):
@@ -147,6 +152,8 @@ class SubspaceNewton(NetworkSearcher):
         with problem.observing() as outputs:
             self._population = self._mutated(problem.generate_batch(self._popsize))
             problem.evaluate(self._population)
+        if self._units is not None:
+            self._units.learn(self._population, problem.status["parent_eval"])
         parent = outputs[b""]
         children = torch.stack([outputs[label] for label in labels_of(rows_of(self._population))])
         directions, lengths = unit_directions(parent, children)
@@ -165,6 +172,7 @@ class SubspaceNewton(NetworkSearcher):
                 subspace=self._subspace,
                 sigma=self.sigma,
                 scale=self._scale,
+                units=None if self._units is None else self._units.drawn,
             )
         )
 

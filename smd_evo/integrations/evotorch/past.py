@@ -132,10 +132,11 @@ def following(key: Key, line: str) -> Key:
 
 
 def _checksums(replica: Replica) -> tuple[int, int | None]:
-    """Of a parent's selected parameters, and of its optimizer, if it has one."""
+    """Of a parent's selected parameters and the whole network, and of its optimizer, if it has one."""
     _, optimizer = replica.optimizer or (None, None)
     state = None if optimizer is None else checksum_of(map(torch.as_tensor, optimizer.state.values()))
-    return checksum_of(replica.space.copied().values()), state
+    space = replica.space
+    return checksum_of([*space.copied().values(), *space.module.parameters(), *space.module.buffers()]), state
 
 
 def _seal_key(begin: Key | None, rule: int, rules: Rules) -> Key | None:

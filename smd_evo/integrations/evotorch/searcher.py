@@ -184,7 +184,7 @@ class NetworkSearcher(AskAndTell):
             self._asked.set_evals(evals[: len(self._asked)].to(self._asked.device))
             parents = (row_lengths(rows_of(self._answers)[:, 1:]) == 0).nonzero().flatten()
             parent_eval = float(evals[parents[0]]) if len(parents) else None
-            if self.problem.calls == self._asked_calls:
+            if self.problem.calls == self._asked_calls or not self.problem.has_evaluated(self._answers):
                 self.problem.evaluated_elsewhere(self._asked, parent_eval)
         self._learn(self._asked, parent_eval)
         self._asked = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 import torch
@@ -219,9 +220,13 @@ class SubspaceProblem(NetworkProblem):
         return (self._delta(point) for point in values.to(self.space.device))
 
     def _labels(self, values: Tensor) -> list[bytes]:
-        """Points of a continuous search do not come twice; only the parent may."""
+        """A digest of each point's numbers."""
         nonzero = (values != 0).any(1).tolist()
-        return [b"%d %d" % (self._number, place) if own else b"" for place, own in enumerate(nonzero)]
+        rows = values.as_subclass(Tensor).detach().cpu().contiguous().numpy()
+        return [
+            blake2b(row.tobytes(), digest_size=16).digest() if own else b""
+            for row, own in zip(rows, nonzero, strict=True)
+        ]
 
 
 @dataclass(frozen=True)
