@@ -285,7 +285,8 @@ class FinetuneProblem(NetworkProblem):
     def history(self) -> Tensor | None:
         """The text, uint8 [n], by which :meth:`make_net` knows solutions elsewhere; also in the status.
 
-        It is JSON of some hundred bytes for each change of the parent, and 20 a child of a gradient or Newton step. None if there was a change that is not ours.
+        It is JSON: some hundred bytes for each change of the parent, and 20 a child of a gradient or Newton step.
+        None if there was a change that is not ours.
         """
         return self._past.told(self._first or self._replica, self.changes)
 
