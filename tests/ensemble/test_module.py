@@ -587,5 +587,5 @@ def test_bad_arguments_leave_the_parent_alone(members, options, error, message):
 def test_a_space_has_its_selection_already():
     with pytest.raises(ValueError, match=r"expected a torch\.nn\.Module where select is given, got a ParameterSpace"):
         SparseEnsemble(ParameterSpace(make()), recipes(), select="head")
-    with pytest.raises(TypeError, match=r"module: expected a torch\.nn\.Module, got dict"):
+    with pytest.raises(TypeError, match=r"module: expected a torch\.nn\.Module, got {}"):
         SparseEnsemble({}, recipes())
