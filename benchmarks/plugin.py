@@ -1,6 +1,6 @@
 """What the plug-ins cost: EvoTorch's populations, operator, evaluation and gradient steps; DEAP's mutation.
 
-    python benchmarks/plugin.py [populations] [operator] [evaluation] [step] [deap]
+    python benchmarks/plugin.py [populations] [operator] [evaluation] [step] [deap] [small]
 
 A population is created, mutated, cloned, concatenated and selected from in a process of its own, whose peak of
 resident memory is read from /proc, so that part runs on Linux only.
@@ -194,13 +194,55 @@ def deap(length=1_000_000, density=0.01):
     print(f"\nclone of a LineageIndividual of ten steps: {1e6 * clone:.0f} microseconds")
 
 
+def small():
+    """Genomes of a few numbers, before kernels are loaded (the first 20 calls) and after, beside the hosts' own."""
+    print("| genome | host, ms | ours, ms | ratio | before kernels are loaded, ms |")
+    print("| --- | --- | --- | --- | --- |")
+    cases = {
+        f"list of {length:,}": (_mutation(length), 2000 if length < 1000 else 200) for length in (10, 100, 10_000)
+    }
+    cases |= {f"EvoTorch, {count:,} x 3": (_population(count), 200) for count in (20, 200)}
+    cold = {name: 1e3 * seconds(partial(_calls, pair[0], 20)) / 20 for name, (pair, _) in cases.items()}
+    for (ours, _), _ in cases.values():
+        seconds(partial(_calls, ours, 3000))  # until kernels pay
+    for name, ((ours, host), calls) in cases.items():
+        rounds = [(seconds(partial(_calls, ours, calls)), seconds(partial(_calls, host, calls))) for _ in range(5)]
+        one, other = (1e3 * statistics.median(times) / calls for times in zip(*rounds, strict=True))
+        ratio = statistics.median(mine / theirs for mine, theirs in rounds)
+        print(f"| {name} | {other:.4f} | {one:.4f} | {ratio:.2f} | {cold[name]:.3f} |")
+
+
+def _calls(function, count):
+    for _ in range(count):
+        function()
+
+
+def _mutation(length, density=0.1):
+    genes = [0.0] * length
+    return (
+        partial(mutSparseGaussian, genes, mu=0, sigma=0.1, density=density),
+        partial(tools.mutGaussian, genes, mu=0, sigma=0.1, indpb=density),
+    )
+
+
+def _population(count):
+    problem = Problem(
+        "min", lambda rows: rows.square().sum(-1), solution_length=3, initial_bounds=(-1, 1), vectorized=True
+    )
+    batch = problem.generate_batch(count)
+    return (
+        partial(SparseGaussianMutation(problem, sigma=0.1, density=0.34), batch),
+        partial(GaussianMutation(problem, stdev=0.1, mutation_probability=0.34), batch),
+    )
+
+
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--live"]:
         kind, count, limit = sys.argv[2:]
         resource.setrlimit(resource.RLIMIT_DATA, (int(limit) * 2**20,) * 2)
         live(kind, int(count))
     else:
-        parts = {part.__name__: part for part in (populations, operator, evaluation, step, deap)}
+        parts = {part.__name__: part for part in (populations, operator, evaluation, step, deap, small)}
         print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
         for name in sys.argv[1:] or parts:
             print(f"\n### {name}\n")

@@ -42,6 +42,8 @@ _SEALED, _RULE, _SEAL, _KINDS = 2**62, 2**52, 2**26, 2**11
 KeyOf = Callable[[int, int], Key | None]
 """Of a number of changes and that of a rule, -1 for rows without steps: what seals follow from, if it is known."""
 
+_ROWS = 2**14
+
 
 def rows_of(solutions: SolutionBatch | Solution) -> Tensor:
     """The rows themselves, [N, 1 + 3 * steps]; evaluations stay."""
@@ -117,7 +119,12 @@ def _has_seal(words: Tensor) -> Tensor:
 
 
 def _seals(rows: Tensor, key_of: KeyOf) -> tuple[Tensor, Tensor]:
-    """The seals that rows are to have, and whether that is known."""
+    """The seals that rows are to have, and whether that is known; some rows at a time, as it takes several copies."""
+    seals, known = zip(*(_seals_of(some, key_of) for some in rows.split(_ROWS)), strict=True)
+    return torch.cat(seals), torch.cat(known)
+
+
+def _seals_of(rows: Tensor, key_of: KeyOf) -> tuple[Tensor, Tensor]:
     rules = torch.where(row_lengths(rows[:, 1:]) > 0, rule_of(rows), -1)
     kinds, which = (changes_of(rows) * _KINDS + rules.clamp(-1, MOST_RULES) + 1).unique(return_inverse=True)
     keys = [key_of(kind // _KINDS, kind % _KINDS - 1) for kind in kinds.tolist()]
