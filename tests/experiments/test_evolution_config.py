@@ -95,6 +95,10 @@ BAD = [
         {"subspace": "random/neuron"},
         "subspace: expected a whole number >= 1, got ''; try within:head:dense/random@20",
     ),
+    (
+        {"subspace": "random/neuron@9", "generations": 8},
+        "subspace: expected stages that begin within the 8 generations, got neuron from 9 on; give more generations",
+    ),
     ({"subspace": "random/neuron@1"}, "subspace: expected later and later generations from 1 on"),
     (
         {"subspace": "random/neuro@9"},

@@ -11,7 +11,7 @@ from smd_evo.errors import InvalidValue, check_choice
 from smd_evo.experiments import readers
 from smd_evo.experiments.finetune.settings import FinetuneConfig
 from smd_evo.experiments.settings import CHILDREN, FITNESSES, GROUPS, ExperimentConfig, setting
-from smd_evo.experiments.subspaces import SUBSPACES, check_density, has_density, staged, subspace_of
+from smd_evo.experiments.subspaces import SUBSPACES, check_density, has_density, staged, stages_of, subspace_of
 
 __all__ = [
     "MAY_CHANGE",
@@ -200,6 +200,12 @@ class EvolutionConfig(ExperimentConfig):
     def check(self, given: Mapping[str, Any]) -> None:
         """See the base class."""
         check_density(self.subspace, given)
+        begin, stage = stages_of(self.subspace)[-1]
+        if begin > self.generations:
+            raise InvalidValue(
+                f"subspace: expected stages that begin within the {self.generations:,} generations, got {stage} from "
+                f"{begin:,} on; give more generations, or leave it out"
+            )
         defaults = {each.name: each.default for each in fields(self)}
         for name, other in _OF_SEARCHER.items():
             if self.searcher != other and given.get(name) not in (None, defaults[name]):
