@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
 
 import torch
 from evotorch import SolutionBatch
 from torch import Tensor
 
 from smd_evo.core.gradient import mixture
-from smd_evo.core.keys import Key
-from smd_evo.core.mutation import Mutation, sample_mutations
 from smd_evo.core.newton import Loss, calibrations, solve_weights, unit_directions
 from smd_evo.core.subspace import Subspace
 from smd_evo.errors import InvalidValue, check_flag, check_number
@@ -19,7 +16,7 @@ from smd_evo.evaluation.fitness import CROSS_ENTROPY
 from smd_evo.evaluation.response import Response, calibrate_response
 from smd_evo.evaluation.smooth import loss_of, smooth
 from smd_evo.integrations.evotorch.finetune import FinetuneProblem
-from smd_evo.integrations.evotorch.replica import Replica
+from smd_evo.integrations.evotorch.replica import GenerationStep, Replica
 from smd_evo.integrations.evotorch.searcher import NetworkSearcher
 from smd_evo.integrations.evotorch.solutions import labels_of, rows_of
 from smd_evo.integrations.rules import subspace_of
@@ -32,34 +29,13 @@ _MANY = 50
 """Newton steps, of which most solutions need ten."""
 
 
-@dataclass(frozen=True, eq=False)
-class MixtureStep:
-    """The parent moves by a weighted sum of one generation's mutations, made of scalars, keys and weights alone."""
-
-    key: Key
-    generation: int
-    weights: Tensor
-    subspace: Subspace
-    sigma: float
-    scale: str
-    units: Tensor | None = None
+class MixtureStep(GenerationStep):
+    """The parent moves by a weighted sum of one generation's mutations."""
 
     def apply(self, replica: Replica) -> None:
         """Make the children's noise again, and move the parent."""
         space = replica.space
         space.fold(mixture(self.mutations(), self.weights, space.layout, device=space.device))
-
-    def mutations(self) -> list[Mutation]:
-        """The generation's recipes."""
-        return sample_mutations(
-            self.key,
-            len(self.weights),
-            subspace=self.subspace,
-            sigma=self.sigma,
-            generation=self.generation,
-            scale=self.scale,
-            units=self.units,
-        )
 
 
 class SubspaceNewton(NetworkSearcher):

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor
 
 from smd_evo.core.checksum import checksum
+from smd_evo.core.keys import Key
+from smd_evo.core.mutation import Mutation, sample_mutations
 from smd_evo.core.parameters import Child, ParameterSpace
+from smd_evo.core.subspace import Subspace
 from smd_evo.evaluation.evaluator import Evaluator
 
-__all__ = ["Change", "Fold", "Replica"]
+__all__ = ["Change", "Fold", "GenerationStep", "Replica"]
 
 
 class Change(Protocol):
@@ -73,3 +78,30 @@ class Fold:
     def apply(self, replica: Replica) -> None:
         """See :meth:`smd_evo.core.parameters.ParameterSpace.fold`."""
         replica.space.fold(self.child)
+
+
+@dataclass(frozen=True, eq=False)
+class GenerationStep:
+    """Base of changes that are made of one generation's mutations: scalars and keys, and a weight for each."""
+
+    antithetic: ClassVar[bool] = False
+    key: Key
+    generation: int
+    weights: Tensor
+    subspace: Subspace
+    sigma: float
+    scale: str
+    units: Tensor | None = field(default=None, kw_only=True)
+
+    def mutations(self) -> list[Mutation]:
+        """The generation's recipes."""
+        return sample_mutations(
+            self.key,
+            len(self.weights),
+            subspace=self.subspace,
+            sigma=self.sigma,
+            generation=self.generation,
+            antithetic=self.antithetic,
+            scale=self.scale,
+            units=self.units,
+        )

@@ -49,7 +49,7 @@ class NetworkSearcher(AskAndTell):
     _sigma: float | str
     # What pickles of 0.1.0 have none of.
     _auto = False
-    _seeding = _asked_at = _asked_calls = 0
+    _seeding = _asked_at = 0
     _asked: SolutionBatch | None = None
 
     def _repr_html_(self) -> str:
@@ -184,7 +184,7 @@ class NetworkSearcher(AskAndTell):
             self._asked.set_evals(evals[: len(self._asked)].to(self._asked.device))
             parents = (row_lengths(rows_of(self._answers)[:, 1:]) == 0).nonzero().flatten()
             parent_eval = float(evals[parents[0]]) if len(parents) else None
-            if self.problem.calls == self._asked_calls or not self.problem.has_evaluated(self._answers):
+            if not self.problem.has_evaluated(self._answers):
                 self.problem.evaluated_elsewhere(self._asked, parent_eval)
         self._learn(self._asked, parent_eval)
         self._asked = None
@@ -194,7 +194,7 @@ class NetworkSearcher(AskAndTell):
         self._asked = None
         self._take_seed()
         self._asked = self._solutions()
-        self._asked_at, self._asked_calls = self.problem.changes, self.problem.calls
+        self._asked_at = self.problem.changes
 
     def _take_seed(self) -> None:
         """Before the first generation: a key of the seed that the problem was given after the searcher was made."""

@@ -14,13 +14,11 @@ from torch import Tensor
 
 from smd_evo.core.delta import SparseDelta
 from smd_evo.core.gradient import centered_ranks, es_gradient
-from smd_evo.core.keys import Key
-from smd_evo.core.mutation import Mutation, sample_mutations
 from smd_evo.core.optimizers import OPTIMIZERS, Optimizer
 from smd_evo.core.subspace import Dense, Subspace
 from smd_evo.errors import InvalidType, InvalidValue, check_choice, check_number, kept, plain, shown
 from smd_evo.integrations.evotorch.finetune import FinetuneProblem
-from smd_evo.integrations.evotorch.replica import Replica
+from smd_evo.integrations.evotorch.replica import GenerationStep, Replica
 from smd_evo.integrations.evotorch.searcher import NetworkSearcher
 from smd_evo.integrations.rules import subspace_of
 from smd_evo.integrations.words import SEARCHER_WORDS
@@ -100,21 +98,15 @@ class OptimizerSpec:
 
 
 @dataclass(frozen=True, eq=False)
-class GradientStep:
+class GradientStep(GenerationStep):
     """One step of the parent along the ES gradient, from scalars and keys alone.
 
     Reference: Salimans et al., arXiv 1703.03864, algorithm 2 (every worker applies the update itself).
     """
 
-    key: Key
-    generation: int
-    weights: Tensor
-    subspace: Subspace
-    sigma: float
-    scale: str
+    antithetic = True
     optimizer: OptimizerSpec
     weight_decay: float
-    units: Tensor | None = None
 
     def apply(self, replica: Replica) -> None:
         """Make the children's noise again, and move the parent; the optimizer's state is the replica's."""
@@ -140,19 +132,6 @@ class GradientStep:
         if narrow:
             stays = (space.values_at(coordinates) == before) & (step != 0)
             replica.swallowed = int(stays.sum()), int((step != 0).sum())
-
-    def mutations(self) -> list[Mutation]:
-        """The generation's recipes."""
-        return sample_mutations(
-            self.key,
-            len(self.weights),
-            subspace=self.subspace,
-            sigma=self.sigma,
-            generation=self.generation,
-            antithetic=True,
-            scale=self.scale,
-            units=self.units,
-        )
 
     def _optimizer_of(self, replica: Replica) -> Optimizer:
         """The optimizer of this searcher, which its key tells from another one's, with its state by the parent."""
