@@ -134,5 +134,6 @@ def _evolved(found: EvolutionResult) -> Made:
 
 
 def _found(result: FinetuneResult) -> Networks:
-    chosen = result.arms[0].group.chosen()
-    return Networks(lambda: result.space, chosen["best child"][0], list(chosen["ensemble"]))
+    chosen = result.arms[0].group.chosen(result.space)
+    best, members = (list(chosen[name].members.values()) for name in ("best child", "ensemble"))
+    return Networks(lambda: result.space, best[0], members)

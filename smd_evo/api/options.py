@@ -38,6 +38,10 @@ class FinetuneOptions(_Options, total=False):
     density: float | Sequence[float]
     sigma: float | None
     controls: bool
+    arms: str | Sequence[str]
+    shortlist: int
+    ensembles: str | Sequence[str]
+    also: str | None
     race: bool
     keep: float
 

@@ -12,7 +12,7 @@ from smd_evo.ensemble.choices import COMBINES
 from smd_evo.ensemble.weights import check_weights
 from smd_evo.errors import InvalidType, InvalidValue, check_choice
 
-__all__ = ["COMBINES", "ballots", "combined", "pooled", "weighted"]
+__all__ = ["COMBINES", "Pool", "ballots", "combined", "pooled", "weighted"]
 
 _TIE = 1e-3
 """Share of a vote that settles ties: too little to outweigh one of a thousand votes, enough for float32."""
@@ -87,28 +87,62 @@ def combined(
     Reference: Lakshminarayanan et al., "Simple and scalable predictive uncertainty estimation using deep
     ensembles", NeurIPS 2017, section 2.4 (mean probabilities).
     """
-    shares = None if weights is None else check_weights(weights)
-    pool, used = None, 0
-    for used, output in enumerate(outputs, start=1):
+    pool = Pool(weights, combine)
+    for output in outputs:
+        pool.add(output)
+    return pool.result()
+
+
+class Pool:
+    """The same, member after member.
+
+    Args:
+        weights, combine: see :func:`combined`.
+
+    Raises:
+        InvalidValue, InvalidType: as there.
+
+    Example:
+        >>> pool = Pool([0.25, 0.75], "logits")
+        >>> pool.add(torch.tensor([[1.0]]))
+        >>> pool.add(torch.tensor([[2.0]]))
+        >>> pool.result()
+        tensor([[1.7500]])
+    """
+
+    def __init__(self, weights: Sequence[float] | None = None, combine: str = "probabilities") -> None:
+        self._shares = None if weights is None else check_weights(weights)
+        self._combine, self._used = combine, 0
+        self._pool: Tensor | None = None
+
+    def add(self, output: Tensor) -> None:
+        """One more member's outputs [n, classes]."""
         if not isinstance(output, Tensor):
             raise InvalidType(
                 f"outputs: expected the network to return one tensor, got {type(output).__name__}; "
                 "wrap the network in a module that returns its logits"
             )
-        if shares is not None and used > len(shares):
-            raise InvalidValue(f"weights: expected one for each of {used} members or more, got {len(shares)}")
-        part = ballots(output, combine)
-        if shares is not None:
-            part = weighted(part, shares[used - 1], combine)
-        if pool is not None and part.shape != pool.shape:
+        if self._shares is not None and self._used == len(self._shares):
             raise InvalidValue(
-                f"outputs: expected the same shape of every member, got {tuple(part.shape)} after {tuple(pool.shape)}"
+                f"weights: expected one for each of {self._used + 1} members or more, got {self._used}"
             )
-        pool = part if pool is None else pooled(pool, part, combine)
-    if pool is None:
-        raise InvalidValue("outputs: expected those of at least one member, got none")
-    if shares is None:
-        return weighted(pool, 1 / used, combine)
-    if used != len(shares):
-        raise InvalidValue(f"weights: expected one for each of {used} members, got {len(shares)}")
-    return pool
+        part = ballots(output, self._combine)
+        if self._shares is not None:
+            part = weighted(part, self._shares[self._used], self._combine)
+        if self._pool is not None and part.shape != self._pool.shape:
+            raise InvalidValue(
+                f"outputs: expected the same shape of every member, got {tuple(part.shape)} after "
+                f"{tuple(self._pool.shape)}"
+            )
+        self._pool = part if self._pool is None else pooled(self._pool, part, self._combine)
+        self._used += 1
+
+    def result(self) -> Tensor:
+        """What all of them predict together."""
+        if self._pool is None:
+            raise InvalidValue("outputs: expected those of at least one member, got none")
+        if self._shares is None:
+            return weighted(self._pool, 1 / self._used, self._combine)
+        if self._used != len(self._shares):
+            raise InvalidValue(f"weights: expected one for each of {self._used} members, got {len(self._shares)}")
+        return self._pool

@@ -46,9 +46,9 @@ def fitness_fact(name: str, sense: str | None = None) -> str:
     return f"{fitness_name(name)}, {'lower' if lower else 'higher'} is better"
 
 
-def stored_rows(results: Mapping[str, Any]) -> list[Row]:
-    """The rows of a fine-tuning run's table as they were before they became JSON."""
-    return [Row(**row | _row(row)) for row in results["rows"]]
+def stored_rows(results: Mapping[str, Any], table: str = "rows") -> list[Row]:
+    """The rows of a fine-tuning run's table, or of the same on other data, as they were before they became JSON."""
+    return [Row(**row | _row(row)) for row in results.get(table, ())]
 
 
 def _row(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -40,6 +40,7 @@ class Data:
     test: Samples
     indices: dict[str, NDArray[np.int64]]
     unreadable: list[str] = field(default_factory=list)
+    also: Samples | None = None
 
     @property
     def sizes(self) -> dict[str, int]:

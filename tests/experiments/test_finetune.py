@@ -10,14 +10,18 @@ import smd_evo
 from smd_evo import Dense, Evaluator, Lineage, RandomSubspace, sample_mutations
 from smd_evo.controls.batchnorm import blended, statistics_of
 from smd_evo.controls.outputs import fit_scaling
+from smd_evo.ensemble.combine import combined
 from smd_evo.ensemble.files import save_children
+from smd_evo.errors import InvalidValue
 from smd_evo.evaluation.calibration import Effort, calibration_cost
 from smd_evo.evaluation.data import make_batches
 from smd_evo.evaluation.evaluator import Evaluation
 from smd_evo.evaluation.race import finalists
+from smd_evo.experiments.calibration import few
 from smd_evo.experiments.compare.methods.registry import CONTROLS
 from smd_evo.experiments.finetune import run as module
-from smd_evo.experiments.finetune.counts import calibrations
+from smd_evo.experiments.finetune.arms import Strength
+from smd_evo.experiments.finetune.counts import calibrations, finetune_workload
 from smd_evo.experiments.finetune.plot import plot_finetune
 from smd_evo.experiments.finetune.results import NEARLY_FREE, RACED, UNRACED
 from smd_evo.experiments.finetune.run import finetune
@@ -211,15 +215,16 @@ def test_a_shortlist_is_the_best_of_the_chosen_group_and_what_they_predict(resul
         assert found.recipes == [group.recipes[number] for number in group.result.ranking()]
         assert torch.equal(found.fitness, group.result.fitness.sort().values)
         assert torch.equal(found.logits, judge.predict(found.recipes))
-        assert group.chosen()["best child"] == [found.recipes[found.best]]
-        assert group.chosen()["ensemble"] == [found.recipes[place] for place in group.ensemble.members]
+        chosen = group.chosen(result.space)
+        assert chosen["best child"].members == {found.best: found.recipes[found.best]}
+        assert chosen["ensemble"].members == {place: found.recipes[place] for place in group.ensemble.members}
 
 
-def test_a_shortlist_is_of_twenty_at_most(result):
-    strength = module._Strength(RandomSubspace(0.1), 0.1, 0.02)
+def test_a_shortlist_is_no_longer_than_the_setting(result):
+    strength = Strength(RandomSubspace(0.1), 0.1, 0.02)
     recipes = sample_mutations(0, 25, subspace=strength.subspace, sigma=strength.sigma)
     fitness = Evaluation(-torch.arange(25.0, dtype=torch.float64), "min", 0)
-    group = module._judged(strength, recipes, fitness, Evaluator(result.space, result.data.validation))
+    group = module._judged(strength, recipes, fitness, Evaluator(result.space, result.data.validation), 20)
     assert len(group.shortlist(SPARSE, "").recipes) == len(group.logits) == 20
     assert group.shortlist(SPARSE, "").recipes == recipes[:4:-1]
     assert max(group.ensemble.members) < 20
@@ -258,3 +263,93 @@ def test_calibration_follows_the_size_of_the_experiment_and_its_bound_is_known_b
     assert number * effort.usual <= 96 / 2  # of the children of all arms
     assert calibrations(FinetuneConfig()) == (6, Effort(16, 5))
     assert calibrations(FinetuneConfig(sigma=0.1)) == (3, Effort(16, 5))
+
+
+OTHERS = {
+    "children": 8,
+    "density": "0.1,0.01",
+    "arms": "matched-norm,tensor,within:norm,bias:dense,neuron:0.2",
+    "ensembles": "greedy,diverse,soup",
+    "shortlist": 5,
+}
+
+
+@pytest.fixture(scope="module")
+def found():
+    return finetune(FinetuneConfig.read(OTHERS))
+
+
+class TestArms:
+    """Other arms, other ensembles."""
+
+    def test_each_is_of_its_own_subspace_and_strength(self, found):
+        specs = {arm.name: [group.subspace.spec for group in arm.groups] for arm in found.arms}
+        assert list(specs) == [SPARSE, "dense, matched norm", "tensor", "within:norm,bias:dense", "neuron:0.2"]
+        assert specs["dense, matched norm"] == ["dense", "dense"]
+        assert specs["tensor"] == ["tensor:1:tensor"]
+        assert specs["neuron:0.2"] == ["neuron:0.2"]
+        sparse, dense = (arm.groups for arm in found.arms[:2])
+        for one, other in zip(sparse, dense, strict=True):
+            assert other.sigma == pytest.approx(one.sigma * one.density**0.5)
+        assert len({arm.group.sigma for arm in found.arms[2:]}) == 3
+
+    def test_what_each_took_is_told(self, found):
+        config = FinetuneConfig.read(OTHERS)
+        assert found.evaluations["children of each arm"] == 16
+        assert found.evaluations["children of tensor"] == 8
+        assert "children of dense, matched norm" not in found.evaluations
+        assert calibrations(config)[0] == 2 + 3
+        parts = {part.name: part.count for part in finetune_workload(config, found.data.sizes).parts}
+        assert parts["children"] == (2 + 2 + 1 + 1 + 1) * 8
+        assert parts["validation"] == 7 * 5
+
+    def test_views_are_as_many_as_an_ensemble_may_have_members(self, found, result):
+        assert found.free["views"]["passes"] == 5
+        assert result.free["views"]["passes"] == 10
+
+    def test_every_arm_is_reported_in_every_way(self, found):
+        names = ["median child", "best child", "ensemble", "greedy ensemble", "diverse ensemble", "soup"]
+        for arm in found.arms:
+            assert [row.candidate for row in found.rows if row.method == arm.name] == names
+
+    def test_an_ensemble_predicts_what_its_members_predict_together(self, found):
+        judge = Evaluator(found.space, found.data.test)
+        targets, rows = judge.targets(), {(row.method, row.candidate): row for row in found.rows}
+        group = found.arms[0].group
+        ranked = [group.recipes[number] for number in group.result.ranking()]
+        for name, chosen in (("ensemble", group.ensemble), ("greedy ensemble", group.others["greedy"])):
+            outputs = judge.predict([ranked[place] for place in chosen.members])
+            expected = combined(outputs, chosen.weights, "probabilities")
+            row = rows[SPARSE, name]
+            assert row.members == len(chosen.members)
+            assert row.accuracy == pytest.approx((expected.argmax(1) == targets).float().mean().item(), abs=0.01)
+            assert row.loss == pytest.approx(torch.nn.functional.cross_entropy(expected, targets).item(), rel=1e-4)
+        mixed = smd_evo.soup(found.space, [ranked[place] for place in group.ensemble.members])
+        loss = torch.nn.functional.cross_entropy(judge.predict([mixed])[0], targets).item()
+        assert rows[SPARSE, "soup"].loss == pytest.approx(loss, rel=1e-4)
+
+    def test_which_samples_are_right_is_kept(self, found):
+        count = found.data.sizes["test"]
+        for row, right in zip(found.rows, found.right, strict=True):
+            bits = bin(int("1" + right, 16))[3:][:count]
+            assert bits.count("1") / count == pytest.approx(row.accuracy)
+
+    def test_fewer_calibration_samples_in_a_race(self):
+        assert (few(5000), few(300), few(300, race=True), few(5000, race=True)) == (500, 300, 150, 500)
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"arms": "matched-noise"}, "arms: expected one of random, partition, neuron, tensor, matched-sigma"),
+            ({"arms": "tensor,tensor"}, "arms: expected one or more different arms"),
+            ({"arms": ""}, "arms: expected one of"),
+            ({"arms": "random:2"}, "arms: "),
+            ({"arms": "within:head"}, "arms: expected within:SELECT:NAME"),
+            ({"arms": "tensor", "controls": False}, "arms: expected none without controls"),
+            ({"ensembles": "best"}, "ensembles: expected one of greedy, diverse, soup"),
+            ({"shortlist": 0}, "shortlist: "),
+        ],
+    )
+    def test_what_makes_no_sense_is_refused(self, settings, message):
+        with pytest.raises(InvalidValue, match=message):
+            FinetuneConfig.read(settings)

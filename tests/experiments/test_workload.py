@@ -22,7 +22,6 @@ from smd_evo.experiments.compare.files import compare
 from smd_evo.experiments.compare.methods.registry import CONTROLS
 from smd_evo.experiments.compare.settings import CompareConfig
 from smd_evo.experiments.ensembles.run import score_ensembles
-from smd_evo.experiments.finetune.results import ARMS
 from smd_evo.experiments.finetune.run import finetune
 from smd_evo.experiments.finetune.settings import FinetuneConfig
 from smd_evo.experiments.generations.results import finish
@@ -77,7 +76,7 @@ def test_finetune(watch, more):
     wanted = PLACE | {"children": 6, "density": [0.3, 0.1]} | more
     result = finetune(FinetuneConfig.read({name: value for name, value in wanted.items() if value}), watch)
     assert_told(watch)
-    assert watch.counts()["children"] == ARMS * result.evaluations["children of each arm"]
+    assert watch.counts()["children"] == len(result.arms) * result.evaluations["children of each arm"]
     calibrated = sum(count for name, count in result.evaluations.items() if name.startswith("calibration"))
     assert calibrated <= watch.counts()["calibration"]
     shortlists = [arm.group.shortlist(arm.name, result.space.fingerprint()) for arm in result.arms]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from smd_evo.evaluation.calibration import Effort, calibration_cost
 from smd_evo.evaluation.race import race_rounds
-from smd_evo.experiments.calibration import CALIBRATION
-from smd_evo.experiments.finetune.results import ARMS, SHORTLIST
-from smd_evo.experiments.finetune.settings import FinetuneConfig
+from smd_evo.experiments.calibration import few
+from smd_evo.experiments.finetune.settings import DENSE_ARMS, FinetuneConfig, arm_names
 from smd_evo.experiments.free import FREE
+from smd_evo.experiments.shortlists import SPARSE
 from smd_evo.experiments.subspaces import has_density
 from smd_evo.experiments.workload import Part, Sizes, Workload, workload
 
@@ -19,18 +19,20 @@ def calibrations(config: FinetuneConfig) -> tuple[int, Effort]:
 
     ``number * calibration_cost(effort.children, effort.bisections)`` is the most that they take together.
     """
-    groups = _groups(config)
-    number = (0 if config.sigma else groups) + (groups if config.controls else 0)  # the dense arm's own are always
-    return number, Effort.within(config.children * groups * _arms(config) // (2 * max(1, number)))
+    own = [count for arm, count in _groups(config).items() if arm not in ("matched-sigma", "matched-norm")]
+    number = sum(own) - (own[0] if config.sigma else 0)  # what the sparse arm is given needs none
+    return number, Effort.within(config.children * sum(_groups(config).values()) // (2 * max(1, number)))
 
 
-def _arms(config: FinetuneConfig) -> int:
-    return ARMS if config.controls else 1
+def _groups(config: FinetuneConfig) -> dict[str, int]:
+    """Groups of children in each arm, by its name in the settings, that of the sparse one first."""
+    sparse = _densities(config, config.subspace)
+    arms = {arm: sparse if arm in DENSE_ARMS else _densities(config, arm) for arm in arm_names(config)}
+    return {SPARSE: sparse} | arms
 
 
-def _groups(config: FinetuneConfig) -> int:
-    """Groups of children in each arm."""
-    return len(config.density) if has_density(config.subspace) else 1
+def _densities(config: FinetuneConfig, subspace: str) -> int:
+    return len(config.density) if has_density(subspace) else 1
 
 
 def _children(config: FinetuneConfig, groups: int, samples: int) -> list[Part]:
@@ -60,18 +62,18 @@ def finetune_workload(config: FinetuneConfig, sizes: Sizes) -> Workload:
         >>> [(part.name, part.count, part.images) for part in finetune_workload(config, sizes).parts][1:3]
         [('children', 512, 300), ('parent', 2, 300)]
     """
-    groups = _groups(config)
-    votes = min(SHORTLIST, config.children)
+    arms, groups = len(_groups(config)), sum(_groups(config).values())
+    votes = min(config.shortlist, config.children)
     number, effort = calibrations(config)
     calibrating = number * calibration_cost(effort.children, effort.bisections)
     return workload(
         [
-            Part("calibration", calibrating, min(CALIBRATION, sizes["fitness"]), bound=True),
-            *_children(config, _arms(config) * groups, sizes["fitness"]),
+            Part("calibration", calibrating, few(sizes["fitness"], config.race), bound=True),
+            *_children(config, groups, sizes["fitness"]),
             Part("parent", 2, sizes["fitness"]),
-            Part("validation", _arms(config) * groups * votes, sizes["validation"]),
+            Part("validation", groups * votes, sizes["validation"]),
             *(_free(sizes) if config.controls else ()),
-            # Of each arm the median child, the best one and those that vote.
-            Part("test", 1 + _arms(config) * (2 + votes), sizes["test"], bound=True),
+            # Of each arm the median child, those that vote, the best one among them, and their soup.
+            Part("test", 1 + arms * (1 + votes + ("soup" in config.ensembles)), sizes["test"], bound=True),
         ]
     )

@@ -50,6 +50,8 @@ def finetune_files(result: FinetuneResult, seconds: float) -> Files:
     fingerprint = result.space.fingerprint()
     results = {
         "rows": [dataclasses.asdict(row) for row in result.rows],
+        "right": result.right,
+        "also": [dataclasses.asdict(row) for row in result.also],
         "sparse_ensemble_against": gains(result.against),
         "arms": {
             arm.name: {

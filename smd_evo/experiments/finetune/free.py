@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,13 +48,14 @@ class Chosen:
         }
 
 
-def choose_free(ranker: Evaluator, judge: Evaluator, data: Data) -> tuple[list[Chosen], dict[str, str]]:
+def choose_free(ranker: Evaluator, judge: Evaluator, data: Data, views: int) -> tuple[list[Chosen], dict[str, str]]:
     """The controls that make sense, and why the others do not.
 
     Args:
         ranker: the parent on the fitness split.
         judge: the parent on validation.
         data: the splits.
+        views: of an image, at most: no more than an ensemble may have members.
     """
     targets, fitness = judge.targets(), judge.fitness
     assert isinstance(fitness, BatchFitness | TotalFitness)
@@ -69,20 +70,23 @@ def choose_free(ranker: Evaluator, judge: Evaluator, data: Data) -> tuple[list[C
             left_out[name] = reason
             continue
         try:
-            fitted, outputs = _tried(kind, ranker, judge, data)
+            grid = [{**each, "views": min(views, each["views"])} if "views" in each else each for each in kind.grid]
+            fitted, outputs = _tried(kind, grid, ranker, judge, data)
         except InvalidValue as error:  # outputs, or features, that only a forward pass shows
             left_out[name] = str(error)
             continue
         scores = [fitness.of(each, targets) for each in outputs]
         best = best_of(scores, fitness.sense)
         images = ranker.samples if kind.looks else 0
-        chosen.append(Chosen(name, kind.grid[best], fitted[best], scores[best], images))
+        chosen.append(Chosen(name, grid[best], fitted[best], scores[best], images))
     return chosen, left_out
 
 
-def _tried(kind: type[Free], ranker: Evaluator, judge: Evaluator, data: Data) -> tuple[list[Free], list[Tensor]]:
+def _tried(
+    kind: type[Free], grid: Sequence[Mapping[str, Any]], ranker: Evaluator, judge: Evaluator, data: Data
+) -> tuple[list[Free], list[Tensor]]:
     """One of each of its settings, and what it predicts for validation."""
-    fitted = [kind(**settings) for settings in kind.grid]
+    fitted = [kind(**settings) for settings in grid]
     seen, outputs = kind.look(ranker), []
     for control in fitted:
         control.fit(seen)

@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import Any
 
 from smd_evo.experiments.facts import data_facts, environment, fitness_fact, listed, stored_rows
-from smd_evo.experiments.finetune.table import against_controls, raced, without
+from smd_evo.experiments.finetune.table import against_controls, forgotten, raced, without
 from smd_evo.experiments.record import RunRecord
 from smd_evo.experiments.scores import Row
 from smd_evo.experiments.sections import (
@@ -88,6 +88,7 @@ def _verdict(rows: Sequence[Row], config: Mapping[str, Any], results: Mapping[st
     ]
     lines += own_verdict(rows, config["fitness"], results.get("sense", "min"))
     lines += against_controls(against(results["sparse_ensemble_against"]), results.get("free", {}))
+    lines += forgotten(stored_rows(results, "also"), config.get("also"))
     lines += without(results.get("left_out", {}))
     lines.append("All of this speaks of these very children: another seed draws others.")
     lines += raced(results["evaluations"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -25,7 +25,7 @@ from smd_evo.experiments.tables import (
 )
 from smd_evo.statistics.tests import Estimate
 
-__all__ = ["against_controls", "finetune_table", "finetune_verdict", "raced", "without"]
+__all__ = ["against_controls", "finetune_table", "finetune_verdict", "forgotten", "raced", "without"]
 
 
 def finetune_table(result: FinetuneResult) -> Table:
@@ -48,9 +48,11 @@ def finetune_table(result: FinetuneResult) -> Table:
         for place, row in enumerate(members := list(rows)):
             candidate, *numbers = _cells(row)
             # A method's first row names it, the others say how it mutates; what is free has one row each.
-            how = [method, f"  density {row.density or 0:.3g}", f"  sigma {row.sigma or 0:.3g}"]
+            how = dict(enumerate([method, f"  density {row.density or 0:.3g}", f"  sigma {row.sigma or 0:.3g}"]))
             label, name = (
-                (candidate, "" if place else NEARLY_FREE) if method == NEARLY_FREE else (how[place], candidate)
+                (candidate, "" if place else NEARLY_FREE)
+                if method == NEARLY_FREE
+                else (how.get(place, ""), candidate)
             )
             table.add_row(label, name, *numbers, end_section=place == len(members) - 1)
     return table
@@ -63,6 +65,7 @@ def finetune_verdict(result: FinetuneResult) -> list[str]:
         if row.method == SPARSE and row.candidate != "median child" and row.accuracy_gain and row.p_value is not None:
             lines.append(f"Sparse {row.candidate} against the parent: {claim(row.accuracy_gain, row.p_value)}")
     lines += against_controls(result.against, result.free)
+    lines += forgotten(result.also, result.config.also)
     lines += without(result.left_out)
     lost = sum(group.result.nonfinite for arm in result.arms for group in arm.groups)
     if lost:
@@ -77,6 +80,18 @@ def against_controls(against: Mapping[str, tuple[Estimate, float]], free: Mappin
     """The sparse ensemble beside dense ones, and beside the best of what is free."""
     lines = [f"{versus(name)}: {claim(*found)}" for name, found in against.items()]
     return [line.replace(BEST_FREE, f"{next(iter(free), '')}, {BEST_FREE}") for line in lines]
+
+
+def forgotten(rows: Sequence[Row], data: str | None) -> list[str]:
+    """What the best child and the ensemble of the sparse arm, and the best of what is free, do on other data."""
+    shown = [row for row in rows if row.method == SPARSE and row.candidate in ("best child", "ensemble")]
+    shown += [row for row in rows if row.method == NEARLY_FREE][:1]
+    names = {SPARSE: "Sparse ", NEARLY_FREE: "What is free, "}
+    return [
+        f"{names[row.method]}{row.candidate} against the parent on {data}: {claim(row.accuracy_gain, row.p_value)}"
+        for row in shown
+        if row.accuracy_gain and row.p_value is not None
+    ]
 
 
 def without(left_out: Mapping[str, str]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from smd_evo.evaluation.calibration import Effort, calibration_cost
 from smd_evo.evaluation.response import RESPONSE_COST
-from smd_evo.experiments.calibration import CALIBRATION
+from smd_evo.experiments.calibration import few
 from smd_evo.experiments.generations.settings import VOTERS, EvolutionConfig, phases
 from smd_evo.experiments.subspaces import stages_of
 from smd_evo.experiments.workload import Part, Sizes, Workload, workload
@@ -36,7 +36,7 @@ def evolution_workload(config: EvolutionConfig, images: str, sizes: Sizes, done:
         Part(
             "calibration",
             0 if begun or config.sigma else found * len(stages_of(config.subspace)),
-            min(CALIBRATION, sizes["fitness"]),
+            few(sizes["fitness"]),
             bound=True,
         ),
         # The parent is evaluated on each minibatch, too.
