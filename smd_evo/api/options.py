@@ -23,6 +23,7 @@ class _Options(TypedDict, total=False):
     test_samples: int | None
     memory: float
     skip_unreadable: bool
+    outputs: str
     select: str
     seed: int
     device: str

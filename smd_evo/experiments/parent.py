@@ -100,6 +100,7 @@ def load_parent(config: ExperimentConfig, progress: Progress | None = None) -> t
         memory=config.memory,
         seed=config.seed,
         skip_unreadable=config.skip_unreadable,
+        outputs=config.outputs,
         progress=progress.advance,
     )
     return network.to(config.device), data

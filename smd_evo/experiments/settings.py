@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from smd_evo.documents import YAML_BYTES, parse_yaml, read_file
 from smd_evo.errors import InvalidValue, check_choice, kept
 from smd_evo.experiments import readers
+from smd_evo.zoo.names import OUTPUTS
 
 __all__ = [
     "CHILDREN",
@@ -139,6 +140,14 @@ class ExperimentConfig:
     )
     skip_unreadable: bool = setting(
         False, "", "Leave out unreadable images, however many [at most 1 %].", readers.flag, GROUPS[0]
+    )
+    outputs: str = setting(
+        "all",
+        "NAME",
+        "Outputs that the network keeps: all, or present, those of the classes that the images have [all].",
+        readers.one_of(OUTPUTS),
+        GROUPS[0],
+        OUTPUTS,
     )
     select: str = setting(
         "all", "TERMS", "Parameters to mutate: all, weight, bias, norm, head, layers, patterns [all].", readers.text

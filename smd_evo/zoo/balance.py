@@ -41,7 +41,7 @@ def remarks(classes: Sequence[str], targets: NDArray[np.int64], splits: Mapping[
             f"data: expected images of each class in every split, got none of {', none of '.join(found)}; give more "
             "samples"
         )
-    smallest, largest = int(np.where(there, counts, counts.max()).argmin()), int(counts.argmax())
+    smallest, largest = int(np.where(there, counts, counts.max() + 1).argmin()), int(counts.argmax())
     if counts[largest] > UNEVEN * counts[smallest]:
         lines.append(
             f"data: classes have from {counts[smallest]} images ({classes[smallest]}) to {counts[largest]} "

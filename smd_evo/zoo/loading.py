@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from smd_evo.errors import InvalidValue, SmdEvoError, check_choice, check_count, check_key, check_number
 from smd_evo.evaluation.classification import logits_of
@@ -27,6 +27,8 @@ from smd_evo.zoo.checkpoint import weights_of
 from smd_evo.zoo.data import Data, Samples
 from smd_evo.zoo.demo import DemoCNN, shifted_digits, trained_cnn
 from smd_evo.zoo.models import build_model, check_name
+from smd_evo.zoo.names import OUTPUTS
+from smd_evo.zoo.outputs import check_narrowed, head_to_narrow, narrow, with_present
 from smd_evo.zoo.own import Splits, data_of
 from smd_evo.zoo.pixels import Pixels, decoded, workers
 from smd_evo.zoo.preprocessing import Normalize, Preprocessing
@@ -54,6 +56,7 @@ def load(
     memory: float = MEMORY,
     seed: int = 0,
     skip_unreadable: bool = False,
+    outputs: str = "all",
     progress: Callable[[], object] | None = None,
 ) -> tuple[nn.Module, Data]:
     """A pre-trained parent on the CPU, and data for it, in splits that never meet.
@@ -70,6 +73,8 @@ def load(
         seed: of the splits, and of the training of the demo's parent.
         skip_unreadable: whether unreadable images are left out and named, however many there are; else at most 1 %
             of a split are, or one.
+        outputs: "all", or "present": the network keeps those alone of the classes that the images have; not for
+            digits and samples of one's own kind.
         progress: called after each decoded image.
 
     Returns:
@@ -91,20 +96,29 @@ def load(
     memory = check_number("memory", memory, low=0, mend="give GiB such as 4")
     check_name(model)  # before a big folder is looked through
     seed = check_key(seed, "seed")
+    present = check_choice("outputs", outputs, OUTPUTS) == "present"
     with _random_numbers_apart(), _usual_defaults():
         if data == "digits":
+            _check_all(data, present)
             return _digits(model, checkpoint, checkpoint_key, given, seed)
         source = open_source(data, data_dir, download)
         if model == "demo-cnn":
             raise InvalidValue(f"model: expected another one than demo-cnn for {data}; it knows the digits alone")
         if isinstance(source, Splits):
+            _check_all(data, present)
             return _as_given(model, data, source, checkpoint, checkpoint_key, given)
-        network, preprocessing = build_model(model, len(source.classes), checkpoint, checkpoint_key)
+        classes = len(source.classes)
+        source, kept = with_present(source) if present else (source, None)
+        network, preprocessing = build_model(model, classes, checkpoint, checkpoint_key)
+        head = None if kept is None else head_to_narrow(model, network, classes)
         found = _decode(source, preprocessing, given, int(memory * 2**30), seed, progress, skip_unreadable)
         network.register_forward_pre_hook(Normalize(preprocessing))
         if preprocessing.channels_last:  # else each child's weights are put into that order at each batch
             network.to(memory_format=torch.channels_last)
-        _check_fit(model, network, found)
+        whole = _answers(model, network, found, classes)
+        if kept is not None and head is not None:
+            narrow(network, head, kept)
+            check_narrowed(model, whole, _answers(model, network, found, len(kept)), kept)
         for line in _remarks(source, found):
             warnings.warn(line, stacklevel=2)
         return network, found
@@ -151,7 +165,7 @@ def _digits(
         load_weights(parent, *weights)
         return parent.eval(), digits
     network, _ = build_model(model, len(digits.classes), checkpoint, key)
-    _check_fit(model, network, digits)
+    _answers(model, network, digits, len(digits.classes))
     return network, digits
 
 
@@ -241,14 +255,22 @@ def _remarks(source: Source, data: Data) -> list[str]:
     return remarks(data.classes, np.concatenate(every), splits)
 
 
-def _check_fit(model: str, network: nn.Module, data: Data) -> None:
-    """Run the network on an image: what does not fit together shows here, before anything is counted on it."""
+def _check_all(name: str, present: bool) -> None:
+    """Refuse to leave outputs out where the data do not say which."""
+    if present:
+        raise InvalidValue(
+            f"outputs: expected all for {name}, got present, which is for folders of images; leave it out"
+        )
+
+
+def _answers(model: str, network: nn.Module, data: Data, classes: int) -> Tensor:
+    """The network's outputs for an image: what does not fit together shows here, before anything is counted on it."""
     samples = data.fitness
     image = samples[0][:1] if isinstance(samples, tuple) else samples.first()
     kind = f"images {list(image.shape[1:])} of {str(image.dtype).removeprefix('torch.')}"
     try:
         with torch.inference_mode():
-            outputs = logits_of(network(image))
+            outputs: Tensor = logits_of(network(image))
     except SmdEvoError:
         raise
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
@@ -256,9 +278,9 @@ def _check_fit(model: str, network: nn.Module, data: Data) -> None:
         raise InvalidValue(
             f"model: expected a network that takes {kind}, got an error from {model}: {reason}"
         ) from error
-    classes = len(data.classes)
     if outputs.shape != (1, classes):
         raise InvalidValue(
             f"model: expected {classes} outputs for the classes of {data.name}, got {list(outputs.shape[1:])} from "
             f"{model}"
         )
+    return outputs

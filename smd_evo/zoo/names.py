@@ -15,6 +15,7 @@ __all__ = [
     "ABOUT_MODELS",
     "CIFAR_RESNETS",
     "MODELS",
+    "OUTPUTS",
     "SOURCES",
     "TORCHVISION_DATA",
     "unknown",
@@ -32,6 +33,9 @@ ABOUT_MODELS = {
     "cifar-resnetN": f"He et al. 2016, N = {', '.join(map(str, CIFAR_RESNETS.values()))}; needs --checkpoint",
     "module.path:factory": "your own: a function of the number of classes, or of nothing, that returns the network",
 }
+
+OUTPUTS = ("all", "present")
+"""Which of a network's outputs stay: all, or those of the classes that the images have."""
 
 TORCHVISION_DATA = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "fashion-mnist": "FashionMNIST"}
 SOURCES = ("digits", "imagenet:PATH", "imagefolder:PATH", *TORCHVISION_DATA)

@@ -33,6 +33,11 @@ def test_classes_of_very_different_size():
     assert "balanced_accuracy and macro_f1" in line
 
 
+def test_a_class_without_samples_is_no_small_one():
+    (line,) = said((0, 3, 3))
+    assert line.startswith("data: expected images of all 3 classes, got none of 1 (a); ")
+
+
 def test_each_has_a_line_of_its_own():
     lines = said((1, 0, 30), [(0, 0, 4)])
     assert len(lines) == 3
