@@ -7,6 +7,7 @@ NeurIPS 2020 (equation 2).
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +23,12 @@ Statistics = dict[str, tuple[Tensor, Tensor]]
 
 
 def has_statistics(network: nn.Module) -> bool:
-    """Whether there is anything to blend."""
-    return bool(_layers(network))
+    """Whether there is anything to blend: some normalisation has seen samples.
+
+    One that is folded into the weights around it has mean 0 and variance 1, but for its epsilon, in all channels: its
+    samples' own statistics would undo what was folded.
+    """
+    return any(bool(mean.any()) or bool((variance != variance[0]).any()) for mean, variance in _seen(network))
 
 
 def statistics_of(network: nn.Module, batches: Batches) -> Statistics:
@@ -38,8 +43,8 @@ def statistics_of(network: nn.Module, batches: Batches) -> Statistics:
     """
     if not has_statistics(network):
         raise InvalidValue(
-            "batchnorm: expected batch normalisations with statistics in the network, got none; this control is "
-            "left out"
+            "batchnorm: expected batch normalisations with statistics in the network, got none, or ones that are folded "
+            "into its weights; this control is left out"
         )
     twin = copy.deepcopy(network).eval()
     for layer in _layers(twin).values():
@@ -77,6 +82,10 @@ def _layers(network: nn.Module) -> dict[str, _BatchNorm]:
         for name, part in network.named_modules()
         if isinstance(part, _BatchNorm) and part.running_mean is not None
     }
+
+
+def _seen(network: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
+    return map(_pair, _layers(network).values())
 
 
 def _pair(layer: _BatchNorm) -> tuple[Tensor, Tensor]:

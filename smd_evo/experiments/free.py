@@ -186,7 +186,7 @@ class BatchNormBlend(Free):
     @staticmethod
     def refusal(network: nn.Module, samples: Samples) -> str:
         """See the base class."""
-        return "" if has_statistics(network) else "it has no batch normalisation with statistics"
+        return "" if has_statistics(network) else "it has no batch normalisation with statistics of its own"
 
     @classmethod
     def look(cls, parent: Evaluator) -> Statistics:

@@ -61,3 +61,13 @@ def test_networks_without_are_refused():
         statistics_of(plain, batches_of((torch.randn(5, 2), torch.arange(5) % 3), 5))
     with pytest.raises(InvalidValue, match="share"):
         blended(trained(), {}, 1.5)
+
+
+def test_normalisations_that_are_folded_into_the_weights_have_none():
+    """Their channels all have mean 0 and the variance that makes them do nothing."""
+    layer = nn.BatchNorm2d(3, eps=1e-3).eval()
+    network = nn.Sequential(nn.Conv2d(1, 3, 1), layer)
+    layer.running_var.fill_(1 - 1e-3)
+    assert not has_statistics(network)
+    layer.running_mean[1] = 0.5
+    assert has_statistics(network)

@@ -102,7 +102,7 @@ def test_those_that_make_no_sense_are_refused_by_name():
     vectors = SAMPLES[0].flatten(1), SAMPLES[1]
     reasons = {name: find_method(name).refusal(network, vectors) for name in CONTROLS}
     assert {name: why for name, why in reasons.items() if why} == {
-        "batchnorm-blend": "it has no batch normalisation with statistics",
+        "batchnorm-blend": "it has no batch normalisation with statistics of its own",
         "views": "its samples are no images",
     }
     convolution = nn.Sequential(nn.Conv2d(1, 3, 4), nn.Flatten())
@@ -118,6 +118,6 @@ def test_all_settings_of_a_control_are_fitted_to_one_look(monkeypatch):
     network.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
     ranker, judge = (Evaluator(each, SAMPLES) for each in (network, trained()))
     data = Data("blobs", "", ("a", "b", "c"), SAMPLES, SAMPLES, SAMPLES, {})
-    chosen, _ = choose_free(ranker, judge, data)
+    chosen, _ = choose_free(ranker, judge, data, 10)
     assert [each.name for each in chosen] == list(FREE)
     assert sum(seen) == sum(each.images for each in chosen) == 90 * (len(FREE) - 1)  # views look at nothing

@@ -198,7 +198,7 @@ def test_what_makes_no_sense_is_left_out_and_said():
 
     some, none = found(), found(controls=False)
     assert some.numbers["left_out"] == {
-        "batchnorm-blend": "it has no batch normalisation with statistics",
+        "batchnorm-blend": "it has no batch normalisation with statistics of its own",
         "views": "its samples are no images",
     }
     assert "Left out of what is free: views (its samples are no images)." in repr(some)
