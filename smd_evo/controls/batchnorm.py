@@ -43,8 +43,8 @@ def statistics_of(network: nn.Module, batches: Batches) -> Statistics:
     """
     if not has_statistics(network):
         raise InvalidValue(
-            "batchnorm: expected batch normalisations with statistics in the network, got none, or ones that are folded "
-            "into its weights; this control is left out"
+            "batchnorm: expected batch normalisations with statistics in the network, got none, or ones that are "
+            "folded into its weights; this control is left out"
         )
     twin = copy.deepcopy(network).eval()
     for layer in _layers(twin).values():

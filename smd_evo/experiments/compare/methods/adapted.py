@@ -35,8 +35,8 @@ class Adapted(Method):
     def __init__(self, task: Task, share: float, **settings: Any) -> None:
         if not has_statistics(task.space.module):
             raise InvalidValue(
-                "methods: expected batch normalisations with statistics of their own, got none, or folded ones; leave "
-                "adapted methods out"
+                "methods: expected batch normalisations with statistics of their own, got none, or folded ones; "
+                "leave adapted methods out"
             )
         self._task, self._share, self._settings = task, share, settings
         self._looked = Work()
