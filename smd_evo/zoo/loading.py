@@ -32,6 +32,7 @@ from smd_evo.zoo.outputs import check_narrowed, head_to_narrow, narrow, with_pre
 from smd_evo.zoo.own import Splits, data_of
 from smd_evo.zoo.preprocessing import Normalize
 from smd_evo.zoo.sources import Source, open_source
+from smd_evo.zoo.wanted import check_pictures, read_wanted
 from smd_evo.zoo.weights import load_weights
 
 __all__ = ["MEMORY", "load"]
@@ -54,6 +55,7 @@ def load(
     skip_unreadable: bool = False,
     outputs: str = "all",
     also: str | None = None,
+    preprocessing: str | None = None,
     progress: Callable[[], object] | None = None,
 ) -> tuple[nn.Module, Data]:
     """A pre-trained parent on the CPU, and data for it, in splits that never meet.
@@ -74,6 +76,8 @@ def load(
             digits and samples of one's own kind.
         also: another data set of the same classes, of which all test images (or all, where there is one part) come
             as ``also`` of the data; those without an output are left out.
+        preprocessing: what is done to pictures instead of what the network says; see
+            :func:`smd_evo.zoo.wanted.read_wanted`. For sets of pictures alone.
         progress: called after each decoded image.
 
     Returns:
@@ -95,26 +99,27 @@ def load(
     memory = check_number("memory", memory, low=0, mend="give GiB such as 4")
     check_name(model)  # before a big folder is looked through
     seed = check_key(seed, "seed")
+    wanted = read_wanted(preprocessing)
     present = check_choice("outputs", outputs, OUTPUTS) == "present"
     with _random_numbers_apart(), _usual_defaults():
         if data == "digits":
-            _check_plain(data, present, also)
+            check_pictures(data, outputs, also, preprocessing)
             return _digits(model, checkpoint, checkpoint_key, given, seed)
         source = open_source(data, data_dir, download)
         if model == "demo-cnn":
             raise InvalidValue(f"model: expected another one than demo-cnn for {data}; it knows the digits alone")
         if isinstance(source, Splits):
-            _check_plain(data, present, also)
+            check_pictures(data, outputs, also, preprocessing)
             return _as_given(model, data, source, checkpoint, checkpoint_key, given)
         names, classes = source.classes, len(source.classes)
         source, kept = with_present(source) if present else (source, None)
         others = None if also is None else open_also(also, data, names, kept, data_dir, download)
-        network, preprocessing = build_model(model, classes, checkpoint, checkpoint_key)
+        network, wants = build_model(model, classes, checkpoint, checkpoint_key, wanted)
         head = None if kept is None else head_to_narrow(model, network, classes)
-        decoder = Decoder(preprocessing, int(memory * 2**30), progress, skip_unreadable)
+        decoder = Decoder(wants, int(memory * 2**30), progress, skip_unreadable)
         found = splits_of(source, given, seed, decoder)
-        network.register_forward_pre_hook(Normalize(preprocessing))
-        if preprocessing.channels_last:  # else each child's weights are put into that order at each batch
+        network.register_forward_pre_hook(Normalize(wants))
+        if wants.channels_last:  # else each child's weights are put into that order at each batch
             network.to(memory_format=torch.channels_last)
         whole = _answers(model, network, found, classes)
         if kept is not None and head is not None:
@@ -196,14 +201,6 @@ def _remarks(source: Source, data: Data) -> list[str]:
         samples = getattr(data, name)
         splits[name] = (samples.targets if isinstance(samples, Stream) else samples[1]).numpy()
     return remarks(data.classes, np.concatenate(every), splits)
-
-
-def _check_plain(name: str, present: bool, also: str | None) -> None:
-    """Refuse what only sets of images allow."""
-    if present:
-        raise InvalidValue(f"outputs: expected all for {name}, got present; that is for sets of images, leave it out")
-    if also is not None:
-        raise InvalidValue(f"also: expected none for {name}, got {also}; that is for sets of images, leave it out")
 
 
 def _answers(model: str, network: nn.Module, data: Data, classes: int) -> Tensor:

@@ -151,5 +151,5 @@ class TestRefused:
 
     @pytest.mark.parametrize(("model", "data"), [("demo-cnn", "digits"), (MODEL, "my_means:samples")])
     def test_beside_data_that_are_no_set_of_images(self, model, data):
-        with pytest.raises(InvalidValue, match=f"^also: expected none for {data}, got imagefolder:images; "):
+        with pytest.raises(InvalidValue, match=f"^also: expected none for {data}, got 'imagefolder:images'; "):
             load(model, data, also="imagefolder:images")

@@ -174,7 +174,7 @@ def test_outputs_that_depend_on_all_of_them():
 @pytest.mark.parametrize(
     ("model", "data", "kept", "text"),
     [
-        ("demo-cnn", "digits", "present", "^outputs: expected all for digits, got present"),
+        ("demo-cnn", "digits", "present", "^outputs: expected all for digits, got 'present'"),
         (
             "my_networks:means",
             "my_networks:samples",
