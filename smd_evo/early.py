@@ -20,6 +20,7 @@ from smd_evo.experiments.generations.metrics import METRICS
 from smd_evo.experiments.settings import ExperimentConfig, load_settings
 from smd_evo.experiments.trust import check_trust, going_on
 from smd_evo.zoo.names import MODELS, SOURCES, unknown
+from smd_evo.zoo.wanted import check_pictures
 
 __all__ = ["check_exported", "check_reported", "check_resumed", "check_run", "check_settings"]
 
@@ -35,6 +36,8 @@ def check_settings(config: ExperimentConfig) -> None:
         raise unknown("data", config.data, f"one of {', '.join(SOURCES)} or module.path:factory", SOURCES)
     if kind in ("imagenet", "imagefolder") and place and not Path(place).expanduser().is_dir():
         raise InvalidValue(f"data: expected a folder, got {place}, which is not there")
+    if kind == "digits":
+        check_pictures(config.data, config.outputs, getattr(config, "also", None), config.preprocessing)
     if config.checkpoint is not None and not Path(config.checkpoint).expanduser().exists():
         raise InvalidValue(f"checkpoint: expected a file of weights, got {config.checkpoint}, which is not there")
     if isinstance(config, CompareConfig):

@@ -149,7 +149,7 @@ class TestSettings:
         parameters = inspect.signature(function).parameters
         fields = {each.name: each for each in dataclasses.fields(CONFIGS[function])}
         ours = {"model", "checkpoint", "checkpoint_key", "data_dir", "download", "memory", "skip_unreadable"}
-        ours |= {"fitness_samples", "validation_samples", "test_samples", "outputs"}
+        ours |= {"fitness_samples", "validation_samples", "test_samples", "outputs", "preprocessing"}
         assert set(fields) - set(parameters) == ours
         for name in set(fields) & set(parameters) - {"data"}:
             assert parameters[name].default == fields[name].default

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -101,6 +102,25 @@ class TestFinetune:
         (name,) = json.loads((folder / "nets-first" / "results.json").read_text())["data"]["unreadable"]
         assert name.endswith(os.path.join("test", "red", "07.png"))
         assert "1 unreadable images were left out" in " ".join(output.split())
+
+    def test_later_commands_load_the_same_outputs_and_pixels(self, place):
+        """A class without pictures has no output any more, and pictures are made smaller."""
+        shutil.copytree(place / "pictures", place / "four")
+        (place / "four" / "train" / "cyan").mkdir()
+        (place / "four" / "test" / "cyan").mkdir()
+        kept = ["--outputs", "present", "--preprocessing", "size=6,crop=1"]
+        arguments = ["--model", "nets:first", *SMALL[:-1], "imagefolder:four", *kept, "--out", "fewer"]
+        result = here("finetune", *arguments, cwd=place)
+        assert (result.returncode, result.stderr) == (0, "")
+        config = yaml.safe_load((place / "fewer" / "config.yaml").read_text())
+        assert (config["outputs"], config["preprocessing"]) == ("present", "size=6,crop=1")
+        described = json.loads((place / "fewer" / "results.json").read_text())["data"]["description"]
+        assert described.startswith("images of 4 classes in four (train and test); 3 of 4 outputs kept")
+        result = here("verify", "fewer", "--trust", cwd=place)
+        assert (result.returncode, result.stderr) == (0, "")
+        result = here("export", "fewer", "--trust", "--out", "fewer.safetensors", cwd=place)
+        assert (result.returncode, result.stderr) == (0, "")
+        assert load_file(place / "fewer.safetensors")["head.weight"].shape == (3, 16)
 
     def test_the_summary_says_what_the_runs_say(self, several):
         folder, output = several

@@ -14,7 +14,7 @@ from smd_evo.experiments.finetune.files import is_finished, read_config, stored_
 from smd_evo.experiments.generations import files as evolution
 from smd_evo.experiments.generations.verification import verify_history
 from smd_evo.experiments.trust import check_trust, needs_trust
-from smd_evo.zoo import models, sources
+from smd_evo.zoo import also, models, sources
 
 CODE = "code_of_somebody"
 OWN_SETTINGS = {"model": "evolution_helpers:network", "data": "evolution_helpers:data"}
@@ -167,6 +167,7 @@ def test_names_need_trust_exactly_where_something_would_be_imported(name, monkey
     for what, use in (
         ("model", lambda: models.build_model(name, 3, "nowhere")),
         ("data", lambda: sources.open_source(name)),
+        ("also", lambda: also.open_also(name, "imagefolder:x", ("a", "b"), None)),
     ):
         asked.clear()
         with pytest.raises(InvalidValue):

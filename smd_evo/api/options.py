@@ -24,6 +24,7 @@ class _Options(TypedDict, total=False):
     memory: float
     skip_unreadable: bool
     outputs: str
+    preprocessing: str | None
     select: str
     seed: int
     device: str

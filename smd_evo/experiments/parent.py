@@ -101,6 +101,8 @@ def load_parent(config: ExperimentConfig, progress: Progress | None = None) -> t
         seed=config.seed,
         skip_unreadable=config.skip_unreadable,
         outputs=config.outputs,
+        preprocessing=config.preprocessing,
+        also=getattr(config, "also", None),  # one experiment's alone
         progress=progress.advance,
     )
     return network.to(config.device), data

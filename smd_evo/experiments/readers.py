@@ -24,6 +24,7 @@ from smd_evo.errors import (
     nearest,
     shown,
 )
+from smd_evo.zoo.wanted import read_wanted
 
 __all__ = [
     "Reader",
@@ -40,6 +41,7 @@ __all__ = [
     "one_of",
     "path",
     "precision",
+    "preprocessing",
     "samples",
     "schedule",
     "seed",
@@ -222,6 +224,12 @@ def text(name: str, value: Any) -> str:
 def path(name: str, value: Any) -> str | None:
     """A path as text, or None."""
     return None if value is None else text(name, str(value) if isinstance(value, Path) else value)
+
+
+def preprocessing(name: str, value: Any) -> str | None:
+    """What is wanted done to pictures, as text, or None."""
+    read_wanted(value, name)
+    return None if value is None else str(value)
 
 
 def flag(name: str, value: Any) -> bool:

@@ -149,6 +149,13 @@ class ExperimentConfig:
         GROUPS[0],
         OUTPUTS,
     )
+    preprocessing: str | None = setting(
+        None,
+        "TEXT",
+        "Instead of the network's own: some of size=224,crop=0.875,interpolation=bicubic,mean=0.5,std=0.5.",
+        readers.preprocessing,
+        GROUPS[0],
+    )
     select: str = setting(
         "all", "TERMS", "Parameters to mutate: all, weight, bias, norm, head, layers, patterns [all].", readers.text
     )

@@ -20,6 +20,7 @@ __all__ = ["check_trust", "going_on", "needs_trust"]
 _KNOWN = {
     "model": ("timm", "torchvision", OBJECT),
     "data": ("imagenet", "imagefolder", OBJECT),
+    "also": ("imagenet", "imagefolder"),
     "methods": (),
     "fitness": (OBJECT,),
 }

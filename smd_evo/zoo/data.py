@@ -10,7 +10,9 @@ from torch import Tensor
 
 from smd_evo.evaluation.stream import Stream
 
-__all__ = ["Data", "Samples"]
+__all__ = ["SPLITS", "Data", "Samples"]
+
+SPLITS = ("fitness", "validation", "test")
 
 Samples = tuple[Tensor, Tensor] | Stream
 """Inputs [n, ...] and class numbers [n], or the same to be read again whenever they are needed."""
@@ -30,6 +32,7 @@ class Data:
         indices: for each split, which samples of the whole set it holds; those of "test" count from 0 again where
             the test images are a set of their own.
         unreadable: samples that were left out because they cannot be decoded, by their names.
+        also: samples of another data set with the same classes, to see what is forgotten of it; None without one.
     """
 
     name: str
@@ -45,4 +48,4 @@ class Data:
     @property
     def sizes(self) -> dict[str, int]:
         """Samples of each split."""
-        return {name: len(self.indices[name]) for name in ("fitness", "validation", "test")}
+        return {name: len(self.indices[name]) for name in SPLITS}

@@ -11,34 +11,31 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from smd_evo.errors import InvalidValue, SmdEvoError, check_choice, check_count, check_key, check_number
 from smd_evo.evaluation.classification import logits_of
 from smd_evo.evaluation.randomness import reseed
 from smd_evo.evaluation.stream import Stream
+from smd_evo.zoo.also import open_also, with_also
 from smd_evo.zoo.balance import remarks
 from smd_evo.zoo.checkpoint import weights_of
-from smd_evo.zoo.data import Data, Samples
+from smd_evo.zoo.data import SPLITS, Data
+from smd_evo.zoo.decoding import Decoder, splits_of
 from smd_evo.zoo.demo import DemoCNN, shifted_digits, trained_cnn
 from smd_evo.zoo.models import build_model, check_name
 from smd_evo.zoo.names import OUTPUTS
 from smd_evo.zoo.outputs import check_narrowed, head_to_narrow, narrow, with_present
 from smd_evo.zoo.own import Splits, data_of
-from smd_evo.zoo.pixels import Pixels, decoded, workers
-from smd_evo.zoo.preprocessing import Normalize, Preprocessing
+from smd_evo.zoo.preprocessing import Normalize
 from smd_evo.zoo.sources import Source, open_source
-from smd_evo.zoo.splits import split
+from smd_evo.zoo.wanted import check_pictures, read_wanted
 from smd_evo.zoo.weights import load_weights
 
 __all__ = ["MEMORY", "load"]
-
-_SPLITS = ("fitness", "validation", "test")
 
 MEMORY = 4.0
 """GiB of decoded images that are held; more are decoded again whenever they are needed."""
@@ -57,6 +54,8 @@ def load(
     seed: int = 0,
     skip_unreadable: bool = False,
     outputs: str = "all",
+    also: str | None = None,
+    preprocessing: str | None = None,
     progress: Callable[[], object] | None = None,
 ) -> tuple[nn.Module, Data]:
     """A pre-trained parent on the CPU, and data for it, in splits that never meet.
@@ -75,6 +74,10 @@ def load(
             of a split are, or one.
         outputs: "all", or "present": the network keeps those alone of the classes that the images have; not for
             digits and samples of one's own kind.
+        also: another data set of the same classes, of which all test images (or all, where there is one part) come
+            as ``also`` of the data; those without an output are left out.
+        preprocessing: what is done to pictures instead of what the network says; see
+            :func:`smd_evo.zoo.wanted.read_wanted`. For sets of pictures alone.
         progress: called after each decoded image.
 
     Returns:
@@ -89,31 +92,34 @@ def load(
         (300, 300, 500)
     """
     given = {
-        check_choice("sizes", name, _SPLITS): check_count(f"sizes[{name!r}]", size)
+        check_choice("sizes", name, SPLITS): check_count(f"sizes[{name!r}]", size)
         for name, size in (sizes or {}).items()
         if size is not None
     }
     memory = check_number("memory", memory, low=0, mend="give GiB such as 4")
     check_name(model)  # before a big folder is looked through
     seed = check_key(seed, "seed")
+    wanted = read_wanted(preprocessing)
     present = check_choice("outputs", outputs, OUTPUTS) == "present"
     with _random_numbers_apart(), _usual_defaults():
         if data == "digits":
-            _check_all(data, present)
+            check_pictures(data, outputs, also, preprocessing)
             return _digits(model, checkpoint, checkpoint_key, given, seed)
         source = open_source(data, data_dir, download)
         if model == "demo-cnn":
             raise InvalidValue(f"model: expected another one than demo-cnn for {data}; it knows the digits alone")
         if isinstance(source, Splits):
-            _check_all(data, present)
+            check_pictures(data, outputs, also, preprocessing)
             return _as_given(model, data, source, checkpoint, checkpoint_key, given)
-        classes = len(source.classes)
+        names, classes = source.classes, len(source.classes)
         source, kept = with_present(source) if present else (source, None)
-        network, preprocessing = build_model(model, classes, checkpoint, checkpoint_key)
+        others = None if also is None else open_also(also, data, names, kept, data_dir, download)
+        network, wants = build_model(model, classes, checkpoint, checkpoint_key, wanted)
         head = None if kept is None else head_to_narrow(model, network, classes)
-        found = _decode(source, preprocessing, given, int(memory * 2**30), seed, progress, skip_unreadable)
-        network.register_forward_pre_hook(Normalize(preprocessing))
-        if preprocessing.channels_last:  # else each child's weights are put into that order at each batch
+        decoder = Decoder(wants, int(memory * 2**30), progress, skip_unreadable)
+        found = splits_of(source, given, seed, decoder)
+        network.register_forward_pre_hook(Normalize(wants))
+        if wants.channels_last:  # else each child's weights are put into that order at each batch
             network.to(memory_format=torch.channels_last)
         whole = _answers(model, network, found, classes)
         if kept is not None and head is not None:
@@ -121,7 +127,7 @@ def load(
             check_narrowed(model, whole, _answers(model, network, found, len(kept)), kept)
         for line in _remarks(source, found):
             warnings.warn(line, stacklevel=2)
-        return network, found
+        return network, found if others is None else with_also(found, others, decoder)
 
 
 @contextmanager
@@ -187,80 +193,14 @@ def _as_given(
     return network, data
 
 
-def _decode(
-    source: Source,
-    preprocessing: Preprocessing,
-    sizes: Mapping[str, int],
-    memory: int,
-    seed: int,
-    progress: Callable[[], object] | None,
-    skip_unreadable: bool,
-) -> Data:
-    """Draw the splits, and decode their images, the fitness split's first."""
-    train, test = (source.train, source.train_targets), (source.test, source.test_targets)
-    indices = _drawn(source, sizes, seed)
-    samples: dict[str, Samples] = {}
-    unreadable: list[str] = []
-    for name in _SPLITS:
-        images, targets = train if name != "test" or source.test is None else test
-        pixels = Pixels(images, indices[name], preprocessing)
-        found, indices[name], bad = _load(pixels, targets, memory, progress, skip_unreadable)
-        if isinstance(found, tuple):
-            memory -= found[0].nbytes
-        samples[name] = found
-        unreadable += bad
-    lost = f"; {len(unreadable)} unreadable images left out" if unreadable else ""
-    return Data(
-        name=source.name,
-        description=source.description + lost,
-        classes=source.classes,
-        **samples,
-        indices=indices,
-        unreadable=unreadable,
-    )
-
-
-def _drawn(source: Source, sizes: Mapping[str, int], seed: int) -> dict[str, NDArray[np.int64]]:
-    """Which samples each split has; "test" of the test set if there is one, else what is left."""
-    wanted = {name: sizes.get(name) for name in ("fitness", "validation")}
-    if source.test_targets is not None:
-        every = len(source.test_targets)
-        tested = {"test": sizes.get("test", every)}
-        return split(source.train_targets, wanted, seed=seed) | split(source.test_targets, tested, seed=seed)
-    if "test" in sizes:
-        return split(source.train_targets, wanted | {"test": sizes["test"]}, seed=seed)
-    return split(source.train_targets, wanted, "test", seed=seed)
-
-
-def _load(
-    pixels: Pixels, targets: Any, memory: int, progress: Callable[[], object] | None, skip_unreadable: bool
-) -> tuple[Samples, NDArray[np.int64], list[str]]:
-    """One split, in memory if it fits; its readable samples; the names of the others."""
-    held, good, bad = decoded(pixels, memory, progress, skip_unreadable)
-    numbers = pixels.numbers[good]
-    classes = torch.from_numpy(targets[numbers])
-    if held is not None:
-        return (held, classes), numbers, bad
-    readable = Pixels(pixels.images, numbers, pixels.preprocessing)
-    return Stream(readable, classes, workers=workers(readable[0])), numbers, bad
-
-
 def _remarks(source: Source, data: Data) -> list[str]:
     """What is to be known of the classes."""
     every = [targets for targets in (source.train_targets, source.test_targets) if targets is not None]
     splits = {}
-    for name in _SPLITS:
+    for name in SPLITS:
         samples = getattr(data, name)
         splits[name] = (samples.targets if isinstance(samples, Stream) else samples[1]).numpy()
     return remarks(data.classes, np.concatenate(every), splits)
-
-
-def _check_all(name: str, present: bool) -> None:
-    """Refuse to leave outputs out where the data do not say which."""
-    if present:
-        raise InvalidValue(
-            f"outputs: expected all for {name}, got present, which is for folders of images; leave it out"
-        )
 
 
 def _answers(model: str, network: nn.Module, data: Data, classes: int) -> Tensor:

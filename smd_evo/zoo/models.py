@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -14,6 +16,7 @@ from smd_evo.zoo.factories import made
 from smd_evo.zoo.names import CIFAR_RESNETS, MODELS, unknown, user_object
 from smd_evo.zoo.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from smd_evo.zoo.published import timm_from, torchvision_from
+from smd_evo.zoo.wanted import OWN, Wanted
 from smd_evo.zoo.weights import load_weights
 
 __all__ = ["MODELS", "build_model", "check_name"]
@@ -23,7 +26,11 @@ _Weights = tuple[Mapping[str, Tensor], str | Path]
 
 
 def build_model(
-    name: str, classes: int, checkpoint: str | Path | None = None, key: str | None = None
+    name: str,
+    classes: int,
+    checkpoint: str | Path | None = None,
+    key: str | None = None,
+    wanted: Wanted = OWN,
 ) -> tuple[nn.Module, Preprocessing]:
     """A pre-trained network, and what it wants done to a picture.
 
@@ -35,20 +42,22 @@ def build_model(
         classes: outputs that the data has.
         checkpoint: file with its weights; without one, the published ones are fetched.
         key: which weights of the file; see :func:`smd_evo.zoo.checkpoint.read_checkpoint`.
+        wanted: what is done to a picture instead of what the network says.
 
     Raises:
-        InvalidValue, InvalidType: an unknown name, weights that cannot be had, another number of classes.
+        InvalidValue, InvalidType: an unknown name, weights that cannot be had, another number of classes, or no size
+            of pictures where the network does not tell its own.
     """
     kind, rest = check_name(name)
     weights = weights_of(checkpoint, key)
     if kind == "timm":
-        network, preprocessing = _timm(rest, classes, weights)
+        network, preprocessing = _timm(rest, classes, weights, wanted)
     elif kind == "torchvision":
-        network, preprocessing = _torchvision(rest, classes, weights)
+        network, preprocessing = _torchvision(rest, classes, weights, wanted)
     elif name in CIFAR_RESNETS:
-        network, preprocessing = _cifar_resnet(name, classes, weights)
+        network, preprocessing = _cifar_resnet(name, classes, weights, wanted)
     else:
-        network, preprocessing = _from_factory(name, classes, weights)
+        network, preprocessing = _from_factory(name, classes, weights, wanted)
     return network.eval().cpu(), preprocessing
 
 
@@ -84,7 +93,7 @@ def _torchvision_names() -> list[str]:
     return list(models.list_models(module=models))
 
 
-def _timm(name: str, classes: int, weights: _Weights | None) -> tuple[nn.Module, Preprocessing]:
+def _timm(name: str, classes: int, weights: _Weights | None, wanted: Wanted) -> tuple[nn.Module, Preprocessing]:
     import timm
 
     if weights is None:
@@ -98,7 +107,7 @@ def _timm(name: str, classes: int, weights: _Weights | None) -> tuple[nn.Module,
             network = timm.create_model(name, pretrained=True)
     else:
         network = timm_from(name, classes, *weights)
-    return network, _preprocessing_of_timm(network)
+    return network, _preprocessing_of_timm(network, wanted)
 
 
 def _ask_hub(repository: str | None) -> None:
@@ -112,16 +121,26 @@ def _ask_hub(repository: str | None) -> None:
             get_hf_file_metadata(hf_hub_url(repository, files[0]))
 
 
-def _preprocessing_of_timm(network: nn.Module) -> Preprocessing:
+def _preprocessing_of_timm(network: nn.Module, wanted: Wanted) -> Preprocessing:
     from timm.data.config import resolve_model_data_config
+
+    return _through_timm(resolve_model_data_config(network), wanted)
+
+
+def _through_timm(own: Mapping[str, Any], wanted: Wanted, channels_last: bool = True) -> Preprocessing:
+    """timm's transform for evaluation, of a network's own configuration and what is wanted instead."""
     from timm.data.transforms_factory import create_transform
 
-    config = resolve_model_data_config(network)
+    config = wanted.over(own)
     transform = create_transform(**config, normalize=False)
-    return Preprocessing(transform, config["mean"], config["std"], config["input_size"][0], channels_last=True)
+    return Preprocessing(
+        transform, config["mean"], config["std"], config["input_size"][0], channels_last, is_asked=wanted != OWN
+    )
 
 
-def _torchvision(name: str, classes: int, weights: _Weights | None) -> tuple[nn.Module, Preprocessing]:
+def _torchvision(
+    name: str, classes: int, weights: _Weights | None, wanted: Wanted
+) -> tuple[nn.Module, Preprocessing]:
     from torchvision import models
     from torchvision.transforms import v2
 
@@ -134,6 +153,10 @@ def _torchvision(name: str, classes: int, weights: _Weights | None) -> tuple[nn.
     else:
         network = torchvision_from(name, classes, *weights)
     preset = published.transforms()
+    if wanted != OWN:
+        (size,), (resized,) = preset.crop_size, preset.resize_size
+        own = _own(size, _crop(size, resized), preset.interpolation.value, tuple(preset.mean), tuple(preset.std))
+        return network, _through_timm(own, wanted)
     transform = v2.Compose(
         [
             v2.Resize(preset.resize_size, interpolation=preset.interpolation, antialias=preset.antialias),
@@ -144,7 +167,9 @@ def _torchvision(name: str, classes: int, weights: _Weights | None) -> tuple[nn.
     return network, Preprocessing(transform, tuple(preset.mean), tuple(preset.std), 3, channels_last=True)
 
 
-def _cifar_resnet(name: str, classes: int, weights: _Weights | None) -> tuple[nn.Module, Preprocessing]:
+def _cifar_resnet(
+    name: str, classes: int, weights: _Weights | None, wanted: Wanted
+) -> tuple[nn.Module, Preprocessing]:
     from torchvision.transforms import v2
 
     from smd_evo.zoo.cifar_resnet import CifarResNet
@@ -153,19 +178,50 @@ def _cifar_resnet(name: str, classes: int, weights: _Weights | None) -> tuple[nn
         raise _unpublished(name)
     network = CifarResNet(CIFAR_RESNETS[name], classes)
     load_weights(network, *weights)
+    if wanted != OWN:
+        return network, _through_timm({**_own(32, 1.0), "crop_mode": "squash"}, wanted)
     transform = v2.Compose([v2.Resize((32, 32)), v2.PILToTensor()])
     return network, Preprocessing(transform, IMAGENET_MEAN, IMAGENET_STD, 3, channels_last=True)
 
 
-def _from_factory(name: str, classes: int, weights: _Weights | None) -> tuple[nn.Module, Preprocessing]:
+def _from_factory(
+    name: str, classes: int, weights: _Weights | None, wanted: Wanted
+) -> tuple[nn.Module, Preprocessing]:
     from torchvision.transforms import v2
 
     network = made(name, user_object("model", name, MODELS), classes)
     if weights is not None:
         load_weights(network, *weights)
     if getattr(network, "pretrained_cfg", None):
-        return network, _preprocessing_of_timm(network)
-    return network, Preprocessing(v2.PILToTensor())
+        return network, _preprocessing_of_timm(network, wanted)
+    if wanted == OWN:
+        return network, Preprocessing(v2.PILToTensor())
+    if wanted.size is None:
+        raise InvalidValue(f"preprocessing: expected a size for {name}, which says none, got none; add size=224, say")
+    return network, _through_timm(_own(wanted.size), wanted, channels_last=False)
+
+
+def _own(
+    size: int,
+    crop: float = 0.875,
+    interpolation: str = "bilinear",
+    mean: tuple[float, ...] = IMAGENET_MEAN,
+    std: tuple[float, ...] = IMAGENET_STD,
+) -> dict[str, Any]:
+    """What is usual, in timm's words."""
+    return {
+        "input_size": (3, size, size),
+        "crop_pct": crop,
+        "interpolation": interpolation,
+        "mean": mean,
+        "std": std,
+    }
+
+
+def _crop(size: int, resized: int) -> float:
+    """The share of which timm, which rounds down, makes that size again."""
+    share = size / resized
+    return share if int(size / share) == resized else math.nextafter(share, 0)
 
 
 def _unpublished(name: str) -> InvalidValue:

@@ -35,6 +35,7 @@ class Preprocessing:
         channels: 1 or 3; None: as the picture has them.
         channels_last: memory layout of the batches: most convolutions compute faster on it, while the ``view`` of
             a network that was never given it may fail.
+        is_asked: whether a user asked for it; then tensors, which pass as they are, are refused.
     """
 
     pixels: Callable[[Any], Tensor]
@@ -42,6 +43,7 @@ class Preprocessing:
     std: tuple[float, ...] = (1.0,)
     channels: int | None = None
     channels_last: bool = False
+    is_asked: bool = False
 
     def __call__(self, image: Any) -> Tensor:
         """The pixels of a picture, or a tensor as it is.
@@ -50,6 +52,8 @@ class Preprocessing:
             InvalidType: neither of them, or a picture whose scale is not known.
         """
         if isinstance(image, Tensor):
+            if self.is_asked:
+                raise InvalidType("preprocessing: expected none for data of tensors, taken as they are; leave it out")
             return image
         if not isinstance(image, Image.Image):
             raise InvalidType(f"data: expected PIL images or tensors, got {type(image).__name__}; convert them")

@@ -44,6 +44,11 @@ class Source:
     test: Any = None
     test_targets: NDArray[np.int64] | None = None
 
+    @property
+    def testing(self) -> tuple[Any, NDArray[np.int64]]:
+        """The images that test, and their classes: those of ``train`` where there are no others."""
+        return (self.train, self.train_targets) if self.test_targets is None else (self.test, self.test_targets)
+
 
 def open_source(name: str, data_dir: str | Path = "data", download: bool = False) -> Source | Splits:
     """A data set by its name.

@@ -159,7 +159,7 @@ def test_all_of_them_where_all_classes_have_images(place):
     ],
 )
 def test_heads_that_have_no_rows_of_their_own(model, got, monkeypatch):
-    monkeypatch.setattr("smd_evo.zoo.loading._decode", lambda *_: pytest.fail("it decodes"))
+    monkeypatch.setattr("smd_evo.zoo.loading.splits_of", lambda *_: pytest.fail("it decodes"))
     with pytest.raises(InvalidValue, match=rf"^outputs: expected a plain Linear .* of my_networks:{model} .*{got}"):
         load(f"my_networks:{model}", "imagefolder:images", outputs="present")
 
@@ -174,7 +174,7 @@ def test_outputs_that_depend_on_all_of_them():
 @pytest.mark.parametrize(
     ("model", "data", "kept", "text"),
     [
-        ("demo-cnn", "digits", "present", "^outputs: expected all for digits, got present"),
+        ("demo-cnn", "digits", "present", "^outputs: expected all for digits, got 'present'"),
         (
             "my_networks:means",
             "my_networks:samples",
