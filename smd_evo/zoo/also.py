@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from smd_evo.core.keys import derive
 from smd_evo.errors import InvalidType, InvalidValue
 from smd_evo.evaluation.stream import Stream
 from smd_evo.zoo.data import Data, Samples
@@ -84,21 +85,28 @@ def open_also(
     return Others(name, images, np.searchsorted(kept, targets), numbers)
 
 
-def with_also(data: Data, others: Others, decoder: Decoder) -> Data:
-    """The data with the other set's images, decoded.
+def with_also(data: Data, others: Others, decoder: Decoder, seed: int = 0) -> Data:
+    """The data with the other set's images, decoded: at most as many as the test split has, drawn with the seed.
 
     Raises:
         InvalidValue, InvalidType: they cannot be decoded, or are of another size or type than the data's.
     """
     before = len(decoder.unreadable)
-    samples, _ = decoder.samples(others.images, others.targets, others.numbers)
+    drawn = np.random.default_rng(derive(seed, "also") % 2**32).permutation(others.numbers)
+    numbers = np.sort(drawn[: data.sizes["test"]])
+    samples, numbers = decoder.samples(others.images, others.targets, numbers)
     found, expected = (_first(each) for each in (samples, data.fitness))
     if (found.shape, found.dtype) != (expected.shape, expected.dtype):
         raise InvalidValue(
             f"also: expected images {list(expected.shape[1:])} of {_name(expected)} as {data.name} has, got "
             f"{list(found.shape[1:])} of {_name(found)} in {others.name}; resize them"
         )
-    return replace(data, also=samples, unreadable=[*data.unreadable, *decoder.unreadable[before:]])
+    return replace(
+        data,
+        also=samples,
+        indices=data.indices | {"also": numbers},
+        unreadable=[*data.unreadable, *decoder.unreadable[before:]],
+    )
 
 
 def _first(samples: Samples) -> Any:

@@ -74,8 +74,8 @@ def load(
             of a split are, or one.
         outputs: "all", or "present": the network keeps those alone of the classes that the images have; not for
             digits and samples of one's own kind.
-        also: another data set of the same classes, of which all test images (or all, where there is one part) come
-            as ``also`` of the data; those without an output are left out.
+        also: another data set of the same classes, of whose test images (or of all, where there is one part) as many
+            as the test split has come as ``also`` of the data; those without an output are left out.
         preprocessing: what is done to pictures instead of what the network says; see
             :func:`smd_evo.zoo.wanted.read_wanted`. For sets of pictures alone.
         progress: called after each decoded image.
@@ -127,7 +127,7 @@ def load(
             check_narrowed(model, whole, _answers(model, network, found, len(kept)), kept)
         for line in _remarks(source, found):
             warnings.warn(line, stacklevel=2)
-        return network, found if others is None else with_also(found, others, decoder)
+        return network, found if others is None else with_also(found, others, decoder, seed)
 
 
 @contextmanager

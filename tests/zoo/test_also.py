@@ -82,6 +82,13 @@ class TestImages:
             assert (numbers == both.indices[name]).all()
             assert content(getattr(alone, name)) == content(getattr(both, name))
 
+    def test_no_more_than_the_test_split_has_drawn_with_the_seed(self, place):
+        write_folder(place / "other", {"a": 4, "b": 4, "c": 4}, start=300)
+        first, again, other = (content(loaded(also="imagefolder:other", seed=seed).also) for seed in (0, 0, 1))
+        assert first == again != other
+        assert len(first[0]) == loaded().sizes["test"] < 12
+        assert first[0] == sorted(first[0])
+
     def test_memory_is_for_both_together(self, place):
         write_folder(place / "other", {"a": 1, "b": 0, "c": 2}, start=300)
         one = 3 * 4 * 6
