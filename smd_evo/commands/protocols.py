@@ -36,6 +36,7 @@ def finetune_all(plan: Plan, out: str | None, dry_run: bool) -> None:
     from smd_evo.experiments.folders.content import RESULTS
     from smd_evo.experiments.protocol.checks import check_parents
     from smd_evo.experiments.protocol.files import write_summary
+    from smd_evo.experiments.protocol.naming import naming
     from smd_evo.experiments.protocol.table import protocol_table, protocol_verdict
 
     def told() -> str:
@@ -54,7 +55,8 @@ def finetune_all(plan: Plan, out: str | None, dry_run: bool) -> None:
             if part in done:
                 continue
             try:
-                finetune_one(config, target / part.folder, dry_run)
+                with naming(part.folder):
+                    finetune_one(config, target / part.folder, dry_run)
             except DryRun as told_of:
                 say(f"{part.folder}: {told_of}")
         if dry_run:

@@ -65,5 +65,5 @@ def check_buildable(model: str, classes: int, checkpoint: str | Path | None = No
         except Exception as error:  # of somebody's code
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             raise InvalidValue(
-                f"model: expected a network for {classes} classes from {model}, got {reason}"
+                f"model: expected a network for {classes} classes from {model}, got an error: {reason}"
             ) from error
