@@ -114,22 +114,30 @@ def ensemble_results(method="greedy", combine="probabilities", members=2):
     }
 
 
-def summary_results(models=("resnet18", "vgg16")):
+def summary_results(models=("resnet18", "vgg16"), seeds=None, protocol=None, **settings):
+    """Of each model, or of each with each seed; the protocol's, if there is one, with what else was given."""
+
     def gain(value):
         return {"value": around(value), "p_value": 0.001, "adjusted": 0.004}
 
     rows = [
         {
+            "name": model,
+            "seed": seed or 0,
             "model": f"timm:{model}",
             "parameters": 11_000_000,
             "accuracy": 0.7 + place / 100,
             "gains": {"best child": gain(0.011), "ensemble": gain(0.015)},
             "against": {"dense, matched norm": gain(0.03)},
         }
+        for seed in seeds or (None,)
         for place, model in enumerate(models)
     ]
     overall = {"best child": 0.03, "ensemble": 0.04, "dense, matched norm": 0.5}
-    return {"kind": "protocol", "runs": list(models), "rows": rows, "overall": overall}
+    runs = list(models) if seeds is None else [f"{model}-seed{seed}" for seed in seeds for model in models]
+    command = {"protocol": protocol, "models": None if protocol else list(models)}
+    command |= {"seeds": seeds and list(seeds), "settings": settings}
+    return {"kind": "protocol", "runs": runs, "command": command, "rows": rows, "overall": overall}
 
 
 def write_run(folder, results, config=CONFIG, plot=None):

@@ -188,10 +188,10 @@ def test_runs_of_a_comparison(tmp_path):
 def test_results_that_a_protocol_gathers(tmp_path):
     chance, run = random.Random(10), write_run(tmp_path / "net", finetune_results(), CONFIG_OF_ONE)
     before = (run / "results.json").read_text()
-    assert not isinstance(settled(write_summary, tmp_path, ["net"]), SmdEvoError)
+    assert not isinstance(settled(write_summary, tmp_path, {"net": "net"}), SmdEvoError)
     for _ in range(60):
         (run / "results.json").write_text(json.dumps(changed(chance, json.loads(before))))
-        settled(write_summary, tmp_path, ["net"])
+        settled(write_summary, tmp_path, {"net": "net"})
 
 
 def test_recipes():

@@ -48,9 +48,13 @@ def compare(name="comparison", **settings):
     return RunRecord(name, "compare", result.config.as_dict(), compare_results(result), png(7, 4))
 
 
-def protocol(models=("resnet18", "vgg16")):
-    own = [finetune(name, model=f"timm:{name}", checkpoint=f"weights/{name}.pth") for name in models]
-    return RunRecord("all", "protocol", {}, summary_results(models), None, tuple(own))
+def protocol(models=("resnet18", "vgg16"), seeds=None):
+    summary = summary_results(models, seeds)
+    own = [
+        finetune(folder, model=row["model"], seed=row["seed"], checkpoint=f"weights/{row['name']}.pth")
+        for folder, row in zip(summary["runs"], summary["rows"], strict=True)
+    ]
+    return RunRecord("all", "protocol", {}, summary, None, tuple(own))
 
 
 RUNS = {
@@ -316,6 +320,15 @@ class TestProtocol:
         record = protocol(models)
         record = replace(record, results=summary_results(models))
         assert Page(render_page([record])).texts("h1") == [f"Fine-tuning {title} on digits"]
+
+    def test_tells_the_seeds_of_a_network_apart(self):
+        page = Page(render_page([protocol(("resnet18", "vgg16"), (0, 3))]))
+        lines = ["resnet18, seed 0", "vgg16, seed 0", "resnet18, seed 3", "vgg16, seed 3"]
+        for table in ("Gains over the parent", "Sparse ensemble against controls"):
+            assert [row[0] for row in page.table(table)[1:]] == lines
+        assert page.texts("h1") == ["Fine-tuning 2 networks on digits"]
+        assert "0, 3" in page.texts("dd")
+        assert "Fine-tuning timm:vgg16 on digits (vgg16-seed3)" in page.texts("h2")
 
 
 class TestSeveral:

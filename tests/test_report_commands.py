@@ -6,7 +6,7 @@ import pytest
 import typer
 from hypothesis import given
 from hypothesis import strategies as st
-from report_helpers import CONFIG, ensemble_results
+from report_helpers import CONFIG, ensemble_results, summary_results
 
 from smd_evo.cli import app
 from smd_evo.experiments.compare.settings import CompareConfig
@@ -62,8 +62,8 @@ def parsed(line):
     return name, {option: value for option, value in given.items() if value is not False or option == "controls"}
 
 
-def record(config, kind="finetune", name="run", parts=()):
-    return RunRecord(name, kind, config, {}, None, tuple(parts))
+def record(config, kind="finetune", name="run", parts=(), results=()):
+    return RunRecord(name, kind, config, dict(results), None, tuple(parts))
 
 
 @given(st.fixed_dictionaries({}, optional=FINETUNE))
@@ -136,8 +136,8 @@ def test_a_tie_on_the_way_is_no_size_that_was_asked_for():
     assert "size" not in parsed(repeat(record(CONFIG, parts=[part]))[1])[1]
 
 
-def protocol(configs):
-    return record({}, "protocol", "all", [record(CONFIG | config) for config in configs])
+def protocol(configs, **summary):
+    return record({}, "protocol", "all", [record(CONFIG | config) for config in configs], summary_results(**summary))
 
 
 def test_a_protocol_is_one_command():
@@ -155,3 +155,23 @@ def test_a_protocol_is_one_command():
 def test_a_protocol_of_other_libraries_names_them():
     (line,) = repeat(protocol([{"model": "torchvision:resnet18"}, {"model": "cifar-resnet20"}]))
     assert parsed(line)[1]["models"] == "torchvision:resnet18,cifar-resnet20"
+
+
+def test_seeds_stand_once_and_so_does_each_network():
+    configs = [{"model": f"timm:{name}", "seed": seed} for seed in (0, 5) for name in ("a", "b")]
+    (line,) = repeat(protocol(configs, seeds=(0, 5)))
+    assert parsed(line) == ("finetune", {"models": "a,b", "seeds": "0,5", "device": "cpu", "out": "all-again"})
+
+
+@pytest.mark.parametrize("seeds", [None, (0, 5)])
+def test_a_protocol_of_a_file_is_named_with_what_was_given_beside_it(seeds):
+    """Not what the file says, and defaults too, as they may be given against the file."""
+    config = {"model": "nets:first", "checkpoint": "study/first.pth", "data": "imagefolder:a", "children": 128}
+    given = {"data": "imagefolder:a", "density": [0.1, 0.01], "children": 128, "controls": False, "race": False}
+    (line,) = repeat(protocol([config], protocol="study.yaml", seeds=seeds, **given))
+    assert parsed(line) == (
+        "finetune",
+        {"protocol": "study.yaml", "device": "cpu", "out": "all-again", "data": "imagefolder:a"}
+        | {"density": "0.1,0.01", "children": "128", "controls": False}
+        | ({} if seeds is None else {"seeds": "0,5"}),
+    )

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from smd_evo.bar import Bar, DryRun
+from smd_evo.bar import Bar
+from smd_evo.commands.protocols import finetune_all, finetune_one
 from smd_evo.commands.shared import (
     CONFIG,
     DRY_RUN,
@@ -22,14 +23,14 @@ from smd_evo.commands.shared import (
     placed,
     present,
     read,
-    say,
 )
+from smd_evo.errors import InvalidValue
 from smd_evo.experiments.compare.settings import CompareConfig
 from smd_evo.experiments.finetune.settings import FinetuneConfig
 from smd_evo.experiments.generations.settings import MAY_CHANGE, EvolutionConfig, check_generations
 from smd_evo.experiments.readers import whole_number
 from smd_evo.experiments.window.settings import WindowConfig
-from smd_evo.terminal import InGroups, option, show, takes
+from smd_evo.terminal import InGroups, option, takes
 
 if TYPE_CHECKING:
     from smd_evo.api.experiments import Made
@@ -43,7 +44,11 @@ def finetune(
         str | None, option("NAME[,NAME...]", "Several parents, one after the other; names of timm need no prefix.")
     ] = None,
     protocol: Annotated[
-        str | None, option("NAME", "imagenet: a dozen parents of timm, if no models are given.")
+        str | None,
+        option("NAME", "Parents: imagenet, a dozen of timm's; a YAML file of yours, or module.path:name."),
+    ] = None,
+    seeds: Annotated[
+        str | None, option("N[,N...]", "Beside models or a protocol: each network with each of these seeds.")
     ] = None,
     config: Annotated[str | None, CONFIG] = None,
     out: Annotated[str | None, option("DIR", "New folder for the results [runs/finetune-TIME].")] = None,
@@ -56,11 +61,16 @@ def finetune(
 
     With --models or --protocol, each network in turn: a folder for each in DIR, and one table of all. What is
     finished there already is not done again. There, --checkpoint is a folder of NAME.safetensors or NAME.pth.
+    --models beside a file chooses among its parents.
     """
     settings = merged(given, config)
     if models is not None or protocol is not None:
-        _finetune_all(settings, models, protocol, out, dry_run)
+        from smd_evo.experiments.protocol.plan import planned
+
+        finetune_all(planned(settings, models, protocol, seeds), out, dry_run)
         return
+    if seeds is not None:
+        raise InvalidValue(f"seeds: expected models or a protocol beside them, got {seeds!r} alone; try --seed")
     check_generations(settings)
     if "generations" in settings:
         config_of_many = read(EvolutionConfig, settings, out)
@@ -69,7 +79,7 @@ def finetune(
     else:
         config_of_one = read(FinetuneConfig, settings, out)
         with chosen(out, "finetune") as target:
-            _finetune(config_of_one, target, dry_run)
+            finetune_one(config_of_one, target, dry_run)
 
 
 @app.command(cls=InGroups)
@@ -97,45 +107,6 @@ def _evolve(work: Callable[[Bar], Made], target: Path, dry_run: bool) -> None:
     with interrupts_tell(), Bar(dry_run) as bar:
         made = work(bar)
     present(made, target)
-
-
-def _finetune(config: FinetuneConfig, target: Path, dry_run: bool) -> None:
-    with placed(target) as place:
-        with Bar(dry_run) as bar:
-            made = calls().finetune(config, bar)
-        deliver(place, made)
-
-
-def _finetune_all(
-    settings: dict[str, Any], models: str | None, protocol: str | None, out: str | None, dry_run: bool
-) -> None:
-    """Each model in a folder of its own; what is there already is kept if it was made with these settings."""
-    from smd_evo.experiments.protocol.results import model_settings
-
-    configs = {name: read(FinetuneConfig, own) for name, own in model_settings(settings, models, protocol).items()}
-
-    from smd_evo.experiments.finetune.files import is_finished
-    from smd_evo.experiments.folders.content import RESULTS
-    from smd_evo.experiments.protocol.files import write_summary
-    from smd_evo.experiments.protocol.table import protocol_table, protocol_verdict
-
-    def told() -> str:
-        done = sum((target / name / RESULTS).is_file() for name in configs)
-        return f"{done} of {len(configs)} models are finished; the same command goes on"
-
-    with chosen(out, "finetune") as target, interrupts_tell(told):
-        done = [name for name, config in configs.items() if is_finished(target / name, config)]
-        for name, config in configs.items():
-            if name in done:
-                continue
-            try:
-                _finetune(config, target / name, dry_run)
-            except DryRun as told_of:
-                say(f"{name}: {told_of}")
-        if dry_run:
-            return
-        summary = write_summary(target, list(configs))
-        show([protocol_table(summary)], protocol_verdict(summary), target)
 
 
 @app.command(cls=InGroups)

@@ -45,6 +45,7 @@ __all__ = [
     "samples",
     "schedule",
     "seed",
+    "seeds",
     "several_of",
     "sigma",
     "text",
@@ -119,6 +120,14 @@ def samples(name: str, value: Any) -> int | None:
 def seed(name: str, value: Any) -> int:
     """A key."""
     return check_key(_counted(value), name)
+
+
+def seeds(name: str, value: Any) -> tuple[int, ...]:
+    """Different keys, with commas between them."""
+    found = tuple(seed(name, item) for item in items(name, value))
+    if not found or len(set(found)) < len(found):
+        raise InvalidValue(f"{name}: expected one or more different whole numbers, got {shown(value)}; try 0,1,2")
+    return found
 
 
 def schedule(name: str, value: str, separator: str, mend: str) -> list[tuple[int, str]]:

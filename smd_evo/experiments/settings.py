@@ -24,6 +24,7 @@ __all__ = [
     "fitness_name",
     "is_object",
     "load_settings",
+    "load_yaml",
     "setting",
 ]
 
@@ -227,11 +228,20 @@ def load_settings(path: Path | str) -> dict[str, Any]:
     Raises:
         InvalidValue: the file is unreadable or holds no mapping.
     """
-    try:
-        values = parse_yaml(read_file(Path(path), YAML_BYTES).decode())
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise InvalidValue(f"config: expected a readable YAML file, got {path} ({reason})") from None
+    values = load_yaml("config", path)
     if not isinstance(values, dict):
         raise InvalidValue(f"config: expected lines like 'children: 64' in {path}, got {type(values).__name__}")
     return values
+
+
+def load_yaml(what: str, path: Path | str) -> Any:
+    """The value that a YAML file holds.
+
+    Raises:
+        InvalidValue: the file is unreadable.
+    """
+    try:
+        return parse_yaml(read_file(Path(path), YAML_BYTES).decode())
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise InvalidValue(f"{what}: expected a readable YAML file, got {path} ({reason})") from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import PurePath
 from typing import Any
@@ -79,13 +79,32 @@ def _option(name: str, value: Any) -> list[str]:
 
 
 def _several(protocol: RunRecord) -> list[str]:
-    """Of all runs: their networks, the folder of their checkpoints, and the settings that they share."""
+    """Of all runs: the protocol and its settings, or their networks, their checkpoints' folder, what they share."""
+    command = protocol.results["command"] or {"protocol": None, "seeds": None}
     configs = [dict(part.config) for part in protocol.parts]
-    models = [str(config.pop("model")).removeprefix("timm:") for config in configs]
+    seeds = [] if command["seeds"] is None else ["--seeds", ",".join(map(str, command["seeds"]))]
+    if command["protocol"] is not None:
+        named = [] if command["models"] is None else ["--models", ",".join(map(str, command["models"]))]
+        return ["--protocol", str(command["protocol"]), *named, *seeds, *_given(configs, command["settings"])]
+    for config in configs if seeds else []:
+        del config["seed"]
+    models = list(dict.fromkeys(str(config.pop("model")).removeprefix("timm:") for config in configs))
     files = {config.pop("checkpoint", None) for config in configs}
     folders = {str(PurePath(str(file)).parent) for file in files if file is not None}
     checkpoint = [word for folder in sorted(folders) for word in ("--checkpoint", folder)]
-    return ["--models", ",".join(models), *checkpoint, *(_options("finetune", configs[0]) if configs else [])]
+    return ["--models", ",".join(models), *seeds, *checkpoint, *(_options("finetune", configs[0]) if configs else [])]
+
+
+def _given(configs: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> list[str]:
+    """All that was given, also what is the default, as it wins over what the protocol says."""
+    device = {name: value for config in configs[:1] for name, value in config.items() if name == "device"}
+    defaults = {setting.name: setting.default for setting in fields(FinetuneConfig)}
+    return [
+        word
+        for name, value in {**device, **settings}.items()
+        if value is not None and not (isinstance(value, bool) and value == defaults.get(name))
+        for word in _option(name, value)
+    ]
 
 
 def _ensemble(ensemble: RunRecord) -> list[str]:

@@ -55,11 +55,7 @@ def render_page(runs: Sequence[RunRecord]) -> str:
     if not runs:
         raise InvalidValue("runs: expected at least one, got none; give the folder of a run")
     sections = [_checked(section_of, run, run.name) for run in runs]
-    titles = [section.title for section in sections]
-    sections = [
-        replace(each, title=f"{each.title} ({each.folder})") if titles.count(each.title) > 1 else each
-        for each in sections
-    ]
+    sections = _told_apart(sections)
     compared = []
     for kind, compare in _COMPARED.items():
         same = [(number, run) for number, run in enumerate(runs, start=1) if run.kind == kind]
@@ -75,6 +71,8 @@ def section_of(run: RunRecord) -> Section:
     """A run's section with those of its parts in it: of ensembles, or of runs."""
     section = _SECTIONS[run.kind](run)
     parts = [ensemble_section(part, run) if part.kind == "ensemble" else section_of(part) for part in run.parts]
+    if run.kind == "protocol":
+        parts = _told_apart(parts)
     return replace(
         section,
         title=_named(section.title),
@@ -83,6 +81,15 @@ def section_of(run: RunRecord) -> Section:
         parts=parts,
         commands=repeat(run),
     )
+
+
+def _told_apart(sections: Sequence[Section]) -> list[Section]:
+    """The same, each title with its folder where another section has it, too."""
+    titles = [section.title for section in sections]
+    return [
+        replace(each, title=f"{each.title} ({each.folder})") if titles.count(each.title) > 1 else each
+        for each in sections
+    ]
 
 
 def _named(text: str) -> str:

@@ -19,7 +19,7 @@ from smd_evo.zoo.published import timm_from, torchvision_from
 from smd_evo.zoo.wanted import OWN, Wanted
 from smd_evo.zoo.weights import load_weights
 
-__all__ = ["MODELS", "build_model", "check_name"]
+__all__ = ["MODELS", "build_model", "check_name", "check_published"]
 
 _Weights = tuple[Mapping[str, Tensor], str | Path]
 """A state dict, and the file that it is from."""
@@ -80,6 +80,28 @@ def check_name(name: str) -> tuple[str, str]:
     return kind, rest
 
 
+def check_published(name: str, classes: int) -> None:
+    """Raise InvalidValue if no weights are published for a name, or those of another number of classes.
+
+    A factory brings its own.
+    """
+    kind, rest = check_name(name)
+    if kind == "timm":
+        import timm
+
+        published = timm.get_pretrained_cfg(rest)
+        assert published is not None
+        if not published.has_weights:
+            raise _unpublished(name)
+        _check_head(name, published.num_classes, classes)
+    elif kind == "torchvision":
+        from torchvision import models
+
+        _check_head(name, len(models.get_model_weights(rest).DEFAULT.meta["categories"]), classes)
+    elif name in CIFAR_RESNETS:
+        raise _unpublished(name)
+
+
 def _timm_names() -> list[str]:
     """Networks, and these with the tags of their published weights."""
     import timm
@@ -97,11 +119,9 @@ def _timm(name: str, classes: int, weights: _Weights | None, wanted: Wanted) -> 
     import timm
 
     if weights is None:
+        check_published(f"timm:{name}", classes)
         published = timm.get_pretrained_cfg(name)
         assert published is not None
-        if not published.has_weights:
-            raise _unpublished(f"timm:{name}")
-        _check_head(f"timm:{name}", published.num_classes, classes)
         with _fetching(f"timm:{name}"):
             _ask_hub(published.hf_hub_id)
             network = timm.create_model(name, pretrained=True)
@@ -147,7 +167,7 @@ def _torchvision(
     published = models.get_model_weights(name).DEFAULT
     network: nn.Module
     if weights is None:
-        _check_head(f"torchvision:{name}", len(published.meta["categories"]), classes)
+        check_published(f"torchvision:{name}", classes)
         with _fetching(f"torchvision:{name}"):
             network = models.get_model(name, weights=published)
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -133,14 +133,20 @@ def read_shortlists(run: Path | str) -> list[Shortlist]:
     return load_shortlists(Path(run) / SHORTLISTS)
 
 
-def is_finished(run: Path, config: FinetuneConfig) -> bool:
+def is_finished(run: Path, config: FinetuneConfig, but: Collection[str] = ()) -> bool:
     """Whether a run of these settings has been written there.
+
+    Args:
+        run: the run directory.
+        config: the settings.
+        but: those that may be others.
 
     Raises:
         InvalidValue: a run of other settings has been.
     """
     if not (run / RESULTS).is_file():
         return False
-    if differ := differing(stored_config(run).as_dict(), config.as_dict()):
+    wanted = {name: value for name, value in config.as_dict().items() if name not in but}
+    if differ := differing(stored_config(run).as_dict(), wanted):
         raise InvalidValue(f"out: expected runs of the same settings, got {run} with {differ}; choose another")
     return True

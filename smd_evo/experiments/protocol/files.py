@@ -1,10 +1,11 @@
-"""A folder of fine-tuning runs, one for each architecture, and what they say together."""
+"""A folder of fine-tuning runs, one for each architecture and seed, and what they say together."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from smd_evo.experiments.finetune.files import stored_config
 from smd_evo.experiments.folders.content import RESULTS, SUMMARY, read_results, write_results, wrong_state
@@ -15,19 +16,26 @@ from smd_evo.statistics.tests import Estimate
 __all__ = ["SUMMARY", "write_summary"]
 
 
-def write_summary(folder: Path, runs: Sequence[str]) -> Summary:
-    """Gather the finished runs in a folder, over their architectures."""
-    summary = summarise([_architecture(folder / name) for name in runs])
-    write_results(folder / SUMMARY, "protocol", {"runs": list(runs), **dataclasses.asdict(summary)})
+def write_summary(folder: Path, runs: Mapping[str, str], command: Mapping[str, Any] | None = None) -> Summary:
+    """Gather finished runs in a folder, over their architectures.
+
+    Args:
+        folder: where they are.
+        runs: the name of each one's network by that of its folder.
+        command: what asked for them; see :meth:`smd_evo.experiments.protocol.plan.Plan.command`.
+    """
+    summary = summarise([_architecture(folder / run, name) for run, name in runs.items()])
+    results = {"runs": list(runs), "command": command, **dataclasses.asdict(summary)}
+    write_results(folder / SUMMARY, "protocol", results)
     return summary
 
 
-def _architecture(run: Path) -> Architecture:
+def _architecture(run: Path, name: str) -> Architecture:
     with wrong_state(f"the results in {run}"):
-        return _read(run)
+        return _read(run, name)
 
 
-def _read(run: Path) -> Architecture:
+def _read(run: Path, name: str) -> Architecture:
     results = read_results(run / RESULTS, "finetune")
     gains = {
         row["candidate"]: _gain(row["accuracy_gain"], row["p_value"])
@@ -35,11 +43,14 @@ def _read(run: Path) -> Architecture:
         if row["method"] == SPARSE and row["candidate"] in CANDIDATES
     }
     against = {
-        name: _gain(each["accuracy_gain"], each["p_value"])
-        for name, each in results["sparse_ensemble_against"].items()
+        control: _gain(each["accuracy_gain"], each["p_value"])
+        for control, each in results["sparse_ensemble_against"].items()
     }
+    config = stored_config(run)
     return Architecture(
-        model=stored_config(run).model,
+        name=name,
+        seed=config.seed,
+        model=config.model,
         parameters=results["parameters"],
         accuracy=results["rows"][0]["accuracy"],
         gains=gains,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from smd_evo.experiments.protocol.results import CANDIDATES, Architecture, Gain, Summary
+from smd_evo.experiments.protocol.results import CANDIDATES, Architecture, Gain, Summary, labels
 from smd_evo.experiments.protocol.table import protocol_verdict
 from smd_evo.experiments.record import RunRecord
 from smd_evo.experiments.sections import Cell, Group, Section, Table, estimate, figure, gain
@@ -19,13 +19,16 @@ def protocol_section(record: RunRecord) -> Section:
     rows = [_architecture(row) for row in record.results["rows"]]
     summary = Summary(rows, record.results["overall"])
     names = list(rows[0].against) if rows else []
+    networks = list(dict.fromkeys(row.name.removeprefix("timm:") for row in rows))
+    seeds = list(dict.fromkeys(str(row.seed) for row in rows))
     return Section(
-        title=f"Fine-tuning {len(rows)} network{'s' if len(rows) != 1 else ''} on {_data(record)}",
+        title=f"Fine-tuning {len(networks)} network{'s' if len(networks) != 1 else ''} on {_data(record)}",
         folder=record.name,
         verdict=protocol_verdict(summary),
         facts={
             "Protocol": "each network is fine-tuned on its own, with a sigma of its own; the sections below say how",
-            "Networks": ", ".join(row.model.removeprefix("timm:") for row in rows),
+            "Networks": ", ".join(networks),
+            **({"Seeds": ", ".join(seeds)} if len(seeds) > 1 else {}),
         },
         tables=[_gains(summary), *([_controls(summary, names)] if names else [])],
         figure=figure(record, "Gains of each network.", "Gains of each network."),
@@ -51,12 +54,12 @@ def _cells(found: Gain) -> list[Cell]:
 def _gains(summary: Summary) -> Table:
     lines = [
         [
-            Cell(row.model.removeprefix("timm:")),
+            Cell(label),
             Cell(f"{row.parameters / 1e6:,.{1 if row.parameters >= 1e6 else 3}f}"),
             Cell(f"{100 * row.accuracy:.1f}"),
             *(cell for name in CANDIDATES for cell in _cells(row.gains[name])),
         ]
-        for row in summary.rows
+        for row, label in zip(summary.rows, labels(summary.rows), strict=True)
     ]
     return Table(
         title="Gains over the parent",
@@ -71,8 +74,8 @@ def _gains(summary: Summary) -> Table:
 
 def _controls(summary: Summary, names: list[str]) -> Table:
     lines = [
-        [Cell(row.model.removeprefix("timm:")), *(cell for name in names for cell in _cells(row.against[name]))]
-        for row in summary.rows
+        [Cell(label), *(cell for name in names for cell in _cells(row.against[name]))]
+        for row, label in zip(summary.rows, labels(summary.rows), strict=True)
     ]
     return Table(
         title="Sparse ensemble against controls",

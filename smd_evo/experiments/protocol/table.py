@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from smd_evo.experiments.protocol.results import CANDIDATES, Gain, Summary
+from smd_evo.experiments.protocol.results import CANDIDATES, Gain, Summary, labels
 from smd_evo.experiments.tables import new_table, p_text, points, versus
 
 __all__ = ["protocol_table", "protocol_verdict"]
@@ -12,10 +12,11 @@ __all__ = ["protocol_table", "protocol_verdict"]
 
 def protocol_table(summary: Summary) -> Table:
     """Accuracy of each parent, and gains of its best child and of its ensemble."""
-    count = len(summary.rows)
+    count, runs = len({row.name for row in summary.rows}), len(summary.rows)
+    several = f", {runs} runs" if runs != count else ""
     tests = sum(len(row.gains) for row in summary.rows)
     table = new_table(
-        title=f"{count} network{'s' if count != 1 else ''}, each on its test split, read once",
+        title=f"{count} network{'s' if count != 1 else ''}{several}, each on its test split, read once",
         caption="acc.: the parent's accuracy in %; gains in points with 95 % paired bootstrap intervals,\n"
         "each by itself, not corrected;\n"
         f"p: exact McNemar test, adjusted by Holm for the {tests} gains of this table;\n"
@@ -26,10 +27,10 @@ def protocol_table(summary: Summary) -> Table:
     )
     for column in table.columns[1:]:
         column.no_wrap = True
-    for row in summary.rows:
+    for row, label in zip(summary.rows, labels(summary.rows), strict=True):
         gains = [text for name in CANDIDATES for text in _cells(row.gains[name])]
         size = f"{row.parameters / 1e6:.{1 if row.parameters >= 1e6 else 2}f}"
-        table.add_row(row.model.removeprefix("timm:"), size, f"{100 * row.accuracy:.1f}", *gains)
+        table.add_row(label, size, f"{100 * row.accuracy:.1f}", *gains)
     return table
 
 
