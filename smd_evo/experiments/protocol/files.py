@@ -7,56 +7,88 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from smd_evo.experiments.finetune.files import stored_config
-from smd_evo.experiments.folders.content import RESULTS, SUMMARY, read_results, write_results, wrong_state
-from smd_evo.experiments.protocol.results import CANDIDATES, Architecture, Gain, Summary, summarise
-from smd_evo.experiments.shortlists import SPARSE
-from smd_evo.statistics.tests import Estimate
+import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["SUMMARY", "write_summary"]
+from smd_evo.experiments.facts import stored_rows
+from smd_evo.experiments.finetune.files import stored_config
+from smd_evo.experiments.folders.content import (
+    PLOT,
+    RESULTS,
+    SUMMARY,
+    TABLE,
+    read_results,
+    write_plot,
+    write_results,
+    write_table,
+    wrong_state,
+)
+from smd_evo.experiments.protocol.plot import plot_summary
+from smd_evo.experiments.protocol.results import Gain, Run, Summary, summarise
+from smd_evo.experiments.sections import estimate
+
+__all__ = ["SUMMARY", "read_run", "write_summary"]
 
 
 def write_summary(folder: Path, runs: Mapping[str, str], command: Mapping[str, Any] | None = None) -> Summary:
-    """Gather finished runs in a folder, over their architectures.
+    """Gather finished runs in a folder: what they say together, every row of each, and a picture.
 
     Args:
         folder: where they are.
         runs: the name of each one's network by that of its folder.
         command: what asked for them; see :meth:`smd_evo.experiments.protocol.plan.Plan.command`.
     """
-    summary = summarise([_architecture(folder / run, name) for run, name in runs.items()])
+    found = [read_run(folder / run, name) for run, name in runs.items()]
+    summary = summarise(found)
+    write_table(
+        folder / TABLE,
+        [
+            {"network": run.name, "parameters": run.parameters, "seed": run.seed, **dataclasses.asdict(row)}
+            for run in found
+            for row in run.rows
+        ],
+    )
+    write_plot(folder / PLOT, lambda picture: plot_summary(summary, picture))
     results = {"runs": list(runs), "command": command, **dataclasses.asdict(summary)}
     write_results(folder / SUMMARY, "protocol", results)
     return summary
 
 
-def _architecture(run: Path, name: str) -> Architecture:
+def read_run(run: Path, name: str) -> Run:
+    """A finished run, as the summary needs it.
+
+    Args:
+        run: its folder.
+        name: of its network.
+
+    Raises:
+        InvalidValue: there are no results, or others than this version writes.
+    """
     with wrong_state(f"the results in {run}"):
-        return _read(run, name)
+        results, config = read_results(run / RESULTS, "finetune"), stored_config(run)
+        against = {
+            other: Gain(estimate(each["accuracy_gain"]), float(each["p_value"]), float(each["p_value"]))
+            for other, each in results["sparse_ensemble_against"].items()
+        }
+        return Run(
+            name=name,
+            seed=config.seed,
+            model=config.model,
+            parameters=results["parameters"],
+            rows=stored_rows(results),
+            right=_right(results),
+            against=against,
+            groups={
+                arm: [(float(group["density"]), float(group["validation"])) for group in each["groups"]]
+                for arm, each in results["arms"].items()
+            },
+            sense=results.get("sense", "min"),
+        )
 
 
-def _read(run: Path, name: str) -> Architecture:
-    results = read_results(run / RESULTS, "finetune")
-    gains = {
-        row["candidate"]: _gain(row["accuracy_gain"], row["p_value"])
-        for row in results["rows"]
-        if row["method"] == SPARSE and row["candidate"] in CANDIDATES
-    }
-    against = {
-        control: _gain(each["accuracy_gain"], each["p_value"])
-        for control, each in results["sparse_ensemble_against"].items()
-    }
-    config = stored_config(run)
-    return Architecture(
-        name=name,
-        seed=config.seed,
-        model=config.model,
-        parameters=results["parameters"],
-        accuracy=results["rows"][0]["accuracy"],
-        gains=gains,
-        against=against,
-    )
-
-
-def _gain(value: dict[str, float], p_value: float) -> Gain:
-    return Gain(Estimate(**{name: float(number) for name, number in value.items()}), float(p_value), float(p_value))
+def _right(results: Mapping[str, Any]) -> NDArray[np.bool_] | None:
+    rows = results.get("right")
+    if not rows:
+        return None
+    bits = [np.unpackbits(np.frombuffer(bytes.fromhex(row), np.uint8)) for row in rows]
+    return np.stack(bits)[:, : results["data"]["samples"]["test"]].astype(bool)

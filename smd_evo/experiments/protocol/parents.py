@@ -15,7 +15,7 @@ from typing import Any
 
 from smd_evo.errors import InvalidValue, check_choice, shown
 from smd_evo.experiments.finetune.settings import FinetuneConfig
-from smd_evo.experiments.folders.content import PLOT, SUMMARY
+from smd_evo.experiments.folders.content import PLOT, SUMMARY, TABLE
 from smd_evo.experiments.readers import path
 from smd_evo.experiments.settings import load_yaml
 from smd_evo.zoo.names import user_object
@@ -42,7 +42,7 @@ PROTOCOLS = {
 
 _OWN = ("name", "model", "checkpoint", "checkpoint_key", "preprocessing")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
-_TAKEN = (PLOT, SUMMARY)
+_TAKEN = (PLOT, SUMMARY, TABLE)
 """What else lies in the folder of the runs."""
 
 

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.table import Table
 
-from smd_evo.experiments.protocol.results import CANDIDATES, Gain, Summary, labels
-from smd_evo.experiments.tables import new_table, p_text, points, versus
+from smd_evo.experiments.protocol.results import CANDIDATES, MATCHED, PARENT, Gain, Network, Overall, Summary
+from smd_evo.experiments.shortlists import SPARSE
+from smd_evo.experiments.tables import BEST_FREE, new_table, p_text, points
 
-__all__ = ["protocol_table", "protocol_verdict"]
+__all__ = ["millions", "protocol_table", "protocol_verdict"]
 
 
 def protocol_table(summary: Summary) -> Table:
     """Accuracy of each parent, and gains of its best child and of its ensemble."""
-    count, runs = len({row.name for row in summary.rows}), len(summary.rows)
+    networks = summary.networks
+    count, runs = len(networks), sum(len(each.seeds) for each in networks)
     several = f", {runs} runs" if runs != count else ""
-    tests = sum(len(row.gains) for row in summary.rows)
     table = new_table(
         title=f"{count} network{'s' if count != 1 else ''}{several}, each on its test split, read once",
         caption="acc.: the parent's accuracy in %; gains in points with 95 % paired bootstrap intervals,\n"
-        "each by itself, not corrected;\n"
-        f"p: exact McNemar test, adjusted by Holm for the {tests} gains of this table;\n"
+        "each by itself, not corrected"
+        + ("; of several seeds the mean, over all of their images;\n" if several else ";\n")
+        + f"p: exact McNemar test, adjusted by Holm for the {count * len(CANDIDATES)} gains of this table;\n"
         "d: parameters, in millions.",
         names=["network"],
         numbers=["d", "acc.", *(name for candidate in CANDIDATES for name in (candidate, "p"))],
@@ -27,24 +31,48 @@ def protocol_table(summary: Summary) -> Table:
     )
     for column in table.columns[1:]:
         column.no_wrap = True
-    for row, label in zip(summary.rows, labels(summary.rows), strict=True):
-        gains = [text for name in CANDIDATES for text in _cells(row.gains[name])]
-        size = f"{row.parameters / 1e6:.{1 if row.parameters >= 1e6 else 2}f}"
-        table.add_row(label, size, f"{100 * row.accuracy:.1f}", *gains)
+    for each in networks:
+        gains = [text for name in CANDIDATES for text in _cells(each.gains[SPARSE][name])]
+        name = each.name.removeprefix("timm:")
+        table.add_row(name, millions(each.parameters), f"{100 * each.accuracy:.1f}", *gains)
     return table
 
 
 def protocol_verdict(summary: Summary) -> list[str]:
     """What the table shows, in sentences that claim no more than their tests."""
-    rows, lines = summary.rows, []
+    lines = []
     for name in CANDIDATES:
-        lines.append(f"Sparse {name} against the parent: {_counted([row.gains[name] for row in rows])}")
-    for name in rows[0].against if rows else ():
-        gains = [row.against[name] for row in rows]
-        lines.append(f"{versus(name)}: {_counted(gains)}")
-    for place, name in enumerate(summary.overall):
-        lines[place] += f" Over networks: p = {p_text(summary.overall[name])} (Wilcoxon)."
+        own = [each.gains[SPARSE][name] for each in summary.networks]
+        lines.append(f"Sparse {name} against the parent: {_counted(own)}{_rule(summary, name, PARENT)}")
+    for name in CANDIDATES:
+        for other in _common(summary.networks, name):
+            versus = other if other == BEST_FREE else f"that of {other}"
+            own = [each.against[name][other] for each in summary.networks]
+            asked = ""
+            if other == MATCHED and name in summary.question:
+                asked = f", {p_text(summary.question[name])} after Holm's correction for both candidates"
+            rule = _rule(summary, name, other, asked)
+            lines.append(f"Sparse {name} against {versus}: {_counted(own)}{rule}")
+    for trend in summary.trends:
+        lines.append(
+            f"The {trend.of} against {trend.by}: rank correlation {trend.rho:+.2f} over {trend.networks} networks, "
+            f"p = {p_text(trend.p_value)}."
+        )
     return lines
+
+
+def millions(parameters: int) -> str:
+    """A number of parameters in millions.
+
+    >>> millions(25_557_032), millions(14_458)
+    ('25.6', '0.01')
+    """
+    return f"{parameters / 1e6:,.{1 if parameters >= 1e6 else 2}f}"
+
+
+def _common(networks: Sequence[Network], name: str) -> list[str]:
+    """What the sparse candidate is compared with on every network."""
+    return [other for other in networks[0].against[name] if all(other in each.against[name] for each in networks)]
 
 
 def _counted(gains: list[Gain]) -> str:
@@ -55,6 +83,14 @@ def _counted(gains: list[Gain]) -> str:
         f"mean {100 * mean:+.2f} points; better on {better}, worse on {len(stand) - better} of {len(gains)} "
         "after Holm's correction."
     )
+
+
+def _rule(summary: Summary, name: str, other: str, asked: str = "") -> str:
+    found: Overall | None = summary.overall.get(name, {}).get(other)
+    if found is None:
+        return ""
+    interval = f"95 % interval [{100 * found.mean.low:+.2f}, {100 * found.mean.high:+.2f}]"
+    return f" Over networks: {interval}, p = {p_text(found.wilcoxon)} (Wilcoxon){asked}."
 
 
 def _cells(gain: Gain) -> tuple[str, str]:
