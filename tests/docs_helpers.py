@@ -16,6 +16,13 @@ from torch import nn
 def network(classes):
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, classes))
 """
+STUDY = """
+parents:
+  - {name: resnet20, model: cifar-resnet20, checkpoint: resnet20.safetensors}
+  - {name: small, model: mymodule:network}
+settings:
+  children: 64
+"""
 WORDNET = ("n01440764", "n01443537")
 SMALL = ["--children", "4", "--density", "0.1", "--sigma", "0.05"]
 
@@ -27,6 +34,7 @@ def furnish(folder):
     write_pictures(folder / "data" / "pictures", ("cat", "dog"), "test")
     write_pictures(folder / "data" / "imagenet", WORDNET, "val")
     saved(lively(CifarResNet(20, 2)), folder / "resnet20.safetensors")
+    (folder / "study.yaml").write_text(STUDY)
     (folder / "weights").mkdir()
     for name in ("resnet18", "vit_small_patch16_224"):
         saved(untrained(name), folder / "weights" / f"{name}.safetensors")

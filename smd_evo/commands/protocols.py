@@ -61,6 +61,7 @@ def finetune_all(plan: Plan, out: str | None, dry_run: bool) -> None:
                 say(f"{part.folder}: {told_of}")
         if dry_run:
             return
+        _check_others(plan, target)  # others may have come meanwhile
         parts = plan.found(target)
         summary = write_summary(target, {part.folder: part.name for part in parts}, plan.command(parts))
         show([protocol_table(summary)], protocol_verdict(summary), target)
