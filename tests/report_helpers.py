@@ -120,24 +120,43 @@ def summary_results(models=("resnet18", "vgg16"), seeds=None, protocol=None, **s
     def gain(value):
         return {"value": around(value), "p_value": 0.001, "adjusted": 0.004}
 
-    rows = [
+    networks = [
         {
             "name": model,
-            "seed": seed or 0,
+            "seeds": list(seeds or (0,)),
             "model": f"timm:{model}",
             "parameters": 11_000_000,
             "accuracy": 0.7 + place / 100,
-            "gains": {"best child": gain(0.011), "ensemble": gain(0.015)},
-            "against": {"dense, matched norm": gain(0.03)},
+            "gains": {
+                "sparse": {"best child": gain(0.011), "ensemble": gain(0.015)},
+                "dense, matched norm": {"best child": gain(0.01), "ensemble": gain(0.012)},
+                "nearly free": {"views": gain(0.02), "the best of what is free": gain(0.02)},
+            },
+            "against": {
+                "best child": {"dense, matched norm": gain(0.001)},
+                "ensemble": {"dense, matched norm": gain(0.03), "the best of what is free": gain(-0.01)},
+            },
         }
-        for seed in seeds or (None,)
         for place, model in enumerate(models)
     ]
-    overall = {"best child": 0.03, "ensemble": 0.04, "dense, matched norm": 0.5}
+
+    def overall(value):
+        return {"mean": around(value), "better": 1, "networks": len(models), "wilcoxon": 0.25, "sign": 0.5}
+
+    summary = {
+        "networks": networks,
+        "overall": {
+            name: {"the parent": overall(0.01), "dense, matched norm": overall(0.02)}
+            for name in ("best child", "ensemble")
+        },
+        "question": {"best child": 0.5, "ensemble": 0.04},
+        "trends": [{"of": "gain", "by": "parameters", "rho": 0.5, "p_value": 0.3, "networks": len(models)}],
+        "densities": [{"density": 0.1, "gain": overall(0.001)}],
+    }
     runs = list(models) if seeds is None else [f"{model}-seed{seed}" for seed in seeds for model in models]
     command = {"protocol": protocol, "models": None if protocol else list(models)}
     command |= {"seeds": seeds and list(seeds), "settings": settings}
-    return {"kind": "protocol", "runs": runs, "command": command, "rows": rows, "overall": overall}
+    return {"kind": "protocol", "runs": runs, "command": command, **summary}
 
 
 def write_run(folder, results, config=CONFIG, plot=None):

@@ -39,7 +39,13 @@ def several(place):
 class TestFinetune:
     def test_each_network_has_a_run_of_its_own(self, several):
         folder, output = several
-        assert sorted(path.name for path in folder.iterdir()) == ["nets-first", "nets-second", "summary.json"]
+        assert sorted(path.name for path in folder.iterdir()) == [
+            "nets-first",
+            "nets-second",
+            "plot.png",
+            "summary.json",
+            "table.csv",
+        ]
         for name in ("first", "second"):
             config = yaml.safe_load((folder / f"nets-{name}" / "config.yaml").read_text())
             assert (config["model"], config["data"]) == (f"nets:{name}", "imagefolder:pictures")
@@ -86,18 +92,17 @@ class TestFinetune:
         folder, output = several
         summary = json.loads((folder / "summary.json").read_text())
         assert summary["kind"] == "protocol"
-        assert [row["model"] for row in summary["rows"]] == ["nets:first", "nets:second"]
-        for row, name in zip(summary["rows"], ("first", "second"), strict=True):
+        assert [row["model"] for row in summary["networks"]] == ["nets:first", "nets:second"]
+        for row, name in zip(summary["networks"], ("first", "second"), strict=True):
             results = json.loads((folder / f"nets-{name}" / "results.json").read_text())
             best = next(own for own in results["rows"] if own["candidate"] == "best child")
-            assert row["gains"]["best child"]["value"] == best["accuracy_gain"]
-            assert row["gains"]["best child"]["p_value"] == best["p_value"]
+            assert row["gains"]["sparse"]["best child"]["value"] == best["accuracy_gain"]
+            assert row["gains"]["sparse"]["best child"]["p_value"] == best["p_value"]
             assert row["accuracy"] == results["rows"][0]["accuracy"]
             assert row["parameters"] == results["parameters"] == 16 * 27 + 16 + 3 * 16 + 3
         assert "2 networks, each on its test split, read once" in output
-        assert set(summary["overall"]) == {
-            "best child",
-            "ensemble",
+        assert set(summary["overall"]["ensemble"]) == {
+            "the parent",
             "dense, matched sigma",
             "dense, matched norm",
             "dense, own sigma",
@@ -110,7 +115,7 @@ class TestFinetune:
         again = here(*arguments, cwd=place)
         assert again.returncode == 0, again.stderr
         changed = [name for name, when in written(several[0]).items() if before[name] != when]
-        assert [str(name) for name in changed] == ["summary.json"]
+        assert {str(name) for name in changed} == {"summary.json", "table.csv", "plot.png"}
         table = "2 networks"
         assert again.stdout[again.stdout.index(table) :] == several[1][several[1].index(table) :]
 

@@ -50,11 +50,12 @@ def compare(name="comparison", **settings):
 
 def protocol(models=("resnet18", "vgg16"), seeds=None):
     summary = summary_results(models, seeds)
+    every = [(model, seed) for seed in seeds or (0,) for model in models]
     own = [
-        finetune(folder, model=row["model"], seed=row["seed"], checkpoint=f"weights/{row['name']}.pth")
-        for folder, row in zip(summary["runs"], summary["rows"], strict=True)
+        finetune(folder, model=f"timm:{model}", seed=seed, checkpoint=f"weights/{model}.pth")
+        for folder, (model, seed) in zip(summary["runs"], every, strict=True)
     ]
-    return RunRecord("all", "protocol", {}, summary, None, tuple(own))
+    return RunRecord("study", "protocol", {}, summary, None, tuple(own))
 
 
 RUNS = {
@@ -153,7 +154,7 @@ def replaced(value, old, new):
 NAMES = [
     "demo-cnn",
     "digits",
-    "all",
+    "study",
     "again",
     "greedy",
     "diverse",
@@ -310,7 +311,10 @@ class TestProtocol:
         rows = page.table("Gains over the parent")
         assert [row[0] for row in rows] == ["network", "resnet18", "vgg16"]
         assert rows[1][1:] == ["11.0", "70.0", "+1.1 [-0.9, +3.1]", "0.004", "+1.5 [-0.5, +3.5]", "0.004"]
-        assert page.table("Sparse ensemble against controls")[2] == ["vgg16", "+3.0 [+1.0, +5.0]", "0.004"]
+        assert page.table("Sparse ensemble against others") == [
+            ["network", "dense, matched norm", "p", "the best of what is free", "p"],
+            *([name, "+3.0 [+1.0, +5.0]", "0.004", "-1.0 [-3.0, +1.0]", "0.004"] for name in ("resnet18", "vgg16")),
+        ]
         headings = page.texts("h2")
         for model in ("resnet18", "vgg16"):
             assert f"Fine-tuning timm:{model} on digits" in headings
@@ -321,11 +325,10 @@ class TestProtocol:
         record = replace(record, results=summary_results(models))
         assert Page(render_page([record])).texts("h1") == [f"Fine-tuning {title} on digits"]
 
-    def test_tells_the_seeds_of_a_network_apart(self):
+    def test_has_one_line_for_all_seeds_of_a_network_and_a_section_for_each(self):
         page = Page(render_page([protocol(("resnet18", "vgg16"), (0, 3))]))
-        lines = ["resnet18, seed 0", "vgg16, seed 0", "resnet18, seed 3", "vgg16, seed 3"]
-        for table in ("Gains over the parent", "Sparse ensemble against controls"):
-            assert [row[0] for row in page.table(table)[1:]] == lines
+        for table in ("Gains over the parent", "Sparse ensemble against others"):
+            assert [row[0] for row in page.table(table)[1:]] == ["resnet18", "vgg16"]
         assert page.texts("h1") == ["Fine-tuning 2 networks on digits"]
         assert "0, 3" in page.texts("dd")
         assert "Fine-tuning timm:vgg16 on digits (vgg16-seed3)" in page.texts("h2")

@@ -48,7 +48,7 @@ def fitness_fact(name: str, sense: str | None = None) -> str:
 
 def stored_rows(results: Mapping[str, Any], table: str = "rows") -> list[Row]:
     """The rows of a fine-tuning run's table, or of the same on other data, as they were before they became JSON."""
-    return [Row(**row | _row(row)) for row in results.get(table, ())]
+    return [Row(**row | _row(row)) for row in results[table]]
 
 
 def _row(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from zoo_helpers import write_module
 from smd_evo.errors import InvalidType, InvalidValue
 from smd_evo.experiments.protocol.parents import PROTOCOLS, as_text, read_parents
 from smd_evo.experiments.protocol.plan import Part, planned
-from smd_evo.experiments.protocol.results import Architecture, labels
 
 PARENTS = [
     {"name": "resnet18"},
@@ -228,14 +227,3 @@ class TestPlan:
     def test_no_two_networks_share_a_folder(self):
         with pytest.raises(InvalidValue, match="expected different folders, got nets-a of nets:a and nets"):
             planned({}, "nets:a,nets-a", None)
-
-
-class TestLabels:
-    def row(self, name, seed):
-        return Architecture(name, seed, "nets:first", 9, 0.5, {}, {})
-
-    def test_one_seed_is_not_told(self):
-        assert labels([self.row("timm:resnet18", 3), self.row("own", 3)]) == ["resnet18", "own"]
-
-    def test_several_are(self):
-        assert labels([self.row("timm:resnet18", 3), self.row("own", 0)]) == ["resnet18, seed 3", "own, seed 0"]

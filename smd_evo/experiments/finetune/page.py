@@ -88,7 +88,7 @@ def _verdict(rows: Sequence[Row], config: Mapping[str, Any], results: Mapping[st
     ]
     lines += own_verdict(rows, config["fitness"], results.get("sense", "min"))
     lines += against_controls(against(results["sparse_ensemble_against"]), results.get("free", {}))
-    lines += forgotten(stored_rows(results, "also"), config.get("also"))
+    lines += forgotten(stored_rows(results, "also") if results.get("also") else [], config.get("also"))
     lines += without(results.get("left_out", {}))
     lines.append("All of this speaks of these very children: another seed draws others.")
     lines += raced(results["evaluations"])

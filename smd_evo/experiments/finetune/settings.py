@@ -36,7 +36,7 @@ ENSEMBLES = ("greedy", "diverse", "soup")
 def _arms(name: str, value: Any) -> tuple[str, ...]:
     """Dense arms, or subspaces; what these are within may hold commas: ``within:norm,bias:dense``."""
     found: list[str] = []
-    for item in readers.items(name, value):
+    for item in (readers.text(name, each) for each in readers.items(name, value)):
         if found and found[-1].startswith("within:") and found[-1].count(":") < 2:
             found[-1] += f",{item}"
         else:
@@ -158,8 +158,5 @@ class FinetuneConfig(ExperimentConfig):
 
     def as_dict(self) -> dict[str, Any]:
         """See the base class."""
-        return {
-            name: value
-            for name, value in super().as_dict().items()
-            if name != "density" or has_density(self.subspace)
-        }
+        left_out = {"density": not has_density(self.subspace), "arms": not self.controls}
+        return {name: value for name, value in super().as_dict().items() if not left_out.get(name)}

@@ -48,8 +48,9 @@ def protocol_section(record: RunRecord) -> Section:
         ],
         figure=figure(
             record,
-            "Left: gains over the parent of the sparse ensemble, of the dense one at matched norm and of the best of "
-            "what is free, network by network. Right: sparse less dense at matched norm. The tables hold the numbers.",
+            "Left: gains over the parent of the sparse ensemble, of the dense one at matched norm and of the best "
+            "of what is free, network by network. Right: sparse less dense at matched norm. The tables hold the "
+            "numbers.",
             "Left: gains over the parent, network by network, the smallest first. Right: what sparse mutations gain "
             "over dense ones at matched norm. Bars are 95 % intervals, of the means over networks Student's.",
         ),
@@ -75,9 +76,7 @@ def _summary(results: Mapping[str, Any]) -> Summary:
             Network(**each | {part: {name: gains(own) for name, own in each[part].items()} for part in _NESTED})
             for each in results["networks"]
         ],
-        overall={
-            name: {other: overall(own) for other, own in each.items()} for name, each in results["overall"].items()
-        },
+        overall={name: {other: overall(own) for other, own in each.items()} for name, each in every},
         question=results["question"],
         trends=[Trend(**each) for each in results["trends"]],
         densities=[Density(each["density"], overall(each["gain"])) for each in results["densities"]],
@@ -155,8 +154,8 @@ def _against(networks: list[Network], candidate: str) -> Table:
         columns=["network", *(column for name in names for column in (name, "p"))],
         groups=[Group(lines)],
         note=f"Differences of the sparse {candidate} to that of each arm, and to the best of what is free, in points "
-        "of test accuracy, with 95 % paired bootstrap intervals, each by itself, not corrected. p: exact McNemar test, "
-        f"adjusted by Holm for the {len(lines) * len(names)} comparisons of this table.",
+        "of test accuracy, with 95 % paired bootstrap intervals, each by itself, not corrected. p: exact McNemar "
+        f"test, adjusted by Holm for the {len(lines) * len(names)} comparisons of this table.",
     )
 
 

@@ -32,7 +32,7 @@ def plot_summary(summary: Summary, file: Path | IO[bytes]) -> None:
         file: PNG file to write.
     """
     networks = sorted(summary.networks, key=lambda each: each.parameters)
-    asked = all(MATCHED in each.against["ensemble"] for each in networks)
+    asked = all(MATCHED in each.against[name] for each in networks for name in CANDIDATES)
     rows = len(networks) + (1 if asked and summary.overall else 0)
     figure = Figure(figsize=(11 if asked else 7, 1.6 + 0.42 * rows), layout="constrained")
     axes = figure.subplots(1, 2 if asked else 1, squeeze=False, sharey=True)[0]
