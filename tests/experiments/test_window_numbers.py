@@ -13,8 +13,9 @@ from scipy import stats
 from smd_evo import Dense, sample_mutations
 from smd_evo.errors import InvalidValue
 from smd_evo.evaluation.evaluator import Evaluation
+from smd_evo.experiments.chance import chance
 from smd_evo.experiments.window.numbers import FEWEST, Edge, PartialEstimate, crossing, find_edge, median_interval
-from smd_evo.experiments.window.sampling import Levels, Sample, chance, complete_edges, walk
+from smd_evo.experiments.window.sampling import Levels, Sample, complete_edges, walk
 
 LEVELS = Levels(parent=0.8, chance=0.1)
 accuracies = st.floats(0, 1)

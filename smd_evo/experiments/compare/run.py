@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -23,6 +24,7 @@ from smd_evo.core.parameters import ParameterSpace
 from smd_evo.ensemble.metrics import accuracy, negative_log_likelihood
 from smd_evo.errors import InvalidValue
 from smd_evo.evaluation.evaluator import Evaluator
+from smd_evo.experiments.chance import remark
 from smd_evo.experiments.compare.memory import PeakMemory
 from smd_evo.experiments.compare.methods.base import Method, Strength, Task, alone
 from smd_evo.experiments.compare.methods.registry import CONTROLS, find_method
@@ -250,6 +252,8 @@ class Comparison:
         """The score on the test split, which is predicted once, as it is and calibrated on the fitness split."""
         outputs, targets = self._predicted(method, "test")
         known, labels = self._predicted(method, "fitness")
+        if isinstance(method, Parent) and (line := remark(known, labels)):
+            warnings.warn(line, stacklevel=2)
         raw = _scored(outputs, targets)
         if not bool(outputs.isfinite().all()) or not bool(known.isfinite().all()):
             return raw, raw  # a network that answers nothing cannot be calibrated

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from smd_evo.ensemble.metrics import accuracy, finite_logits, negative_log_likel
 from smd_evo.errors import InvalidValue
 from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.evaluation.fitness import ACCURACY, CROSS_ENTROPY, ModuleFitness, rank
+from smd_evo.experiments.chance import near_chance
 from smd_evo.experiments.generations.counts import evolution_workload
 from smd_evo.experiments.generations.searchers import Stages
 from smd_evo.experiments.generations.settings import EvolutionConfig, images_at, most_images
@@ -166,6 +168,9 @@ class Evolution:
             sigmas, self.calibration = self._stages.calibrate(self._evaluator(), self.progress)
             self._make_searcher(sigmas)
             self.start = self._validate()
+        right = self.start.accuracy
+        if right is not None and (line := near_chance(right, self._judge.targets(), "validation")):
+            warnings.warn(line, stacklevel=2)
 
     def announce(self, done: int | None = None) -> None:
         """Tell what is to come, if so many generations are done; None: not even the calibration is."""

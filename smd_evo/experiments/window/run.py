@@ -43,6 +43,7 @@ from smd_evo.ensemble.metrics import accuracy
 from smd_evo.errors import InvalidValue, check_count
 from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.evaluation.fitness import best_of
+from smd_evo.experiments.chance import chance
 from smd_evo.experiments.parent import NAMED, Source, in_precision
 from smd_evo.experiments.progress import Logged, Progress
 from smd_evo.experiments.rules import make_rule, mean_density
@@ -50,7 +51,7 @@ from smd_evo.experiments.speed import timed
 from smd_evo.experiments.window.counts import window_workload
 from smd_evo.experiments.window.numbers import FEWEST, Edge, PartialEstimate, crossing, find_edge
 from smd_evo.experiments.window.results import SHARES, BestChild, Cell, Profile, Window, WindowResult
-from smd_evo.experiments.window.sampling import Levels, Sample, chance, complete_edges, walk
+from smd_evo.experiments.window.sampling import Levels, Sample, complete_edges, walk
 from smd_evo.experiments.window.settings import WindowConfig
 from smd_evo.statistics.bootstrap import paired_difference
 from smd_evo.statistics.tests import mcnemar_exact

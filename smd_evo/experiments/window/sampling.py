@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from math import log10
 
-from torch import Tensor
-
 from smd_evo.core.mutation import Mutation
 from smd_evo.errors import InvalidValue
 from smd_evo.evaluation.evaluator import Evaluator
@@ -16,7 +14,7 @@ from smd_evo.experiments.window.numbers import FEWEST, median_interval
 from smd_evo.experiments.window.results import SHARES
 from smd_evo.statistics.tests import Estimate
 
-__all__ = ["MOST_CELLS", "Levels", "Sample", "chance", "complete_edges", "walk"]
+__all__ = ["MOST_CELLS", "Levels", "Sample", "complete_edges", "walk"]
 
 _PER_DECADE = 4
 _REACH = 4 * _PER_DECADE
@@ -126,17 +124,6 @@ class Sample:
             more = result.fitness.clamp(min=0).tolist()  # a fitness that is not finite is far below 0 here
             cell = Sample(cell.recipes, cell.accuracies + more, cell.nonfinite + result.nonfinite)
         return cell
-
-
-def chance(targets: Tensor) -> float:
-    """Share of the most frequent class: what a network reaches that always answers the same.
-
-    Example:
-        >>> import torch
-        >>> chance(torch.tensor([0, 7, 7, 3]))
-        0.5
-    """
-    return float(targets.flatten().unique(return_counts=True)[1].max()) / targets.numel()
 
 
 def walk(sample: Callable[[float], Sample], start: float, levels: Levels) -> list[Sample]:
