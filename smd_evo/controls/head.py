@@ -101,6 +101,7 @@ def fit_head(features: Tensor, targets: Tensor, classes: int, ridge: float) -> H
     model = LogisticRegression(C=1 / (ridge * len(inputs)), max_iter=_ITERATIONS)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # nearly there is near enough for a control
+        warnings.filterwarnings("ignore", message="The number of unique classes")  # one sample a class may be all
         model.fit(((inputs - mean) / spread).numpy(), labels.numpy())
     weight, bias = torch.from_numpy(model.coef_).double(), torch.from_numpy(model.intercept_).double()
     if len(model.classes_) == 2:  # scikit-learn keeps the second class's

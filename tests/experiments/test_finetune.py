@@ -353,3 +353,10 @@ class TestArms:
     def test_what_makes_no_sense_is_refused(self, settings, message):
         with pytest.raises(InvalidValue, match=message):
             FinetuneConfig.read(settings)
+
+
+def test_a_parent_that_guesses_is_told_of_before_anything_else():
+    network, samples = torch.nn.Linear(2, 3), (torch.randn(60, 2), torch.arange(60) % 3)
+    torch.nn.init.zeros_(network.weight)
+    with pytest.warns(UserWarning, match="parent: expected an accuracy well above chance on the fitness split"):
+        smd_evo.finetune(network, samples, samples, samples, children=4, density=0.5, sigma=0.1, controls=False)

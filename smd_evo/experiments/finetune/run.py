@@ -12,6 +12,7 @@ Reference: Whitaker & Whitley, arXiv 2302.05832; the controls at matched norm an
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -22,6 +23,7 @@ from smd_evo.evaluation.evaluator import Evaluation, Evaluator
 from smd_evo.evaluation.fitness import BatchFitness, ModuleFitness, TotalFitness, best_of
 from smd_evo.evaluation.race import race_rounds
 from smd_evo.evaluation.work import Work
+from smd_evo.experiments.chance import remark
 from smd_evo.experiments.finetune.arms import Strength, plan_arms
 from smd_evo.experiments.finetune.counts import finetune_workload
 from smd_evo.experiments.finetune.free import Chosen, choose_free
@@ -65,6 +67,9 @@ def _finetuned(config: FinetuneConfig, progress: Progress, source: Source) -> Fi
         )
     progress.expect(timed(finetune_workload(config, data.sizes), ranker))
     judge = ranker.on(data.validation)
+    before, outputs = ranker.observe([Lineage()])
+    if told := remark(outputs[0], ranker.targets()):
+        warnings.warn(told, stacklevel=2)
     plans, calibrations = plan_arms(config, ranker, progress)
     progress.start("children", config.children * sum(map(len, plans.values())))
     run_group, work = _group_runner(config, data, ranker, judge, progress)
@@ -82,7 +87,7 @@ def _finetuned(config: FinetuneConfig, progress: Progress, source: Source) -> Fi
         config=config,
         data=data,
         space=ranker.space,
-        parent_fitness=float(ranker.evaluate([Lineage()]).fitness[0]),
+        parent_fitness=float(before.fitness[0]),
         sense=ranker.fitness.sense,
         arms=arms,
         rows=test.rows,
