@@ -23,7 +23,7 @@ _Config = TypeVar("_Config", bound=ExperimentConfig)
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _OURS = (
     *("model", "checkpoint", "checkpoint_key", "data", "data_dir", "download", "fitness_samples"),
-    *("validation_samples", "test_samples", "memory", "skip_unreadable", "outputs", "preprocessing"),
+    *("validation_samples", "test_samples", "memory", "skip_unreadable", "outputs", "preprocessing", "also"),
 )
 """Settings that say where the parent and the data come from: here they are there."""
 

@@ -106,7 +106,7 @@ def read_config(run: Path | str, trust: bool = False, given: Mapping[str, Any] |
     """
     config, given = stored_config(run), dict(given or {})
     check_trust(run, config.as_dict(), given, trust)
-    return dataclasses.replace(config, **given)
+    return dataclasses.replace(config, also=None, **given)  # which nobody reads again
 
 
 def stored_config(run: Path | str) -> FinetuneConfig:
