@@ -149,8 +149,8 @@ class TestSettings:
         parameters = inspect.signature(function).parameters
         fields = {each.name: each for each in dataclasses.fields(CONFIGS[function])}
         ours = {"model", "checkpoint", "checkpoint_key", "data_dir", "download", "memory", "skip_unreadable"}
-        ours |= {"fitness_samples", "validation_samples", "test_samples", "outputs", "preprocessing"}
-        assert set(fields) - set(parameters) == ours
+        ours |= {"fitness_samples", "validation_samples", "test_samples", "outputs", "preprocessing", "also"}
+        assert set(fields) - set(parameters) == ours & set(fields)
         for name in set(fields) & set(parameters) - {"data"}:
             assert parameters[name].default == fields[name].default
             assert f"        {name}: " in function.__doc__

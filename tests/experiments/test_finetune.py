@@ -343,7 +343,7 @@ class TestArms:
         [
             ({"arms": "matched-noise"}, "arms: expected one of random, partition, neuron, tensor, matched-sigma"),
             ({"arms": "tensor,tensor"}, "arms: expected one or more different arms"),
-            ({"arms": ","}, "arms: expected a word"),
+            ({"arms": []}, "arms: expected one or more different arms"),
             ({"arms": "random:2"}, "arms: "),
             ({"arms": "within:head"}, "arms: expected within:SELECT:NAME"),
             ({"arms": "tensor", "controls": False}, "arms: expected none without controls"),
