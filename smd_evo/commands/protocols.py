@@ -37,7 +37,8 @@ def finetune_all(plan: Plan, out: str | None, dry_run: bool) -> None:
     from smd_evo.experiments.protocol.checks import check_parents
     from smd_evo.experiments.protocol.files import write_summary
     from smd_evo.experiments.protocol.naming import naming
-    from smd_evo.experiments.protocol.table import protocol_table, protocol_verdict
+    from smd_evo.experiments.protocol.table import overall_table, protocol_table, protocol_verdict
+    from smd_evo.experiments.sections import rich_table
 
     def told() -> str:
         done = sum((target / part.folder / RESULTS).is_file() for part in configs)
@@ -64,7 +65,8 @@ def finetune_all(plan: Plan, out: str | None, dry_run: bool) -> None:
         _check_others(plan, target)  # others may have come meanwhile
         parts = plan.found(target)
         summary = write_summary(target, {part.folder: part.name for part in parts}, plan.command(parts))
-        show([protocol_table(summary)], protocol_verdict(summary), target)
+        tables = [protocol_table(summary), *([rich_table(overall_table(summary))] if summary.overall else [])]
+        show(tables, protocol_verdict(summary), target)
 
 
 def _configs(plan: Plan) -> Mapping[Part, FinetuneConfig]:

@@ -8,7 +8,6 @@ from typing import Any
 from smd_evo.experiments.finetune.results import NEARLY_FREE
 from smd_evo.experiments.protocol.results import (
     CANDIDATES,
-    PARENT,
     Density,
     Gain,
     Network,
@@ -16,9 +15,9 @@ from smd_evo.experiments.protocol.results import (
     Summary,
     Trend,
 )
-from smd_evo.experiments.protocol.table import millions, protocol_verdict
+from smd_evo.experiments.protocol.table import millions, overall_table, protocol_verdict
 from smd_evo.experiments.record import RunRecord
-from smd_evo.experiments.sections import Cell, Group, Section, Table, decimal, estimate, figure, gain, span
+from smd_evo.experiments.sections import Cell, Group, Section, Table, decimal, estimate, figure, gain
 from smd_evo.experiments.shortlists import SPARSE
 from smd_evo.experiments.tables import BEST_FREE, p_text
 
@@ -43,7 +42,7 @@ def protocol_section(record: RunRecord) -> Section:
             _gains(networks),
             _arms(networks),
             *(_against(networks, name) for name in CANDIDATES if networks[0].against[name]),
-            *([_overall(summary)] if summary.overall else []),
+            *([overall_table(summary)] if summary.overall else []),
             *([_densities(summary.densities)] if summary.densities else []),
         ],
         figure=figure(
@@ -157,25 +156,6 @@ def _against(networks: list[Network], candidate: str) -> Table:
         "of test accuracy, with 95 % paired bootstrap intervals, each by itself, not corrected. p: exact McNemar "
         f"test, adjusted by Holm for the {len(lines) * len(names)} comparisons of this table.",
     )
-
-
-def _overall(summary: Summary) -> Table:
-    groups = [
-        Group([[Cell(other), *_over(found)] for other, found in each.items()], f"sparse {name} against")
-        for name, each in summary.overall.items()
-    ]
-    return Table(
-        title="Over networks",
-        columns=["", "mean difference", "better on", "Wilcoxon, p", "sign test, p"],
-        groups=groups,
-        note=f"Each network counts once, with the mean of its seeds. Mean: in points, with Student's 95 % interval. "
-        f"{PARENT[:1].upper()}{PARENT[1:]} is what children are made of. p values are two-sided and not corrected.",
-    )
-
-
-def _over(found: Overall) -> list[Cell]:
-    share = Cell(f"{found.better} of {found.networks}")
-    return [span(found.mean, 2, 100), share, Cell(p_text(found.wilcoxon)), Cell(p_text(found.sign))]
 
 
 def _densities(densities: list[Density]) -> Table:

