@@ -67,8 +67,14 @@ class Free(ABC):
         """Fit it to what :meth:`look` has seen."""
 
     @abstractmethod
-    def predict(self, parent: Evaluator, data: Samples) -> Tensor:
-        """Outputs for samples, [n, classes], once it is fitted."""
+    def predict(self, parent: Evaluator, data: Samples, before: Tensor | None = None) -> Tensor:
+        """Outputs for samples, [n, classes], once it is fitted.
+
+        Args:
+            parent: the network, on any samples.
+            data: the samples.
+            before: the parent's own outputs for them, where they are known.
+        """
 
 
 class _Outputs(Free):
@@ -89,9 +95,9 @@ class _Outputs(Free):
     def fitted(self, logits: Tensor, targets: Tensor) -> Scaling:
         """What is done to all outputs, by those for some samples."""
 
-    def predict(self, parent: Evaluator, data: Samples) -> Tensor:
+    def predict(self, parent: Evaluator, data: Samples, before: Tensor | None = None) -> Tensor:
         """See the base class."""
-        return self._scaling.of(parent.on(data).predict([Lineage()])[0])
+        return self._scaling.of(parent.on(data).predict([Lineage()])[0] if before is None else before)
 
 
 class Temperature(_Outputs):
@@ -164,7 +170,7 @@ class HeadRefit(Free):
         """See the base class."""
         self._head = fit_head(*seen, self._ridge)
 
-    def predict(self, parent: Evaluator, data: Samples) -> Tensor:
+    def predict(self, parent: Evaluator, data: Samples, before: Tensor | None = None) -> Tensor:
         """See the base class."""
         return self._head.of(features_of(parent.on(data)))
 
@@ -199,7 +205,7 @@ class BatchNormBlend(Free):
         """See the base class."""
         self._statistics = seen
 
-    def predict(self, parent: Evaluator, data: Samples) -> Tensor:
+    def predict(self, parent: Evaluator, data: Samples, before: Tensor | None = None) -> Tensor:
         """See the base class."""
         network = blended(parent.space.module, self._statistics, self._share)
         outputs: Tensor = Evaluator(network, data, batch_size=parent.batch_size).predict([Lineage()])[0]
@@ -234,7 +240,7 @@ class Views(Free):
     def fit(self, seen: None) -> None:
         """Nothing is."""
 
-    def predict(self, parent: Evaluator, data: Samples) -> Tensor:
+    def predict(self, parent: Evaluator, data: Samples, before: Tensor | None = None) -> Tensor:
         """See the base class."""
         return voted_views(parent, data, self._changes, "probabilities")
 

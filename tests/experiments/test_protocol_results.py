@@ -126,6 +126,13 @@ def test_each_density_stands_beside_the_dense_group_of_its_norm():
     assert summarise(bare).densities == []
 
 
+def test_a_control_that_not_every_run_has_is_left_out():
+    other = run("a", 1)
+    fewer = dataclasses.replace(other, rows=other.rows[:-1], right=other.right[:-1])
+    (line,) = summarise([run("a"), fewer]).networks
+    assert set(line.gains["nearly free"]) == {"views", BEST_FREE}
+
+
 def test_what_cannot_be_put_together_is_refused_in_one_line():
     with pytest.raises(
         InvalidValue, match="run: expected results that say which samples are right, got older ones of a"
@@ -135,7 +142,7 @@ def test_what_cannot_be_put_together_is_refused_in_one_line():
     with pytest.raises(
         InvalidValue, match="run: expected the same arms with every seed, got others of a with seed 1"
     ):
-        summarise([run("a"), dataclasses.replace(other, rows=other.rows[:-2], right=other.right[:-2])])
+        summarise([run("a"), dataclasses.replace(other, rows=other.rows[:3], right=other.right[:3])])
     rows = [dataclasses.replace(row, accuracy=None) for row in other.rows]
     with pytest.raises(InvalidValue, match="run: expected classifiers, got a on samples without classes"):
         summarise([dataclasses.replace(other, rows=rows)])

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from smd_evo.core.mutation import Lineage
@@ -15,7 +14,7 @@ from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.evaluation.fitness import BatchFitness, TotalFitness, best_of
 from smd_evo.experiments.free import FREE, Free
 from smd_evo.experiments.scores import of_classes
-from smd_evo.zoo.data import Data
+from smd_evo.zoo.data import Data, Samples
 
 __all__ = ["Chosen", "choose_free"]
 
@@ -61,8 +60,8 @@ def choose_free(ranker: Evaluator, judge: Evaluator, data: Data, views: int) -> 
     assert isinstance(fitness, BatchFitness | TotalFitness)
     chosen: list[Chosen] = []
     left_out: dict[str, str] = {}
-    first = judge.on_samples(torch.arange(1, device="cpu")).predict([Lineage()])[0]
-    if not of_classes(first, targets):
+    before = judge.predict([Lineage()])[0]
+    if not of_classes(before, targets):
         return [], dict.fromkeys(FREE, "its targets are no classes")
     for name, kind in FREE.items():
         reason = kind.refusal(ranker.space.module, data.fitness)
@@ -71,7 +70,7 @@ def choose_free(ranker: Evaluator, judge: Evaluator, data: Data, views: int) -> 
             continue
         try:
             grid = [{**each, "views": min(views, each["views"])} if "views" in each else each for each in kind.grid]
-            fitted, outputs = _tried(kind, grid, ranker, judge, data)
+            fitted, outputs = _tried(kind, grid, ranker, judge, data.validation, before)
         except InvalidValue as error:  # outputs, or features, that only a forward pass shows
             left_out[name] = str(error)
             continue
@@ -83,12 +82,17 @@ def choose_free(ranker: Evaluator, judge: Evaluator, data: Data, views: int) -> 
 
 
 def _tried(
-    kind: type[Free], grid: Sequence[Mapping[str, Any]], ranker: Evaluator, judge: Evaluator, data: Data
+    kind: type[Free],
+    grid: Sequence[Mapping[str, Any]],
+    ranker: Evaluator,
+    judge: Evaluator,
+    samples: Samples,
+    before: Tensor,
 ) -> tuple[list[Free], list[Tensor]]:
     """One of each of its settings, and what it predicts for validation."""
     fitted = [kind(**settings) for settings in grid]
     seen, outputs = kind.look(ranker), []
     for control in fitted:
         control.fit(seen)
-        outputs.append(control.predict(judge, data.validation))
+        outputs.append(control.predict(judge, samples, before))
     return fitted, outputs

@@ -68,7 +68,7 @@ def report_on(
             if name == "ensemble":
                 ensembles[arm.name] = after
     for each in free:
-        after = each.control.predict(ranker, samples)
+        after = each.control.predict(ranker, samples, before)
         rows.append(table_row(NEARLY_FREE, each.name, each.control.passes, after, before, targets, fitness, seed))
         right += [_bits(after, targets)] if classes else []
         if each is free[0]:

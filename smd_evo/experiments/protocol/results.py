@@ -201,8 +201,9 @@ def _network(runs: Sequence[Run]) -> Network:
 
     first = runs[0]
     places = [_places(run) for run in runs]
-    if any(own.keys() != places[0].keys() for own in places):
-        odd = next(run for run, own in zip(runs, places, strict=True) if own.keys() != places[0].keys())
+    arms = [{key for key in own if key[0] != NEARLY_FREE} for own in places]
+    if any(own != arms[0] for own in arms):
+        odd = next(run for run, own in zip(runs, arms, strict=True) if own != arms[0])
         raise InvalidValue(
             f"run: expected the same arms with every seed, got others of {first.name} with seed {odd.seed}; "
             "run it again"
@@ -214,6 +215,8 @@ def _network(runs: Sequence[Run]) -> Network:
     against: dict[str, dict[str, Gain]] = {name: {} for name in CANDIDATES}
     for (method, candidate), place in places[0].items():
         if method != NEARLY_FREE and candidate not in CANDIDATES:
+            continue
+        if not all((method, candidate) in own for own in places):  # a control that one of them left out
             continue
         now = [own[method, candidate] for own in places]
         if len(runs) == 1:  # as its own table says
