@@ -45,9 +45,11 @@ WINDOW = [
 ]
 EVOLVED = ("mobilenetv1_025", "mcunet_320kb_1mb", "mobilenetv1_050")
 EVOLVE = [
-    *TINY,
-    *("--outputs", "present", "--batch-size", "8", "--children", "16", "--images", "50", "--budget", "80000"),
-    *("--methods", "norm-bias-es,staged-es,early-newton,sparse-es", "--trials", "1", "--seeds", "3"),
+    *("--data", "imagenet:tiny", "--outputs", "present", "--batch-size", "8"),
+    *("--fitness-samples", "1000", "--validation-samples", "300", "--test-samples", "1000"),
+    # A hundred generations of dense children; of those that share layers as many as take as much computing.
+    *("--children", "16", "--images", "32", "--forwards", "51200", "--budget", "500000"),
+    *("--methods", "norm-bias-es,staged-es,early-newton", "--trials", "1", "--tuning-budget", "4000", "--seeds", "3"),
 ]
 ALL = [*SITUATIONS, "window", "evolve"]
 ENVIRONMENT = {
@@ -100,6 +102,31 @@ def prepare(data, work):
     shutil.copy(HERE / "parents.yaml", work)
     if not (work / "weights" / f"{LITE}.safetensors").exists():
         lite_weights(work / "weights")
+    RESULTS.mkdir(exist_ok=True)
+    if not (RESULTS / "networks.json").exists():
+        describe(work)
+
+
+def describe(work):
+    """What the networks are made of, for the tables: results/networks.json."""
+    sys.path.insert(0, str(work))
+    from torch import nn
+
+    from smd_evo.controls.batchnorm import has_statistics
+    from smd_evo.zoo.models import build_model
+
+    found = {}
+    for name in NETWORKS:
+        own = parent(name)
+        network, _ = build_model(own[1], 1000, work / own[3] if own[2:] else None)
+        kinds = [type(part) for part in network.modules()]
+        norms = sum(issubclass(kind, nn.BatchNorm2d) for kind in kinds)
+        found[name] = {
+            "parameters": sum(parameter.numel() for parameter in network.parameters()),
+            "layers": sum(issubclass(kind, nn.Conv2d | nn.Linear) for kind in kinds),
+            "batchnorm": "none" if not norms else "live" if has_statistics(network) else "folded",
+        }
+    (RESULTS / "networks.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
 def lite_weights(folder):
