@@ -317,7 +317,7 @@ class TestRace:
         expected = Evaluator(trained(), SAMPLES).race(children, derive(problem.key, "race"))
         assert torch.equal(searcher.population.access_evals(0), expected.fitness)
         best = Evaluator(trained(), SAMPLES).evaluate(problem.lineages(searcher.parents[:1])).fitness
-        torch.testing.assert_close(searcher.parents.access_evals(0), best, rtol=1e-9, atol=0)
+        torch.testing.assert_close(searcher.parents.access_evals(0), best, rtol=1e-5, atol=0)  # other batches
         samples = len(SAMPLES[1])
         seen = sum(count * images for count, images in race_rounds(16, samples))
         assert searcher.status["images"] == searcher.status["forwards"] == seen + samples  # and the parent's
