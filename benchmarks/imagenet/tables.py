@@ -21,7 +21,9 @@ def main():
     for situation in SITUATIONS:
         if (RESULTS / situation / "summary.json").exists():
             one_generation(situation)
-    forgotten()
+    if read("tiny1000"):
+        print("### What tiny1000 forgot of the photos\n")
+        every_row("tiny1000", "also")
     windows(networks)
     cost()
 
@@ -69,6 +71,7 @@ def one_generation(situation):
         )
     columns = ["network", "seeds", "parent, %", "sparse, best child", "sparse, ensemble", "dense, ensemble", "free"]
     table([*columns, "sparse - dense, best child", "sparse - dense, ensemble"], rows)
+    every_row(situation, "rows")
     rows = [
         [
             f"{name} against {other}",
@@ -93,24 +96,24 @@ def one_generation(situation):
     table(["density", "loss less than dense, validation", "Wilcoxon"], rows)
 
 
-def forgotten():
-    """What each row of tiny1000 loses on the photos, mean over networks of the means over seeds."""
-    found, parents = defaultdict(lambda: defaultdict(list)), defaultdict(list)
-    for part, results in read("tiny1000").items():
-        network = part.rpartition("-seed")[0]
-        for row in results["also"]:
-            if row["method"] == "parent":
-                parents[network].append(row["accuracy"])
-            elif row["candidate"] != "median child":
-                found[row["method"], row["candidate"]][network].append(row["accuracy_gain"]["value"])
+def every_row(situation, rows_of):
+    """What each method's candidates gain in accuracy and in loss: mean over networks of the means over seeds."""
+    found = defaultdict(lambda: defaultdict(list))
+    for part, results in read(situation).items():
+        for row in results[rows_of][1:]:
+            gains = [row[name]["value"] for name in ("accuracy_gain", "loss_gain")]
+            found[row["method"], row["candidate"]][part.rpartition("-seed")[0]].append(gains)
     rows = []
     for (method, candidate), own in found.items():
-        gains = [mean(values) for values in own.values()]
-        interval = vars(t_interval(gains)) if len(gains) > 1 else None
-        rows.append([method, candidate, len(gains), points(interval) if interval else f"{100 * gains[0]:+.1f}"])
-    if rows:
-        print(f"### Forgotten: photos, parents {100 * mean(map(mean, parents.values())):.1f} %\n")
-        table(["method", "candidate", "networks", "difference to the parent"], rows)
+        if len(own) > 1:
+            accuracy, loss = ([mean(gains[place] for gains in runs) for runs in own.values()] for place in (0, 1))
+            change = t_interval(loss)
+            cells = [
+                points(vars(t_interval(accuracy))),
+                f"{change.value:+.3f} [{change.low:+.3f}, {change.high:+.3f}]",
+            ]
+            rows.append([method, candidate, len(own), *cells])
+    table(["method", "candidate", "networks", "accuracy, points", "loss, nats"], rows)
 
 
 def windows(networks):
