@@ -1,4 +1,4 @@
-"""The head refitted: a multinomial regression on what the network hands to its last layer."""
+"""The head refitted, anew or from what it is: multinomial regressions on what the network hands to its last layer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
@@ -16,7 +19,7 @@ from smd_evo.core.selection import head_of
 from smd_evo.errors import InvalidValue
 from smd_evo.evaluation.evaluator import Evaluator
 
-__all__ = ["Head", "features_of", "fit_head"]
+__all__ = ["Head", "features_of", "fit_head", "head_as_it_is", "tune_head"]
 
 _ITERATIONS = 500
 
@@ -111,3 +114,76 @@ def fit_head(features: Tensor, targets: Tensor, classes: int, ridge: float) -> H
     whole[0][place] = weight / spread
     whole[1][place] = bias - (weight / spread) @ mean
     return Head(*whole)
+
+
+def head_as_it_is(network: nn.Module) -> Head:
+    """The network's own last layer.
+
+    Raises:
+        InvalidValue: it is no linear layer.
+    """
+    head = head_of(network)
+    if not isinstance(head, nn.Linear):
+        raise InvalidValue(f"head: expected a torch.nn.Linear as the last layer, got {type(head).__name__}")
+    weight = head.weight.detach().to("cpu", torch.float64)
+    bias = (
+        torch.zeros(len(weight), dtype=torch.float64) if head.bias is None else head.bias.detach().to("cpu").double()
+    )
+    return Head(weight, bias)
+
+
+def tune_head(features: Tensor, targets: Tensor, head: Head, ridge: float) -> Head:
+    """A head changed by a multinomial logistic regression that is drawn to the head itself, by scipy's L-BFGS.
+
+    ``min over D, e of mean CE(X W + b + Z D + e) + ridge / 2 (|D|^2 + |e|^2)``, where Z are the features less their
+    means, in units of their standard deviations. Where there are few samples, little changes: what they do not tell
+    stays as it was.
+
+    Args:
+        features: [n, features].
+        targets: int64 [n]; those that are no class do not count.
+        head: as it is.
+        ridge: weight of the squares, above 0.
+
+    Example:
+        >>> own = Head(torch.zeros(2, 1).double(), torch.zeros(2).double())
+        >>> features = torch.tensor([[0.0], [1.0], [4.0], [5.0]])
+        >>> tune_head(features, torch.tensor([0, 0, 1, 1]), own, 0.01).of(features).argmax(1).tolist()
+        [0, 0, 1, 1]
+    """
+    known = (targets >= 0) & (targets < len(head.bias))
+    inputs, labels = features[known].double(), targets[known].numpy()
+    if not len(labels):
+        raise InvalidValue("targets: expected samples with classes, got none")
+    mean, spread = inputs.mean(0), inputs.std(0, correction=0).clamp(min=1e-6)
+    start = (inputs @ head.weight.T + head.bias).numpy()
+    # The best change is made of the samples: of as many numbers a class as there are of these, if features are more.
+    left, scales, right = np.linalg.svd(((inputs - mean) / spread).numpy(), full_matrices=False)
+    rows = np.hstack([left * scales, np.ones((len(labels), 1))])
+    change, size = _least_loss(rows, start, labels, ridge), right.shape[0]
+    slopes = torch.from_numpy(right.T @ change[:size]).T / spread
+    shift = torch.from_numpy(change[size]) - slopes @ mean
+    return Head(head.weight + slopes, head.bias + shift)
+
+
+def _least_loss(
+    rows: NDArray[np.float64], start: NDArray[np.float64], labels: NDArray[np.int64], ridge: float
+) -> NDArray[np.float64]:
+    """The change [columns, classes] with which rows @ change + start have the least loss, its squares included."""
+    count, shape = len(labels), (rows.shape[1], start.shape[1])
+    places = np.arange(count)
+
+    def loss(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        change = flat.reshape(shape)
+        outputs = start + rows @ change
+        outputs -= outputs.max(1, keepdims=True)
+        chances = np.exp(outputs)
+        sums = chances.sum(1, keepdims=True)
+        value = (np.log(sums[:, 0]) - outputs[places, labels]).mean() + ridge / 2 * (flat @ flat)
+        chances /= sums
+        chances[places, labels] -= 1
+        return float(value), (rows.T @ chances / count + ridge * change).ravel()
+
+    found = minimize(loss, np.zeros(shape).ravel(), jac=True, method="L-BFGS-B", options={"maxiter": _ITERATIONS})
+    result: NDArray[np.float64] = found.x.reshape(shape)
+    return result

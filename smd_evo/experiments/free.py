@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from smd_evo.controls.batchnorm import Statistics, blended, has_statistics, statistics_of
-from smd_evo.controls.head import Head, features_of, fit_head
+from smd_evo.controls.head import Head, features_of, fit_head, head_as_it_is, tune_head
 from smd_evo.controls.outputs import Scaling, fit_scaling, match_prior
 from smd_evo.core.mutation import Lineage
 from smd_evo.core.selection import head_of
@@ -27,6 +27,7 @@ __all__ = [
     "ClassBias",
     "Free",
     "HeadRefit",
+    "HeadTuned",
     "PriorMatch",
     "Temperature",
     "Views",
@@ -175,6 +176,39 @@ class HeadRefit(Free):
         return self._head.of(features_of(parent.on(data)))
 
 
+class HeadTuned(Free):
+    """The last layer, fitted on from what it is.
+
+    Args:
+        ridge: weight of the squares of its change.
+    """
+
+    about = "control: the last layer changed by multinomial regression on its inputs, as little as these ask for"
+    grid: ClassVar[Sequence[Mapping[str, Any]]] = ({"ridge": 0.01}, {"ridge": 0.1}, {"ridge": 0.001}, {"ridge": 1.0})
+    _head: Head
+
+    def __init__(self, ridge: float) -> None:
+        self._ridge = ridge
+
+    @staticmethod
+    def refusal(network: nn.Module, samples: Samples) -> str:
+        """See the base class."""
+        return HeadRefit.refusal(network, samples)
+
+    @classmethod
+    def look(cls, parent: Evaluator) -> tuple[Tensor, Tensor, Head]:
+        """See the base class."""
+        return features_of(parent), parent.targets(), head_as_it_is(parent.space.module)
+
+    def fit(self, seen: tuple[Tensor, Tensor, Head]) -> None:
+        """See the base class."""
+        self._head = tune_head(*seen, self._ridge)
+
+    def predict(self, parent: Evaluator, data: Samples, before: Tensor | None = None) -> Tensor:
+        """See the base class."""
+        return self._head.of(features_of(parent.on(data)))
+
+
 class BatchNormBlend(Free):
     """Statistics of the normalisations, moved towards those of the samples.
 
@@ -250,6 +284,7 @@ FREE: dict[str, type[Free]] = {
     "class-bias": ClassBias,
     "calibrated": Calibrated,
     "head-refit": HeadRefit,
+    "head-tuned": HeadTuned,
     "prior-match": PriorMatch,
     "batchnorm-blend": BatchNormBlend,
     "views": Views,

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional
 
 from smd_evo import Evaluator, Lineage
-from smd_evo.controls.head import features_of, fit_head
+from smd_evo.controls.head import Head, features_of, fit_head, head_as_it_is, tune_head
 from smd_evo.errors import InvalidValue
 
 pytestmark = pytest.mark.numeric
@@ -68,3 +68,45 @@ def test_refusals():
     with pytest.raises(InvalidValue, match="one vector of features for each of 5 samples"):
         features_of(Evaluator(tokens, (torch.randn(5, 2, 4), torch.zeros(5, 3, dtype=torch.int64))))
     assert isinstance(SmallNet().head, nn.Linear)
+
+
+@pytest.mark.parametrize("samples", [5, 40], ids=["fewer samples than features", "more"])
+def test_the_tuned_head_is_the_minimum_near_what_it_was(samples):
+    """The slopes of the loss and its squares, over all weights and biases, are as good as zero there."""
+    generator = torch.Generator().manual_seed(samples)
+    features = (torch.randn(samples, 7, generator=generator) * torch.arange(1, 8) + 3).double()
+    targets = torch.arange(samples) % 3
+    head = Head(torch.randn(3, 7, generator=generator).double(), torch.randn(3, generator=generator).double())
+    tuned = tune_head(features, targets, head, 0.05)
+    mean, spread = features.mean(0), features.std(0, correction=0)
+    change = ((tuned.weight - head.weight) * spread).requires_grad_()
+    shift = (tuned.bias - head.bias + (tuned.weight - head.weight) @ mean).requires_grad_()
+    outputs = features @ head.weight.T + head.bias + (features - mean) / spread @ change.T + shift
+    torch.testing.assert_close(outputs.detach().float(), tuned.of(features))
+    loss = functional.cross_entropy(outputs, targets) + 0.05 / 2 * (change.square().sum() + shift.square().sum())
+    loss.backward()
+    assert float(change.grad.abs().max()) < 1e-3
+    assert float(shift.grad.abs().max()) < 1e-3
+    assert loss.item() < float(functional.cross_entropy(features @ head.weight.T + head.bias, targets))
+
+
+def test_what_samples_do_not_tell_stays_as_it_was():
+    network, samples = trained(), blobs(30, shift=1.0)
+    features = features_of(Evaluator(network, samples))
+    own = head_as_it_is(network)
+    torch.testing.assert_close(own.of(features), functional.linear(features, network.head.weight, network.head.bias))
+    strong = tune_head(features, samples[1], own, 1e6)
+    torch.testing.assert_close(strong.of(features), own.of(features), rtol=1e-3, atol=1e-3)
+    one = tune_head(features[:1], samples[1][:1], own, 1.0)  # of one sample the class alone may rise
+    change = (one.weight - own.weight) @ features[0].double() + one.bias - own.bias
+    assert int(change.argmax()) == int(samples[1][0])
+
+
+def test_heads_without_biases_and_of_other_kinds():
+    assert head_as_it_is(nn.Sequential(nn.Linear(2, 3, bias=False))).bias.tolist() == [0, 0, 0]
+    with pytest.raises(InvalidValue, match=r"^head: expected a torch.nn.Linear as the last layer, got Conv2d"):
+        head_as_it_is(nn.Sequential(nn.Conv2d(1, 3, 1)))
+    with pytest.raises(InvalidValue, match=r"^targets: expected samples with classes, got none"):
+        tune_head(
+            torch.zeros(2, 1), torch.full((2,), -100), Head(torch.zeros(2, 1).double(), torch.zeros(2).double()), 1
+        )

@@ -153,7 +153,7 @@ def test_choices_are_what_the_other_splits_say(result):
 def test_rows_are_what_the_test_split_says(result):
     evaluator = Evaluator(result.space, result.data.test, "accuracy")
     rows = {(row.method, row.candidate): row for row in result.rows}
-    assert len(rows) == 20
+    assert len(rows) == 21
     parent = float(evaluator.evaluate([Lineage()]).fitness[0])
     assert rows["parent", "parent"].accuracy == pytest.approx(parent)
     for arm in result.arms:
@@ -244,7 +244,7 @@ def test_the_verdict_claims_no_more_than_its_interval(result):
         clear = difference[1] < 0.05 and difference[0].low * difference[0].high > 0
         assert line.endswith(("better.", "worse.")) == clear
         assert line.endswith("no difference shown.") != clear
-    assert finetune_table(result).row_count == 20
+    assert finetune_table(result).row_count == 21
 
 
 def test_children_that_are_all_broken_are_reported_as_they_are():

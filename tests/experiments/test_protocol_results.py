@@ -22,7 +22,7 @@ NAMES = [
     (MATCHED, "best child"),
     (MATCHED, "ensemble"),
     ("nearly free", "views"),
-    ("nearly free", "head-refit"),
+    ("nearly free", "head-tuned"),
 ]
 SAMPLES = 80
 
@@ -110,7 +110,7 @@ def test_trends_need_five_networks_and_leave_out_those_that_lack_a_number():
     assert {each.networks for each in trends.values()} == {6}
     bare = dataclasses.replace(runs[0], rows=runs[0].rows[:-1], right=runs[0].right[:-1])
     trends = {(each.of, each.by): each for each in summarise([bare, *runs[1:]]).trends}
-    assert trends["gain of the sparse ensemble", "gain of head-refit"].networks == 5
+    assert trends["gain of the sparse ensemble", "gain of head-tuned"].networks == 5
     assert trends["gain of the sparse ensemble", "parameters"].networks == 6
 
 

@@ -45,7 +45,7 @@ PARENT, MATCHED = "the parent", DENSE_ARMS["matched-norm"]
 
 _Key = TypeVar("_Key")
 
-_REFIT = "head-refit"
+_HEAD = "head-tuned"
 _RESAMPLES = 1999
 _FEW = 5
 """Networks that a rank correlation takes at least."""
@@ -348,7 +348,7 @@ def _trends(networks: Sequence[Network]) -> list[Trend]:
     }
     by: dict[str, _Number] = {
         "parameters": lambda each: float(each.parameters),
-        f"gain of {_REFIT}": lambda each: _value(each.gains.get(NEARLY_FREE, {}).get(_REFIT)),
+        f"gain of {_HEAD}": lambda each: _value(each.gains.get(NEARLY_FREE, {}).get(_HEAD)),
     }
     found = []
     for what, gain in of.items():

@@ -13,7 +13,17 @@ from smd_evo.experiments import free
 from smd_evo.experiments.compare.methods.base import Method, Settings, Task, alone
 from smd_evo.zoo.data import Samples
 
-__all__ = ["BatchNormBlend", "Calibrated", "ClassBias", "Control", "HeadRefit", "PriorMatch", "Temperature", "Views"]
+__all__ = [
+    "BatchNormBlend",
+    "Calibrated",
+    "ClassBias",
+    "Control",
+    "HeadRefit",
+    "HeadTuned",
+    "PriorMatch",
+    "Temperature",
+    "Views",
+]
 
 _IMAGES = ({"images": 1000}, {"images": 300}, {"images": 3000}, {"images": 10000})
 
@@ -93,6 +103,12 @@ class HeadRefit(Control):
     """See :class:`smd_evo.experiments.free.HeadRefit`."""
 
     kind, about, grid = free.HeadRefit, free.HeadRefit.about, free.HeadRefit.grid
+
+
+class HeadTuned(Control):
+    """See :class:`smd_evo.experiments.free.HeadTuned`."""
+
+    kind, about, grid = free.HeadTuned, free.HeadTuned.about, free.HeadTuned.grid
 
 
 class BatchNormBlend(Control):

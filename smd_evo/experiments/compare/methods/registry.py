@@ -42,13 +42,23 @@ METHODS = {
     "class-bias": f"{_HERE}.free:ClassBias",
     "calibrated": f"{_HERE}.free:Calibrated",
     "head-refit": f"{_HERE}.free:HeadRefit",
+    "head-tuned": f"{_HERE}.free:HeadTuned",
     "prior-match": f"{_HERE}.free:PriorMatch",
     "batchnorm-blend": f"{_HERE}.free:BatchNormBlend",
     "views": f"{_HERE}.free:Views",
 }
 """Where each is; they are imported on use, as EvoTorch takes seconds."""
 
-CONTROLS = ("temperature", "class-bias", "calibrated", "head-refit", "prior-match", "batchnorm-blend", "views")
+CONTROLS = (
+    "temperature",
+    "class-bias",
+    "calibrated",
+    "head-refit",
+    "head-tuned",
+    "prior-match",
+    "batchnorm-blend",
+    "views",
+)
 """What is nearly free: evolution is to be better than the best of these, too."""
 
 REFERENCE = "openai-es"
