@@ -26,7 +26,8 @@ def select_names(module: nn.Module, names: Iterable[str], select: Select) -> lis
     """Those of ``names`` that a selection names, in their order.
 
     A selection is one term or several (joined by commas, or an iterable); a parameter is selected if any
-    term names it:
+    term names it. Of kinds that stand beside others a network need not have all: ``norm,bias`` is the biases where
+    there are no normalisations.
 
     - ``all``;
     - ``norm``: parameters of normalisation layers (batch, layer, group, instance, RMS);
@@ -44,7 +45,7 @@ def select_names(module: nn.Module, names: Iterable[str], select: Select) -> lis
         select: terms, or ``f(name, parameter) -> bool``.
 
     Raises:
-        InvalidValue: a term names nothing.
+        InvalidValue: a name or a pattern names nothing, or none of the kinds does.
         InvalidType: ``select`` is of another kind.
     """
     names = list(names)
@@ -57,7 +58,7 @@ def select_names(module: nn.Module, names: Iterable[str], select: Select) -> lis
     chosen: set[str] = set()
     for term in (term.strip() for term in terms):
         hits = _named(module, names, term)
-        if not hits:
+        if not hits and term not in KINDS:
             near = difflib.get_close_matches(term, [*KINDS, *names, *dict(module.named_modules())], n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise InvalidValue(
@@ -65,6 +66,9 @@ def select_names(module: nn.Module, names: Iterable[str], select: Select) -> lis
                 f"parameter has, got {term!r}{hint}"
             )
         chosen |= hits
+    if not chosen:
+        has = ", ".join(kind for kind in KINDS if _named(module, names, kind)) or "no trainable parameter"
+        raise InvalidValue(f"select: expected kinds that the network has ({has}), got {', '.join(map(str, terms))}")
     return [name for name in names if name in chosen]
 
 

@@ -186,3 +186,22 @@ def test_odd_names_are_taken_as_they_are():
     space = ParameterSpace(network)
     within = within_kinds(network, space.names, lambda name, _: name == "a[b]", Dense())
     assert within.coordinates(0, space.layout).tolist() == [0, 1]
+
+
+class TestKindsThatANetworkLacks:
+    PLAIN = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+
+    def names(self, select):
+        return select_names(self.PLAIN, [name for name, _ in self.PLAIN.named_parameters()], select)
+
+    def test_beside_others_they_add_nothing(self):
+        assert self.names("norm,bias") == ["0.bias", "1.bias"]
+
+    def test_alone_they_are_refused_with_those_that_there_are(self):
+        text = r"^select: expected kinds that the network has \(all, weight, bias, head\), got norm$"
+        with pytest.raises(InvalidValue, match=text):
+            self.names("norm")
+
+    def test_what_is_no_kind_has_to_be_there(self):
+        with pytest.raises(InvalidValue, match="got 'nrm'; did you mean 'norm'"):
+            self.names("nrm,bias")
