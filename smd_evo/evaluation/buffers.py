@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -24,15 +25,19 @@ _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 class Buffers:
     """The buffers of a network as they are now, to be put back.
 
+    Args:
+        module: the network.
+        patched: of its buffers those that are weights, too, and that patches change.
+
     Bits are compared, because ``batch_norm`` in training mode, for one, changes statistics without raising their
-    version. All small buffers are compared in one go. Those that lie in a parameter's memory, which patches change,
-    and those that are not strided go by their version.
+    version. All small buffers are compared in one go. Those that lie in a parameter's memory or a patched tensor's,
+    which patches change, and those that are not strided go by their version.
 
     Writing back goes around autograd: a graph that has kept a buffer does not see a change that is taken back.
     """
 
-    def __init__(self, module: nn.Module) -> None:
-        weights = {memory_of(weight) for weight in module.parameters()}
+    def __init__(self, module: nn.Module, patched: Iterable[Tensor] = ()) -> None:
+        weights = {memory_of(weight) for weight in (*module.parameters(), *patched)}
         self._all = [
             (part._buffers, name, buffer) for part in module.modules() for name, buffer in part._buffers.items()
         ]

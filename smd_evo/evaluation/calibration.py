@@ -152,7 +152,8 @@ def calibrate_sigma(
             scale=scale,
             antithetic=True,  # cancels the slope, which would move a small sample's median either way
         )
-        median = float(evaluator.evaluate(recipes, progress).fitness.quantile(0.5))
+        with evaluator.space.rounding.quiet():
+            median = float(evaluator.evaluate(recipes, progress).fitness.quantile(0.5))
         if evaluator.fitness.sense == "max":
             return median / parent
         return parent / median if median else math.inf

@@ -191,9 +191,14 @@ class SubspaceEvolution(NetworkSearcher):
         it changed by there. Below r = eps that is less than what numbers of this type are rounded by, so smaller
         children tell no more, and only the way back (a factor e a generation at most) becomes longer.
         """
+        space = self.problem.space
         if self._first_sigma is None:
             self._first_sigma = sigma
-        return self._first_sigma * torch.finfo(self.problem.space.narrowest).eps
+        if space.integers:  # below an eighth of a step, one coordinate in 15,000 is rounded to another integer
+            slots = [slot for slot in space.layout.slots if slot.name in space.integers]
+            most = max(slot.scale for slot in slots) if self._scale == "relative" else 1.0
+            return min(self._first_sigma, 0.125 / most)
+        return self._first_sigma * torch.finfo(space.narrowest).eps
 
     def _best(self, solutions: SolutionBatch, count: int) -> SolutionBatch:
         """The best ones, best first, and of equals the first, which ``take_best`` does not promise."""
