@@ -21,6 +21,9 @@ INTEGERS = (torch.int8, torch.uint8)
 _MANY = 0.05
 """Share of a child's integer coordinates that may be held back at the end of their range without a word."""
 
+_FEW = 16
+"""Coordinates of which all may stay as they are by chance."""
+
 
 @dataclass(frozen=True)
 class Place:
@@ -123,7 +126,7 @@ class Rounding:
         if not self._quiet and len(self._told) < 2 and old.dtype in INTEGERS:
             held = (sums - new).abs() > 0.5
             every = torch.full((), len(held), device=held.device)
-            self._counts.append(torch.stack([held.sum(), (new != old).sum(), every]))
+            self._counts.append(torch.stack([held.sum(), (new != old).sum(), (sums != old).sum(), every]))
 
     def say(self) -> None:
         """Say what there is to be said of the child that was counted.
@@ -133,9 +136,9 @@ class Rounding:
         """
         if not self._counts:
             return
-        held, moved, count = torch.stack([each.cpu() for each in self._counts]).sum(0).tolist()
+        held, moved, wanted, count = torch.stack([each.cpu() for each in self._counts]).sum(0).tolist()
         self._counts = []
-        if held > _MANY * count and "held" not in self._told:
+        if wanted >= _FEW and held > _MANY * count and "held" not in self._told:
             self._told.add("held")
             warnings.warn(
                 f"{held:,} of {count:,} integer weights of a child ({held / count:.0%}) would leave the range of "
@@ -143,7 +146,7 @@ class Rounding:
                 RuntimeWarning,
                 stacklevel=2,
             )
-        if not moved and "moved" not in self._told:
+        if wanted >= _FEW and not moved and "moved" not in self._told:
             self._told.add("moved")
             warnings.warn(
                 f"none of {count:,} integer weights of a child is another one than its parent's: all changes are "

@@ -80,7 +80,7 @@ def select_names(module: nn.Module, names: Iterable[str], select: Select, intege
         hits = _named(module, names, term) | spelt_out(integers, term)
         if not hits:
             others = {*KINDS, *everything, *dict(module.named_modules())} - {term}
-            near = difflib.get_close_matches(term, sorted(others), n=1)
+            near = sorted(named(integers, term)) or difflib.get_close_matches(term, sorted(others), n=1)
             hint = f"; integers have to be spelt out, as {integers[0]!r}" if integers else ""
             hint = f"; did you mean {near[0]!r}?" if near else hint
             raise InvalidValue(
