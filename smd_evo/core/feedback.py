@@ -36,9 +36,9 @@ def take_step(space: ParameterSpace, coordinates: Tensor, step: Tensor, rest: Te
         >>> layer = nn.Linear(1, 1, bias=False, dtype=torch.bfloat16)
         >>> _ = nn.init.ones_(layer.weight)
         >>> space, place, rest = ParameterSpace(layer), torch.tensor([0]), None
-        >>> for _ in range(30):
+        >>> for _ in range(30):  # 1 is followed by 1.0078
         ...     rest = take_step(space, place, torch.tensor([0.001]), rest)
-        >>> float(layer.weight), round(float(layer.weight) + float(rest), 4)
+        >>> layer.weight.item(), round(layer.weight.item() + rest.item(), 4)
         (1.03125, 1.03)
     """
     total = step if rest is None else step + rest

@@ -31,6 +31,7 @@ from smd_evo import (
 )
 from smd_evo.core.checksum import checksum
 from smd_evo.core.optimizers import Adam
+from smd_evo.experiments.generations.checkpoints import newest, write_checkpoint
 from smd_evo.integrations.evotorch.history import decoded, encoded
 from smd_evo.integrations.evotorch.keys import draw_key
 
@@ -410,11 +411,12 @@ class TestStepsBelowTheResolution:
         assert searcher.problem.replica.rest.shape == (count,)
 
     @pytest.mark.parametrize("options", [{}, {"density": 0.25, "static": True}])
-    def test_a_resumed_search_is_the_same_to_the_bit(self, options):
+    def test_a_search_that_goes_on_from_a_checkpoint_is_the_same_to_the_bit(self, options, tmp_path):
         whole, half, other = (self.integers(**options) for _ in range(3))
         whole.run(8)
         half.run(4)
-        state = half.state_dict()
+        write_checkpoint(tmp_path, 4, half.state_dict(), keep=1)
+        _, state, _ = newest(tmp_path)
         other.load_state_dict(state)
         other.run(4)
         assert same_bits(state_bits(whole.problem.make_net()), state_bits(other.problem.make_net()))
