@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from functools import reduce
 
@@ -150,15 +151,15 @@ class Elements:
         """Whether some selected parameters have fewer than 32 bits, so that small steps of them are lost."""
         return any(parameter.itemsize < 4 for parameter in self._parameters)
 
-    def coarseness(self, indices: Tensor) -> Tensor:
-        """How far rounding may leave some coordinates from what they were to be, float32 [k].
+    def coarseness(self, indices: Tensor) -> list[tuple[int, int, float]]:
+        """How far rounding may leave sorted coordinates from what they were to be: (start, end, most) a tensor.
 
         Half a step for integers; infinity for floats of 16 bits, whose numbers say it; 0 for wider ones, whose steps
         are not lost before they are beyond all use.
         """
-        most = [0.5 if each.itemsize < 2 else 0.0 if each.itemsize > 2 else torch.inf for each in self._parameters]
-        counts = torch.tensor(self.layout.bounds(indices), dtype=torch.int64, device="cpu").diff()
-        return torch.tensor(most, dtype=torch.float32, device="cpu").repeat_interleave(counts).to(indices.device)
+        bounds = self.layout.bounds(indices)
+        most = [0.5 if each.itemsize < 2 else 0.0 if each.itemsize > 2 else math.inf for each in self._parameters]
+        return list(zip(bounds[:-1], bounds[1:], most, strict=True))
 
     def are_integers(self, indices: Tensor) -> Tensor:
         """Which of some coordinates are of tensors of integers, bool [k]: the last ones."""

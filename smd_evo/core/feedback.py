@@ -41,11 +41,12 @@ def take_step(space: ParameterSpace, coordinates: Tensor, step: Tensor, rest: Te
         >>> layer.weight.item(), round(layer.weight.item() + rest.item(), 4)
         (1.03125, 1.03)
     """
-    total = step if rest is None else step + rest
+    left = step.clone() if rest is None else step + rest
     wide = torch.promote_types(space.dtype, torch.float32)
     before = space.values_at(coordinates, wide)
-    space.fold(SparseValues(coordinates, before + total))
-    moved = (space.values_at(coordinates, wide) - before).float()
-    left = total - moved
-    most = space.coarseness(coordinates)
-    return torch.where(left.isfinite(), left, 0).clamp_(-most, most)
+    space.fold(SparseValues(coordinates, before + left))
+    left -= space.values_at(coordinates, wide).sub_(before)
+    left[~left.isfinite()] = 0
+    for start, end, most in space.coarseness(coordinates):
+        left[start:end].clamp_(-most, most)
+    return left

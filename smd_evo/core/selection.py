@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Container, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -140,7 +140,8 @@ def within_kinds(module: nn.Module, names: Iterable[str], select: Select, rule: 
 
 def _named(module: nn.Module, names: list[str], term: str) -> set[str]:
     """Those of ``names`` that one term names."""
-    owners = {name: name.rpartition(".")[0] for name in names}
+    modules = dict(module.named_modules())
+    owners = {name: _owner(name, modules) for name in names}
     parameters = dict(module.named_parameters(remove_duplicate=False))
     if term == "all":
         return set(names)
@@ -154,6 +155,14 @@ def _named(module: nn.Module, names: list[str], term: str) -> set[str]:
             return norms
         return {name for name in own if name not in norms and name.endswith("bias") == (term == "bias")}
     return named(names, term)
+
+
+def _owner(name: str, modules: Container[str]) -> str:
+    """Name of the module that a tensor is of, also if it lies inside of a parameter."""
+    owner = name.rpartition(".")[0]
+    while owner not in modules:
+        owner = owner.rpartition(".")[0]
+    return owner
 
 
 def _is_norm(layer: nn.Module) -> bool:

@@ -15,6 +15,7 @@ from smd_evo import (
     Dense,
     Evaluator,
     Lineage,
+    ModuleFitness,
     Mutation,
     ParameterSpace,
     RandomSubspace,
@@ -22,6 +23,7 @@ from smd_evo import (
     SparseEnsemble,
     calibrate_sigma,
     sample_mutations,
+    within_kinds,
 )
 from smd_evo.core.checksum import checksum
 from smd_evo.core.delta import SparseValues
@@ -122,6 +124,14 @@ class TestSelection:
         module = nn.BatchNorm1d(3)
         with pytest.raises(ValueError, match="num_batches_tracked"):
             ParameterSpace(module, "num_batches_tracked")
+
+    def test_rules_within_a_problem_know_them(self):
+        """What may be mutated was chosen before."""
+        space = ParameterSpace(network(), "bias,*.levels")
+        specs = [
+            within_kinds(space.module, space.names, select, Dense()).spec for select in ("bias", "2", "2.levels")
+        ]
+        assert specs == ["within:0.bias,2.bias:dense", "within:2:dense", "within:2.levels:dense"]
 
     @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
     def test_packed_networks_are_still_refused(self):
@@ -253,6 +263,13 @@ class TestToldOfStrengths:
         evaluator = Evaluator(network(), data(), "cross_entropy", select="*.levels")
         found = calibrate_sigma(evaluator, Dense(), 0.5, children=4, bisections=2)
         assert found.sigma > 0.1  # a step is where changes begin
+
+    def test_strengths_that_change_nothing_are_not_tried_where_all_are_integers(self):
+        seen = []
+        fitness = ModuleFitness("levels", "max", lambda module: seen.append(levels(module)) or 1.0 - 1e-3 * len(seen))
+        evaluator = Evaluator(network(), data(), fitness, select="*.levels")
+        calibrate_sigma(evaluator, Dense(), 0.99, children=4, bisections=0)
+        assert all(each != levels(network()) for each in seen[1:5])
 
 
 class TestEvaluated:

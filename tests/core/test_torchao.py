@@ -7,7 +7,16 @@ import torch
 from helpers import blobs
 from torch import nn
 
-from smd_evo import Evaluator, Lineage, ParameterSpace, RandomSubspace, SparseEnsemble, sample_mutations
+from smd_evo import (
+    Dense,
+    Evaluator,
+    Lineage,
+    ParameterSpace,
+    RandomSubspace,
+    SparseEnsemble,
+    sample_mutations,
+    within_kinds,
+)
 from smd_evo.core.checksum import checksum
 from smd_evo.ensemble.files import load_children, save_children
 from smd_evo.errors import UnsupportedParameter
@@ -44,6 +53,12 @@ def test_integers_are_named_by_where_they_lie():
     assert space.names == space.integers == ("1.weight.qdata", "3.weight.qdata")
     assert space.size == 16 * 8 + 8 * 3
     assert ParameterSpace(network(), "all").names == ("1.bias", "3.bias")
+
+
+def test_the_head_of_a_problem_is_that_of_the_network():
+    space = ParameterSpace(network(), "bias,*.qdata")
+    assert within_kinds(space.module, space.names, "head", Dense()).spec == "within:3:dense"
+    assert within_kinds(space.module, space.names, "bias", Dense()).spec == "within:1.bias,3.bias:dense"
 
 
 def test_the_tensor_itself_is_refused_with_the_name_of_its_integers():
