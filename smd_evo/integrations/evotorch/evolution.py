@@ -48,7 +48,8 @@ class SubspaceEvolution(NetworkSearcher):
         num_elites: parents that compete with their children, 0 to mu; 1 by default.
         adapt_sigma: the 1/5 success rule: after each generation sigma is multiplied by
             ``exp((p - 1/5) / (1 - 1/5))``, where p is the share of children that are better than their parent;
-            but not below the first sigma times the precision of the parameters' type (1.2e-7 of float32).
+            but not below the first sigma times the precision of the parameters' type (1.2e-7 of float32), nor an
+            eighth of a step of integers.
         race: whether children that will not win see less than all samples, see :func:`smd_evo.evaluation.race.race`;
             ``status["images"]`` tells how many sample evaluations there were. Not with actors.
         keep: with "auto": share of the parent's score that the median child keeps.
