@@ -220,6 +220,15 @@ class TestChildren:
             assert levels(other.module) == levels(network())
         assert levels(module) == levels(network())
 
+    def test_a_space_that_was_pickled_before_there_were_integers(self):
+        space = ParameterSpace(network(), "bias")
+        state = space.__getstate__()
+        state["_parameters"] = state.pop("_floats")
+        del state["_places"], state["rounding"]
+        old = object.__new__(ParameterSpace)
+        old.__setstate__(state)
+        assert same_bits(state_bits(old.make_child(mutation())), state_bits(space.make_child(mutation())))
+
     def test_relative_strengths_are_shares_of_the_spread_in_steps(self):
         space = ParameterSpace(network(), "0.levels")
         spread = network()[0].levels.double().std(correction=0)

@@ -29,7 +29,7 @@ from smd_evo import (
     gaussian,
     sample_mutations,
 )
-from smd_evo.core.checksum import checksum
+from smd_evo.core.checksum import checksum, checksum_of
 from smd_evo.core.optimizers import Adam
 from smd_evo.experiments.generations.checkpoints import newest, write_checkpoint
 from smd_evo.integrations.evotorch.history import decoded, encoded
@@ -424,6 +424,17 @@ class TestStepsBelowTheResolution:
         searcher.run(1)
         assert searcher.problem.replica.rest is None
         assert "rest" not in searcher.state_dict()
+
+    @pytest.mark.parametrize(
+        ("options", "expected"), [({}, 739356591), ({"density": 0.5, "scale": "relative"}, 2494547257)]
+    )
+    def test_parents_and_what_they_owe_are_the_same_on_every_processor(self, options, expected):
+        numbers = itertools.count(1)
+        fitness = ModuleFitness("number", "max", lambda _: next(numbers) * 37 % 101)
+        problem = FinetuneProblem(small(), fitness=fitness, select="levels*", seed=1)
+        settings = {"popsize": 8, "density": 1.0, "sigma": 3.0, "center_learning_rate": 0.3} | options
+        SubspaceES(problem, **settings).run(5)
+        assert checksum_of([problem.make_net().levels, problem.replica.rest]) == expected
 
     @pytest.mark.parametrize(("options", "count"), [({"density": 0.25, "static": True}, 6), ({"density": 0.25}, 24)])
     def test_as_many_numbers_as_may_move(self, options, count):
