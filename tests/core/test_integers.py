@@ -31,6 +31,7 @@ from smd_evo.core.feedback import take_step
 from smd_evo.ensemble.files import load_children, save_children
 from smd_evo.ensemble.soup import soup
 from smd_evo.errors import UnsupportedParameter
+from smd_evo.evaluation.buffers import Buffers
 
 KEYS = st.integers(0, 2**64 - 1)
 TYPES = st.sampled_from([torch.int8, torch.uint8])
@@ -297,6 +298,31 @@ class TestEvaluated:
             assert found == pytest.approx(float(nn.functional.cross_entropy(outputs, targets)), rel=1e-5)
         assert len(set(fitness)) == 7
         assert evaluator.costs([{"0.levels"}]) == [1.0]
+
+    def test_buffers_that_are_weights_are_not_copied_and_their_objects_put_back(self):
+        module = network()
+        space, before = ParameterSpace(module, "*.levels"), state_bits(module)
+        copied, clone = [], torch.Tensor.clone
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.Tensor, "clone", lambda own, **options: copied.append(own) or clone(own, **options))
+            buffers = Buffers(module, space.tensors)
+        assert not any(one is other for one in copied for other in space.tensors)
+        with space.applied(mutation()):
+            own, child = module[0].levels, levels(module)
+            module[0].levels = own + 1
+            buffers.restore()
+            assert module[0].levels is own
+            assert levels(module) == child
+        assert same_bits(before, state_bits(module))
+
+    def test_a_buffer_in_the_memory_of_another_one_that_is_a_weight(self):
+        module = network()
+        module[0].register_buffer("alias", module[0].levels.view(-1))
+        before = state_bits(module)
+        evaluator = Evaluator(module, data(), "cross_entropy", select="0.levels")
+        fitness = evaluator.evaluate([mutation(sigma=20.0), Lineage()]).fitness
+        assert fitness[0] != fitness[1]
+        assert same_bits(before, state_bits(module))
 
     def test_what_does_not_reach_the_outputs_is_told(self):
         module = network()
