@@ -57,6 +57,8 @@ CORE = [
     "within",
     "units",
     "specs",
+    "wrapped",
+    "integers",
     "delta",
     "mutation",
     "rows",
@@ -72,6 +74,8 @@ CORE = [
     "elements",
     "applying",
     "parameters",
+    "feedback",
+    "checksum",
 ]
 ROOMS = ["", "folders", "finetune", "generations", "window", "compare", "protocol", "ensembles"]
 """Of the experiments; the first is what all share."""

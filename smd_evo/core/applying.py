@@ -15,6 +15,7 @@ from smd_evo.core.blocks import within
 from smd_evo.core.delta import SparseDelta, SparseValues, union
 from smd_evo.core.elements import Elements
 from smd_evo.core.exclusive import alone
+from smd_evo.core.integers import Rounding, rounded
 from smd_evo.core.memory import Memory
 from smd_evo.core.mutation import Lineage, Mutation, replay
 from smd_evo.core.patches import Patched, Patches
@@ -43,7 +44,8 @@ class Applying(Elements):
 
     def __init__(self, module: nn.Module, select: Select = "all", *, include_frozen: bool = False) -> None:
         super().__init__(module, select, include_frozen=include_frozen)
-        self._patches, self._memory = Patches(), Memory(self._parameters)
+        self._patches, self.rounding = Patches(), Rounding()
+        self._memory = None if self._places else Memory(self._floats)
 
     def deltas(self, child: Child) -> list[SparseDelta | SparseValues]:
         """The deltas that make a child of the parent, in the order of their application."""
@@ -85,10 +87,10 @@ class Applying(Elements):
     def applied(self, child: Child) -> AbstractContextManager[nn.Module]:
         """Turn the network into a child, in place in O(k), for the duration of a ``with`` block.
 
-        Each delta is added at its coordinates in the wider of float32 and the parameter's type and rounded
-        once; new values are rounded as they are. On the way out the saved bits are copied back, whatever
-        happened inside; nothing is ever subtracted. Blocks may be nested; the inner child is then a child of the
-        outer one. Other threads that want this network wait until the block is left.
+        Each delta is added at its coordinates in the wider of float32 and the parameter's type and rounded once,
+        to integers within their range; new values are rounded as they are. On the way out the saved bits are copied
+        back, whatever happened inside; nothing is ever subtracted. Blocks may be nested; the inner child is then a
+        child of the outer one. Other threads that want this network wait until the block is left.
 
         Args:
             child: a recipe, a lineage, a delta, or new values.
@@ -125,15 +127,18 @@ class Applying(Elements):
         torch.clear_autocast_cache()  # autocast keeps copies of the weights in low precision
         for delta in self.deltas(child):
             self.check_coordinates(delta)
-            if (patch := self._memory.patch(delta)) is not None:
+            if self._memory is not None and (patch := self._memory.patch(delta)) is not None:
                 self._patches.write_all(patch)
                 continue
             for elements, places, values in self._pieces(delta):
                 old = elements.index_select(0, places)  # several times faster than elements[places]
                 if isinstance(delta, SparseDelta):
                     values = old.to(torch.promote_types(old.dtype, torch.float32)).add(values)
-                new = values.to(old.dtype)
+                new = rounded(values, old.dtype)
                 self._patches.write(elements, places, old, new)
+                if isinstance(delta, SparseDelta):
+                    self.rounding.see(old, values, new)
+            self.rounding.say()
 
     def make_child(self, child: Child) -> nn.Module:
         """A child as an independent network: a copy with nothing shared, in the parent's modes."""

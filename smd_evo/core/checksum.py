@@ -8,6 +8,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from smd_evo.core.wrapped import plain
+
 __all__ = ["checksum", "checksum_of"]
 
 
@@ -45,6 +47,7 @@ def checksum_of(tensors: Iterable[Tensor]) -> int:
     """
     found = 0
     for tensor in tensors:
-        data = tensor.detach().contiguous().cpu().reshape(-1)
-        found = zlib.crc32(data.view(torch.uint8).numpy().data, found)
+        for _, part in plain("", tensor):
+            data = part.detach().contiguous().cpu().reshape(-1)
+            found = zlib.crc32(data.view(torch.uint8).numpy().data, found)
     return found

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from smd_evo.core.blocks import Inference, within
+from smd_evo.core.integers import rounded
 from smd_evo.core.layout import Layout
 from smd_evo.errors import InvalidType, InvalidValue, check_count
 
@@ -151,7 +152,7 @@ def change(vector: Tensor, delta: SparseDelta | SparseValues) -> None:
     if isinstance(delta, SparseDelta):
         old = vector.index_select(0, delta.indices)
         values = old.to(torch.promote_types(old.dtype, torch.float32)).add(values)
-    vector.index_copy_(0, delta.indices, values.to(vector.dtype))
+    vector.index_copy_(0, delta.indices, rounded(values, vector.dtype))
 
 
 def union(indices: Sequence[Tensor], device: torch.device | str) -> Tensor:

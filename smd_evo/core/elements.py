@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from functools import reduce
 
@@ -13,9 +14,11 @@ from torch import Tensor, nn
 from smd_evo.core.delta import SparseDelta, SparseValues
 from smd_evo.core.exact import deviation
 from smd_evo.core.exclusive import alone
+from smd_evo.core.integers import integers_of
 from smd_evo.core.layout import Layout, Slot
-from smd_evo.core.selection import Select, select_names
-from smd_evo.core.supported import check_not_frozen, check_supported, without_aliases
+from smd_evo.core.selection import Select, select_names, spelt_out
+from smd_evo.core.supported import check_integers, check_not_frozen, check_supported, without_aliases
+from smd_evo.core.wrapped import plain
 from smd_evo.errors import InvalidType, InvalidValue, WrongParent, check_flag, shown
 from smd_evo.markup import html_table
 from smd_evo.mends import network_mend
@@ -35,19 +38,41 @@ class Elements:
         check_not_frozen(module)
         found, frozen = dict(module.named_parameters()), check_flag("include_frozen", include_frozen)
         candidates = [name for name, tensor in found.items() if frozen or tensor.requires_grad]
-        if not candidates:
+        integers = integers_of(module)
+        spelt = spelt_out(integers, select)
+        if not candidates and not spelt:
             mend = "pass include_frozen=True to mutate those" if found else "a quantized network keeps none"
+            mend = f"name its integers, as in select={next(iter(integers))!r}" if integers else mend
             raise InvalidValue(f"module: expected trainable parameters, got {len(found)} frozen ones; {mend}")
-        chosen = {name: found[name] for name in select_names(module, candidates, select)}
-        for name, tensor in chosen.items():
-            check_supported(name, tensor)
+        chosen: dict[str, Tensor] = {}
+        for name in select_names(module, candidates, select, integers):
+            if name in spelt:
+                check_integers(name, integers[name])
+            else:
+                check_supported(name, found[name])
+            chosen[name] = integers[name].tensor if name in spelt else found[name]
         chosen = without_aliases(chosen)
         if not any(tensor.numel() for tensor in chosen.values()):
             raise InvalidValue(f"select: expected at least one parameter element, got none from {select!r}")
         self.module = module
         self.names = tuple(chosen)
-        self._parameters = tuple(chosen.values())
+        self._floats = tuple(found[name] for name in chosen if name not in spelt)
+        self._places = tuple(integers[name] for name in chosen if name in spelt)
         self._layout: Layout | None = None
+
+    @property
+    def _parameters(self) -> tuple[Tensor, ...]:
+        return (*self._floats, *(place.tensor for place in self._places)) if self._places else self._floats
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The selected tensors as they are now, in the order of :attr:`names`."""
+        return self._parameters
+
+    @property
+    def integers(self) -> tuple[str, ...]:
+        """Names of the selected tensors of integers, which come last."""
+        return self.names[len(self._floats) :]
 
     @property
     def layout(self) -> Layout:
@@ -62,7 +87,8 @@ class Elements:
         return self._layout
 
     def __repr__(self) -> str:
-        kind, every = type(self.module).__name__, sum(each.numel() for each in self.module.parameters())
+        own = [each for each in self.tensors if not isinstance(each, nn.Parameter)]
+        kind, every = type(self.module).__name__, sum(each.numel() for each in (*self.module.parameters(), *own))
         return f"{type(self).__name__}({kind}: {self.size:,} of {every:,} parameters, in {len(self.names)} tensor(s))"
 
     def _repr_html_(self) -> str:
@@ -71,7 +97,7 @@ class Elements:
             [name, "x".join(map(str, each.shape)), f"{each.numel():,}", f"{slots[name].scale:.3g}"]
             if name in slots
             else [name, "x".join(map(str, each.shape)), f"{each.numel():,}", "not selected"]
-            for name, each in self.module.named_parameters()
+            for name, each in {**dict(self.module.named_parameters()), **dict(self._named())}.items()
         ]
         return html_table(repr(self), ["tensor", "shape", "size", "scale"], rows)
 
@@ -94,9 +120,9 @@ class Elements:
         """
         digest = hashlib.blake2b(self.layout.digest.encode(), digest_size=16)
         for name, tensor in self.module.state_dict(keep_vars=True).items():
-            if isinstance(tensor, Tensor):
-                data = tensor.detach().contiguous().cpu()
-                digest.update(f"{name} {data.dtype} {list(data.shape)} ".encode())
+            for own, part in plain(name, tensor) if isinstance(tensor, Tensor) else ():
+                data = part.detach().contiguous().cpu()
+                digest.update(f"{own} {data.dtype} {list(data.shape)} ".encode())
                 digest.update(data.reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
@@ -116,10 +142,30 @@ class Elements:
 
     @property
     def narrowest(self) -> torch.dtype:
-        """The type of the selected parameters that has the fewest digits."""
-        return max((parameter.dtype for parameter in self._parameters), key=lambda dtype: torch.finfo(dtype).eps)
+        """The type of the selected parameters that has the fewest digits; float32 where all are integers."""
+        kinds = [parameter.dtype for parameter in self._floats] or [torch.float32]
+        return max(kinds, key=lambda dtype: torch.finfo(dtype).eps)
 
-    def _named(self) -> Iterator[tuple[str, nn.Parameter]]:
+    @property
+    def narrow(self) -> bool:
+        """Whether some selected parameters have fewer than 32 bits, so that small steps of them are lost."""
+        return any(parameter.itemsize < 4 for parameter in self._parameters)
+
+    def coarseness(self, indices: Tensor) -> list[tuple[int, int, float]]:
+        """How far rounding may leave sorted coordinates from what they were to be: (start, end, most) a tensor.
+
+        Half a step for integers; infinity for floats of 16 bits, whose numbers say it; 0 for wider ones, whose steps
+        are not lost before they are beyond all use.
+        """
+        bounds = self.layout.bounds(indices)
+        most = [0.5 if each.itemsize < 2 else 0.0 if each.itemsize > 2 else math.inf for each in self._parameters]
+        return list(zip(bounds[:-1], bounds[1:], most, strict=True))
+
+    def are_integers(self, indices: Tensor) -> Tensor:
+        """Which of some coordinates are of tensors of integers, bool [k]: the last ones."""
+        return indices >= self.layout.offsets[len(self._floats)]
+
+    def _named(self) -> Iterator[tuple[str, Tensor]]:
         return zip(self.names, self._parameters, strict=True)
 
     def check_coordinates(self, delta: SparseDelta | SparseValues) -> None:

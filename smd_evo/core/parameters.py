@@ -14,6 +14,7 @@ from torch import Tensor
 from smd_evo.core.applying import Applying, Child
 from smd_evo.core.blocks import within
 from smd_evo.core.exclusive import Exclusive, alone
+from smd_evo.core.integers import Rounding
 from smd_evo.core.patches import Patches
 from smd_evo.errors import WrongParent
 
@@ -23,8 +24,9 @@ __all__ = ["Child", "ParameterSpace"]
 class ParameterSpace(Applying):
     """The selected parameters of ``module``, row-major, one behind the other: D coordinates.
 
-    Tied parameters count once, buffers never, frozen ones only on request. Coordinates follow the logical
-    order of the elements, so a child is the same in any memory format.
+    Tied parameters count once, frozen ones only on request, buffers never, unless they are int8 or uint8 weights that
+    ``select`` spells out: those are counted in steps of their quantisation, and come last. Coordinates follow the
+    logical order of the elements, so a child is the same in any memory format.
 
     While a thread has a child applied, other threads that want the same network (its parameters, or a part of it, in
     this or another space) wait. A copy is of the network as it is, and has nothing applied.
@@ -39,9 +41,9 @@ class ParameterSpace(Applying):
         names: names of the selected parameters, in order.
 
     Raises:
-        UnsupportedParameter: a selected parameter is quantized, lazy, on the meta device, sparse, not of
-            a 16-, 32- or 64-bit floating type, or overlaps another one in memory without being the same; or the
-            network was compiled with frozen weights.
+        UnsupportedParameter: a selected parameter is packed, lazy, on the meta device, sparse, not of a 16-, 32- or
+            64-bit floating type (or int8 or uint8, if it is spelt out), or overlaps another one in memory without
+            being the same; or the network was compiled with frozen weights.
         InvalidValue: nothing is selected.
 
     Example:
@@ -115,6 +117,12 @@ class ParameterSpace(Applying):
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_patches": Patches()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if "_parameters" in state:  # a pickle from before there were integers
+            state = {**state, "_floats": state["_parameters"], "_places": (), "rounding": Rounding()}
+            del state["_parameters"]
+        self.__dict__.update(state)
 
     @alone
     def __deepcopy__(self, memo: dict[int, Any]) -> ParameterSpace:

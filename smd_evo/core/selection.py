@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Container, Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
-from torch import nn
+from torch import Tensor, nn
 
 from smd_evo.core.layout import named
 from smd_evo.core.subspace import Subspace
 from smd_evo.core.within import Within, shortest_names
 from smd_evo.errors import InvalidType, InvalidValue
 
-__all__ = ["KINDS", "Select", "head_of", "select_names", "within_kinds"]
+__all__ = ["KINDS", "Names", "Select", "head_of", "select_names", "spelt_out", "within_kinds"]
 
 KINDS = ("all", "weight", "bias", "norm", "head")
 """Kinds that a selection may name."""
@@ -22,7 +24,22 @@ Select = str | Iterable[str] | Callable[[str, nn.Parameter], bool]
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 
 
-def select_names(module: nn.Module, names: Iterable[str], select: Select) -> list[str]:
+@dataclass(frozen=True)
+class Names:
+    """A selection by whole names, where a name that is also a kind, or looks like a pattern, is a name.
+
+    Args:
+        names: of parameters, and of integers.
+    """
+
+    names: Collection[str]
+
+    def __call__(self, name: str, parameter: Tensor) -> bool:
+        """Whether it is one of them."""
+        return name in self.names
+
+
+def select_names(module: nn.Module, names: Iterable[str], select: Select, integers: Iterable[str] = ()) -> list[str]:
     """Those of ``names`` that a selection names, in their order.
 
     A selection is one term or several (joined by commas, or an iterable); a parameter is selected if any
@@ -43,24 +60,29 @@ def select_names(module: nn.Module, names: Iterable[str], select: Select) -> lis
         module: the network.
         names: names of the parameters to choose from.
         select: terms, or ``f(name, parameter) -> bool``.
+        integers: names of tensors of integers, which are no parameters to choose from unless they are spelt out: see
+            :func:`spelt_out`.
 
     Raises:
         InvalidValue: a name or a pattern names nothing, or none of the kinds does.
         InvalidType: ``select`` is of another kind.
     """
-    names = list(names)
+    names, integers = list(names), list(integers)
+    everything = dict.fromkeys([*names, *integers])
     if callable(select):
         parameters = dict(module.named_parameters(remove_duplicate=False))
-        return [name for name in names if select(name, parameters[name])]
+        spelt = spelt_out(integers, select)
+        return [name for name in everything if name in spelt or (name in names and select(name, parameters[name]))]
     if not isinstance(select, str | Iterable):
         raise InvalidType(f"select: expected kinds, names or patterns, got {select!r}")
     terms = select.split(",") if isinstance(select, str) else list(select)
     chosen: set[str] = set()
     for term in (term.strip() for term in terms):
-        hits = _named(module, names, term)
+        hits = _named(module, names, term) | spelt_out(integers, term)
         if not hits and term not in KINDS:
-            near = difflib.get_close_matches(term, [*KINDS, *names, *dict(module.named_modules())], n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            others = {*KINDS, *everything, *dict(module.named_modules())} - {term}
+            near = sorted(named(integers, term)) or difflib.get_close_matches(term, sorted(others), n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else _spelling(integers)
             raise InvalidValue(
                 f"select: expected one of {', '.join(KINDS)}, a layer or a name pattern that some trainable "
                 f"parameter has, got {term!r}{hint}"
@@ -68,8 +90,35 @@ def select_names(module: nn.Module, names: Iterable[str], select: Select) -> lis
         chosen |= hits
     if not chosen:
         has = ", ".join(kind for kind in KINDS if _named(module, names, kind)) or "no trainable parameter"
-        raise InvalidValue(f"select: expected kinds that the network has ({has}), got {', '.join(map(str, terms))}")
-    return [name for name in names if name in chosen]
+        got = ", ".join(map(str, terms))
+        raise InvalidValue(f"select: expected kinds that the network has ({has}), got {got}{_spelling(integers)}")
+    return [name for name in everything if name in chosen]
+
+
+def _spelling(integers: list[str]) -> str:
+    return f"; integers have to be spelt out, as {integers[0]!r}" if integers else ""
+
+
+def spelt_out(integers: Iterable[str], select: Select) -> set[str]:
+    """Those of some tensors of integers that a selection names: most integers of a network are no weights.
+
+    A term must be the whole name, or a pattern whose last part is more than ``*``; neither ``all`` and ``weight`` nor
+    a module's name nor a function names integers.
+
+    Example:
+        >>> names = ["fc.weight_q", "fc.mask"]
+        >>> sorted(spelt_out(names, "*.weight_q")), spelt_out(names, "all,fc,fc.*")
+        (['fc.weight_q'], set())
+    """
+    if isinstance(select, Names):
+        return {name for name in integers if name in select.names}
+    if callable(select) or not isinstance(select, str | Iterable):
+        return set()
+    terms = [term.strip() for term in (select.split(",") if isinstance(select, str) else select)]
+    terms = [term for term in terms if term.rpartition(".")[2].strip("*?")]
+    return {
+        name for name in integers for term in terms if term not in KINDS and (name == term or fnmatchcase(name, term))
+    }
 
 
 def within_kinds(module: nn.Module, names: Iterable[str], select: Select, rule: Subspace) -> Within:
@@ -99,18 +148,29 @@ def within_kinds(module: nn.Module, names: Iterable[str], select: Select, rule: 
 
 def _named(module: nn.Module, names: list[str], term: str) -> set[str]:
     """Those of ``names`` that one term names."""
-    owners = {name: name.rpartition(".")[0] for name in names}
+    modules = dict(module.named_modules())
+    owners = {name: _owner(name, modules) for name in names}
+    parameters = dict(module.named_parameters(remove_duplicate=False))
     if term == "all":
         return set(names)
     if term == "head":
         heads = _head_names(module)
         return {name for name in names if owners[name] in heads}
     if term in ("norm", "weight", "bias"):
-        norms = {name for name in names if _is_norm(module.get_submodule(owners[name]))}
+        own = [name for name in names if name in parameters]  # integers are neither
+        norms = {name for name in own if _is_norm(module.get_submodule(owners[name]))}
         if term == "norm":
             return norms
-        return {name for name in names if name not in norms and name.endswith("bias") == (term == "bias")}
+        return {name for name in own if name not in norms and name.endswith("bias") == (term == "bias")}
     return named(names, term)
+
+
+def _owner(name: str, modules: Container[str]) -> str:
+    """Name of the module that a tensor is of, also if it lies inside of a parameter."""
+    owner = name.rpartition(".")[0]
+    while owner not in modules:
+        owner = owner.rpartition(".")[0]
+    return owner
 
 
 def _is_norm(layer: nn.Module) -> bool:

@@ -8,15 +8,38 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from smd_evo.core.integers import INTEGERS, Place
+from smd_evo.core.wrapped import inner
 from smd_evo.errors import UnsupportedParameter
 
-__all__ = ["check_not_frozen", "check_supported", "without_aliases"]
+__all__ = ["check_integers", "check_not_frozen", "check_supported", "without_aliases"]
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def check_supported(name: str, tensor: Tensor) -> None:
     """Refuse a parameter that cannot be patched in place, with the reason."""
+    if problem := _problem(name, tensor, _DTYPES):
+        raise UnsupportedParameter(f"{name}: expected a strided 16- to 64-bit floating tensor, but {problem}")
+
+
+def check_integers(name: str, place: Place) -> None:
+    """Refuse integers that are not one number of each weight, in the whole range of their type."""
+    problem = None
+    if not place.stored:
+        problem = "it is a buffer that no state dict holds (persistent=False), so no child could be stored"
+    elif place.part is not None and place.tensor.shape != place.holder.shape:
+        problem = f"it is {list(place.tensor.shape)} inside of {list(place.holder.shape)}: packed, or no weights"
+    elif getattr(place.holder, "target_dtype", place.tensor.dtype) != place.tensor.dtype:
+        problem = f"it stands for {place.holder.target_dtype}, whose range is smaller"  # type: ignore[attr-defined]
+    elif place.part is not None and inner(place.tensor):
+        problem = "it is of a tensor subclass itself"
+    if problem := problem or _problem(name, place.tensor, INTEGERS):
+        raise UnsupportedParameter(f"{name}: expected a strided int8 or uint8 tensor of weights, but {problem}")
+
+
+def _problem(name: str, tensor: Tensor, dtypes: tuple[torch.dtype, ...]) -> str | None:
+    """Why a tensor cannot be patched in place, and what to do; None if it can."""
     problem = None
     if is_lazy(tensor):
         problem = "it is lazy; run one batch through the network first"
@@ -26,12 +49,14 @@ def check_supported(name: str, tensor: Tensor) -> None:
         problem = "it was made in inference mode, where alone it may change; build the network outside of it"
     elif tensor.is_quantized or tensor.layout != torch.strided or type(tensor.data) is not Tensor:
         problem = "it is quantized, sparse or of a tensor subclass; use the plain floating-point network"
-    elif tensor.dtype not in _DTYPES:
-        problem = f"it is {tensor.dtype}; leave it out with select=... or convert the network"
+        if parts := [part for part, each in inner(tensor).items() if each.dtype in INTEGERS]:
+            problem += f", or name the integers inside of it, as in select={f'{name}.{parts[0]}'!r}"
+    elif tensor.dtype not in dtypes:
+        mend = "name it in select=..." if tensor.dtype in INTEGERS else "leave it out with select=..."
+        problem = f"it is {tensor.dtype}; {mend} or convert the network"
     elif _has_gaps(tensor):
         problem = "its memory is expanded or has gaps; make it .contiguous() first"
-    if problem:
-        raise UnsupportedParameter(f"{name}: expected a strided 16- to 64-bit floating tensor, but {problem}")
+    return problem
 
 
 def check_not_frozen(module: nn.Module) -> None:
@@ -58,9 +83,9 @@ def _has_gaps(tensor: Tensor) -> bool:
     return False
 
 
-def without_aliases(parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+def without_aliases(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
     """Drop parameters that are the memory of an earlier one (tied by ``.data``); refuse partial overlaps."""
-    unique: dict[str, nn.Parameter] = {}
+    unique: dict[str, Tensor] = {}
     taken: dict[tuple[torch.device, int], list[tuple[int, int, str]]] = {}
     for name, tensor in parameters.items():
         if not tensor.numel():

@@ -20,8 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from smd_evo.core.delta import SparseValues
+from smd_evo.core.integers import tensors_of
 from smd_evo.core.mutation import Lineage, Mutation
 from smd_evo.core.parameters import Child, ParameterSpace
+from smd_evo.core.selection import Names
+from smd_evo.core.wrapped import inner
 from smd_evo.ensemble.combine import COMBINES
 from smd_evo.ensemble.container import entry, failure, inconsistent, read, shown, write
 from smd_evo.ensemble.packed import pack, unpack
@@ -43,7 +46,7 @@ _CHILDREN, _ENSEMBLE, _PARENT = "smd_evo children 2", "smd_evo ensemble 1", "par
 _INDEX_TYPES = {2**8: torch.uint8, 2**16: torch.uint16, 2**32: torch.uint32}
 _TYPES = {
     "indices": (*_INDEX_TYPES.values(), torch.int64),
-    "values": (torch.float16, torch.bfloat16, torch.float32, torch.float64),
+    "values": (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int8, torch.uint8, torch.int16),
     "lengths": (torch.int64,),
     "fitness": (torch.float64,),
     "weights": (torch.float64,),
@@ -134,7 +137,7 @@ def save_ensemble(
     tensors = {"weights": torch.tensor(weights, dtype=torch.float64, device="cpu")}
     if include_parent:
         state = space.module.state_dict()
-        odd = [name for name, value in state.items() if not isinstance(value, Tensor)]
+        odd = [name for name, value in state.items() if not isinstance(value, Tensor) or inner(value)]
         if odd:
             raise InvalidType(f"parent: expected tensors only in its state, got {odd[0]}; save without the parent")
         tensors |= {_PARENT + name: value for name, value in state.items()}
@@ -180,7 +183,7 @@ def load_ensemble(path: Path | str, parent: nn.Module) -> StoredEnsemble:
     own = {"indices", "values", "lengths", "weights"}
 
     def check(about: Mapping[str, Any], shapes: Mapping[str, list[int]]) -> None:
-        found = dict(parent.named_parameters())
+        found = tensors_of(parent)
         _check_architecture(path, about, found)
         size = sum(parameter.numel() for parameter in found.values())
         _check_sizes(path, about, {name: shapes[name] for name in own}, size)
@@ -224,8 +227,7 @@ def _described(tensors: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _parameters(space: ParameterSpace) -> dict[str, str]:
-    found = _described(dict(space.module.named_parameters()))
-    return {name: found[name] for name in space.names}
+    return _described(dict(zip(space.names, space.tensors, strict=True)))
 
 
 def _check_same(path: Path | str, got: Mapping[str, str], needed: Mapping[str, str]) -> None:
@@ -259,13 +261,13 @@ def _check_parent(path: Path | str, about: Mapping[str, Any], space: ParameterSp
 
 def _space(path: Path | str, about: Mapping[str, Any], parent: nn.Module, state: dict[str, Tensor]) -> ParameterSpace:
     """The parent's space of the parameters that the file names; with a state, that of a copy that takes it."""
-    needed = _check_architecture(path, about, dict(parent.named_parameters()))
+    needed = _check_architecture(path, about, tensors_of(parent))
     if state:
         _check_same(path, _described(parent.state_dict()), _described(state))
         parent = copy.deepcopy(parent)
         parent.load_state_dict(state, strict=False)  # extra state that is no tensor stays
     try:
-        return ParameterSpace(parent, lambda name, _: name in needed, include_frozen=True)
+        return ParameterSpace(parent, Names(needed), include_frozen=True)
     except SmdEvoError as error:
         raise failure(WrongParent, path, str(error)) from None
 

@@ -16,9 +16,10 @@ from torch.func import functional_call, vmap
 
 from smd_evo.core.blocks import within
 from smd_evo.core.delta import SparseValues
-from smd_evo.core.exclusive import Exclusive
+from smd_evo.core.exclusive import Exclusive, memory_of
+from smd_evo.core.integers import tensors_of
 from smd_evo.core.parameters import Child, ParameterSpace
-from smd_evo.core.selection import Select
+from smd_evo.core.selection import Names, Select
 from smd_evo.ensemble import files
 from smd_evo.ensemble.combine import COMBINES, combined
 from smd_evo.ensemble.packed import pack, unpack
@@ -122,15 +123,15 @@ class SparseEnsemble(nn.Module):
     def space(self) -> ParameterSpace:
         """The parent's parameter space."""
         if self._space is None:
-            names = set(self._names)
-            self._space = ParameterSpace(self.parent, lambda name, _: name in names, include_frozen=True)
+            self._space = ParameterSpace(self.parent, Names(self._names), include_frozen=True)
         return self._space
 
     @property
     def members(self) -> list[SparseValues]:
         """The members as new values of some of the parent's coordinates."""
         if self._members is None:
-            size = sum(self.parent.get_parameter(name).numel() for name in self._names)
+            tensors = tensors_of(self.parent)
+            size = sum(tensors[name].numel() for name in self._names)
             self._members = unpack(self.indices, self.values, self.lengths, size)
         return self._members
 
@@ -173,8 +174,13 @@ class SparseEnsemble(nn.Module):
     def _changing(self) -> dict[str, Tensor]:
         """The selected parameters, and all parameters and buffers that share memory with one."""
         tensors = dict(chain(self.parent.named_parameters(), self.parent.named_buffers()))
-        memory = {tensors[name].untyped_storage().data_ptr() for name in self._names}
-        return {name: tensor for name, tensor in tensors.items() if tensor.untyped_storage().data_ptr() in memory}
+        if inside := [name for name in self._names if name not in tensors]:
+            raise InvalidValue(
+                f"per_pass: expected 1 where weights lie inside of a tensor subclass, as {inside[0]}, "
+                f"got {self.per_pass}; leave it out"
+            )
+        memory = {memory_of(tensors[name]) for name in self._names}
+        return {name: tensor for name, tensor in tensors.items() if memory_of(tensor) in memory}
 
     def soup(self) -> nn.Module:
         """The mean of the members' weights as an independent network, which may be trained or exported."""

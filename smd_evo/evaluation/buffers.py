@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -24,15 +25,21 @@ _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 class Buffers:
     """The buffers of a network as they are now, to be put back.
 
+    Args:
+        module: the network.
+        patched: of its buffers those that are weights, which patches change and take back: of these only the object
+            counts, and there is no copy.
+
     Bits are compared, because ``batch_norm`` in training mode, for one, changes statistics without raising their
-    version. All small buffers are compared in one go. Those that lie in a parameter's memory, which patches change,
+    version. All small buffers are compared in one go. Those that lie in a weight's memory, which patches change,
     and those that are not strided go by their version.
 
     Writing back goes around autograd: a graph that has kept a buffer does not see a change that is taken back.
     """
 
-    def __init__(self, module: nn.Module) -> None:
-        weights = {memory_of(weight) for weight in module.parameters()}
+    def __init__(self, module: nn.Module, patched: Iterable[Tensor] = ()) -> None:
+        own = {id(weight): memory_of(weight) for weight in patched}
+        weights = {*own.values(), *map(memory_of, module.parameters())}
         self._all = [
             (part._buffers, name, buffer) for part in module.modules() for name, buffer in part._buffers.items()
         ]
@@ -43,7 +50,7 @@ class Buffers:
         groups: defaultdict[tuple[torch.device, torch.dtype], list[int]] = defaultdict(list)
         self._large = []
         for number, (_, _, buffer) in enumerate(self._all):
-            if buffer is None:
+            if buffer is None or id(buffer) in own:
                 continue
             words = _words_of(buffer)
             if words is None or memory_of(buffer) in weights:
@@ -118,6 +125,8 @@ class Buffers:
                 _, copy, _ = self._by_version[number]
                 buffer.copy_(copy)
                 self._by_version[number] = buffer, copy, _version(buffer)
+                continue
+            if number not in self._bits:
                 continue
             now, copy = self._bits[number]
             if buffer.data_ptr() != now.data_ptr():  # another memory was given to it

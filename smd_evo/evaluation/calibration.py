@@ -104,8 +104,8 @@ def calibrate_sigma(
     """The mutation strength at which the median child keeps a share of the parent's score.
 
     Kept is ``child / parent`` where higher is better and ``parent / child`` where lower is. The strength is
-    bracketed by factors of 4 from 0.01 and bisected on a logarithmic scale, always with the same children,
-    only stronger or weaker: 5 bisections leave 4 % of uncertainty.
+    bracketed by factors of 4 from 0.01, of integers from 0.64 steps, and bisected on a logarithmic scale, always with
+    the same children, only stronger or weaker: 5 bisections leave 4 % of uncertainty.
 
     Args:
         evaluator: the parent on data that may be used for selection.
@@ -152,13 +152,16 @@ def calibrate_sigma(
             scale=scale,
             antithetic=True,  # cancels the slope, which would move a small sample's median either way
         )
-        median = float(evaluator.evaluate(recipes, progress).fitness.quantile(0.5))
+        with evaluator.space.rounding.quiet():
+            median = float(evaluator.evaluate(recipes, progress).fitness.quantile(0.5))
         if evaluator.fitness.sense == "max":
             return median / parent
         return parent / median if median else math.inf
 
-    low, low_kept = _FIRST, kept(_FIRST)
-    high = low
+    space = evaluator.space
+    steps = scale == "absolute" and space.integers == space.names  # which nothing below half a step changes
+    low = _FIRST * _FACTOR**3 if steps else _FIRST
+    high, low_kept = low, kept(low)
     while low_kept < keep and low > _LOWEST:
         high, low = low, low / _FACTOR
         low_kept = kept(low)

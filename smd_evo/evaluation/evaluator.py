@@ -227,7 +227,7 @@ class Evaluator:
             Numbers in [0.02, 1], by floating point operations; below that noise and patches count, too. 1 for a
             fitness of the network, and where nothing is shared.
         """
-        if isinstance(self.fitness, ModuleFitness) or not self._batches.samples:
+        if isinstance(self.fitness, ModuleFitness) or self.space.integers or not self._batches.samples:
             return [1.0] * len(parts)
         bits = [sum(2 << number for number, name in enumerate(self.space.names) if name in part) for part in parts]
         return [max(_LEAST_COST, 1 - saved) for saved in shares_of(self.space, bits, self._batches, self.reuse)]

@@ -100,7 +100,7 @@ class Evaluating(Guard):
         self._change(self.modes.eval, self.modes.restore)
         inference = Inference(True)
         self._change(inference.enter, inference.leave)
-        self.buffers = Buffers(module)
+        self.buffers = Buffers(module, self.space.tensors)
         self._undos.append(self.buffers.restore)
 
 
@@ -115,5 +115,5 @@ class Predicting(Guard):
     def _begin(self) -> None:
         grad = torch.is_grad_enabled()
         self._change(lambda: torch.set_grad_enabled(False), lambda: torch.set_grad_enabled(grad))
-        self.buffers = Buffers(self.space.module)
+        self.buffers = Buffers(self.space.module, self.space.tensors)
         self._undos.append(self.buffers.restore)

@@ -137,7 +137,7 @@ def _asker(
 
 
 class _Reading(DispatchBlock):
-    """Notes the memory that operations read; making a view reads nothing. A block."""
+    """Notes the memory that operations read; making a view reads nothing, if it makes one (``to`` may). A block."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -146,9 +146,11 @@ class _Reading(DispatchBlock):
     def __torch_dispatch__(
         self, function: Any, types: Any, arguments: tuple[Any, ...] = (), keywords: dict[str, Any] | None = None
     ) -> Any:
-        if not getattr(function, "is_view", False):
-            self.memory.update(memory_of(tensor) for tensor in tensors_in((arguments, keywords or {})))
-        return function(*arguments, **(keywords or {}))
+        found = function(*arguments, **(keywords or {}))
+        given = {memory_of(tensor) for tensor in tensors_in((arguments, keywords or {}))}
+        if not getattr(function, "is_view", False) or not given.issuperset(map(memory_of, tensors_in(found))):
+            self.memory |= given
+        return found
 
 
 def _reads(space: ParameterSpace, asked: Callable[[], list[Tensor]]) -> tuple[set[str], list[Tensor]] | None:
@@ -160,8 +162,8 @@ def _reads(space: ParameterSpace, asked: Callable[[], list[Tensor]]) -> tuple[se
         outputs = within(reading, asked)
     except Exception:  # of an operation that bears no such mode
         return None
-    parameters = dict(space.module.named_parameters(remove_duplicate=False))
-    return {name for name in space.names if memory_of(parameters[name]) in reading.memory}, outputs
+    selected = zip(space.names, space.tensors, strict=True)
+    return {name for name, tensor in selected if memory_of(tensor) in reading.memory}, outputs
 
 
 def _changes(
@@ -176,15 +178,16 @@ def _changes(
 
 
 def _other_values(space: ParameterSpace, names: set[str]) -> SparseValues:
-    """Some elements of these tensors moved by their standard deviation."""
+    """Some elements of these tensors moved by their standard deviation; integers at least by one, and inwards."""
     layout, places = space.layout, []
     for slot, offset in zip(layout.slots, layout.offsets, strict=False):
         if slot.name in names and slot.size:
             places.append(offset + torch.arange(0, slot.size, -(-slot.size // _PLACES), device=space.device))
     indices = torch.cat(places)
     wide = torch.promote_types(space.dtype, torch.float32)
-    values = space.values_at(indices, wide)
-    return SparseValues(indices, values + layout.scales(indices).to(wide))
+    values, steps = space.values_at(indices, wide), layout.scales(indices).to(wide)
+    inwards = torch.where(values > 0, -1.0, 1.0).to(wide) * steps.clamp(min=1)
+    return SparseValues(indices, values + torch.where(space.are_integers(indices), inwards, steps))
 
 
 def _check_after(before: list[Tensor], asked: Callable[[], list[Tensor]], noise: float) -> None:

@@ -62,7 +62,8 @@ def calibrate_response(
     evaluations, size = 1, math.nan
     for number in range(_ROUNDS):
         children = sample_mutations(key, _CHILDREN, subspace=subspace, sigma=sigma, scale=scale)
-        outputs = evaluator.predict([*([] if number else [Lineage()]), *children])
+        with evaluator.space.rounding.quiet():
+            outputs = evaluator.predict([*([] if number else [Lineage()]), *children])
         if not number:
             parent, outputs = outputs[0], outputs[1:]
             size = float(parent.double().square().mean().sqrt())

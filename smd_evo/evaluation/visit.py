@@ -38,6 +38,8 @@ def visit(
 ) -> None:
     """Call a function with each child and its batches, in eval and inference mode, no other thread at it meanwhile.
 
+    Children of integers share nothing, as what is watched and stacked are parameters.
+
     Args:
         space: the parent's.
         children: of those in memory each meets all batches in turn; of a stream each batch meets all children.
@@ -63,10 +65,10 @@ def visit(
 
     def meet() -> None:
         turns = Turns(guard, several)
-        option = False if free else reuse
+        option = False if free or space.integers else reuse
         sharing = Sharing(guard, turns, option, Work() if free else work)
         heads = Heads(features, guard, turns, option, limit, work)
-        group = Together(together, guard, turns, limit, work)
+        group = Together(None if space.integers else together, guard, turns, limit, work)
         groups = partial(group.rest, function=function, several=function_of_several, progress=progress)
         act = partial(
             _meet, space, turns, sharing, heads, group, groups, children, batches, function, limit, progress

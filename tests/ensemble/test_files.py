@@ -433,8 +433,8 @@ class TestWrongParent:
     def test_a_parameter_that_cannot_be_changed(self, ensemble_file):
         path, _ = ensemble_file
         network = make()
-        network.coded = nn.Parameter(torch.zeros(3, dtype=torch.int8), requires_grad=False)
-        rewrite(path, parameters={"coded": "torch.int8 [3]"})
+        network.coded = nn.Parameter(torch.zeros(3, dtype=torch.int16), requires_grad=False)
+        rewrite(path, parameters={"coded": "torch.int16 [3]"})
         refused(SparseEnsemble.load, path, network, error=WrongParent, match="coded: expected a strided")
 
     def test_no_network(self, ensemble_file):

@@ -284,6 +284,18 @@ class TestSigma:
         searcher.run(2)
         assert searcher.sigma == pytest.approx(lowest * math.e**2)
 
+    @pytest.mark.filterwarnings("ignore:none of .* integer weights:RuntimeWarning")
+    @pytest.mark.parametrize("scale", ["absolute", "relative"])
+    def test_of_integers_ends_where_hardly_any_is_another_one(self, scale):
+        layer = nn.Linear(2, 2)
+        layer.register_buffer("levels", torch.tensor([10, 30], dtype=torch.int8))  # of a standard deviation of 10
+        problem = FinetuneProblem(
+            layer, fitness=ModuleFitness("flat", "max", lambda _: 0.0), select="levels*", seed=1
+        )
+        searcher = evolution(problem, popsize=2, subspace=Dense(), adapt_sigma=True, sigma=2.0, scale=scale)
+        searcher.run(30)
+        assert searcher.sigma == (0.125 if scale == "absolute" else 0.0125)
+
     def test_stays_when_nothing_is_to_adapt_it(self):
         searcher = evolution(problem_of(), popsize=6)
         searcher.run(3)

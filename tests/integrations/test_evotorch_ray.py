@@ -13,7 +13,7 @@ from evotorch.algorithms import SNES, GeneticAlgorithm
 from evotorch_helpers import RULE, Heavy, evals, evaluated, make, pickled, population
 from helpers import same_bits, state_bits
 from ray._private.serialization import SerializationContext
-from ray_helpers import Cramped, Flip, Slow, cluster, deadly
+from ray_helpers import Cramped, Flip, Levels, Slow, cluster, deadly
 from torch import nn
 
 from smd_evo import (
@@ -340,6 +340,21 @@ class TestOtherActors:
             one.search(SEARCHERS["SubspaceES"])
             one.check_actors()
             one.parallel.kill_actors()
+
+
+def test_integers_and_what_steps_of_them_have_left_also_for_later_actors(wire):
+    """All actors and this process round alike, and are compared after each step."""
+    parents = []
+    for actors in (0, 2):
+        problem = FinetuneProblem(Levels(), data(), select="levels*", seed=1, num_actors=actors)
+        searcher = SubspaceES(problem, popsize=8, density=0.5, sigma=3.0, center_learning_rate=0.2)
+        for _ in range(2):
+            searcher.run(4)
+            problem.kill_actors()
+        parents.append((problem.make_net().levels, problem.replica.rest))
+    assert torch.equal(parents[0][0], parents[1][0])
+    assert torch.equal(parents[0][1], parents[1][1])
+    assert not torch.equal(parents[0][0], Levels().levels)
 
 
 def test_a_size_of_minibatches_is_checked_and_does_not_pass_for_another():

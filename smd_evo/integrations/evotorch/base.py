@@ -231,7 +231,7 @@ class NetworkProblem(EvaluatedProblem):
         if self.actors:
             self.kill_actors()  # they hold another parent
         self._replica.changes = self._logged_from = state["changes"]
-        self._replica.optimizer = None
+        self._replica.optimizer = self._replica.rest = None
         self._log = []
         vars(self.work).update(state.get("work", {}))
         self._features_counted().clear()

@@ -48,7 +48,8 @@ class SubspaceEvolution(NetworkSearcher):
         num_elites: parents that compete with their children, 0 to mu; 1 by default.
         adapt_sigma: the 1/5 success rule: after each generation sigma is multiplied by
             ``exp((p - 1/5) / (1 - 1/5))``, where p is the share of children that are better than their parent;
-            but not below the first sigma times the precision of the parameters' type (1.2e-7 of float32).
+            but not below the first sigma times the precision of the parameters' type (1.2e-7 of float32), nor an
+            eighth of a step of integers.
         race: whether children that will not win see less than all samples, see :func:`smd_evo.evaluation.race.race`;
             ``status["images"]`` tells how many sample evaluations there were. Not with actors.
         keep: with "auto": share of the parent's score that the median child keeps.
@@ -191,9 +192,14 @@ class SubspaceEvolution(NetworkSearcher):
         it changed by there. Below r = eps that is less than what numbers of this type are rounded by, so smaller
         children tell no more, and only the way back (a factor e a generation at most) becomes longer.
         """
+        space = self.problem.space
         if self._first_sigma is None:
             self._first_sigma = sigma
-        return self._first_sigma * torch.finfo(self.problem.space.narrowest).eps
+        if space.integers:  # below an eighth of a step, one coordinate in 15,000 is rounded to another integer
+            slots = [slot for slot in space.layout.slots if slot.name in space.integers]
+            most = max(slot.scale for slot in slots) if self._scale == "relative" else 1.0
+            return min(self._first_sigma, 0.125 / most)
+        return self._first_sigma * torch.finfo(space.narrowest).eps
 
     def _best(self, solutions: SolutionBatch, count: int) -> SolutionBatch:
         """The best ones, best first, and of equals the first, which ``take_best`` does not promise."""

@@ -16,9 +16,10 @@ from smd_evo.core.specs import parse_subspace
 from smd_evo.documents import parse_json
 from smd_evo.errors import InvalidType, InvalidValue, check_choice, check_count, shown
 from smd_evo.integrations.evotorch.newton import MixtureStep
+from smd_evo.integrations.evotorch.optimizing import OptimizerSpec
 from smd_evo.integrations.evotorch.past import Rules
 from smd_evo.integrations.evotorch.replica import Change, Fold
-from smd_evo.integrations.evotorch.strategies import GradientStep, OptimizerSpec
+from smd_evo.integrations.evotorch.strategies import GradientStep
 
 __all__ = ["History", "decoded", "encoded"]
 
@@ -55,9 +56,11 @@ def decoded(change: Mapping[str, Any]) -> Change:
 
 
 def _plain(step: GradientStep | MixtureStep) -> dict[str, Any]:
-    """Fields of a step; units only where there are some."""
+    """Fields of a step; units only where there are some, and whether it carries a rest only if it does."""
     found = {each.name: getattr(step, each.name) for each in fields(step)}
     found |= {"weights": step.weights.tolist(), "subspace": step.subspace.spec}
+    if not found.get("carries"):
+        found.pop("carries", None)
     units = found.pop("units")
     return found if units is None else {**found, "units": units.tolist()}
 

@@ -132,9 +132,10 @@ def following(key: Key, line: str) -> Key:
 
 
 def _checksums(replica: Replica) -> tuple[int, int | None]:
-    """Of a parent's selected parameters and the whole network, and of its optimizer, if it has one."""
+    """Of a parent's selected parameters and the whole network, and of its optimizer, if it has one, with its rest."""
     _, optimizer = replica.optimizer or (None, None)
-    state = None if optimizer is None else checksum_of(map(torch.as_tensor, optimizer.state.values()))
+    rest = [] if replica.rest is None else [replica.rest]
+    state = None if optimizer is None else checksum_of([*map(torch.as_tensor, optimizer.state.values()), *rest])
     space = replica.space
     return checksum_of([*space.copied().values(), *space.module.parameters(), *space.module.buffers()]), state
 

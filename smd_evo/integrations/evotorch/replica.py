@@ -37,21 +37,24 @@ class Replica:
         evaluator: its evaluator on all samples; None for one that is only to be looked at.
         changes: how many changes the parent has gone through since it was the pre-trained one.
         optimizer: state of the gradient searcher's optimizer, which belongs to the parent that it moves.
-        swallowed: of the last gradient step, how many parameters it left as they were because their type has no
-            number that near, and how many it was to move.
+        rest: what the types of the parameters have rounded away of that optimizer's steps, which its next one carries
+            on; None where nothing is carried.
     """
+
+    rest: Tensor | None = None  # of pickles from before there was one, too
 
     def __init__(self, space: ParameterSpace, evaluator: Evaluator | None = None) -> None:
         self.space = space
         self.evaluator = evaluator
         self.changes = 0
         self.optimizer: Any = None
-        self.swallowed = 0, 0
+        self.rest = None
 
     def copied(self) -> Replica:
         """The same parent on its own, with nothing to evaluate it on."""
         other = Replica(copy.deepcopy(self.space))
         other.changes, other.optimizer = self.changes, copy.deepcopy(self.optimizer)
+        other.rest = None if self.rest is None else self.rest.clone()
         return other
 
     def apply(self, change: Change) -> None:

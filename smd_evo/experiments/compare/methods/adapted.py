@@ -9,6 +9,7 @@ from torch import Tensor
 
 from smd_evo.controls.batchnorm import blended, has_statistics, statistics_of
 from smd_evo.core.parameters import ParameterSpace
+from smd_evo.core.selection import Names
 from smd_evo.errors import InvalidValue
 from smd_evo.evaluation.work import Work
 from smd_evo.experiments.compare.methods.base import Method, SearcherMethod, Settings, Task, alone
@@ -60,8 +61,7 @@ class Adapted(Method):
             return
         parent, space = self._task.parent, self._task.space
         network = blended(space.module, statistics_of(space.module, parent.batches), self._share)
-        names = set(space.names)
-        task = replace(self._task, space=ParameterSpace(network, lambda name, _: name in names), strengths={})
+        task = replace(self._task, space=ParameterSpace(network, Names(space.names)), strengths={})
         self._method = self.inner(task, **self._settings)
         self._task.note(task)
         self._looked.count(parent.samples)

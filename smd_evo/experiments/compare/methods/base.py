@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from smd_evo.core.keys import Key, derive
 from smd_evo.core.mutation import Lineage
 from smd_evo.core.parameters import Child, ParameterSpace
-from smd_evo.core.selection import head_of
+from smd_evo.core.selection import Names, head_of
 from smd_evo.core.subspace import Subspace
 from smd_evo.ensemble.combine import combined
 from smd_evo.errors import InvalidValue
@@ -129,18 +129,18 @@ class Task:
         """Of those of one dimension a share of the tensors, the first ones in the network."""
         names = self.vectors(method).names
         chosen = set(names[: max(1, round(depth * len(names)))])
-        return ParameterSpace(self.space.module, lambda name, _: name in chosen)
+        return ParameterSpace(self.space.module, Names(chosen))
 
     def _some(self, wanted: Callable[[Tensor], bool], what: str, got: str, method: str) -> ParameterSpace:
         """Of the parameters that may be mutated those that a method wants."""
-        found = dict(self.space.module.named_parameters())
-        chosen = {name for name in self.space.names if wanted(found[name])}
+        found = zip(self.space.names, self.space.tensors, strict=True)
+        chosen = {name for name, tensor in found if wanted(tensor)}
         if not chosen:
             raise InvalidValue(
                 f"methods: expected {what} among the {len(self.space.names)} tensors that may be mutated, got {got}; "
                 f"leave {method} out"
             )
-        return ParameterSpace(self.space.module, lambda name, _: name in chosen)
+        return ParameterSpace(self.space.module, Names(chosen))
 
     def strength(self, subspace: Subspace, space: ParameterSpace | None = None, scale: str = "absolute") -> Strength:
         """How strong such mutations may be: calibrated once, the same way for all methods, outside of budgets."""

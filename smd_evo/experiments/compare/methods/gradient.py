@@ -44,6 +44,10 @@ class Sgd(Method):
         self._fitness, self._task, self._steps = fitness, task, 0
         self._batches = make_batches(task.data, task.batch_size, space.device)
         self._size = max(1, task.minibatch_size // _FORWARDS)
+        if space.integers:
+            raise InvalidValue(
+                f"methods: expected floating parameters for sgd, got {space.integers[0]}; leave sgd out"
+            )
         chosen = dict(space.module.named_parameters())
         for name, parameter in chosen.items():
             parameter.requires_grad_(name in space.names)
