@@ -37,6 +37,8 @@ class Elements:
         candidates = [name for name, tensor in found.items() if frozen or tensor.requires_grad]
         if not candidates:
             mend = "pass include_frozen=True to mutate those" if found else "a quantized network keeps none"
+            if any(".lora_" in name for name in found):
+                mend = "load the adapter with is_trainable=True, as PeftModel.from_pretrained leaves it frozen"
             raise InvalidValue(f"module: expected trainable parameters, got {len(found)} frozen ones; {mend}")
         chosen = {name: found[name] for name in select_names(module, candidates, select)}
         for name, tensor in chosen.items():

@@ -14,10 +14,13 @@ from smd_evo.errors import InvalidType, InvalidValue
 
 __all__ = ["KINDS", "Select", "head_of", "select_names", "within_kinds"]
 
-KINDS = ("all", "weight", "bias", "norm", "head")
+KINDS = ("all", "weight", "bias", "norm", "head", "lora")
 """Kinds that a selection may name."""
 
 Select = str | Iterable[str] | Callable[[str, nn.Parameter], bool]
+
+_LISTED = 6
+"""Modules that a message names."""
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 
@@ -34,7 +37,8 @@ def select_names(module: nn.Module, names: Iterable[str], select: Select) -> lis
       (``in_proj_weight`` of attention, too); a parameter of another name, such as a position embedding,
       counts as weight;
     - ``head``: the classifier, as timm's ``get_classifier()`` gives it, else the last linear or
-      convolutional layer;
+      convolutional layer, also where another layer has its weights, too;
+    - ``lora``: adapters' parameters, as PEFT names them: ``lora_A``, ``lora_B``, ``lora_...``;
     - a module's name (``layer1.0``): everything below it;
     - a pattern with ``*``, ``?`` or ``[...]`` for the whole name (``blocks.*.attn.*``).
 
@@ -58,8 +62,7 @@ def select_names(module: nn.Module, names: Iterable[str], select: Select) -> lis
     for term in (term.strip() for term in terms):
         hits = _named(module, names, term)
         if not hits:
-            near = difflib.get_close_matches(term, [*KINDS, *names, *dict(module.named_modules())], n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = _hint(module, names, term)
             raise InvalidValue(
                 f"select: expected one of {', '.join(KINDS)}, a layer or a name pattern that some trainable "
                 f"parameter has, got {term!r}{hint}"
@@ -99,8 +102,11 @@ def _named(module: nn.Module, names: list[str], term: str) -> set[str]:
     if term == "all":
         return set(names)
     if term == "head":
-        heads = _head_names(module)
-        return {name for name in names if owners[name] in heads}
+        parameters = dict(module.named_parameters(remove_duplicate=False))
+        own = {id(parameter) for parameter in head_of(module).parameters()}
+        return {name for name in names if id(parameters[name]) in own}
+    if term == "lora":
+        return {name for name in names if any(part.startswith("lora_") for part in name.split("."))}
     if term in ("norm", "weight", "bias"):
         norms = {name for name in names if _is_norm(module.get_submodule(owners[name]))}
         if term == "norm":
@@ -125,7 +131,14 @@ def head_of(module: nn.Module) -> nn.Module:
     return head
 
 
-def _head_names(module: nn.Module) -> set[str]:
-    """Names of the modules that make up the classifier."""
-    inside = set(head_of(module).modules())
-    return {name for name, part in module.named_modules() if part in inside}
+def _hint(module: nn.Module, names: list[str], term: str) -> str:
+    """The end of a message on a term that names nothing: what was meant, or what there is."""
+    near = difflib.get_close_matches(term, [*KINDS, *names, *dict(module.named_modules())], n=1)
+    if near and near[0] != term:
+        return f"; did you mean {near[0]!r}?"
+    frozen = [name for name, _ in module.named_parameters() if name not in names]
+    if count := len(_named(module, frozen, term)):
+        return f"; {count} frozen ones have it: requires_grad_(True), is_trainable=True for an adapter of PEFT"
+    there = list(dict.fromkeys(name.split(".")[0] for name in names))
+    more = ", ..." if len(there) > _LISTED else ""
+    return f"; there are {', '.join(there[:_LISTED])}{more}" if there else ""
