@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from functools import reduce
 from typing import Any
 
 import torch
@@ -49,9 +50,8 @@ class Records:
             targets = fields.pop(_label(fields))
         if len(targets) != len(rows):
             raise InvalidValue(f"data: expected as many targets as inputs, got {len(targets)} and {len(rows)}")
-        held = [_tensor("targets", target) for target in targets]
-        found = [target for target in held if target is not None]
-        if len(found) < len(held):
+        found = [target for each in targets if (target := _tensor("targets", each)) is not None]
+        if len(found) < len(rows):
             raise InvalidType("data: expected numbers as targets, got others; number the classes from 0 on")
         if not fields:
             raise InvalidType(
@@ -61,7 +61,7 @@ class Records:
         if len({len(ids) for ids in fields.get(_IDS, []) if ids.dim()}) > 1 and _MASK not in fields:
             fields[_MASK] = [torch.ones_like(ids) for ids in fields[_IDS]]
         self._fields: dict[str, list[Tensor]] = fields
-        self._targets: list[Tensor] = found
+        self._targets = _of_one_type(found)
 
     def __len__(self) -> int:
         return len(self._targets)
@@ -120,9 +120,7 @@ def records_of(data: Any) -> Records | None:
     rows = _rows(data)
     if rows is not None:
         return Records(rows)
-    if not _is_sized(data) or not len(data):
-        return None
-    first = data[0]
+    first = _first(data)
     pairs = isinstance(first, tuple | list) and len(first) == 2 and isinstance(first[0], Mapping)
     if not pairs or _is_batch({**first[0], LABELS[0]: first[1]}):
         return None
@@ -178,14 +176,20 @@ def _rows(data: Any) -> list[Mapping[str, Any]] | None:
         if len(set(lengths.values())) != 1 or None in lengths.values():
             raise InvalidValue(f"data: expected fields of one length, got {lengths}")
         return [dict(zip(data, row, strict=True)) for row in zip(*data.values(), strict=True)]
-    if not _is_sized(data) or not len(data) or not isinstance(data[0], Mapping) or _is_batch(data[0]):
+    first = _first(data)
+    if not isinstance(first, Mapping) or _is_batch(first):
         return None
     return [data[number] for number in range(len(data))]
 
 
-def _is_sized(data: Any) -> bool:
-    others = isinstance(data, str | bytes | Tensor | Mapping | tuple | DataLoader)
-    return isinstance(data, Sized) and hasattr(data, "__getitem__") and not others
+def _first(data: Any) -> Any:
+    """The first sample, if there are any by their numbers; else None."""
+    if not isinstance(data, Sized) or isinstance(data, str | bytes | Tensor | Mapping | tuple | DataLoader):
+        return None
+    try:
+        return data[0] if len(data) else None  # type: ignore[index]
+    except (LookupError, TypeError):  # columns by their names, for one
+        return None
 
 
 def _is_batch(fields: Mapping[str, Any]) -> bool:
@@ -218,7 +222,13 @@ def _column(rows: Sequence[Mapping[str, Any]], name: str) -> list[Tensor]:
         if found is None:
             raise InvalidValue(f"data: expected {name} in each sample, as in the first, got none in number {number}")
         column.append(found)
-    return column
+    return _of_one_type(column)
+
+
+def _of_one_type(column: list[Tensor]) -> list[Tensor]:
+    """The same tensors in the type that holds them all; what is empty has none of its own."""
+    kinds = {tensor.dtype for tensor in column if tensor.numel()}
+    return [tensor.to(reduce(torch.promote_types, kinds)) for tensor in column] if kinds else column
 
 
 def _tensor(name: str, value: Any) -> Tensor | None:
@@ -228,10 +238,19 @@ def _tensor(name: str, value: Any) -> Tensor | None:
     try:
         return torch.as_tensor(value, device="cpu")
     except ValueError as error:
+        if _is_text(value):
+            return None
         reason = " ".join(str(error).split())
         raise InvalidValue(f"data: expected numbers of one shape in {name}, got others ({reason})") from None
     except (TypeError, RuntimeError):
         return None
+
+
+def _is_text(value: Any) -> bool:
+    """Whether nested lists begin with a text."""
+    while isinstance(value, list | tuple) and value:
+        value = value[0]
+    return isinstance(value, str | bytes)
 
 
 def _filler(name: str, pad: int) -> int:

@@ -1,6 +1,7 @@
 """Records: samples of named fields, from lists, data sets, columns and loaders, each batch padded to its longest."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -10,6 +11,8 @@ from smd_evo import Evaluator, Lineage, RandomSubspace, Splits, sample_mutations
 from smd_evo.errors import InvalidType, InvalidValue
 from smd_evo.evaluation.data import make_batches
 from smd_evo.evaluation.records import Records, pad_of
+from smd_evo.experiments.generations.identity import _digest
+from smd_evo.zoo.own import data_of
 
 CPU = torch.device("cpu")
 LENGTHS = [3, 5, 2, 4, 4, 1, 5]
@@ -94,7 +97,7 @@ class TestKinds:
         "data",
         [
             rows(),
-            rows(text="words", picture=None),
+            rows(text="words", picture=None, words=["a", "b"]),
             Rows(rows()),
             Columns(rows()),
             {"input_ids": [row["input_ids"] for row in rows()], "labels": [row["label"] for row in rows()]},
@@ -162,6 +165,13 @@ class TestKinds:
         (batch,) = make_batches([{"input_ids": [1, 2], "label": 0}] * 2, 2, CPU)
         assert list(batch.inputs) == ["input_ids"]
 
+    def test_an_empty_text_and_numbers_of_other_types(self):
+        samples = [{"x": [], "label": 1}, {"x": [1, 2], "label": 0.5}]
+        first, second = make_batches(samples, 1, CPU)
+        assert (first.inputs["x"].dtype, second.inputs["x"].dtype) == (torch.int64, torch.int64)
+        assert first.inputs["x"].shape == (1, 0)
+        assert (first.targets.dtype, second.targets.dtype) == (torch.float32, torch.float32)
+
     def test_pictures_beside_their_labels(self):
         samples = [{"pixel_values": torch.full((3, 2, 2), float(n)), "label": n} for n in range(3)]
         (batch,) = make_batches(samples, 4, CPU)
@@ -198,6 +208,14 @@ class TestEvaluating:
             assert len(Evaluator(network, part, batch_size=4).evaluate(children()).fitness) == 4
         assert repr(Splits(rows(), rows(), rows())) == "Splits(fitness: 7, validation: 7, test: 7 samples)"
 
+    def test_a_run_is_one_of_these_samples(self):
+        others = [{**row, "input_ids": [*row["input_ids"][:-1], 7]} for row in rows()]
+        tensors = {"input_ids": torch.arange(8).view(4, 2), "labels": torch.arange(4)}
+        every = [rows(), others, tensors, {**tensors, "labels": 3 - tensors["labels"]}]
+        digests = [_digest(data_of(Splits(samples, rows(), rows()))) for samples in every]
+        assert len(set(digests)) == 4
+        assert _digest(data_of(Splits(rows(), rows(), others))) == digests[0]  # but for the test split
+
 
 class TestRefused:
     @pytest.mark.parametrize(
@@ -217,6 +235,7 @@ class TestRefused:
             (([{"input_ids": [1]}], [0, 1]), "as many targets as inputs, got 2 and 1"),
             (([{"input_ids": [1]}], ["cat"]), "numbers as targets, got others; number the classes"),
             ([{"x": [float("nan")], "label": 0}], "finite inputs, got NaN"),
+            (pd.DataFrame({"x": [1.0], "label": [0]}), r"\(inputs, targets\) in batch 0, got str"),
         ],
     )
     def test_in_one_line(self, data, message):

@@ -113,6 +113,15 @@ class TestFolder:
         again, _ = build_model(f"hf:{tmp_path / 'child'}", 3, wanted=read_wanted("size=32"))
         assert all(torch.equal(tensor, child.state_dict()[name]) for name, tensor in again.state_dict().items())
 
+    def test_of_fewer_outputs_is_stored_with_these(self, tmp_path):
+        write(tmp_path / "model", vit("abcde"), **PROCESSORS["square"])
+        pictures = write_folder(tmp_path / "pictures", {"a": 0, "b": 8, "c": 0, "d": 8, "e": 0}, make=picture)
+        network, _ = load(f"hf:{tmp_path / 'model'}", f"imagefolder:{pictures}", outputs="present")
+        network.save_pretrained(tmp_path / "part")
+        again = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "part")
+        assert again.config.id2label == {0: "b", 1: "d"}
+        assert torch.equal(again.classifier.weight, vit("abcde").classifier.weight[[1, 3]])
+
 
 class TestCommand:
     def test_finetunes_it(self, folder, tmp_path):
