@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from pathlib import Path
 
 from smd_evo.errors import InvalidValue, SmdEvoError
 
-__all__ = ["ask_hub", "fetching", "is_cached"]
+__all__ = ["ask_hub", "cached_folder", "fetching"]
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json", "pytorch_model.bin.index.json")
 """Files of which a repository has one."""
 
 
-def is_cached(repository: str, files: Sequence[str] = WEIGHTS, revision: str | None = None) -> bool:
-    """Whether one of a repository's files is in the cache of the Hugging Face Hub."""
+def cached_folder(repository: str, revision: str | None = None) -> str | None:
+    """Where the cache of the Hugging Face Hub has a repository's files, weights among them; None if it has not."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = (try_to_load_from_cache(repository, file, revision=revision) for file in files)
-    return any(isinstance(each, str) for each in found)
+    for file in WEIGHTS:
+        found = try_to_load_from_cache(repository, file, revision=revision)
+        if isinstance(found, str):  # else there is none, or it is known that there is none
+            return str(Path(found).parent)
+    return None
 
 
 def ask_hub(repository: str | None, revision: str | None = None) -> None:
@@ -26,7 +30,7 @@ def ask_hub(repository: str | None, revision: str | None = None) -> None:
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import HfHubHTTPError
 
-    if repository and not is_cached(repository, revision=revision):
+    if repository and cached_folder(repository, revision) is None:
         with contextlib.suppress(HfHubHTTPError):  # an answer, too
             get_hf_file_metadata(hf_hub_url(repository, WEIGHTS[0], revision=revision))
 

@@ -14,13 +14,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from smd_evo.errors import InvalidValue
-from smd_evo.zoo.fetching import ask_hub, fetching, is_cached
+from smd_evo.zoo.fetching import ask_hub, cached_folder, fetching
 from smd_evo.zoo.names import is_folder
 from smd_evo.zoo.weights import load_weights
 
 __all__ = ["Processor", "check_labels", "classifier_of", "processor_of"]
 
 _NAMED = 3
+
+_CONFIG = "config.json"
 
 _IN_A_FOLDER = "expected an image classifier of transformers in {}, got none"
 
@@ -47,13 +49,16 @@ def classifier_of(
         raise InvalidValue(
             f"model: expected the transformers library for hf:{name}, got none ({error}); pip install 'smd-evo[hf]'"
         ) from None
-    place = str(Path(name).expanduser()) if is_folder(name) else name
-    options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": is_folder(name) or is_cached(name)}
     network: nn.Module
     wanted = [_IN_A_FOLDER] if is_folder(name) else []
     with fetching(f"hf:{name}", "give hf:FOLDER, what save_pretrained wrote", *wanted), _quiet():
-        if not is_folder(name):
+        place = str(Path(name).expanduser()) if is_folder(name) else cached_folder(name)
+        if place is None:
             ask_hub(name)
+        elif not (Path(place) / _CONFIG).is_file():
+            raise FileNotFoundError(f"there is no {_CONFIG}")
+        options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": place is not None}
+        place = place or name
         if weights is None:
             network, found = AutoModelForImageClassification.from_pretrained(
                 place, dtype=torch.float32, output_loading_info=True, **options

@@ -11,8 +11,10 @@ from smd_evo import (
     RandomSubspace,
     SparseEnsemble,
     TakeOutput,
+    finetune,
     sample_mutations,
     soup,
+    split,
 )
 from smd_evo.core.parameters import ParameterSpace
 from smd_evo.errors import InvalidType, InvalidValue, UnsupportedParameter
@@ -123,6 +125,20 @@ class TestText:
         network = bert("BertModel")
         network.register_forward_hook(TakeOutput("pooler_output"))
         assert len(set(Evaluator(network, texts(), MARGIN).evaluate(children()).fitness.tolist())) == 5
+
+
+@pytest.mark.filterwarnings("ignore:parent. expected an accuracy well above chance:UserWarning")  # it is untrained
+def test_a_whole_experiment_with_its_controls(tmp_path):
+    data = split(texts(90), fitness=30, validation=30)
+    result = finetune(bert(), data, children=8, density=0.2, sigma=0.1, controls=True, shortlist=4)
+    assert "temperature" in str(result.numbers)
+    assert "head-refit" in str(result.numbers)
+    inputs = {"input_ids": torch.arange(3, 15).view(4, 3)}
+    assert result.ensemble(**inputs).shape == (4, 3)
+    result.best.save_pretrained(tmp_path)
+    again = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        assert torch.equal(again(**inputs).logits, result.best(**inputs).logits)
 
 
 class TestGenerating:

@@ -245,6 +245,18 @@ class TestHub:
         assert "\n" not in str(caught.value)
         assert capfd.readouterr() == ("", "")
 
+    def test_what_is_in_the_cache_is_not_asked_for(self, tmp_path, asked, capfd):
+        cached = tmp_path / "cache" / "models--owner--name"
+        write(cached / "snapshots" / "abc", **PROCESSORS["square"])
+        (cached / "refs").mkdir()
+        (cached / "refs" / "main").write_text("abc")
+        capfd.readouterr()
+        network, preprocessing = build_model("hf:owner/name", 3)
+        assert torch.equal(network.classifier.weight, vit().classifier.weight)
+        assert preprocessing(picture()).shape == (3, 32, 32)
+        assert not asked
+        assert capfd.readouterr() == ("", "")
+
 
 def test_a_folder_of_timm(tmp_path):
     own = untrained("test_resnet", 3)
