@@ -133,9 +133,12 @@ def head_of(module: nn.Module) -> nn.Module:
 
 def _hint(module: nn.Module, names: list[str], term: str) -> str:
     """The end of a message on a term that names nothing: what was meant, or what there is."""
-    near = difflib.get_close_matches(term, [*KINDS, *names, *dict(module.named_modules())], n=1)
+    modules = dict(module.named_modules())
+    near = difflib.get_close_matches(term, [*KINDS, *names, *modules], n=1)
     if near and near[0] != term:
         return f"; did you mean {near[0]!r}?"
+    if term in modules and next(modules[term].parameters(), None) is None:
+        return f"; it is {type(modules[term]).__name__}, which has no parameters; packed weights are none"
     frozen = [name for name, _ in module.named_parameters() if name not in names]
     if count := len(_named(module, frozen, term)):
         return f"; {count} frozen ones have it: requires_grad_(True), is_trainable=True for an adapter of PEFT"

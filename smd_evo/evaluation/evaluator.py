@@ -17,6 +17,7 @@ from smd_evo.core.keys import Key
 from smd_evo.core.mutation import Lineage
 from smd_evo.core.parameters import Child, ParameterSpace
 from smd_evo.core.selection import Select
+from smd_evo.core.supported import check_there
 from smd_evo.errors import InvalidType, InvalidValue, check_count, nearest, shown
 from smd_evo.evaluation.batches import Batch, Batches, MemoryBatches
 from smd_evo.evaluation.classification import check_range, class_range
@@ -130,6 +131,7 @@ class Evaluator:
             raise InvalidValue(
                 "parent: expected a torch.nn.Module where select or device is given, got a ParameterSpace"
             )
+        check_there(parent.module)
         self.space = parent
         self.batch_size = check_batch_size(batch_size)
         if not isinstance(reuse, bool) and not (isinstance(reuse, str) and reuse == "auto"):

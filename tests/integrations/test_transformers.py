@@ -211,6 +211,22 @@ class TestParameters:
             Evaluator(network, texts())
         assert "\n" not in str(caught.value)
 
+    @pytest.mark.parametrize("select", ["all", "bert.embeddings"])
+    def test_and_one_of_which_a_part_is(self, select):
+        network = bert()
+        network.classifier.to("meta")
+        with pytest.raises(
+            UnsupportedParameter, match=r"classifier\.weight: .* on the meta device; load its weights"
+        ):
+            Evaluator(network, texts(), select=select)
+
+    def test_packed_weights_are_refused_where_they_are_selected(self):
+        network = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Identity())
+        with pytest.raises(
+            InvalidValue, match="got '1'; it is Identity, which has no parameters; packed weights are none$"
+        ):
+            ParameterSpace(network, "1")
+
 
 class TestAdapters:
     @pytest.fixture(autouse=True)
