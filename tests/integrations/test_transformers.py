@@ -223,7 +223,7 @@ class TestParameters:
     def test_packed_weights_are_refused_where_they_are_selected(self):
         network = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Identity())
         with pytest.raises(
-            InvalidValue, match="got '1'; it is Identity, which has no parameters; packed weights are none$"
+            InvalidValue, match=r"got '1'; it is Identity, which has no parameters; packed weights are none$"
         ):
             ParameterSpace(network, "1")
 
