@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from smd_evo.ensemble.soup import soup as soup
     from smd_evo.evaluation.calibration import calibrate_sigma as calibrate_sigma
     from smd_evo.evaluation.evaluator import Evaluator as Evaluator
+    from smd_evo.evaluation.fields import TakeOutput as TakeOutput
     from smd_evo.evaluation.fitness import BatchFitness as BatchFitness
     from smd_evo.evaluation.fitness import ModuleFitness as ModuleFitness
     from smd_evo.evaluation.front import ParetoFront as ParetoFront
@@ -111,6 +112,7 @@ _HOMES = {
     "soup": "smd_evo.ensemble.soup",
     "calibrate_sigma": "smd_evo.evaluation.calibration",
     "Evaluator": "smd_evo.evaluation.evaluator",
+    "TakeOutput": "smd_evo.evaluation.fields",
     "BatchFitness": "smd_evo.evaluation.fitness",
     "ModuleFitness": "smd_evo.evaluation.fitness",
     "ChangeFitness": "smd_evo.evaluation.objectives",

@@ -19,7 +19,7 @@ from smd_evo.experiments.generations.identity import changed_config, read_identi
 from smd_evo.experiments.generations.metrics import METRICS
 from smd_evo.experiments.settings import ExperimentConfig, load_settings
 from smd_evo.experiments.trust import check_trust, going_on
-from smd_evo.zoo.names import MODELS, SOURCES, unknown
+from smd_evo.zoo.names import MODELS, SOURCES, check_place, unknown
 from smd_evo.zoo.wanted import check_pictures
 
 __all__ = ["check_exported", "check_reported", "check_resumed", "check_run", "check_settings"]
@@ -31,6 +31,8 @@ def check_settings(config: ExperimentConfig) -> None:
         # The name of a network without its library's prefix is the likeliest mistake.
         known = MODELS if difflib.get_close_matches(config.model, MODELS, 1) else [f"timm:{config.model}"]
         raise unknown("model", config.model, f"one of {', '.join(MODELS)} or module.path:factory", known)
+    if config.model.startswith("hf:"):
+        check_place(config.model)
     kind, colon, place = config.data.partition(":")
     if config.data not in SOURCES and not colon:
         raise unknown("data", config.data, f"one of {', '.join(SOURCES)} or module.path:factory", SOURCES)

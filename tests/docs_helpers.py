@@ -1,5 +1,7 @@
 """What the command lines of README and docs name: a module, folders of pictures, files of weights, runs."""
 
+import importlib.util
+
 import pytest
 import timm
 from cli_helpers import here
@@ -38,6 +40,18 @@ def furnish(folder):
     (folder / "weights").mkdir()
     for name in ("resnet18", "vit_small_patch16_224"):
         saved(untrained(name), folder / "weights" / f"{name}.safetensors")
+    if importlib.util.find_spec("transformers"):
+        write_transformer(folder / "vit")
+
+
+def write_transformer(folder):
+    """An image classifier as ``save_pretrained`` writes it."""
+    import transformers
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = transformers.ViTConfig(**sizes, image_size=32, patch_size=8, num_labels=2)
+    transformers.ViTForImageClassification(config).save_pretrained(folder)
+    transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
 
 
 def write_pictures(folder, classes, test):
@@ -50,7 +64,7 @@ def publish(patch):
     """Make timm's published weights random ones, there being no network here that they could come from."""
     create = timm.create_model
     patch.setattr(timm, "create_model", lambda name, pretrained=False, **options: create(name, **options))
-    patch.setattr(models, "_ask_hub", lambda repository: None)
+    patch.setattr(models, "ask_hub", lambda repository: None)
     patch.setattr(speed, "seconds_per_image", lambda evaluator: 1.0)  # a dozen large networks need not be timed twice
 
 

@@ -22,6 +22,7 @@ REFUSED = [
     ["finetune", "--out", "taken"],
     ["finetune", "--generations", "3", "--out", "taken"],
     ["finetune", "--model", "resnet18"],
+    ["finetune", "--model", "hf:./nothere"],
     ["finetune", "--data", "digit"],
     ["finetune", "--data", "imagefolder:nothere"],
     ["finetune", "--checkpoint", "nothere"],

@@ -14,7 +14,7 @@ import sys
 import pytest
 from docs_helpers import done, furnish, make_run, publish
 from helpers import ROOT
-from test_examples import STRICT
+from test_examples import STRICT, skipped_without
 
 PAGES = ["README.md", *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^\s*(?:```|~~~).*$", re.MULTILINE)
@@ -44,8 +44,8 @@ def runs(arguments):
     return {word for word in arguments if word.startswith("runs/")}
 
 
-PYTHON = [page for page in PAGES if blocks(page, "python")]
-COMMANDS = [page for page in PAGES if of_program(page, "smd-evo")]
+PYTHON = skipped_without("transformers", [page for page in PAGES if blocks(page, "python")], "huggingface")
+COMMANDS = skipped_without("transformers", [page for page in PAGES if of_program(page, "smd-evo")], "huggingface")
 
 
 @pytest.fixture(scope="module")

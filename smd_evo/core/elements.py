@@ -43,6 +43,8 @@ class Elements:
         if not candidates and not spelt:
             mend = "pass include_frozen=True to mutate those" if found else "a quantized network keeps none"
             mend = f"name its integers, as in select={next(iter(integers))!r}" if integers else mend
+            if any(".lora_" in name for name in found):
+                mend = "load the adapter with is_trainable=True, as PeftModel.from_pretrained leaves it frozen"
             raise InvalidValue(f"module: expected trainable parameters, got {len(found)} frozen ones; {mend}")
         chosen: dict[str, Tensor] = {}
         for name in select_names(module, candidates, select, integers):

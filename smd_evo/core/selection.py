@@ -16,10 +16,13 @@ from smd_evo.errors import InvalidType, InvalidValue
 
 __all__ = ["KINDS", "Names", "Select", "head_of", "select_names", "spelt_out", "within_kinds"]
 
-KINDS = ("all", "weight", "bias", "norm", "head")
+KINDS = ("all", "weight", "bias", "norm", "head", "lora")
 """Kinds that a selection may name."""
 
 Select = str | Iterable[str] | Callable[[str, nn.Parameter], bool]
+
+_LISTED = 6
+"""Modules that a message names."""
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 
@@ -52,7 +55,8 @@ def select_names(module: nn.Module, names: Iterable[str], select: Select, intege
       (``in_proj_weight`` of attention, too); a parameter of another name, such as a position embedding,
       counts as weight;
     - ``head``: the classifier, as timm's ``get_classifier()`` gives it, else the last linear or
-      convolutional layer;
+      convolutional layer, also where another layer has its weights, too;
+    - ``lora``: adapters' parameters, as PEFT names them: ``lora_A``, ``lora_B``, ``lora_...``;
     - a module's name (``layer1.0``): everything below it;
     - a pattern with ``*``, ``?`` or ``[...]`` for the whole name (``blocks.*.attn.*``).
 
@@ -80,9 +84,7 @@ def select_names(module: nn.Module, names: Iterable[str], select: Select, intege
     for term in (term.strip() for term in terms):
         hits = _named(module, names, term) | spelt_out(integers, term)
         if not hits and term not in KINDS:
-            others = {*KINDS, *everything, *dict(module.named_modules())} - {term}
-            near = sorted(named(integers, term)) or difflib.get_close_matches(term, sorted(others), n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else _spelling(integers)
+            hint = _hint(module, names, integers, term)
             raise InvalidValue(
                 f"select: expected one of {', '.join(KINDS)}, a layer or a name pattern that some trainable "
                 f"parameter has, got {term!r}{hint}"
@@ -91,12 +93,9 @@ def select_names(module: nn.Module, names: Iterable[str], select: Select, intege
     if not chosen:
         has = ", ".join(kind for kind in KINDS if _named(module, names, kind)) or "no trainable parameter"
         got = ", ".join(map(str, terms))
-        raise InvalidValue(f"select: expected kinds that the network has ({has}), got {got}{_spelling(integers)}")
+        hint = _hint(module, names, integers, terms[0])
+        raise InvalidValue(f"select: expected kinds that the network has ({has}), got {got}{hint}")
     return [name for name in everything if name in chosen]
-
-
-def _spelling(integers: list[str]) -> str:
-    return f"; integers have to be spelt out, as {integers[0]!r}" if integers else ""
 
 
 def spelt_out(integers: Iterable[str], select: Select) -> set[str]:
@@ -153,9 +152,12 @@ def _named(module: nn.Module, names: list[str], term: str) -> set[str]:
     parameters = dict(module.named_parameters(remove_duplicate=False))
     if term == "all":
         return set(names)
-    if term == "head":
-        heads = _head_names(module)
-        return {name for name in names if owners[name] in heads}
+    if term == "head":  # also a tied one, by another name, and integers that lie in it
+        head = head_of(module)
+        inside, tied = set(head.modules()), {id(parameter) for parameter in head.parameters()}
+        return {name for name in names if modules[owners[name]] in inside or id(parameters.get(name)) in tied}
+    if term == "lora":
+        return {name for name in names if any(part.startswith("lora_") for part in name.split("."))}
     if term in ("norm", "weight", "bias"):
         own = [name for name in names if name in parameters]  # integers are neither
         norms = {name for name in own if _is_norm(module.get_submodule(owners[name]))}
@@ -189,7 +191,21 @@ def head_of(module: nn.Module) -> nn.Module:
     return head
 
 
-def _head_names(module: nn.Module) -> set[str]:
-    """Names of the modules that make up the classifier."""
-    inside = set(head_of(module).modules())
-    return {name for name, part in module.named_modules() if part in inside}
+def _hint(module: nn.Module, names: list[str], integers: list[str], term: str) -> str:
+    """The end of a message on a term that names nothing: what was meant, or what there is."""
+    modules = dict(module.named_modules())
+    near = sorted(named(integers, term))
+    if not near and term not in KINDS:
+        near = difflib.get_close_matches(term, sorted({*KINDS, *names, *integers, *modules} - {term}), n=1)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    if term in modules and next(modules[term].parameters(), None) is None:
+        return f"; it is {type(modules[term]).__name__}, which has no parameters; packed weights are none"
+    frozen = [name for name, _ in module.named_parameters() if name not in names]
+    if count := len(_named(module, frozen, term)):
+        return f"; {count} frozen ones have it: requires_grad_(True), is_trainable=True for an adapter of PEFT"
+    if integers:
+        return f"; integers have to be spelt out, as {integers[0]!r}"
+    there = [] if term in KINDS else list(dict.fromkeys(name.split(".")[0] for name in names))
+    more = ", ..." if len(there) > _LISTED else ""
+    return f"; there are {', '.join(there[:_LISTED])}{more}" if there else ""

@@ -12,7 +12,7 @@ from smd_evo.core.integers import INTEGERS, Place
 from smd_evo.core.wrapped import inner
 from smd_evo.errors import UnsupportedParameter
 
-__all__ = ["check_integers", "check_not_frozen", "check_supported", "without_aliases"]
+__all__ = ["check_integers", "check_not_frozen", "check_supported", "check_there", "without_aliases"]
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -57,6 +57,17 @@ def _problem(name: str, tensor: Tensor, dtypes: tuple[torch.dtype, ...]) -> str 
     elif _has_gaps(tensor):
         problem = "its memory is expanded or has gaps; make it .contiguous() first"
     return problem
+
+
+def check_there(module: nn.Module) -> None:
+    """Refuse a network some of whose tensors are not there, but for those that accelerate's hooks fetch in time."""
+    for place, part in module.named_modules():
+        for name, tensor in (*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)):
+            if tensor.is_meta and not hasattr(part, "_hf_hook"):
+                raise UnsupportedParameter(
+                    f"{f'{place}.{name}'.lstrip('.')}: expected a network whose weights are there, but it is on the "
+                    "meta device; load its weights first"
+                )
 
 
 def check_not_frozen(module: nn.Module) -> None:

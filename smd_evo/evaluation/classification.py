@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from smd_evo.errors import InvalidType, InvalidValue
+from smd_evo.evaluation.fields import fields_of
 
 __all__ = [
     "IGNORED",
@@ -54,10 +55,10 @@ def logits_of(outputs: Any) -> Tensor:
     for found in (named, first):
         if isinstance(found, Tensor):
             return found
-    names = f" of {', '.join(map(str, outputs))}" if isinstance(outputs, Mapping) else ""
+    names = f" of {', '.join(fields)}" if (fields := fields_of(outputs)) else ""
     raise InvalidType(
         f"outputs: expected a tensor, something with logits, or a tuple that begins with them, got "
-        f"{type(outputs).__name__}{names}; wrap the network in a module that returns its logits"
+        f"{type(outputs).__name__}{names}; network.register_forward_hook(TakeOutput(NAME)) takes one of them"
     )
 
 

@@ -15,6 +15,7 @@ from smd_evo.core.keys import Key, derive
 from smd_evo.core.noise import permutation
 from smd_evo.errors import InvalidType, InvalidValue, check_count, shown
 from smd_evo.evaluation.batches import Batch, Batches, MemoryBatches, changed, lengths_of, pieces, tensors_of
+from smd_evo.evaluation.records import records_of, with_labels_apart
 from smd_evo.evaluation.stream import Stream
 
 __all__ = ["check_batch_size", "make_batches", "minibatch", "share_of"]
@@ -22,7 +23,7 @@ __all__ = ["check_batch_size", "make_batches", "minibatch", "share_of"]
 _AUTO_BYTES = 2**20
 
 
-def make_batches(data: Any, batch_size: int | str, device: torch.device) -> Batches:
+def make_batches(data: Any, batch_size: int | str, device: torch.device, pad: int = 0) -> Batches:
     """All of the data as batches in a fixed order, held in memory on ``device`` unless it is a stream.
 
     Args:
@@ -30,10 +31,12 @@ def make_batches(data: Any, batch_size: int | str, device: torch.device) -> Batc
             map-style ``Dataset`` of (input, target) samples, or a list of such with a number as target; an
             iterable of (inputs, targets) batches, such as a ``DataLoader``, which is read once and keeps its own
             batch sizes (a list of pairs of tensors is one); or a :class:`smd_evo.evaluation.stream.Stream`, which
-            is read in each evaluation.
+            is read in each evaluation. Samples or batches may also be mappings that hold their labels: see
+            :func:`smd_evo.evaluation.records.records_of`.
         batch_size: samples a batch, or "auto": as many as make up 1 MiB of inputs on a CPU, 32 to 512 (bigger
             batches leave its caches), and 512 elsewhere. Bytes count as the float32 that the network makes of them.
         device: where the batches are to be.
+        pad: the token that samples of named fields are padded with.
 
     Raises:
         InvalidValue: no samples, lengths that differ, NaN or infinite inputs, bad batch size.
@@ -44,7 +47,11 @@ def make_batches(data: Any, batch_size: int | str, device: torch.device) -> Batc
         if not len(data):
             raise InvalidValue("data: expected at least one sample, got none")
         return data.batches(_size(batch_size, data.first, device), device)
-    if isinstance(data, tuple) and len(data) == 2:
+    if (records := records_of(data)) is not None:
+        pairs = records.batches(_size(batch_size, records.first, device), pad)
+    elif isinstance(data, Mapping):
+        pairs = _split(with_labels_apart(data), batch_size, device)
+    elif isinstance(data, tuple) and len(data) == 2:
         pairs = _split(data, batch_size, device)
     elif (isinstance(data, Dataset) and isinstance(data, Sized)) or _holds_samples(data):
         pairs = _load(data, batch_size, device) if len(data) else iter(())
@@ -53,8 +60,8 @@ def make_batches(data: Any, batch_size: int | str, device: torch.device) -> Batc
             f"data: expected to know whether it gives samples or batches, got {type(data).__name__}, an "
             "IterableDataset; give DataLoader(data, 64) if it gives samples, DataLoader(data, None) if batches"
         )
-    elif isinstance(data, Iterable) and not isinstance(data, str | Tensor | Mapping):
-        pairs = iter(data)
+    elif isinstance(data, Iterable) and not isinstance(data, str | Tensor):
+        pairs = map(with_labels_apart, data)
     else:
         raise InvalidType(
             f"data: expected (inputs, targets), a Dataset, a Stream or an iterable of batches, "

@@ -17,6 +17,7 @@ from smd_evo.core.keys import Key
 from smd_evo.core.mutation import Lineage
 from smd_evo.core.parameters import Child, ParameterSpace
 from smd_evo.core.selection import Select
+from smd_evo.core.supported import check_there
 from smd_evo.errors import InvalidType, InvalidValue, check_count, nearest, shown
 from smd_evo.evaluation.batches import Batch, Batches, MemoryBatches
 from smd_evo.evaluation.classification import check_range, class_range
@@ -27,6 +28,7 @@ from smd_evo.evaluation.limit import BatchLimit
 from smd_evo.evaluation.outputs import Outputs
 from smd_evo.evaluation.probe import say_if_alike
 from smd_evo.evaluation.race import race
+from smd_evo.evaluation.records import check_fields, pad_of
 from smd_evo.evaluation.result import Evaluation, evaluation
 from smd_evo.evaluation.stream import StreamBatches
 from smd_evo.evaluation.together import Several, several_scored
@@ -129,6 +131,7 @@ class Evaluator:
             raise InvalidValue(
                 "parent: expected a torch.nn.Module where select or device is given, got a ParameterSpace"
             )
+        check_there(parent.module)
         self.space = parent
         self.batch_size = check_batch_size(batch_size)
         if not isinstance(reuse, bool) and not (isinstance(reuse, str) and reuse == "auto"):
@@ -141,7 +144,11 @@ class Evaluator:
         self._said: list[bool] = []  # shared, as the limit is
         if data is None and not isinstance(self.fitness, ModuleFitness):
             raise InvalidValue(f"data: expected samples for the fitness {self.fitness.name!r}, got None")
-        self._batches: Batches = MemoryBatches() if data is None else make_batches(data, batch_size, parent.device)
+        self._batches: Batches = MemoryBatches()
+        if data is not None:
+            self._batches = make_batches(data, batch_size, parent.device, pad_of(parent.module))
+        if isinstance(self._batches, MemoryBatches) and self._batches:
+            check_fields(parent.module, self._batches[0].inputs)
         self.features = Features.of(self._batches)
 
     def on(self, data: Any, fitness: str | Fitness | None = None) -> Evaluator:

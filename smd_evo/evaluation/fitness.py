@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map
 
 from smd_evo.errors import InvalidType, InvalidValue, check_choice, shown
 from smd_evo.evaluation import classification
+from smd_evo.evaluation.fields import scored
 
 __all__ = [
     "ACCURACY",
@@ -51,7 +52,7 @@ class BatchFitness:
         name: what reports call it.
         sense: "min" if lower is better, "max" if higher is.
         score: ``score(outputs, targets)``: float tensor [B] or [B, ...] for a batch of B samples; further
-            dimensions are averaged.
+            dimensions are averaged. Of outputs with names it gets the ``logits``, where there are some.
         classes: whether targets are numbers of the network's outputs; those that it does not have are refused.
         surrogate: a smooth loss that stands for it where slopes are asked for; None: the score itself, if it has one.
 
@@ -70,7 +71,7 @@ class BatchFitness:
 
     def per_sample(self, outputs: Any, targets: Any, count: int) -> Tensor:
         """Scores of one batch, float64 [count]."""
-        scores = self.score(outputs, targets)
+        scores = scored(self.name, self.score, outputs, targets)
         if not isinstance(scores, Tensor) or scores.dim() == 0 or len(scores) != count or scores.is_complex():
             got = _described(scores) if isinstance(scores, Tensor) else type(scores).__name__
             raise InvalidValue(f"{self.name}: expected one score a sample, [{count}, ...], got {got}")
@@ -132,7 +133,7 @@ class TotalFitness:
 
     def total(self, outputs: Any, targets: Any, count: int) -> Tensor:
         """What a batch adds to the whole: float64 [*shape]."""
-        return self.count(outputs, targets).double()
+        return scored(self.name, self.count, outputs, targets).double()
 
     def value(self, totals: Tensor, samples: int) -> Tensor:
         """Fitness of several networks [N] by the totals of all samples [N, *shape]."""

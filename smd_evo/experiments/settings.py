@@ -96,7 +96,7 @@ class ExperimentConfig:
     model: str = setting(
         "demo-cnn",
         "NAME",
-        "Parent: demo-cnn, timm:NAME, torchvision:NAME, cifar-resnetN or module.path:factory [demo-cnn].",
+        "Parent: demo-cnn, timm:NAME, torchvision:NAME, hf:NAME, cifar-resnetN or module.path:factory [demo-cnn].",
         readers.text,
         GROUPS[0],
     )
@@ -158,7 +158,10 @@ class ExperimentConfig:
         GROUPS[0],
     )
     select: str = setting(
-        "all", "TERMS", "Parameters to mutate: all, weight, bias, norm, head, layers, patterns [all].", readers.text
+        "all",
+        "TERMS",
+        "Parameters to mutate: all, weight, bias, norm, head, lora, layers, patterns [all].",
+        readers.text,
     )
     seed: int = setting(0, "N", "Seed of everything [0].", readers.seed)
     device: str = setting("cpu", "NAME", "auto, cpu, cuda or cuda:N [auto].", readers.device_name, GROUPS[2])

@@ -18,7 +18,7 @@ from smd_evo.experiments.settings import OBJECT, is_object
 __all__ = ["check_trust", "going_on", "needs_trust"]
 
 _KNOWN = {
-    "model": ("timm", "torchvision", OBJECT),
+    "model": ("timm", "torchvision", "hf", OBJECT),
     "data": ("imagenet", "imagefolder", OBJECT),
     "also": ("imagenet", "imagefolder"),
     "methods": (),

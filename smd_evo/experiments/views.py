@@ -80,7 +80,7 @@ def changes(count: int, flips: bool) -> list[Change]:
 
 def are_images(samples: Samples) -> bool:
     """Whether there are views of them."""
-    first = samples.first() if isinstance(samples, Stream) else samples[0]
+    first = samples[0] if isinstance(samples, tuple | list) else samples.first()
     return isinstance(first, Tensor) and first.dim() == 4
 
 

@@ -10,7 +10,7 @@ import torch
 from smd_evo.errors import InvalidValue, SmdEvoError
 from smd_evo.zoo.checkpoint import weights_of
 from smd_evo.zoo.models import build_model, check_name, check_published
-from smd_evo.zoo.names import MODELS, user_object
+from smd_evo.zoo.names import MODELS, is_folder, user_object
 from smd_evo.zoo.own import Splits, data_of
 from smd_evo.zoo.sources import open_source
 
@@ -35,7 +35,7 @@ def count_classes(data: str, data_dir: str | Path = "data", download: bool = Fal
 def check_known(model: str, data: str) -> None:
     """Raise InvalidValue for a parent that nobody knows, a function that cannot be imported, or data of another's."""
     kind, rest = check_name(model)
-    if rest and kind not in ("timm", "torchvision"):
+    if rest and kind not in ("timm", "torchvision", "hf"):
         user_object("model", model, MODELS)
     if model == _DEMO and data != _DIGITS:
         raise InvalidValue(f"model: expected another one than {_DEMO} for {data}; it knows the digits alone")
@@ -54,7 +54,8 @@ def check_buildable(model: str, classes: int, checkpoint: str | Path | None = No
     if checkpoint is None:
         weights_of(None, key)
         check_published(model, classes)
-        if check_name(model)[0] in ("timm", "torchvision"):
+        kind, place = check_name(model)
+        if kind in ("timm", "torchvision") or (kind == "hf" and not is_folder(place)):
             return
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they come again when it is loaded

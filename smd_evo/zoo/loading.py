@@ -26,6 +26,7 @@ from smd_evo.zoo.checkpoint import weights_of
 from smd_evo.zoo.data import SPLITS, Data
 from smd_evo.zoo.decoding import Decoder, splits_of
 from smd_evo.zoo.demo import DemoCNN, shifted_digits, trained_cnn
+from smd_evo.zoo.hub import check_labels
 from smd_evo.zoo.models import build_model, check_name
 from smd_evo.zoo.names import OUTPUTS
 from smd_evo.zoo.outputs import check_narrowed, head_to_narrow, narrow, with_present
@@ -115,6 +116,7 @@ def load(
         source, kept = with_present(source) if present else (source, None)
         others = None if also is None else open_also(also, data, names, kept, data_dir, download)
         network, wants = build_model(model, classes, checkpoint, checkpoint_key, wanted)
+        check_labels(model, network, names)
         head = None if kept is None else head_to_narrow(model, network, classes)
         decoder = Decoder(wants, int(memory * 2**30), progress, skip_unreadable)
         found = splits_of(source, given, seed, decoder)

@@ -1,10 +1,9 @@
-"""Parents by name: timm, torchvision, CIFAR ResNets, the user's own."""
+"""Parents by name: timm, torchvision, transformers, CIFAR ResNets, the user's own."""
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,9 @@ from torch import Tensor, nn
 from smd_evo.errors import InvalidValue
 from smd_evo.zoo.checkpoint import weights_of
 from smd_evo.zoo.factories import made
-from smd_evo.zoo.names import CIFAR_RESNETS, MODELS, unknown, user_object
+from smd_evo.zoo.fetching import ask_hub, fetching
+from smd_evo.zoo.hub import classifier_of
+from smd_evo.zoo.names import CIFAR_RESNETS, MODELS, check_place, unknown, user_object
 from smd_evo.zoo.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from smd_evo.zoo.published import timm_from, torchvision_from
 from smd_evo.zoo.wanted import OWN, Wanted
@@ -54,6 +55,8 @@ def build_model(
         network, preprocessing = _timm(rest, classes, weights, wanted)
     elif kind == "torchvision":
         network, preprocessing = _torchvision(rest, classes, weights, wanted)
+    elif kind == "hf":
+        network, preprocessing = _hf(rest, classes, weights, wanted)
     elif name in CIFAR_RESNETS:
         network, preprocessing = _cifar_resnet(name, classes, weights, wanted)
     else:
@@ -68,7 +71,9 @@ def check_name(name: str) -> tuple[str, str]:
         InvalidValue: neither timm nor torchvision nor this package knows it, and it is no ``module.path:factory``.
     """
     kind, _, rest = name.partition(":")
-    if kind in ("timm", "torchvision") and rest:
+    if kind == "hf" or (kind == "timm" and _source(rest)):
+        check_place(name)
+    elif kind in ("timm", "torchvision") and rest:
         known = _timm_names() if kind == "timm" else _torchvision_names()
         if rest not in known:
             prefixed = [f"{kind}:{each}" for each in known]
@@ -86,7 +91,7 @@ def check_published(name: str, classes: int) -> None:
     A factory brings its own.
     """
     kind, rest = check_name(name)
-    if kind == "timm":
+    if kind == "timm" and not _source(rest):
         import timm
 
         published = timm.get_pretrained_cfg(rest)
@@ -118,27 +123,41 @@ def _torchvision_names() -> list[str]:
 def _timm(name: str, classes: int, weights: _Weights | None, wanted: Wanted) -> tuple[nn.Module, Preprocessing]:
     import timm
 
-    if weights is None:
+    network: nn.Module
+    if _source(name):
+        network = _timm_of(name, classes, weights)
+    elif weights is None:
         check_published(f"timm:{name}", classes)
         published = timm.get_pretrained_cfg(name)
         assert published is not None
-        with _fetching(f"timm:{name}"):
-            _ask_hub(published.hf_hub_id)
+        with fetching(f"timm:{name}"):
+            ask_hub(published.hf_hub_id)
             network = timm.create_model(name, pretrained=True)
     else:
         network = timm_from(name, classes, *weights)
     return network, _preprocessing_of_timm(network, wanted)
 
 
-def _ask_hub(repository: str | None) -> None:
-    """One request for weights that are not in the cache; timm finds out only after 45 s that there is no network."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError
+def _timm_of(name: str, classes: int, weights: _Weights | None) -> nn.Module:
+    """A network of timm of which a repository or a folder says what it is."""
+    import timm
 
-    files = "model.safetensors", "pytorch_model.bin"
-    if repository and not any(try_to_load_from_cache(repository, file) for file in files):
-        with contextlib.suppress(HfHubHTTPError):  # an answer, too
-            get_hf_file_metadata(hf_hub_url(repository, files[0]))
+    with fetching(f"timm:{name}"):
+        if weights is not None:
+            return timm_from(name, classes, *weights)
+        repository, _, revision = name.rpartition(":")[2].partition("@")
+        if _source(name) != "local-dir":
+            ask_hub(repository, revision or None)
+        network = timm.create_model(name, pretrained=True)
+    outputs: Any = network.num_classes
+    _check_head(f"timm:{name}", outputs, classes)
+    return network
+
+
+def _source(name: str) -> str:
+    """Where timm is to have a network from, if its name says so: ``hf_hub:OWNER/NAME``, ``local-dir:FOLDER``."""
+    kind, colon, _ = name.partition(":")
+    return kind if colon and kind in ("hf_hub", "hf-hub", "local-dir") else ""
 
 
 def _preprocessing_of_timm(network: nn.Module, wanted: Wanted) -> Preprocessing:
@@ -168,7 +187,7 @@ def _torchvision(
     network: nn.Module
     if weights is None:
         check_published(f"torchvision:{name}", classes)
-        with _fetching(f"torchvision:{name}"):
+        with fetching(f"torchvision:{name}"):
             network = models.get_model(name, weights=published)
     else:
         network = torchvision_from(name, classes, *weights)
@@ -185,6 +204,21 @@ def _torchvision(
         ]
     )
     return network, Preprocessing(transform, tuple(preset.mean), tuple(preset.std), 3, channels_last=True)
+
+
+def _hf(name: str, classes: int, weights: _Weights | None, wanted: Wanted) -> tuple[nn.Module, Preprocessing]:
+    network, processor = classifier_of(name, classes, weights)
+    config: Any = network.config
+    _check_head(f"hf:{name}", config.num_labels, classes)
+    if processor is None or wanted != OWN:
+        if processor is None and wanted.size is None:
+            raise InvalidValue(
+                f"preprocessing: expected an image processor of hf:{name}, got none; put its "
+                "preprocessor_config.json into the folder, or add size=224, say"
+            )
+        own = _own(wanted.size or 0) if processor is None else processor.config()
+        return network, _through_timm(own, wanted, channels_last=False)
+    return network, Preprocessing(processor, processor.mean, processor.std, len(processor.mean))
 
 
 def _cifar_resnet(
@@ -254,16 +288,3 @@ def _check_head(name: str, outputs: int, classes: int) -> None:
             f"model: expected a network for the {classes} classes of the data, got {name}, whose published weights "
             f"have {outputs}; give a checkpoint of one that was trained for them"
         )
-
-
-@contextlib.contextmanager
-def _fetching(name: str) -> Iterator[None]:
-    """A block that fetches weights; libraries have many exceptions to say that there is no network."""
-    try:
-        yield
-    except Exception as error:
-        reason = " ".join(str(error).split())[:100] or type(error).__name__
-        raise InvalidValue(
-            f"model: expected the weights of {name} in the cache or from the network, got neither ({reason}); "
-            "give a checkpoint: a file of its weights, safetensors or torch"
-        ) from error

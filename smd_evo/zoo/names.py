@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from smd_evo.errors import InvalidValue
@@ -18,18 +20,22 @@ __all__ = [
     "OUTPUTS",
     "SOURCES",
     "TORCHVISION_DATA",
+    "check_place",
+    "is_folder",
     "unknown",
     "user_object",
 ]
 
 CIFAR_RESNETS = {f"cifar-resnet{depth}": depth for depth in (20, 32, 44, 56, 110)}
-MODELS = ("demo-cnn", "timm:NAME", "torchvision:NAME", *CIFAR_RESNETS)
+MODELS = ("demo-cnn", "timm:NAME", "torchvision:NAME", "hf:NAME", *CIFAR_RESNETS)
 """Names of parents, beside ``module.path:factory``."""
 
 ABOUT_MODELS = {
     "demo-cnn": "a small CNN that knows clean digits; with --data digits alone",
-    "timm:NAME": "any classifier of timm, with its published weights; timm.list_models(pretrained=True) lists them",
+    "timm:NAME": "any classifier of timm, with its published weights; timm.list_models(pretrained=True) lists them, "
+    "hf_hub:OWNER/NAME is one of the Hub",
     "torchvision:NAME": "any classifier of torchvision, with its default weights; torchvision.models.list_models()",
+    "hf:NAME": "any image classifier of transformers, on the Hugging Face Hub, or hf:./FOLDER; needs smd-evo[hf]",
     "cifar-resnetN": f"He et al. 2016, N = {', '.join(map(str, CIFAR_RESNETS.values()))}; needs --checkpoint",
     "module.path:factory": "your own: a function of the number of classes, or of nothing, that returns the network",
 }
@@ -49,6 +55,38 @@ ABOUT_DATA = {
     "fashion-mnist": "likewise",
     "module.path:factory": "your own: a function that returns (train, test) map-style data sets; test may be None",
 }
+
+
+def is_folder(place: str) -> bool:
+    """Whether what follows ``hf:`` is a folder."""
+    return bool(place) and Path(place).expanduser().is_dir()
+
+
+def check_place(name: str) -> None:
+    """Refuse a model of the Hugging Face Hub or of a folder that cannot be one.
+
+    Args:
+        name: ``hf:PLACE``, ``timm:hf_hub:PLACE`` or ``timm:local-dir:PLACE``.
+
+    Raises:
+        InvalidValue: a folder that is not there, or no name.
+
+    Example:
+        >>> check_place("hf:google/vit-base-patch16-224")
+        >>> check_place("hf:./nothing")
+        Traceback (most recent call last):
+        smd_evo.errors.InvalidValue: model: expected a folder of a model, got ./nothing, which is not there
+    """
+    kind, _, place = name.rpartition(":")
+    if is_folder(place):
+        return
+    if kind.endswith("local-dir") or place.startswith((".", "/", "~")):
+        raise InvalidValue(f"model: expected a folder of a model, got {place}, which is not there")
+    revision = "" if kind == "hf" else r"(@[\w./-]+)?"
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?" + revision, place):
+        raise InvalidValue(
+            f"model: expected {kind}:OWNER/NAME, as on the Hugging Face Hub, or a folder, got {name!r}"
+        )
 
 
 def unknown(what: str, name: str, named: str, known: Sequence[str]) -> InvalidValue:

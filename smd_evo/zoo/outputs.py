@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -102,6 +104,12 @@ def narrow(network: nn.Module, head: Head, kept: NDArray[np.int64]) -> None:
     setattr(head, "out_features" if isinstance(head, nn.Linear) else "out_channels", len(kept))
     if getattr(network, "num_classes", None) == before:  # as networks of timm and torchvision know it
         vars(network)["num_classes"] = len(kept)
+    config: Any = getattr(network, "config", None)
+    labels = getattr(config, "id2label", None)
+    if isinstance(labels, Mapping) and len(labels) == before:  # and as those of transformers do, which store it
+        names = {place: labels[number] for place, number in enumerate(kept.tolist())}
+        config.id2label, config.label2id = names, {name: place for place, name in names.items()}
+        vars(network)["num_labels"] = len(kept)
 
 
 def check_narrowed(model: str, whole: Tensor, part: Tensor, kept: NDArray[np.int64]) -> None:

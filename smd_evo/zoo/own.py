@@ -15,6 +15,7 @@ from smd_evo.core.keys import check_key
 from smd_evo.errors import InvalidType, InvalidValue, check_count, kept, shown
 from smd_evo.evaluation.batches import MemoryBatches, changed, lengths_of
 from smd_evo.evaluation.data import make_batches
+from smd_evo.evaluation.records import Records, records_of, with_labels_apart
 from smd_evo.evaluation.stream import Stream
 from smd_evo.zoo import splits
 from smd_evo.zoo.data import Data
@@ -122,10 +123,15 @@ def no_data() -> Data:
 
 
 def _held(data: Any, name: str) -> Any:
-    """Samples that can be read again and taken apart: a pair, a stream, or a list of batches."""
+    """Samples that can be read again and taken apart: a pair, a stream, records, or a list of batches."""
     if isinstance(data, Stream):
         return data
     try:
+        if (records := records_of(data)) is not None:
+            _batches(records)
+            return records
+        if isinstance(data, Mapping):
+            data = with_labels_apart(data)
         if isinstance(data, tuple) and len(data) == 2:
             _count(data)
             _batches(tuple(changed(part, lambda tensor: tensor[:1]) for part in data))
@@ -136,7 +142,7 @@ def _held(data: Any, name: str) -> Any:
 
 
 def _count(samples: Any) -> int:
-    if isinstance(samples, Stream):
+    if isinstance(samples, Stream | Records):
         return len(samples)
     if isinstance(samples, list):
         return sum(lengths_of(targets).pop() for _, targets in samples)
@@ -149,6 +155,8 @@ def _count(samples: Any) -> int:
 def _targets(samples: Any) -> Any:
     if isinstance(samples, Stream):
         return samples.targets
+    if isinstance(samples, Records):
+        return samples.targets()
     return torch.cat([targets for _, targets in samples]) if isinstance(samples, list) else samples[1]
 
 
@@ -169,6 +177,8 @@ def _taken(samples: Any, numbers: NDArray[np.int64]) -> Any:
     chosen = torch.from_numpy(numbers)
     if isinstance(samples, Stream):
         return samples.take(chosen)
+    if isinstance(samples, Records):
+        return samples.take(numbers.tolist())
     if isinstance(samples, tuple):
         return tuple(changed(part, lambda tensor: tensor[chosen.to(tensor.device)]) for part in samples)
     some: MemoryBatches = _batches(samples).take(chosen)

@@ -170,5 +170,8 @@ class TestLogits:
         ],
     )
     def test_other_things_are_refused(self, outputs, got):
-        with pytest.raises(InvalidType, match=f"^outputs: expected a tensor, .* with logits, .* got {got}; wrap"):
+        with pytest.raises(
+            InvalidType,
+            match=f"^outputs: expected a tensor, .* with logits, .* got {got}; network.register_forward_hook",
+        ):
             logits_of(outputs)

@@ -144,7 +144,7 @@ class TestKinds:
                 r"got Rows, an IterableDataset; give DataLoader\(data, 64\) if it gives samples, ",
             ),
             ([torch.zeros(3, 4), torch.zeros(3)], r"in batch 0, got Tensor; two tensors are given as a tuple"),
-            ([{"x": torch.zeros(3)}], r"in batch 0, got dict; .* through a DataLoader"),
+            ([{"x": torch.zeros(3)}], r"labels in one field, labels or label, got x; name it so, or give"),
             ([(torch.zeros(3), torch.zeros(3), torch.zeros(3))], r"in batch 0, got tuple of 3;"),
             (
                 iter([(torch.zeros(1, 4), torch.tensor(2))]),

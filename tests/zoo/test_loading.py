@@ -259,7 +259,12 @@ class TestFactories:
                 InvalidValue,
                 "takes images \\[3, 4, 4\\] of uint8, got an error from my_things:g",
             ),
-            ("named", "my_things:tensors", InvalidType, "^outputs: expected a tensor, .* got dict of out; wrap the"),
+            (
+                "named",
+                "my_things:tensors",
+                InvalidType,
+                "^outputs: expected a tensor, .* got dict of out; network.register_forward_hook",
+            ),
             (
                 "two_outputs",
                 "imagefolder:images",

@@ -88,11 +88,15 @@ def _digest(data: Data) -> str:
     """Of the splits: which samples there are, and, but for the test split, what they are, if memory holds them."""
     import torch
 
+    from smd_evo.evaluation.batches import tensors_of
+    from smd_evo.evaluation.records import Records
+
     digest = hashlib.blake2b(digest_size=16)
     for indices in data.indices.values():
         digest.update(indices.tobytes())
     for samples in (data.fitness, data.validation):
-        for part in samples if isinstance(samples, tuple) else ():
+        parts = tensors_of(samples) if isinstance(samples, tuple) else []
+        for part in samples.tensors() if isinstance(samples, Records) else parts:
             digest.update(part.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 

@@ -13,6 +13,7 @@ from smd_evo.errors import InvalidValue
 from smd_evo.evaluation.data import make_batches, minibatch
 from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.evaluation.fitness import BatchFitness
+from smd_evo.evaluation.records import pad_of
 from smd_evo.experiments.compare.methods.base import Method, Settings, Task, alone
 from smd_evo.zoo.data import Samples
 
@@ -42,7 +43,7 @@ class Sgd(Method):
         if not isinstance(fitness, BatchFitness) or fitness.sense != "min":
             raise InvalidValue(f"fitness: expected a loss for sgd, got {fitness.name}; cross_entropy is one")
         self._fitness, self._task, self._steps = fitness, task, 0
-        self._batches = make_batches(task.data, task.batch_size, space.device)
+        self._batches = make_batches(task.data, task.batch_size, space.device, pad_of(space.module))
         self._size = max(1, task.minibatch_size // _FORWARDS)
         if space.integers:
             raise InvalidValue(
