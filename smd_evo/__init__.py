@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from smd_evo.evaluation.front import ParetoFront as ParetoFront
     from smd_evo.evaluation.objectives import ChangeFitness as ChangeFitness
     from smd_evo.evaluation.objectives import Objectives as Objectives
+    from smd_evo.evaluation.whole import WholeFitness as WholeFitness
     from smd_evo.integrations.deap.evaluator import ToolboxEvaluator as ToolboxEvaluator
     from smd_evo.integrations.deap.individuals import DenseIndividual as DenseIndividual
     from smd_evo.integrations.deap.individuals import LineageIndividual as LineageIndividual
@@ -113,6 +114,7 @@ _HOMES = {
     "Evaluator": "smd_evo.evaluation.evaluator",
     "BatchFitness": "smd_evo.evaluation.fitness",
     "ModuleFitness": "smd_evo.evaluation.fitness",
+    "WholeFitness": "smd_evo.evaluation.whole",
     "ChangeFitness": "smd_evo.evaluation.objectives",
     "Objectives": "smd_evo.evaluation.objectives",
     "ParetoFront": "smd_evo.evaluation.front",

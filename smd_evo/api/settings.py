@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from smd_evo.errors import InvalidType, InvalidValue, check_choice, shown
-from smd_evo.evaluation.fitness import BatchFitness, Fitness, ModuleFitness, TotalFitness, loss_mend
+from smd_evo.evaluation.fitness import Fitness, ModuleFitness, loss_mend
 from smd_evo.experiments.parent import NAMED, Given, Source, own_fitness
 from smd_evo.experiments.settings import OBJECT, ExperimentConfig
 from smd_evo.mends import network_mend
@@ -105,7 +105,7 @@ def _fitness(fitness: Any, sense: str | None) -> Fitness | None:
     """A fitness that is no name."""
     if fitness is None or isinstance(fitness, str):
         return None
-    if isinstance(fitness, BatchFitness | TotalFitness | ModuleFitness):
+    if isinstance(fitness, Fitness):
         return fitness
     if callable(fitness) and not loss_mend(fitness):
         return own_fitness(fitness, check_choice("sense", sense or "max", ("min", "max")))  # type: ignore[arg-type]

@@ -22,7 +22,7 @@ from smd_evo.evaluation.batches import Batch, Batches, MemoryBatches
 from smd_evo.evaluation.classification import check_range, class_range
 from smd_evo.evaluation.data import check_batch_size, make_batches
 from smd_evo.evaluation.features import Features
-from smd_evo.evaluation.fitness import BatchFitness, Fitness, ModuleFitness, get_fitness
+from smd_evo.evaluation.fitness import BatchFitness, Fitness, ModuleFitness, WholeFitness, get_fitness
 from smd_evo.evaluation.limit import BatchLimit
 from smd_evo.evaluation.outputs import Outputs
 from smd_evo.evaluation.probe import say_if_alike
@@ -31,6 +31,7 @@ from smd_evo.evaluation.result import Evaluation, evaluation
 from smd_evo.evaluation.stream import StreamBatches
 from smd_evo.evaluation.together import Several, several_scored
 from smd_evo.evaluation.visit import Visitor, shares_of, visit
+from smd_evo.evaluation.whole import Gathered, in_portions
 from smd_evo.evaluation.work import Work
 from smd_evo.mends import network_mend
 
@@ -68,8 +69,8 @@ class Evaluator:
     Args:
         parent: the network, or a :class:`ParameterSpace` of it.
         data: see :func:`smd_evo.evaluation.data.make_batches`; None if the fitness brings its own.
-        fitness: "cross_entropy", "accuracy", "balanced_accuracy", "macro_f1", or one of the classes of
-            :mod:`smd_evo.evaluation.fitness`.
+        fitness: "cross_entropy", "accuracy", "balanced_accuracy", "macro_f1", a metric's name such as "auroc" (see
+            :mod:`smd_evo.evaluation.metrics`), or one of the classes of :mod:`smd_evo.evaluation.fitness`.
         select: which parameters are mutated, if ``parent`` is a network.
         batch_size: samples a forward pass, or "auto".
         device: where to evaluate; a parent that is elsewhere is copied there. Default: where it is.
@@ -248,13 +249,37 @@ class Evaluator:
 
         ``keep`` is called with each child's number, each batch and what the network has returned for it.
         """
-        batches, score = self._scoring(keep)
+        if not self._wholes:
+            return self._totals(children, progress, keep)
+
+        def portion(some: Sequence[Child], first: int) -> Tensor:
+            return self._totals(some, progress, keep and (lambda number, *rest: keep(first + number, *rest)))
+
+        return in_portions(portion, list(children))
+
+    @property
+    def _wholes(self) -> Sequence[WholeFitness]:
+        """What all outputs of a child are needed for at once."""
+        found: Sequence[WholeFitness] = getattr(self.fitness, "wholes", ())
+        return found
+
+    def _totals(
+        self,
+        children: Iterable[Child],
+        progress: Callable[[], object] | None,
+        keep: Callable[[int, Batch, Any], object] | None,
+    ) -> Tensor:
+        gathered = Gathered(self._wholes, self.samples) if self._wholes else None
+        keeping = [each for each in (keep, gathered and gathered.keep) if each]
+        batches, score = self._scoring(keeping)
         sums: list[Tensor] = []  # on the device, which is not waited for
 
         def add(number: int, module: nn.Module, some: Sequence[Batch]) -> None:
             total = score(number, module, some[0])
             for batch in some[1:]:
                 total = total + score(number, module, batch)
+            if gathered:
+                gathered.finish(number, some[-1])
             if number == len(sums):
                 sums.append(total)
             else:
@@ -265,7 +290,8 @@ class Evaluator:
             classes = self._class_range if self.fitness.classes else None
             scored = several_scored(self.fitness, classes, sums.extend)
         self._visit(add, children, batches, progress, scored)
-        return torch.stack(sums).cpu() if sums else torch.zeros(0, dtype=torch.float64, device="cpu")
+        totals = torch.stack(sums).cpu() if sums else torch.zeros(0, dtype=torch.float64, device="cpu")
+        return torch.cat([totals, gathered.values()], 1) if gathered and sums else totals
 
     def say_if_alike(self, fitness: Sequence[float], parent: float) -> None:
         """Warn, once, where all of at least eight children have exactly the fitness of their parent."""
@@ -330,19 +356,19 @@ class Evaluator:
         return totals if isinstance(fitness, ModuleFitness) else fitness.value(totals, self.samples)
 
     def _scoring(
-        self, keep: Callable[[int, Batch, Any], object] | None
+        self, keeping: Sequence[Callable[[int, Batch, Any], object]]
     ) -> tuple[Batches, Callable[[int, nn.Module, Batch], Tensor]]:
         """What to score, and what a batch adds to a child's total."""
         fitness = self.fitness
         if isinstance(fitness, ModuleFitness):
-            whole = fitness
+            own = fitness
             once = MemoryBatches([Batch(None, None, count=1, start=0)])
-            return once, lambda _, module, __: torch.tensor(whole.of(module), dtype=torch.float64, device="cpu")
+            return once, lambda _, module, __: torch.tensor(own.of(module), dtype=torch.float64, device="cpu")
         known = self._class_range if fitness.classes else None
 
         def score(number: int, module: nn.Module, batch: Batch) -> Tensor:
             outputs = batch.outputs(module)
-            if keep is not None:
+            for keep in keeping:
                 keep(number, batch, outputs)
             if known is not None:
                 check_range(known, outputs)

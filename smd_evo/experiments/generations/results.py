@@ -15,7 +15,7 @@ from smd_evo.ensemble.combine import combined
 from smd_evo.ensemble.module import SparseEnsemble
 from smd_evo.ensemble.selection import select_members
 from smd_evo.evaluation.evaluator import Evaluator
-from smd_evo.evaluation.fitness import BatchFitness, ModuleFitness, TotalFitness
+from smd_evo.evaluation.fitness import ModuleFitness, OutputFitness
 from smd_evo.experiments.generations.run import Evolution
 from smd_evo.experiments.generations.settings import VOTERS
 from smd_evo.experiments.parent import in_precision
@@ -115,7 +115,7 @@ def _rows(evolution: Evolution, judge: Evaluator, ensemble: SparseEnsemble, pool
     parent, targets = before.predict([Lineage()])[0], test.targets()
     best = test.predict([Lineage()])[0]
     fitness = evolution.fitness
-    assert isinstance(fitness, BatchFitness | TotalFitness)
+    assert isinstance(fitness, OutputFitness)
     together = combined(test.outputs(ensemble.members), ensemble.weights.tolist(), pool)
     return [
         table_row("parent", "parent", 1, parent, None, targets, fitness),
