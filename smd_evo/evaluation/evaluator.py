@@ -27,7 +27,9 @@ from smd_evo.evaluation.limit import BatchLimit
 from smd_evo.evaluation.outputs import Outputs
 from smd_evo.evaluation.probe import say_if_alike
 from smd_evo.evaluation.race import race
+from smd_evo.evaluation.randomness import reseed
 from smd_evo.evaluation.result import Evaluation, evaluation
+from smd_evo.evaluation.rewards import RewardFitness
 from smd_evo.evaluation.stream import StreamBatches
 from smd_evo.evaluation.together import Several, several_scored
 from smd_evo.evaluation.visit import Visitor, shares_of, visit
@@ -142,8 +144,13 @@ class Evaluator:
         self._said: list[bool] = []  # shared, as the limit is
         if data is None and not isinstance(self.fitness, ModuleFitness):
             raise InvalidValue(f"data: expected samples for the fitness {self.fitness.name!r}, got None")
-        self._batches: Batches = MemoryBatches() if data is None else make_batches(data, batch_size, parent.device)
+        self._batches = self._batches_of(data)
         self.features = Features.of(self._batches)
+
+    def _batches_of(self, data: Any) -> Batches:
+        if isinstance(self.fitness, RewardFitness):
+            return self.fitness.batches(data, self.batch_size, self.space.device)
+        return MemoryBatches() if data is None else make_batches(data, self.batch_size, self.space.device)
 
     def on(self, data: Any, fitness: str | Fitness | None = None) -> Evaluator:
         """An evaluator of the same parent on other data."""
@@ -168,9 +175,11 @@ class Evaluator:
         return other
 
     def by(self, fitness: Fitness) -> Evaluator:
-        """An evaluator of the same parent on the same samples by another fitness."""
+        """An evaluator of the same parent on the same samples by another fitness; by rewards on their prompts."""
         other = copy.copy(self)
         other.fitness = fitness
+        if isinstance(fitness, RewardFitness) and fitness is not self.fitness:  # whose samples are its prompts
+            other._batches = other._batches_of(None)
         if not isinstance(fitness, ModuleFitness) and fitness.classes:
             vars(other)["_class_range"] = self._class_range  # looked for once
         return other
@@ -300,7 +309,7 @@ class Evaluator:
 
     def predict(self, children: Sequence[Child]) -> Tensor:
         """Outputs of each child for all samples: float32 [N, samples, ...] on the CPU."""
-        if not self._batches.samples:
+        if not self._batches.samples or isinstance(self.fitness, RewardFitness):
             raise InvalidValue("data: expected samples to predict, got none; use evaluator.on(data)")
         if not _several(children):
             raise InvalidValue("children: expected at least one, got none")
@@ -312,6 +321,32 @@ class Evaluator:
 
         self._visit(predict, children, self._batches)
         return outputs.all()
+
+    def scores(self, children: Sequence[Child], progress: Callable[[], object] | None = None) -> Tensor:
+        """Score of each child for each sample, of which its fitness is the mean: float64 [N, samples] on the CPU.
+
+        Args:
+            children: recipes, lineages or deltas.
+            progress: see :meth:`evaluate`.
+
+        Raises:
+            InvalidType: the fitness is no mean over samples.
+        """
+        fitness = self.fitness
+        if not isinstance(fitness, BatchFitness | RewardFitness):
+            raise InvalidType(f"fitness: expected a BatchFitness or a RewardFitness, got {fitness.name!r}")
+        found = torch.zeros(len(_several(children)), self.samples, dtype=torch.float64, device="cpu")
+
+        def look(number: int, module: nn.Module, some: Sequence[Batch]) -> None:
+            for batch in some:
+                if isinstance(fitness, RewardFitness):
+                    own = _rewards(fitness, module, batch)
+                else:
+                    own = fitness.per_sample(batch.outputs(module), batch.targets, batch.count)
+                found[number, batch.start : batch.start + batch.count] = own
+
+        self._visit(look, children, self._batches, progress)
+        return found
 
     def observe(
         self, children: Sequence[Child], progress: Callable[[], object] | None = None, most: int | None = None
@@ -352,14 +387,15 @@ class Evaluator:
 
     def _value(self, totals: Tensor) -> Tensor:
         """Fitness by the totals of all children."""
-        fitness = self.fitness
-        return totals if isinstance(fitness, ModuleFitness) else fitness.value(totals, self.samples)
+        return self.fitness.value(totals, self.samples)
 
     def _scoring(
         self, keeping: Sequence[Callable[[int, Batch, Any], object]]
     ) -> tuple[Batches, Callable[[int, nn.Module, Batch], Tensor]]:
         """What to score, and what a batch adds to a child's total."""
         fitness = self.fitness
+        if isinstance(fitness, RewardFitness):
+            return self._batches, lambda _, module, batch: _rewards(fitness, module, batch).sum()
         if isinstance(fitness, ModuleFitness):
             own = fitness
             once = MemoryBatches([Batch(None, None, count=1, start=0)])
@@ -407,6 +443,12 @@ class Evaluator:
             together=self.together,
             function_of_several=scored,
         )
+
+
+def _rewards(fitness: RewardFitness, module: nn.Module, batch: Batch) -> Tensor:
+    """Of a batch of prompts, however many random numbers a child has drawn for those before it."""
+    reseed()
+    return fitness.per_sample(module, batch.inputs)
 
 
 def _several(children: _Children) -> _Children:

@@ -163,6 +163,10 @@ class ModuleFitness:
     def __post_init__(self) -> None:
         check_choice("sense", self.sense, ("min", "max"))
 
+    def value(self, totals: Tensor, samples: int) -> Tensor:
+        """Fitness of several networks [N] by what the function said of them [N]."""
+        return totals
+
     def of(self, module: nn.Module) -> float:
         """Fitness of a network."""
         return one_number(f"{self.name}: expected one real number from its function", self.function(module))

@@ -141,7 +141,7 @@ class Objectives:
         return [number for number, part in enumerate(self.parts) if not isinstance(part, ChangeFitness)]
 
     def evaluator(self, parent: Any, data: Any = None, **options: Any) -> Evaluator:
-        """An evaluator that :meth:`evaluate` can work with; its own fitness is the first of these.
+        """An evaluator that :meth:`evaluate` can work with; its own fitness is the first, of outputs if one is.
 
         Args:
             parent, data, options: see :class:`smd_evo.evaluation.evaluator.Evaluator`.
@@ -149,7 +149,7 @@ class Objectives:
         need = [part for part in self.parts if not isinstance(part, ModuleFitness | ChangeFitness)]
         if data is None and need:
             raise InvalidValue(f"data: expected samples for the fitness {need[0].name!r}, got None")
-        return Evaluator(parent, data, self.first, **options)
+        return Evaluator(parent, data, need[0] if need else self.first, **options)
 
     def evaluate(
         self, evaluator: Evaluator, children: Iterable[Child], progress: Callable[[], object] | None = None
@@ -176,7 +176,8 @@ class Objectives:
             progress = None
         for number, part in enumerate(self.parts):
             if isinstance(part, ModuleFitness):
-                values[:, number] = evaluator.by(part).totals(children, progress)
+                own = evaluator.by(part)
+                values[:, number] = part.value(own.totals(children, progress), own.samples)
                 progress = None
         changes = {number: part for number, part in enumerate(self.parts) if isinstance(part, ChangeFitness)}
         if changes:
