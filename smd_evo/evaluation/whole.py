@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -43,8 +43,9 @@ class WholeFitness:
         name: what reports call it.
         sense: "min" if lower is better, "max" if higher is.
         metric: ``metric(outputs, targets)``: one real number of what the network returns for all samples, in the
-            structure that it has for a batch, and their targets; tensors on the CPU. Where the tensors are not of one
-            row a sample, only the logits are kept: see :func:`.classification.logits_of`.
+            structure that it has for a batch, and their targets; tensors on the CPU. Of outputs with names it gets
+            the ``logits``, where there are some, and of others that are not one row a sample what
+            :func:`.classification.logits_of` finds.
         classes: whether targets are numbers of the network's outputs; those that it does not have are refused.
         surrogate: a smooth loss that stands for it where slopes are asked for.
 
@@ -127,7 +128,8 @@ class _Rows:
         Raises:
             InvalidValue: it is not of the shape that the first was.
         """
-        leaves, spec = tree_flatten(part)
+        named = part.get("logits") if isinstance(part, Mapping) else getattr(part, "logits", None)
+        leaves, spec = tree_flatten(named if isinstance(named, Tensor) else part)
         if not all(isinstance(leaf, Tensor) and leaf.dim() and len(leaf) == batch.count for leaf in leaves):
             leaves, spec = tree_flatten(logits_of(part))
         if self.spec is None:

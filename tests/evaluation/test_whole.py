@@ -132,6 +132,20 @@ class TestAnEvaluator:
         found = Evaluator(Two(), [data], WholeFitness("own", "max", own)).evaluate([Lineage()])
         assert math.isfinite(found.fitness[0])
 
+    def test_gives_the_metric_the_logits_where_outputs_have_that_name(self, samples):
+        class Named(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.head = nn.Linear(16, 3)
+
+            def forward(self, x):
+                return {"loss": None, "logits": self.head(x.flatten(1)), "states": torch.zeros(2, len(x))}
+
+        network = Named()
+        found = Evaluator(network, samples, QUOTIENT, batch_size=7).evaluate([Lineage()]).fitness[0]
+        predicted = Evaluator(network, samples, batch_size=7).predict([Lineage()])[0]
+        assert float(found) == QUOTIENT.of(predicted, samples[1])
+
     def test_takes_the_worst_for_a_number_that_is_none(self, network, samples):
         fitness = WholeFitness("none", "max", lambda outputs, targets: math.nan)
         found = Evaluator(network, samples, fitness).evaluate(CHILDREN)
