@@ -23,6 +23,7 @@ from smd_evo import (
     Objectives,
     RandomSubspace,
     RewardFitness,
+    SubspaceEvolution,
     ToolboxEvaluator,
     sample_mutations,
     split,
@@ -192,6 +193,14 @@ class TestSearch:
         best = found.ranking()[0]
         assert found.fitness[best] == pytest.approx(float(whole.fitness[best]))
         assert found.parent == pytest.approx(whole.parent)
+
+    def test_a_searcher_races_over_them(self, network, fitness):
+        problem = FinetuneProblem(network, fitness=fitness, seed=1)
+        searcher = SubspaceEvolution(problem, popsize=16, subspace=RandomSubspace(0.5), sigma=0.7, race=True)
+        searcher.run(1)
+        best = searcher.population[int(searcher.population.argbest())]
+        whole = Evaluator(network, fitness=fitness).evaluate(problem.lineages(best)).fitness
+        assert float(best.evals[0]) == pytest.approx(float(whole[0]))
 
     def test_both_hosts_take_them(self, network, fitness):
         problem = FinetuneProblem(network, fitness=fitness, seed=1, minibatch_size=10)

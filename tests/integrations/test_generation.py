@@ -60,6 +60,19 @@ def test_a_batch_is_padded_on_the_left_and_answers_come_without_their_prompts(mo
     assert all(len(text) <= 5 for text in together)
 
 
+def test_a_tokenizer_of_its_own_library_has_its_special_tokens(model):
+    tokenizers = pytest.importorskip("tokenizers", reason="tokenizers comes with transformers")
+    words = {character: number for number, character in enumerate(CHARACTERS)} | {"<end>": 13}
+    own = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<end>"))
+    own.pre_tokenizer = tokenizers.pre_tokenizers.Split("", "isolated")
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=own, eos_token="<end>")
+    before = fast.pad_token, fast.padding_side
+    found = from_transformers(fast, max_new_tokens=5)(model, PROMPTS)
+    expected = from_transformers(Characters(), max_new_tokens=5)(model, PROMPTS)
+    assert [text.replace(" ", "") for text in found] == [text.replace(" ", "") for text in expected]
+    assert (fast.pad_token, fast.padding_side) == before
+
+
 def test_children_differ_and_the_parent_is_as_before(model, generate):
     evaluator = Evaluator(model, fitness=RewardFitness("digits", generate, digits, PROMPTS), batch_size=2)
     children = [Lineage(), *sample_mutations(0, 6, subspace=RandomSubspace(0.3), sigma=0.5), Lineage()]
