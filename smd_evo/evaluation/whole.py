@@ -37,7 +37,8 @@ class WholeFitness:
     """Any number of the outputs and the targets of all samples together: a ranking's, a correlation.
 
     Outputs of a child are kept on the CPU until all of its samples are through, those of reduced precision as
-    float32; of several children, where they take turns at each batch, as far as 1 GiB goes.
+    float32; of several children, where they take turns at each batch, as far as 1 GiB goes. Those of one child may
+    take 1 GiB or a quarter of the free memory.
 
     Args:
         name: what reports call it.
@@ -126,7 +127,7 @@ class _Rows:
         """What there is for a batch.
 
         Raises:
-            InvalidValue: it is not of the shape that the first was.
+            InvalidValue: it is not of the shape that the first was, or there is no room for all.
         """
         named = part.get("logits") if isinstance(part, Mapping) else getattr(part, "logits", None)
         leaves, spec = tree_flatten(named if isinstance(named, Tensor) else part)
@@ -134,6 +135,7 @@ class _Rows:
             leaves, spec = tree_flatten(logits_of(part))
         if self.spec is None:
             self.spec = spec
+            _check_room(name, self.samples, leaves)
             self.tensors = within(Inference(False), lambda: [_room(self.samples, leaf) for leaf in leaves])
         places = [tensor[batch.start : batch.start + batch.count] for tensor in self.tensors]
         got, expected = ([list(tensor.shape) for tensor in some] for some in (leaves, places))
@@ -213,6 +215,18 @@ def in_portions(totals: Callable[[Sequence[Child], int], Tensor], children: Sequ
         most = error.most
     _log.info("outputs: those of %d networks do not fit into 1 GiB; %d take turns together", len(children), most)
     return torch.cat([totals(children[first : first + most], first) for first in range(0, len(children), most)])
+
+
+def _check_room(name: str, samples: int, leaves: Sequence[Tensor]) -> None:
+    from smd_evo.evaluation.sharing import room  # which knows fitnesses
+
+    nbytes = sum(samples * leaf[:1].numel() * max(4, leaf.element_size()) for leaf in leaves)
+    if nbytes > (most := room(torch.device("cpu"))):
+        raise InvalidValue(
+            f"{name}: expected at most {most / 2**30:.3g} GiB (1, or a quarter of the free memory) of one network "
+            f"for {samples:,} samples, got {nbytes / 2**30:.3g}; a metric of all samples needs them at once: return "
+            "less for each sample, or give fewer samples"
+        )
 
 
 def _room(samples: int, leaf: Tensor) -> Tensor:

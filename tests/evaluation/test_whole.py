@@ -63,11 +63,20 @@ class TestAnEvaluator:
         assert len(set(expected)) > 6
         assert same_bits(before, state_bits(network))
 
-    def test_of_minibatches_has_their_samples_alone(self, network, samples):
+    @pytest.mark.parametrize("select", ["all", "head"])
+    def test_of_minibatches_has_their_samples_alone(self, network, samples, select):
+        """But for rounding, as before the head all samples go together."""
         numbers = torch.tensor([0, 3, 5, 31, 33, 39])
         part = tuple(each[numbers] for each in samples)
-        found = Evaluator(network, samples, QUOTIENT).on_samples(numbers).evaluate(CHILDREN).fitness
-        assert found.tolist() == Evaluator(network, part, QUOTIENT).evaluate(CHILDREN).fitness.tolist()
+        some = Evaluator(network, samples, QUOTIENT, select=select, reuse=True).on_samples(numbers)
+        alone = Evaluator(network, part, QUOTIENT, select=select)
+        expected = alone.evaluate(CHILDREN).fitness.tolist()
+        assert some.evaluate(CHILDREN).fitness.tolist() == pytest.approx(expected, rel=1e-4)
+
+    def test_of_children_that_go_together_is_that_of_each(self, network, samples):
+        together = Evaluator(network, samples, QUOTIENT, together=4, batch_size=7).evaluate(CHILDREN).fitness
+        expected = Evaluator(network, samples, QUOTIENT, batch_size=7).evaluate(CHILDREN).fitness
+        assert together.tolist() == pytest.approx(expected.tolist(), rel=1e-4)
 
     @DATA
     def test_with_room_for_few_children_has_the_same_from_some_at_a_time(
@@ -111,6 +120,11 @@ class TestAnEvaluator:
         assert full
         halves = Evaluator(network, samples, QUOTIENT, batch_size=10, reuse=False).evaluate(CHILDREN[-1:])
         assert found.fitness.tolist() == halves.fitness.tolist()
+
+    def test_refuses_outputs_of_one_network_that_do_not_fit(self, network, samples, monkeypatch):
+        monkeypatch.setattr("smd_evo.evaluation.sharing.room", lambda device: 479)
+        with pytest.raises(InvalidValue, match=r"^outputs: expected at most .* of one network for 40 samples, got"):
+            Evaluator(network, samples, QUOTIENT, reuse=False).evaluate(CHILDREN)
 
     def test_gives_the_metric_what_the_network_returns(self, samples):
         class Two(nn.Module):
