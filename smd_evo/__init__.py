@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from smd_evo.evaluation.front import ParetoFront as ParetoFront
     from smd_evo.evaluation.objectives import ChangeFitness as ChangeFitness
     from smd_evo.evaluation.objectives import Objectives as Objectives
+    from smd_evo.evaluation.rewards import RewardFitness as RewardFitness
+    from smd_evo.evaluation.whole import WholeFitness as WholeFitness
     from smd_evo.integrations.deap.evaluator import ToolboxEvaluator as ToolboxEvaluator
     from smd_evo.integrations.deap.individuals import DenseIndividual as DenseIndividual
     from smd_evo.integrations.deap.individuals import LineageIndividual as LineageIndividual
@@ -68,6 +70,7 @@ if TYPE_CHECKING:
     from smd_evo.integrations.evotorch.strategies import OpenAIES as OpenAIES
     from smd_evo.integrations.evotorch.strategies import SubspaceES as SubspaceES
     from smd_evo.integrations.evotorch.subspace import SubspaceProblem as SubspaceProblem
+    from smd_evo.integrations.generation import from_transformers as from_transformers
     from smd_evo.zoo.own import Splits as Splits
     from smd_evo.zoo.own import split as split
 
@@ -115,6 +118,9 @@ _HOMES = {
     "TakeOutput": "smd_evo.evaluation.fields",
     "BatchFitness": "smd_evo.evaluation.fitness",
     "ModuleFitness": "smd_evo.evaluation.fitness",
+    "WholeFitness": "smd_evo.evaluation.whole",
+    "RewardFitness": "smd_evo.evaluation.rewards",
+    "from_transformers": "smd_evo.integrations.generation",
     "ChangeFitness": "smd_evo.evaluation.objectives",
     "Objectives": "smd_evo.evaluation.objectives",
     "ParetoFront": "smd_evo.evaluation.front",

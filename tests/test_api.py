@@ -13,7 +13,7 @@ from pathlib import Path
 import mypy.api
 import pytest
 import torch
-from cli_helpers import here
+from cli_helpers import here, refused
 from helpers import blobs, same_bits, state_bits, trained
 from matplotlib.figure import Figure
 from rich.table import Table
@@ -413,6 +413,28 @@ class TestFitness:
         done = here("finetune", *many, *words, "--out", "run", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert smd_evo.load_run(tmp_path / "run").numbers["sense"] == "max"
+
+    @pytest.mark.parametrize("many", [[], ["--generations", "2"]], ids=["one generation", "several"])
+    def test_a_metric_of_all_samples_on_the_command_line(self, many, tmp_path):
+        """The table is of accuracy, as for every classifier; beside it the metric's gain has its interval."""
+        words = ["--children", "4", "--sigma", "0.05", "--density", "0.1", "--fitness"]
+        done = here("finetune", *(many or ["--no-controls"]), *words, "auroc", "--out", "run", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        before, *others = smd_evo.load_run(tmp_path / "run").numbers["rows"]
+        assert 0.5 < before["fitness"] < 1
+        for row in others:
+            gain = row["fitness_gain"]
+            assert gain["value"] == pytest.approx(row["fitness"] - before["fitness"])
+            assert gain["low"] <= gain["high"]
+        assert "against the parent: AUROC" in " ".join(done.stdout.split())
+        assert here("report", "run", cwd=tmp_path).returncode == 0
+
+    def test_a_metric_by_an_unknown_name_or_in_a_race_is_one_line(self, tmp_path):
+        refused(here("finetune", "--fitness", "aurok", cwd=tmp_path), "did you mean 'auroc'?")
+        refused(
+            here("finetune", "--fitness", "ndcg@5", "--race", "--no-controls", cwd=tmp_path),
+            "race: expected a fitness that adds up over samples, got 'ndcg@5'",
+        )
 
     @pytest.mark.parametrize("many", [[], ["--generations", "2"]], ids=["one generation", "several"])
     def test_samples_without_classes_on_the_command_line(self, many, tmp_path):

@@ -10,12 +10,13 @@ from typing import Any, TypeVar
 from torch import nn
 
 from smd_evo.errors import InvalidType, InvalidValue, check_choice, shown
-from smd_evo.evaluation.fitness import BatchFitness, Fitness, ModuleFitness, TotalFitness, loss_mend
+from smd_evo.evaluation.fitness import Fitness, ModuleFitness, loss_mend
+from smd_evo.evaluation.rewards import RewardFitness
 from smd_evo.experiments.parent import NAMED, Given, Source, own_fitness
 from smd_evo.experiments.settings import OBJECT, ExperimentConfig
 from smd_evo.mends import network_mend
 from smd_evo.zoo.data import Data
-from smd_evo.zoo.own import data_of, no_data
+from smd_evo.zoo.own import data_of, no_data, split
 
 __all__ = ["has_settings", "taken"]
 
@@ -105,7 +106,7 @@ def _fitness(fitness: Any, sense: str | None) -> Fitness | None:
     """A fitness that is no name."""
     if fitness is None or isinstance(fitness, str):
         return None
-    if isinstance(fitness, BatchFitness | TotalFitness | ModuleFitness):
+    if isinstance(fitness, Fitness):
         return fitness
     if callable(fitness) and not loss_mend(fitness):
         return own_fitness(fitness, check_choice("sense", sense or "max", ("min", "max")))  # type: ignore[arg-type]
@@ -116,6 +117,8 @@ def _fitness(fitness: Any, sense: str | None) -> Fitness | None:
 
 
 def _samples(data: Any, fitness: Fitness | None) -> Data:
+    if isinstance(fitness, RewardFitness):
+        return data_of(split(fitness.samples) if data is None else data)
     if isinstance(fitness, ModuleFitness):
         if data is not None:
             raise InvalidValue(

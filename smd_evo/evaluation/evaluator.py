@@ -23,16 +23,19 @@ from smd_evo.evaluation.batches import Batch, Batches, MemoryBatches
 from smd_evo.evaluation.classification import check_range, class_range
 from smd_evo.evaluation.data import check_batch_size, make_batches
 from smd_evo.evaluation.features import Features
-from smd_evo.evaluation.fitness import BatchFitness, Fitness, ModuleFitness, get_fitness
+from smd_evo.evaluation.fitness import BatchFitness, Fitness, ModuleFitness, WholeFitness, get_fitness
 from smd_evo.evaluation.limit import BatchLimit
 from smd_evo.evaluation.outputs import Outputs
 from smd_evo.evaluation.probe import say_if_alike
 from smd_evo.evaluation.race import race
+from smd_evo.evaluation.randomness import reseed
 from smd_evo.evaluation.records import check_fields, pad_of
 from smd_evo.evaluation.result import Evaluation, evaluation
+from smd_evo.evaluation.rewards import RewardFitness
 from smd_evo.evaluation.stream import StreamBatches
 from smd_evo.evaluation.together import Several, several_scored
 from smd_evo.evaluation.visit import Visitor, shares_of, visit
+from smd_evo.evaluation.whole import Gathered, in_portions
 from smd_evo.evaluation.work import Work
 from smd_evo.mends import network_mend
 
@@ -70,8 +73,8 @@ class Evaluator:
     Args:
         parent: the network, or a :class:`ParameterSpace` of it.
         data: see :func:`smd_evo.evaluation.data.make_batches`; None if the fitness brings its own.
-        fitness: "cross_entropy", "accuracy", "balanced_accuracy", "macro_f1", or one of the classes of
-            :mod:`smd_evo.evaluation.fitness`.
+        fitness: "cross_entropy", "accuracy", "balanced_accuracy", "macro_f1", a metric's name such as "auroc" (see
+            :mod:`smd_evo.evaluation.metrics`), or one of the classes of :mod:`smd_evo.evaluation.fitness`.
         select: which parameters are mutated, if ``parent`` is a network.
         batch_size: samples a forward pass, or "auto".
         device: where to evaluate; a parent that is elsewhere is copied there. Default: where it is.
@@ -144,12 +147,19 @@ class Evaluator:
         self._said: list[bool] = []  # shared, as the limit is
         if data is None and not isinstance(self.fitness, ModuleFitness):
             raise InvalidValue(f"data: expected samples for the fitness {self.fitness.name!r}, got None")
-        self._batches: Batches = MemoryBatches()
-        if data is not None:
-            self._batches = make_batches(data, batch_size, parent.device, pad_of(parent.module))
-        if isinstance(self._batches, MemoryBatches) and self._batches:
-            check_fields(parent.module, self._batches[0].inputs)
+        self._batches = self._batches_of(data)
         self.features = Features.of(self._batches)
+
+    def _batches_of(self, data: Any) -> Batches:
+        if isinstance(self.fitness, RewardFitness):
+            return self.fitness.batches(data, self.batch_size, self.space.device)
+        if data is None:
+            return MemoryBatches()
+        module = self.space.module
+        batches = make_batches(data, self.batch_size, self.space.device, pad_of(module))
+        if isinstance(batches, MemoryBatches) and batches:
+            check_fields(module, batches[0].inputs)
+        return batches
 
     def on(self, data: Any, fitness: str | Fitness | None = None) -> Evaluator:
         """An evaluator of the same parent on other data."""
@@ -174,9 +184,11 @@ class Evaluator:
         return other
 
     def by(self, fitness: Fitness) -> Evaluator:
-        """An evaluator of the same parent on the same samples by another fitness."""
+        """An evaluator of the same parent on the same samples by another fitness; by rewards on their prompts."""
         other = copy.copy(self)
         other.fitness = fitness
+        if isinstance(fitness, RewardFitness) and fitness is not self.fitness:  # whose samples are its prompts
+            other._batches = other._batches_of(None)
         if not isinstance(fitness, ModuleFitness) and fitness.classes:
             vars(other)["_class_range"] = self._class_range  # looked for once
         return other
@@ -255,13 +267,37 @@ class Evaluator:
 
         ``keep`` is called with each child's number, each batch and what the network has returned for it.
         """
-        batches, score = self._scoring(keep)
+        if not self._wholes:
+            return self._totals(children, progress, keep)
+
+        def portion(some: Sequence[Child], first: int) -> Tensor:
+            return self._totals(some, progress, keep and (lambda number, *rest: keep(first + number, *rest)))
+
+        return in_portions(portion, list(children))
+
+    @property
+    def _wholes(self) -> Sequence[WholeFitness]:
+        """What all outputs of a child are needed for at once."""
+        found: Sequence[WholeFitness] = getattr(self.fitness, "wholes", ())
+        return found
+
+    def _totals(
+        self,
+        children: Iterable[Child],
+        progress: Callable[[], object] | None,
+        keep: Callable[[int, Batch, Any], object] | None,
+    ) -> Tensor:
+        gathered = Gathered(self._wholes, self.samples) if self._wholes else None
+        keeping = [each for each in (keep, gathered and gathered.keep) if each]
+        batches, score = self._scoring(keeping)
         sums: list[Tensor] = []  # on the device, which is not waited for
 
         def add(number: int, module: nn.Module, some: Sequence[Batch]) -> None:
             total = score(number, module, some[0])
             for batch in some[1:]:
                 total = total + score(number, module, batch)
+            if gathered:
+                gathered.finish(number, some[-1])
             if number == len(sums):
                 sums.append(total)
             else:
@@ -272,7 +308,8 @@ class Evaluator:
             classes = self._class_range if self.fitness.classes else None
             scored = several_scored(self.fitness, classes, sums.extend)
         self._visit(add, children, batches, progress, scored)
-        return torch.stack(sums).cpu() if sums else torch.zeros(0, dtype=torch.float64, device="cpu")
+        totals = torch.stack(sums).cpu() if sums else torch.zeros(0, dtype=torch.float64, device="cpu")
+        return torch.cat([totals, gathered.values()], 1) if gathered and sums else totals
 
     def say_if_alike(self, fitness: Sequence[float], parent: float) -> None:
         """Warn, once, where all of at least eight children have exactly the fitness of their parent."""
@@ -281,7 +318,7 @@ class Evaluator:
 
     def predict(self, children: Sequence[Child]) -> Tensor:
         """Outputs of each child for all samples: float32 [N, samples, ...] on the CPU."""
-        if not self._batches.samples:
+        if not self._batches.samples or isinstance(self.fitness, RewardFitness):
             raise InvalidValue("data: expected samples to predict, got none; use evaluator.on(data)")
         if not _several(children):
             raise InvalidValue("children: expected at least one, got none")
@@ -293,6 +330,32 @@ class Evaluator:
 
         self._visit(predict, children, self._batches)
         return outputs.all()
+
+    def scores(self, children: Sequence[Child], progress: Callable[[], object] | None = None) -> Tensor:
+        """Score of each child for each sample, of which its fitness is the mean: float64 [N, samples] on the CPU.
+
+        Args:
+            children: recipes, lineages or deltas.
+            progress: see :meth:`evaluate`.
+
+        Raises:
+            InvalidType: the fitness is no mean over samples.
+        """
+        fitness = self.fitness
+        if not isinstance(fitness, BatchFitness | RewardFitness):
+            raise InvalidType(f"fitness: expected a BatchFitness or a RewardFitness, got {fitness.name!r}")
+        found = torch.zeros(len(_several(children)), self.samples, dtype=torch.float64, device="cpu")
+
+        def look(number: int, module: nn.Module, some: Sequence[Batch]) -> None:
+            for batch in some:
+                if isinstance(fitness, RewardFitness):
+                    own = _rewards(fitness, module, batch)
+                else:
+                    own = fitness.per_sample(batch.outputs(module), batch.targets, batch.count)
+                found[number, batch.start : batch.start + batch.count] = own
+
+        self._visit(look, children, self._batches, progress)
+        return found
 
     def observe(
         self, children: Sequence[Child], progress: Callable[[], object] | None = None, most: int | None = None
@@ -333,23 +396,24 @@ class Evaluator:
 
     def _value(self, totals: Tensor) -> Tensor:
         """Fitness by the totals of all children."""
-        fitness = self.fitness
-        return totals if isinstance(fitness, ModuleFitness) else fitness.value(totals, self.samples)
+        return self.fitness.value(totals, self.samples)
 
     def _scoring(
-        self, keep: Callable[[int, Batch, Any], object] | None
+        self, keeping: Sequence[Callable[[int, Batch, Any], object]]
     ) -> tuple[Batches, Callable[[int, nn.Module, Batch], Tensor]]:
         """What to score, and what a batch adds to a child's total."""
         fitness = self.fitness
+        if isinstance(fitness, RewardFitness):
+            return self._batches, lambda _, module, batch: _rewards(fitness, module, batch).sum()
         if isinstance(fitness, ModuleFitness):
-            whole = fitness
+            own = fitness
             once = MemoryBatches([Batch(None, None, count=1, start=0)])
-            return once, lambda _, module, __: torch.tensor(whole.of(module), dtype=torch.float64, device="cpu")
+            return once, lambda _, module, __: torch.tensor(own.of(module), dtype=torch.float64, device="cpu")
         known = self._class_range if fitness.classes else None
 
         def score(number: int, module: nn.Module, batch: Batch) -> Tensor:
             outputs = batch.outputs(module)
-            if keep is not None:
+            for keep in keeping:
                 keep(number, batch, outputs)
             if known is not None:
                 check_range(known, outputs)
@@ -388,6 +452,12 @@ class Evaluator:
             together=self.together,
             function_of_several=scored,
         )
+
+
+def _rewards(fitness: RewardFitness, module: nn.Module, batch: Batch) -> Tensor:
+    """Of a batch of prompts, however many random numbers a child has drawn for those before it."""
+    reseed()
+    return fitness.per_sample(module, batch.inputs)
 
 
 def _several(children: _Children) -> _Children:

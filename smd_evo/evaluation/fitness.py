@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +14,8 @@ from torch.utils._pytree import tree_map
 from smd_evo.errors import InvalidType, InvalidValue, check_choice, shown
 from smd_evo.evaluation import classification
 from smd_evo.evaluation.fields import scored
+from smd_evo.evaluation.metrics import METRICS, metric_of
+from smd_evo.evaluation.whole import Sense, WholeFitness, one_number
 
 __all__ = [
     "ACCURACY",
@@ -29,13 +30,12 @@ __all__ = [
     "OutputFitness",
     "Sense",
     "TotalFitness",
+    "WholeFitness",
     "best_of",
     "get_fitness",
     "loss_mend",
     "rank",
 ]
-
-Sense = Literal["min", "max"]
 
 WORST = 1e18
 """Magnitude of the fitness that a non-finite one becomes.
@@ -164,18 +164,16 @@ class ModuleFitness:
     def __post_init__(self) -> None:
         check_choice("sense", self.sense, ("min", "max"))
 
+    def value(self, totals: Tensor, samples: int) -> Tensor:
+        """Fitness of several networks [N] by what the function said of them [N]."""
+        return totals
+
     def of(self, module: nn.Module) -> float:
         """Fitness of a network."""
-        found = self.function(module)
-        if math.prod(getattr(found, "shape", (0,))) == 1:  # a tensor's or an array's only element
-            found = found.item()  # type: ignore[attr-defined]
-        if not isinstance(found, numbers.Real):
-            got = _described(found) if isinstance(found, Tensor) else repr(found)[:60]
-            raise InvalidType(f"{self.name}: expected one real number from its function, got {got}; return a float")
-        return float(found)
+        return one_number(f"{self.name}: expected one real number from its function", self.function(module))
 
 
-OutputFitness = BatchFitness | TotalFitness
+OutputFitness = BatchFitness | TotalFitness | WholeFitness
 """Of a network's outputs, which need not be computed again to know it."""
 
 Fitness = OutputFitness | ModuleFitness
@@ -232,15 +230,20 @@ NAMES = tuple(_BY_NAME)
 
 
 def get_fitness(fitness: str | Fitness) -> Fitness:
-    """A fitness by its name, one of :data:`NAMES`, or the given one.
+    """A fitness by its name, one of :data:`NAMES` or :data:`.metrics.METRICS`, or the given one.
 
     Raises:
         InvalidValue: unknown name.
         InvalidType: a bare function, which does not say whether lower or higher is better.
     """
     if isinstance(fitness, str):
-        return _BY_NAME[check_choice("fitness", fitness, _BY_NAME)]
-    if isinstance(fitness, BatchFitness | TotalFitness | ModuleFitness):
+        found = None if fitness in _BY_NAME else metric_of(fitness)
+        if found is None:
+            return _BY_NAME[check_choice("fitness", fitness, [*_BY_NAME, *METRICS])]
+        return WholeFitness(
+            fitness, "max", found, classes=found.classes, surrogate=CROSS_ENTROPY if found.classes else None
+        )
+    if isinstance(fitness, Fitness):
         return fitness
     mend = loss_mend(fitness) or "the order is parent, data, fitness"
     if callable(fitness) and not loss_mend(fitness):

@@ -15,8 +15,18 @@ from smd_evo.core.exclusive import Exclusive
 from smd_evo.core.parameters import Child, ParameterSpace
 from smd_evo.errors import InvalidValue, check_choice, kept, nearest, shown
 from smd_evo.evaluation.evaluator import Evaluator
-from smd_evo.evaluation.fitness import NAMES, Fitness, ModuleFitness, OutputFitness, Sense, TotalFitness, get_fitness
+from smd_evo.evaluation.fitness import (
+    NAMES,
+    Fitness,
+    ModuleFitness,
+    OutputFitness,
+    Sense,
+    TotalFitness,
+    WholeFitness,
+    get_fitness,
+)
 from smd_evo.evaluation.front import ParetoFront
+from smd_evo.evaluation.metrics import METRICS, metric_of
 from smd_evo.evaluation.result import finite
 
 __all__ = ["CHANGED_VALUES", "CHANGE_NORM", "ChangeFitness", "Objective", "Objectives", "listed"]
@@ -131,7 +141,7 @@ class Objectives:
         return [number for number, part in enumerate(self.parts) if not isinstance(part, ChangeFitness)]
 
     def evaluator(self, parent: Any, data: Any = None, **options: Any) -> Evaluator:
-        """An evaluator that :meth:`evaluate` can work with; its own fitness is the first of these.
+        """An evaluator that :meth:`evaluate` can work with; its own fitness is the first, of outputs if one is.
 
         Args:
             parent, data, options: see :class:`smd_evo.evaluation.evaluator.Evaluator`.
@@ -139,7 +149,7 @@ class Objectives:
         need = [part for part in self.parts if not isinstance(part, ModuleFitness | ChangeFitness)]
         if data is None and need:
             raise InvalidValue(f"data: expected samples for the fitness {need[0].name!r}, got None")
-        return Evaluator(parent, data, self.first, **options)
+        return Evaluator(parent, data, need[0] if need else self.first, **options)
 
     def evaluate(
         self, evaluator: Evaluator, children: Iterable[Child], progress: Callable[[], object] | None = None
@@ -159,13 +169,15 @@ class Objectives:
         if not children:
             return values
         numbers = [n for n, part in enumerate(self.parts) if not isinstance(part, ModuleFitness | ChangeFitness)]
+        numbers.sort(key=lambda n: isinstance(self.parts[n], WholeFitness))
         if numbers:
             joint = JointFitness([self.parts[number] for number in numbers])  # type: ignore[misc]
             values[:, numbers] = joint.of_all(evaluator, children, progress)
             progress = None
         for number, part in enumerate(self.parts):
             if isinstance(part, ModuleFitness):
-                values[:, number] = evaluator.by(part).totals(children, progress)
+                own = evaluator.by(part)
+                values[:, number] = part.value(own.totals(children, progress), own.samples)
                 progress = None
         changes = {number: part for number, part in enumerate(self.parts) if isinstance(part, ChangeFitness)}
         if changes:
@@ -179,20 +191,29 @@ class Objectives:
 
 
 class JointFitness(TotalFitness):
-    """Several fitnesses of the same outputs as one: its totals are theirs, one behind the other."""
+    """Several fitnesses of the same outputs as one: its totals are theirs, one behind the other.
+
+    Args:
+        parts: the metrics of all samples behind the others.
+    """
 
     parts: Sequence[OutputFitness]
+    wholes: Sequence[WholeFitness]
     shapes: list[torch.Size]
 
     def __init__(self, parts: Sequence[OutputFitness]) -> None:
         classes = any(part.classes for part in parts)
         super().__init__("objectives", "min", lambda *_: torch.zeros(()), lambda sums: sums, classes=classes)
-        kept(self, parts=parts, shapes=[])
+        wholes = [part for part in parts if isinstance(part, WholeFitness)]
+        kept(self, parts=parts, wholes=wholes, shapes=[])
 
     def total(self, outputs: Any, targets: Any, count: int) -> Tensor:
         """What a batch adds to the whole: float64 [*]."""
         totals = [part.total(outputs, targets, count) for part in self.parts]
-        self.shapes[:] = [own.shape for own in totals]
+        self.shapes[:] = [
+            torch.Size([1]) if isinstance(part, WholeFitness) else own.shape  # its value, which comes later
+            for part, own in zip(self.parts, totals, strict=True)
+        ]
         return torch.cat([own.reshape(-1) for own in totals])
 
     def value(self, totals: Tensor, samples: int) -> Tensor:
@@ -220,8 +241,8 @@ def _found(part: str | Objective) -> Objective:
     if isinstance(part, ChangeFitness):
         return part
     if isinstance(part, str):
-        known = [*NAMES, *_OF_CHANGES]
-        if part not in known:
+        known = [*NAMES, *METRICS, *_OF_CHANGES]
+        if part not in known and metric_of(part) is None:
             raise InvalidValue(
                 f"fitness: expected one of {', '.join(known)}, got {shown(part)}{nearest(part, known)}"
             )

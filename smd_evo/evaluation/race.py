@@ -20,8 +20,9 @@ from smd_evo.core.mutation import Lineage
 from smd_evo.core.noise import permutation
 from smd_evo.core.parameters import Child
 from smd_evo.errors import InvalidValue
-from smd_evo.evaluation.fitness import Fitness, ModuleFitness, OutputFitness
+from smd_evo.evaluation.fitness import Fitness, ModuleFitness, OutputFitness, WholeFitness
 from smd_evo.evaluation.result import Evaluation, evaluation
+from smd_evo.evaluation.rewards import RewardFitness
 
 __all__ = ["Racing", "finalists", "race", "race_rounds", "raced"]
 
@@ -100,13 +101,18 @@ def race(
     return result
 
 
-def raced(fitness: Fitness) -> OutputFitness:
+def raced(fitness: Fitness) -> OutputFitness | RewardFitness:
     """A fitness by which children can race.
 
     Raises:
-        InvalidValue: it is a function of the network.
+        InvalidValue: it is a function of the network, or a metric of all samples.
     """
-    if isinstance(fitness, ModuleFitness):
+    if isinstance(fitness, WholeFitness):
+        raise InvalidValue(
+            f"race: expected a fitness that adds up over samples, got {fitness.name!r}, a metric of all of them; "
+            "leave race out"
+        )
+    if isinstance(fitness, ModuleFitness) and not isinstance(fitness, RewardFitness):
         raise InvalidValue(f"race: expected a fitness of samples, got {fitness.name!r}, a function of the network")
     return fitness
 

@@ -71,7 +71,7 @@ def visit(
         group = Together(None if space.integers else together, guard, turns, limit, work)
         groups = partial(group.rest, function=function, several=function_of_several, progress=progress)
         act = partial(
-            _meet, space, turns, sharing, heads, group, groups, children, batches, function, limit, progress
+            _meet, free, space, turns, sharing, heads, group, groups, children, batches, function, limit, progress
         )
         within(sharing, lambda: within(group, act))
 
@@ -96,6 +96,7 @@ def shares_of(space: ParameterSpace, touched: Sequence[int], batches: Batches, r
 
 
 def _meet(
+    free: bool,
     space: ParameterSpace,
     turns: Turns,
     sharing: Sharing,
@@ -114,12 +115,13 @@ def _meet(
 
     done = 0
     for number_of_chunk, chunk in enumerate(batches.chunks()):
-        probe(space, chunk[0], turns.fresh, limit.samples)
+        if not free:
+            probe(space, chunk[0], turns.fresh, limit.samples)
         if number_of_chunk == 0:
             children = heads.begin(children, chunk)
             children = children if heads.on else sharing.among(children, chunk[0])
             if not (heads.on or sharing.on):
-                together.begin(chunk, unlike=_unlike(turns, chunk))
+                together.begin(chunk, unlike=_unlike(turns, free))
         if turns.several or (sharing.on and len(chunk) > 1):  # each batch meets all children
             turns.several, children = True, list(children)
         for some, completed in sharing.portions(chunk, limit.samples):
@@ -136,8 +138,8 @@ def _meet(
                     progress()
 
 
-def _unlike(turns: Turns, chunk: Sequence[Batch]) -> str:
+def _unlike(turns: Turns, free: bool) -> str:
     """Why children are not evaluated together, whatever their network."""
     if turns.several:
         return "samples that are read again"
-    return "a fitness of the network itself" if chunk[0].inputs is None else ""
+    return "a fitness of the network itself" if free else ""

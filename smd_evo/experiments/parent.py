@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, get_args
 
 import torch
 from torch import nn
@@ -14,11 +14,9 @@ from torch import nn
 from smd_evo.errors import InvalidValue
 from smd_evo.evaluation.fitness import (
     NAMES,
-    BatchFitness,
     Fitness,
     ModuleFitness,
     Sense,
-    TotalFitness,
     get_fitness,
 )
 from smd_evo.experiments.progress import Logged, Progress
@@ -121,8 +119,8 @@ def find_fitness(name: str) -> Fitness:
     if ":" not in name:
         return get_fitness(name)
     _check_named("fitness", name)
-    found = user_object("fitness", name, NAMES, (BatchFitness, TotalFitness, ModuleFitness))
-    return found if isinstance(found, BatchFitness | TotalFitness | ModuleFitness) else own_fitness(found)
+    found = user_object("fitness", name, NAMES, get_args(Fitness))
+    return found if isinstance(found, Fitness) else own_fitness(found)
 
 
 def _check_named(setting: str, value: str) -> None:

@@ -252,11 +252,13 @@ def one_of(choices: tuple[str, ...]) -> Reader:
 
 
 def one_or_own(choices: tuple[str, ...]) -> Reader:
-    """One of the choices, or ``module.path:name``."""
+    """One of the choices, of which those with @10 may have another number there, or ``module.path:name``."""
 
     def read(name: str, value: Any) -> str:
         if isinstance(value, str) and ":" in value:
             return text(name, value)
+        if isinstance(value, str) and re.sub(r"@[1-9]\d*$", "@10", value) in choices:
+            return str(value)
         return check_choice(name, value, choices)
 
     return read

@@ -13,7 +13,8 @@ from torch import Tensor
 from smd_evo.ensemble.combine import combined
 from smd_evo.ensemble.diversity import disagreement, oracle, pairwise_kl, q_statistic
 from smd_evo.ensemble.metrics import PER_SAMPLE, accuracy, confidence, finite_logits, negative_log_likelihood
-from smd_evo.evaluation.fitness import BatchFitness, OutputFitness
+from smd_evo.errors import InvalidValue
+from smd_evo.evaluation.fitness import BatchFitness, OutputFitness, WholeFitness
 from smd_evo.statistics.bootstrap import mean_interval, paired_difference, statistic_interval
 from smd_evo.statistics.tests import Estimate, mcnemar_exact
 
@@ -184,19 +185,22 @@ def table_row(
         outputs: [n, classes], of which a sample's that are not finite count as wrong; or of any other kind [n, ...].
         parent: those of the parent; None: this is the parent's own line, without differences.
         targets: int64 [n]; or of any other kind [n, ...].
-        fitness: the run's, which scores other kinds.
+        fitness: the run's, which scores other kinds; a metric of all samples is reported of classes, too.
         seed: of the resampling.
     """
     if not of_classes(outputs, targets):
         row = Row(method, candidate, members, density, sigma, fitness=fitness.of(outputs, targets))
-        if parent is None or not isinstance(fitness, BatchFitness):
+        if parent is None:
             return row
-        own, before = (fitness.per_sample(each, targets, len(targets)) for each in (outputs, parent))
-        return replace(row, fitness_gain=paired_difference(own, before, seed=seed))
+        return replace(row, fitness_gain=_gain(outputs, parent, targets, fitness, seed))
     right, loss = accuracy(outputs, targets), negative_log_likelihood(outputs, targets)
     row = Row(method, candidate, members, density, sigma, float(right.mean()), float(loss.mean()))
+    if isinstance(fitness, WholeFitness):
+        row = replace(row, fitness=fitness.of(outputs, targets))
     if parent is None:
         return row
+    if isinstance(fitness, WholeFitness):
+        row = replace(row, fitness_gain=_gain(outputs, parent, targets, fitness, seed))
     before, loss_before = accuracy(parent, targets), negative_log_likelihood(parent, targets)
     return replace(
         row,
@@ -204,6 +208,24 @@ def table_row(
         loss_gain=paired_difference(loss, loss_before, seed=seed),
         p_value=mcnemar_exact(right, before),
     )
+
+
+def _gain(outputs: Tensor, parent: Tensor, targets: Tensor, fitness: OutputFitness, seed: int) -> Estimate | None:
+    """Difference to the parent by paired resampling; None for sums, and where resampled sets have no such number."""
+    if isinstance(fitness, BatchFitness):
+        own, before = (fitness.per_sample(each, targets, len(targets)) for each in (outputs, parent))
+        return paired_difference(own, before, seed=seed)
+    if not isinstance(fitness, WholeFitness):
+        return None
+
+    def gain(numbers: NDArray[np.int64]) -> float:
+        own, before = (fitness.of(each[numbers], targets[numbers]) for each in (outputs, parent))
+        return own - before
+
+    try:
+        return statistic_interval(gain, len(targets), seed=seed)
+    except InvalidValue:  # of few samples one class may be missing from a resampled set
+        return None
 
 
 def of_classes(outputs: Tensor, targets: Tensor) -> bool:

@@ -33,8 +33,16 @@ FITNESSES = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
     "macro_f1": "macro F1",
+    "f1": "F1",
+    "auroc": "AUROC",
+    "average_precision": "average precision",
+    "ndcg@10": "NDCG@10",
+    "mrr@10": "MRR@10",
+    "pearson": "Pearson's correlation",
+    "spearman": "Spearman's correlation",
+    "r2": "R2",
 }
-"""Names of fitnesses, and what reports call them."""
+"""Names of fitnesses, and what reports call them. Behind @ may be another number."""
 OBJECT = "object"
 """What stands before the colon where a program gave an object, which nobody can load by a name."""
 

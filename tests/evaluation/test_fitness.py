@@ -11,6 +11,7 @@ from smd_evo.ensemble.combine import combined
 from smd_evo.ensemble.selection import select_members
 from smd_evo.errors import InvalidType, InvalidValue
 from smd_evo.evaluation.fitness import BALANCED_ACCURACY, MACRO_F1, NAMES, TotalFitness, get_fitness
+from smd_evo.evaluation.metrics import METRICS
 from smd_evo.evaluation.stream import Stream
 from smd_evo.experiments.settings import FITNESSES
 
@@ -26,7 +27,7 @@ def uneven(samples):
 
 
 def test_settings_know_all_names():
-    assert tuple(FITNESSES) == NAMES == tuple(get_fitness(name).name for name in NAMES)
+    assert tuple(FITNESSES) == (*NAMES, *METRICS) == tuple(get_fitness(name).name for name in FITNESSES)
 
 
 class Unchanging(nn.Module):

@@ -17,8 +17,9 @@ from smd_evo.ensemble.metrics import (
     confidence,
     negative_log_likelihood,
 )
+from smd_evo.evaluation.fitness import get_fitness
 from smd_evo.experiments import scores
-from smd_evo.experiments.scores import against, curve, diversity, score
+from smd_evo.experiments.scores import against, curve, diversity, score, table_row
 from smd_evo.statistics.bootstrap import mean_interval, paired_difference, statistic_interval
 from smd_evo.statistics.tests import mcnemar_exact
 
@@ -151,3 +152,17 @@ def test_a_member_that_is_not_finite_spoils_the_ensembles_it_is_in(combine):
     found = curve("sparse", logits, targets, combine)
     assert [estimate.value > 0 for estimate in found.accuracy] == [True, False, False]
     assert [alone > 0 for alone, _ in found.members] == [True, False, True]
+
+
+def test_a_metric_of_all_samples_has_an_interval_of_resampled_samples_unless_these_have_no_such_number():
+    (own, parent), targets = members(2, classes=2)
+    fitness = get_fitness("auroc")
+    row = table_row("sparse", "best child", 1, own, parent, targets, fitness, seed=3)
+    expected = statistic_interval(
+        lambda some: fitness.of(own[some], targets[some]) - fitness.of(parent[some], targets[some]), 40, seed=3
+    )
+    assert (row.fitness, row.fitness_gain) == (fitness.of(own, targets), expected)
+    assert row.accuracy == float(accuracy(own, targets).mean())
+    few = table_row("sparse", "best child", 1, own, parent, torch.eye(40)[0].long(), fitness)
+    assert few.fitness is not None
+    assert few.fitness_gain is None  # one sample in three sets lacks

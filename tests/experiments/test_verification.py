@@ -19,8 +19,9 @@ def test_a_loss_may_differ_by_a_share_of_itself_and_of_a_nat(rounding, share):
     ("samples", "rounding", "count"),
     [(60, "float32", 2), (5000, "float32", 5), (5000, "cuda", 50), (60, "bfloat16", 3), (5000, "bfloat16", 250)],
 )
-def test_an_accuracy_may_differ_by_a_few_samples(samples, rounding, count):
-    limits, told = tolerance(FITNESS, "accuracy", samples, rounding)
+@pytest.mark.parametrize("name", ["accuracy", "macro_f1", "f1", "ndcg@5"])
+def test_what_jumps_with_a_rank_may_differ_by_a_few_samples(name, samples, rounding, count):
+    limits, told = tolerance(FITNESS, name, samples, rounding)
     assert bool((count / samples < limits).all())
     assert bool((limits < (count + 1) / samples).all())
     assert told.startswith(f"{count} of {samples:,} samples, ")

@@ -24,7 +24,7 @@ from smd_evo.ensemble.selection import Selection, select_from, stored
 from smd_evo.ensemble.soup import soup
 from smd_evo.errors import InvalidValue, WrongParent, check_count
 from smd_evo.evaluation.evaluator import Evaluator
-from smd_evo.evaluation.fitness import BatchFitness, TotalFitness, best_of
+from smd_evo.evaluation.fitness import OutputFitness, best_of
 from smd_evo.experiments.ensembles.counts import ensemble_workload
 from smd_evo.experiments.finetune.settings import FinetuneConfig
 from smd_evo.experiments.parent import find_fitness, in_precision, load_parent
@@ -76,7 +76,7 @@ def choose(shortlist: Shortlist, validation: Evaluator, method: str, size: int |
         InvalidValue: more members than the shortlist has children, an unknown method or combination, or stored
             predictions of other samples.
     """
-    assert isinstance(validation.fitness, BatchFitness | TotalFitness)
+    assert isinstance(validation.fitness, OutputFitness)
     count = len(shortlist.recipes)
     if size is not None and (size := check_count("size", size)) > count:
         raise InvalidValue(f"size: expected 1 to {count}, the children on each shortlist, got {size}")
@@ -221,7 +221,7 @@ def _scored(
 def _flips(judge: Evaluator, samples: Samples, passes: int, combine: str) -> bool:
     """Whether mirrored views of images help on validation."""
     fitness, targets = judge.fitness, judge.targets()
-    assert isinstance(fitness, BatchFitness | TotalFitness)
+    assert isinstance(fitness, OutputFitness)
     options = (False, True)
     voted = [voted_views(judge, samples, changes(passes, flips), combine) for flips in options]
     return options[best_of([fitness.of(votes, targets) for votes in voted], fitness.sense)]

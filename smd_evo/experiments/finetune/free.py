@@ -11,7 +11,7 @@ from torch import Tensor
 from smd_evo.core.mutation import Lineage
 from smd_evo.errors import InvalidValue
 from smd_evo.evaluation.evaluator import Evaluator
-from smd_evo.evaluation.fitness import BatchFitness, TotalFitness, best_of
+from smd_evo.evaluation.fitness import OutputFitness, best_of
 from smd_evo.experiments.free import FREE, Free
 from smd_evo.experiments.scores import of_classes
 from smd_evo.zoo.data import Data, Samples
@@ -57,7 +57,7 @@ def choose_free(ranker: Evaluator, judge: Evaluator, data: Data, views: int) -> 
         views: of an image, at most: no more than an ensemble may have members.
     """
     targets, fitness = judge.targets(), judge.fitness
-    assert isinstance(fitness, BatchFitness | TotalFitness)
+    assert isinstance(fitness, OutputFitness)
     chosen: list[Chosen] = []
     left_out: dict[str, str] = {}
     before = judge.predict([Lineage()])[0]

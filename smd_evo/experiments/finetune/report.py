@@ -12,7 +12,7 @@ from smd_evo.core.mutation import Lineage
 from smd_evo.ensemble.combine import Pool
 from smd_evo.ensemble.metrics import accuracy
 from smd_evo.evaluation.evaluator import Evaluator
-from smd_evo.evaluation.fitness import BatchFitness, TotalFitness
+from smd_evo.evaluation.fitness import OutputFitness
 from smd_evo.experiments.finetune.free import Chosen
 from smd_evo.experiments.finetune.results import NEARLY_FREE, Arm, Candidate
 from smd_evo.experiments.scores import Row, against, of_classes, pooling, table_row
@@ -53,7 +53,7 @@ def report_on(
     """
     judge = ranker.on(samples)
     targets, fitness = judge.targets(), judge.fitness
-    assert isinstance(fitness, BatchFitness | TotalFitness)
+    assert isinstance(fitness, OutputFitness)
     before = judge.predict([Lineage()])[0]
     classes, pool = of_classes(before, targets), pooling(before, targets)
     rows, ensembles = [table_row("parent", "parent", 1, before, None, targets, fitness)], {}

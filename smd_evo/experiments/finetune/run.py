@@ -20,8 +20,8 @@ from smd_evo.core.mutation import Lineage, Mutation
 from smd_evo.ensemble.selection import Selection, select_from, stored
 from smd_evo.errors import InvalidType
 from smd_evo.evaluation.evaluator import Evaluation, Evaluator
-from smd_evo.evaluation.fitness import BatchFitness, ModuleFitness, TotalFitness, best_of
-from smd_evo.evaluation.race import race_rounds
+from smd_evo.evaluation.fitness import ModuleFitness, OutputFitness, best_of
+from smd_evo.evaluation.race import race_rounds, raced
 from smd_evo.evaluation.work import Work
 from smd_evo.experiments.chance import remark
 from smd_evo.experiments.finetune.arms import Strength, plan_arms
@@ -65,6 +65,8 @@ def _finetuned(config: FinetuneConfig, progress: Progress, source: Source) -> Fi
             f"fitness: expected one of outputs for samples, got {ranker.fitness.name}, a function of the network; "
             "a BatchFitness is, and runs over generations take any"
         )
+    if config.race:
+        raced(ranker.fitness)
     progress.expect(timed(finetune_workload(config, data.sizes), ranker))
     judge = ranker.on(data.validation)
     before, outputs = ranker.observe([Lineage()])
@@ -114,8 +116,8 @@ def _raced(config: FinetuneConfig, groups: int, samples: int) -> dict[str, int]:
     """Image evaluations of an arm's children, where they were fewer than all."""
     if not config.race:
         return {}
-    raced = sum(count * images for count, images in race_rounds(config.children, samples))
-    return {RACED: groups * raced, UNRACED: groups * config.children * samples}
+    seen = sum(count * images for count, images in race_rounds(config.children, samples))
+    return {RACED: groups * seen, UNRACED: groups * config.children * samples}
 
 
 def _lean(group: Group, chosen: bool) -> Group:
@@ -172,7 +174,7 @@ def _judged(
 ) -> Group:
     logits = judge.predict([recipes[number] for number in result.ranking()[:shortlist]])
     fitness, targets = judge.fitness, judge.targets()
-    assert isinstance(fitness, BatchFitness | TotalFitness)
+    assert isinstance(fitness, OutputFitness)
     alone = [fitness.of(own, targets) for own in logits[:_BEST_OF]]
     best = best_of(alone, fitness.sense)
 

@@ -19,6 +19,8 @@ from torch import Tensor
 
 from smd_evo.ensemble.files import load_children
 from smd_evo.errors import NotReproduced
+from smd_evo.evaluation.fitness import ACCURACY, BALANCED_ACCURACY, MACRO_F1
+from smd_evo.evaluation.metrics import metric_of
 from smd_evo.evaluation.race import finalists
 from smd_evo.experiments.finetune.files import CHILDREN, read_config
 from smd_evo.experiments.finetune.run import ranker_of
@@ -100,7 +102,7 @@ def tolerance(fitness: Tensor, name: str, samples: int, rounding: str) -> tuple[
 
     Args:
         fitness: the stored ones.
-        name: "cross_entropy" or "accuracy".
+        name: the fitness's.
         samples: that it is the mean of.
         rounding: "float32", "cuda" (which may be TensorFloat-32) or "bfloat16".
 
@@ -112,7 +114,7 @@ def tolerance(fitness: Tensor, name: str, samples: int, rounding: str) -> tuple[
     """
     share, flips = _ALLOWED[rounding]
     where = "on a CUDA device" if rounding == "cuda" else f"in {rounding}"
-    if name == "accuracy":
+    if name in (ACCURACY.name, BALANCED_ACCURACY.name, MACRO_F1.name) or metric_of(name):  # ranks and thresholds jump
         count = max(_FEW, round(flips * samples))
         return torch.full_like(fitness, (count + 0.5) / samples), f"{count:,} of {samples:,} samples, {where}"
     return share * (1 + fitness.abs()), f"{share:.0e} x (1 + the stored loss), {where}"

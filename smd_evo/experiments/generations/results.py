@@ -15,11 +15,13 @@ from smd_evo.ensemble.combine import combined
 from smd_evo.ensemble.module import SparseEnsemble
 from smd_evo.ensemble.selection import select_members
 from smd_evo.evaluation.evaluator import Evaluator
-from smd_evo.evaluation.fitness import BatchFitness, ModuleFitness, TotalFitness
+from smd_evo.evaluation.fitness import ModuleFitness, OutputFitness
+from smd_evo.evaluation.rewards import RewardFitness
 from smd_evo.experiments.generations.run import Evolution
 from smd_evo.experiments.generations.settings import VOTERS
 from smd_evo.experiments.parent import in_precision
 from smd_evo.experiments.scores import Row, pooling, table_row
+from smd_evo.statistics.bootstrap import paired_difference
 
 __all__ = ["EvolutionResult", "finish"]
 
@@ -58,7 +60,8 @@ def _finish(evolution: Evolution) -> EvolutionResult:
     kept = ParameterSpace(evolution.problem.make_net(), config.select)
     if isinstance(evolution.fitness, ModuleFitness):
         kept.load(evolution.best)
-        return EvolutionResult(_own_rows(evolution, kept, evolution.fitness), kept.module, None, [], {}, *measure)
+        rows = (_rewarded if isinstance(evolution.fitness, RewardFitness) else _own_rows)(evolution, kept)
+        return EvolutionResult(rows, kept.module, None, [], {}, *measure)
     voters = _voters(evolution, kept)
     kept.load(evolution.best)
     candidates = {name: _differing(kept, values) for name, values in voters.items()}
@@ -96,10 +99,25 @@ def _differing(space: ParameterSpace, values: Mapping[str, Tensor]) -> SparseVal
     return SparseValues(places, theirs[places])
 
 
-def _own_rows(evolution: Evolution, kept: ParameterSpace, fitness: ModuleFitness) -> list[Row]:
+def _rewarded(evolution: Evolution, kept: ParameterSpace) -> list[Row]:
+    """The parent and the best network by their rewards of the test split's prompts: the only place that reads it."""
+    config, test = evolution.config, evolution.data.test
+    before, best = (
+        Evaluator(space, test, evolution.fitness, batch_size=config.batch_size).scores([Lineage()])[0]
+        for space in (evolution.space, kept)
+    )
+    gain = paired_difference(best, before, seed=config.seed)
+    return [
+        Row("parent", "parent", 1, None, None, fitness=float(before.mean())),
+        Row(config.searcher, "best network", 1, None, None, fitness=float(best.mean()), fitness_gain=gain),
+    ]
+
+
+def _own_rows(evolution: Evolution, kept: ParameterSpace) -> list[Row]:
     """The parent and the best network by a fitness of the network; another look at it, no other samples."""
     before, best = (
-        float(Evaluator(space, None, fitness).evaluate([Lineage()]).fitness[0]) for space in (evolution.space, kept)
+        float(Evaluator(space, None, evolution.fitness).evaluate([Lineage()]).fitness[0])
+        for space in (evolution.space, kept)
     )
     return [
         Row("parent", "parent", 1, None, None, fitness=before),
@@ -115,7 +133,7 @@ def _rows(evolution: Evolution, judge: Evaluator, ensemble: SparseEnsemble, pool
     parent, targets = before.predict([Lineage()])[0], test.targets()
     best = test.predict([Lineage()])[0]
     fitness = evolution.fitness
-    assert isinstance(fitness, BatchFitness | TotalFitness)
+    assert isinstance(fitness, OutputFitness)
     together = combined(test.outputs(ensemble.members), ensemble.weights.tolist(), pool)
     return [
         table_row("parent", "parent", 1, parent, None, targets, fitness),

@@ -23,6 +23,7 @@ from smd_evo.ensemble.metrics import accuracy, finite_logits, negative_log_likel
 from smd_evo.errors import InvalidValue
 from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.evaluation.fitness import ACCURACY, CROSS_ENTROPY, ModuleFitness, rank
+from smd_evo.evaluation.rewards import RewardFitness
 from smd_evo.experiments.chance import near_chance
 from smd_evo.experiments.generations.counts import evolution_workload
 from smd_evo.experiments.generations.searchers import Stages
@@ -135,7 +136,8 @@ class Evolution:
         if config.actors > 1:  # a cluster that is gone is told before the work that leads up to it
             check_address(config.ray_address or os.environ.get("RAY_ADDRESS"))
         self.fitness = source.fitness(config.fitness)
-        self._alone = isinstance(self.fitness, ModuleFitness)  # it brings what samples it needs
+        rewards = isinstance(self.fitness, RewardFitness)
+        self._alone = isinstance(self.fitness, ModuleFitness) and not rewards  # it brings what samples it needs
         network, self.data = source.parent(config, self.progress)
         self.space = ParameterSpace(network, config.select)
         self._stages = Stages(config, self.space)
