@@ -99,3 +99,9 @@ def interrupted(step):
         return step(self)
 
     return first_alone
+
+
+def skipped_without(library, names, part):
+    """Parameters of a test, of which those with a part of a name are skipped where a library is not there."""
+    absent = pytest.mark.skipif(importlib.util.find_spec(library) is None, reason=f"needs {library}: smd-evo[hf]")
+    return [pytest.param(name, marks=absent) if part in name else name for name in names]

@@ -12,9 +12,9 @@ import subprocess
 import sys
 
 import pytest
-from docs_helpers import done, furnish, make_run, publish
+from docs_helpers import done, furnish, make_run, publish, skipped_without
 from helpers import ROOT
-from test_examples import STRICT, skipped_without
+from test_examples import STRICT
 
 PAGES = ["README.md", *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^\s*(?:```|~~~).*$", re.MULTILINE)
