@@ -52,7 +52,9 @@ def fitness(made, kind=MARGIN, **options):
 
 @pytest.mark.parametrize("made", NAMED.values(), ids=NAMED)
 class TestLogits:
-    @pytest.mark.parametrize("kind", [MARGIN, TOTAL, "cross_entropy", "macro_f1"], ids=str)
+    @pytest.mark.parametrize(
+        "kind", [MARGIN, TOTAL, "cross_entropy", "macro_f1"], ids=["margin", "sum", "cross_entropy", "macro_f1"]
+    )
     @pytest.mark.parametrize("options", [{}, {"together": 2}, {"reuse": False}], ids=str)
     def test_are_what_a_score_gets(self, made, kind, options):
         torch.testing.assert_close(fitness(made, kind, **options), fitness(lambda x: x, kind, **options))
@@ -118,7 +120,7 @@ def test_outputs_without_logits_are_a_users_own_score_to_read():
     assert len(fitness(lambda x: Nameless(x, -x), kind)) == 3
 
 
-@pytest.mark.parametrize("kind", [MARGIN, "cross_entropy"], ids=str)
+@pytest.mark.parametrize("kind", [MARGIN, "cross_entropy"], ids=["margin", "cross_entropy"])
 def test_where_there_are_none_the_error_says_which_fields_there_are(kind):
     with pytest.raises(InvalidType, match=r"got Nameless of start, end|takes Nameless of start, end") as caught:
         fitness(lambda x: Nameless(x, -x), kind)

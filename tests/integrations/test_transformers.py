@@ -57,7 +57,7 @@ MARGIN = BatchFitness("margin", "max", lambda logits, labels: logits.float().gat
 
 
 class TestText:
-    @pytest.mark.parametrize("fitness", ["cross_entropy", MARGIN], ids=str)
+    @pytest.mark.parametrize("fitness", ["cross_entropy", MARGIN], ids=["cross_entropy", "margin"])
     @pytest.mark.parametrize(
         "network", [bert(), gpt2("GPT2ForSequenceClassification")], ids=["bert", "gpt2, whose padding decides"]
     )
@@ -115,7 +115,7 @@ class TestText:
         made = space.make_child(soup(space, children()[1:]))
         assert made(**inputs).logits.shape == (4, 3)
 
-    @pytest.mark.parametrize("fitness", ["cross_entropy", MARGIN], ids=str)
+    @pytest.mark.parametrize("fitness", ["cross_entropy", MARGIN], ids=["cross_entropy", "margin"])
     def test_without_logits_the_error_says_which_fields_there_are(self, fitness):
         with pytest.raises(InvalidType, match=r"of last_hidden_state, pooler_output.*TakeOutput\(NAME\)") as caught:
             Evaluator(bert("BertModel"), texts(), fitness).evaluate(children())
