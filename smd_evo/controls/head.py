@@ -23,6 +23,9 @@ __all__ = ["Head", "features_of", "fit_head", "head_as_it_is", "tune_head"]
 
 _ITERATIONS = 500
 
+_OF_BIASES = 1e-3
+"""Weight of the squares of changes of biases, as where these alone are fitted (:mod:`smd_evo.controls.outputs`)."""
+
 
 @dataclass(frozen=True, eq=False)
 class Head:
@@ -135,9 +138,9 @@ def head_as_it_is(network: nn.Module) -> Head:
 def tune_head(features: Tensor, targets: Tensor, head: Head, ridge: float) -> Head:
     """A head changed by a multinomial logistic regression that is drawn to the head itself, by scipy's L-BFGS.
 
-    ``min over D, e of mean CE(X W + b + Z D + e) + ridge / 2 (|D|^2 + |e|^2)``, where Z are the features less their
-    means, in units of their standard deviations. Where there are few samples, little changes: what they do not tell
-    stays as it was.
+    ``min over D, e of mean CE(X W + b + Z D + e) + ridge / 2 |D|^2 + 0.0005 |e|^2``, where Z are the features less
+    their means, in units of their standard deviations. Where there are few samples, little changes: what they do not
+    tell stays as it was, and the stronger the ridge, the more it is the class biases alone that change.
 
     Args:
         features: [n, features].
@@ -160,14 +163,15 @@ def tune_head(features: Tensor, targets: Tensor, head: Head, ridge: float) -> He
     # The best change is made of the samples: of as many numbers a class as there are of these, if features are more.
     left, scales, right = np.linalg.svd(((inputs - mean) / spread).numpy(), full_matrices=False)
     rows = np.hstack([left * scales, np.ones((len(labels), 1))])
-    change, size = _least_loss(rows, start, labels, ridge), right.shape[0]
+    size = right.shape[0]
+    change = _least_loss(rows, start, labels, np.array([*[ridge] * size, _OF_BIASES])[:, None])
     slopes = torch.from_numpy(right.T @ change[:size]).T / spread
     shift = torch.from_numpy(change[size]) - slopes @ mean
     return Head(head.weight + slopes, head.bias + shift)
 
 
 def _least_loss(
-    rows: NDArray[np.float64], start: NDArray[np.float64], labels: NDArray[np.int64], ridge: float
+    rows: NDArray[np.float64], start: NDArray[np.float64], labels: NDArray[np.int64], ridge: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """The change [columns, classes] with which rows @ change + start have the least loss, its squares included."""
     count, shape = len(labels), (rows.shape[1], start.shape[1])
@@ -179,7 +183,7 @@ def _least_loss(
         outputs -= outputs.max(1, keepdims=True)
         chances = np.exp(outputs)
         sums = chances.sum(1, keepdims=True)
-        value = (np.log(sums[:, 0]) - outputs[places, labels]).mean() + ridge / 2 * (flat @ flat)
+        value = (np.log(sums[:, 0]) - outputs[places, labels]).mean() + (ridge * change**2).sum() / 2
         chances /= sums
         chances[places, labels] -= 1
         return float(value), (rows.T @ chances / count + ridge * change).ravel()

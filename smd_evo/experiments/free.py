@@ -184,7 +184,7 @@ class HeadTuned(Free):
     """
 
     about = "control: the last layer changed by multinomial regression on its inputs, as little as these ask for"
-    grid: ClassVar[Sequence[Mapping[str, Any]]] = ({"ridge": 0.01}, {"ridge": 0.1}, {"ridge": 0.001}, {"ridge": 1.0})
+    grid: ClassVar[Sequence[Mapping[str, Any]]] = ({"ridge": 0.1}, {"ridge": 0.01}, {"ridge": 1.0}, {"ridge": 10.0})
     _head: Head
 
     def __init__(self, ridge: float) -> None:

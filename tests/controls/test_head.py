@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from smd_evo import Evaluator, Lineage
 from smd_evo.controls.head import Head, features_of, fit_head, head_as_it_is, tune_head
+from smd_evo.controls.outputs import fit_scaling
 from smd_evo.errors import InvalidValue
 
 pytestmark = pytest.mark.numeric
@@ -83,7 +84,9 @@ def test_the_tuned_head_is_the_minimum_near_what_it_was(samples):
     shift = (tuned.bias - head.bias + (tuned.weight - head.weight) @ mean).requires_grad_()
     outputs = features @ head.weight.T + head.bias + (features - mean) / spread @ change.T + shift
     torch.testing.assert_close(outputs.detach().float(), tuned.of(features))
-    loss = functional.cross_entropy(outputs, targets) + 0.05 / 2 * (change.square().sum() + shift.square().sum())
+    loss = (
+        functional.cross_entropy(outputs, targets) + 0.05 / 2 * change.square().sum() + 0.0005 * shift.square().sum()
+    )
     loss.backward()
     assert float(change.grad.abs().max()) < 1e-3
     assert float(shift.grad.abs().max()) < 1e-3
@@ -95,8 +98,9 @@ def test_what_samples_do_not_tell_stays_as_it_was():
     features = features_of(Evaluator(network, samples))
     own = head_as_it_is(network)
     torch.testing.assert_close(own.of(features), functional.linear(features, network.head.weight, network.head.bias))
-    strong = tune_head(features, samples[1], own, 1e6)
-    torch.testing.assert_close(strong.of(features), own.of(features), rtol=1e-3, atol=1e-3)
+    strong = tune_head(features, samples[1], own, 1e3)  # the class biases alone change
+    biases = fit_scaling(own.of(features), samples[1], temperature=False).of(own.of(features))
+    torch.testing.assert_close(strong.of(features), biases, rtol=0.05, atol=0.05)
     one = tune_head(features[:1], samples[1][:1], own, 1.0)  # of one sample the class alone may rise
     change = (one.weight - own.weight) @ features[0].double() + one.bias - own.bias
     assert int(change.argmax()) == int(samples[1][0])
