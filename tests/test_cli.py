@@ -53,7 +53,7 @@ class TestRun:
         ]
         assert os.listdir(folder.parent) == ["run"]
         results = json.loads((folder / "results.json").read_text())
-        assert len(results["rows"]) == 20  # the parent, three of each of four arms, what is free
+        assert len(results["rows"]) == 21  # the parent, three of each of four arms, what is free
         assert results["evaluations"]["children of each arm"] == 6
         splits = [set(split) for split in results["splits"].values()]
         assert sum(map(len, splits)) == len(set().union(*splits)) == 1797
