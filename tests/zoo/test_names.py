@@ -1,7 +1,5 @@
 """A factory of the user's own is found; what is wrong about it is told apart from what is wrong inside of it."""
 
-import sys
-
 import pytest
 from zoo_helpers import write_module
 
@@ -9,17 +7,6 @@ from smd_evo.errors import InvalidValue
 from smd_evo.zoo.names import unknown, user_object
 
 KNOWN = ("digits", "imagenet:PATH")
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """An empty current folder; modules that are imported from it are forgotten afterwards."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
-    before = set(sys.modules)
-    yield tmp_path
-    for name in set(sys.modules) - before:
-        del sys.modules[name]
 
 
 def test_a_function_in_the_current_folder(here):
