@@ -7,8 +7,10 @@ import pytest
 from PIL import Image
 
 from smd_evo.errors import InvalidValue
+from smd_evo.experiments.protocol.across import PARENT
+from smd_evo.experiments.protocol.networks import MATCHED, Gain, Run
 from smd_evo.experiments.protocol.plot import plot_summary
-from smd_evo.experiments.protocol.results import MATCHED, PARENT, Gain, Run, summarise
+from smd_evo.experiments.protocol.results import summarise
 from smd_evo.experiments.protocol.table import protocol_table, protocol_verdict
 from smd_evo.experiments.scores import Row
 from smd_evo.experiments.tables import BEST_FREE

@@ -23,8 +23,9 @@ from smd_evo.experiments.folders.content import (
     write_table,
     wrong_state,
 )
+from smd_evo.experiments.protocol.networks import Gain, Run
 from smd_evo.experiments.protocol.plot import plot_summary
-from smd_evo.experiments.protocol.results import Gain, Run, Summary, summarise
+from smd_evo.experiments.protocol.results import Summary, summarise
 from smd_evo.experiments.sections import estimate
 
 __all__ = ["SUMMARY", "read_run", "write_summary"]

@@ -6,15 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from smd_evo.experiments.finetune.results import NEARLY_FREE
-from smd_evo.experiments.protocol.results import (
-    CANDIDATES,
-    Density,
-    Gain,
-    Network,
-    Overall,
-    Summary,
-    Trend,
-)
+from smd_evo.experiments.protocol.across import Density, Overall, Trend
+from smd_evo.experiments.protocol.networks import CANDIDATES, Gain, Network
+from smd_evo.experiments.protocol.results import Summary
 from smd_evo.experiments.protocol.table import millions, overall_table, protocol_verdict
 from smd_evo.experiments.record import RunRecord
 from smd_evo.experiments.sections import Cell, Group, Section, Table, decimal, estimate, figure, gain

@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from smd_evo.experiments.finetune.results import NEARLY_FREE
-from smd_evo.experiments.protocol.results import CANDIDATES, MATCHED, Gain, Network, Summary
+from smd_evo.experiments.protocol.networks import CANDIDATES, MATCHED, Gain, Network
+from smd_evo.experiments.protocol.results import Summary
 from smd_evo.experiments.shortlists import SPARSE
 from smd_evo.experiments.tables import BEST_FREE
 from smd_evo.statistics.tests import Estimate

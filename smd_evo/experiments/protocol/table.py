@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from smd_evo.experiments.protocol.results import CANDIDATES, MATCHED, PARENT, Gain, Network, Overall, Summary
+from smd_evo.experiments.protocol.across import PARENT, Overall
+from smd_evo.experiments.protocol.networks import CANDIDATES, MATCHED, Gain, Network
+from smd_evo.experiments.protocol.results import Summary
 from smd_evo.experiments.sections import Cell, Group, span
 from smd_evo.experiments.sections import Table as PageTable
 from smd_evo.experiments.shortlists import SPARSE
