@@ -14,7 +14,7 @@ from smd_evo.core.subspace import Dense, PartitionSubspace, RandomSubspace, Subs
 from smd_evo.core.units import UnitSubspace
 from smd_evo.experiments.subspaces import has_density, parts_of
 
-__all__ = ["make_rule", "mean_density", "rules_of"]
+__all__ = ["in_short", "make_rule", "mean_density", "rules_of"]
 
 _RULES: dict[str, Callable[[float], Subspace]] = {
     "random": RandomSubspace,
@@ -22,6 +22,7 @@ _RULES: dict[str, Callable[[float], Subspace]] = {
     "partition": lambda density: PartitionSubspace(round(1 / density)),
 }
 _DRAWS = 16
+_LONG = 60
 
 
 def make_rule(kind: str, density: float) -> Subspace:
@@ -66,6 +67,16 @@ def rules_of(subspace: str, densities: Iterable[float], space: ParameterSpace) -
     if place == "unit":
         return [UnitSubspace(int(what) if what.isdecimal() else what, each) for each in made]
     return [within_kinds(space.module, space.names, what, each) for each in made] if place else made
+
+
+def in_short(rule: Subspace) -> str:
+    """A rule's spec for a line of progress: without the end of a long list of parameters.
+
+    Example:
+        >>> in_short(RandomSubspace(0.3))
+        'random:0.3'
+    """
+    return rule.spec if len(rule.spec) <= _LONG else f"{rule.spec[: _LONG - 3]}..."
 
 
 def mean_density(rule: Subspace, layout: Layout, key: Key) -> float:

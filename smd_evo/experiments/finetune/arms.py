@@ -12,7 +12,7 @@ from smd_evo.experiments.calibration import on_few
 from smd_evo.experiments.finetune.counts import calibrations
 from smd_evo.experiments.finetune.settings import FinetuneConfig, arm_names
 from smd_evo.experiments.progress import Progress
-from smd_evo.experiments.rules import mean_density, rules_of
+from smd_evo.experiments.rules import in_short, mean_density, rules_of
 from smd_evo.experiments.shortlists import SPARSE
 
 __all__ = ["Strength", "plan_arms"]
@@ -53,7 +53,7 @@ def plan_arms(
     few = on_few(ranker, config.race)
 
     def calibrated(subspace: Subspace, keep: float, purpose: str) -> float:
-        progress.start(f"calibrating sigma, {subspace.spec}", None)
+        progress.start(f"calibrating sigma, {in_short(subspace)}", None)
         found = calibrate_sigma(few, subspace, keep, key=config.seed, progress=progress.advance, **asdict(effort))
         costs[f"calibration, {purpose}"] = costs.get(f"calibration, {purpose}", 0) + found.evaluations
         return found.sigma

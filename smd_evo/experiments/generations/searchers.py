@@ -17,7 +17,7 @@ from smd_evo.experiments.calibration import on_few
 from smd_evo.experiments.generations.counts import calibration_effort
 from smd_evo.experiments.generations.settings import EvolutionConfig
 from smd_evo.experiments.progress import Progress
-from smd_evo.experiments.rules import mean_density, rules_of
+from smd_evo.experiments.rules import in_short, mean_density, rules_of
 from smd_evo.experiments.subspaces import stages_of
 
 if TYPE_CHECKING:  # EvoTorch takes seconds to load: not before all settings have proved right
@@ -77,7 +77,7 @@ class Stages:
 
     def _calibrated(self, few: Evaluator, rule: Subspace, progress: Progress) -> Calibration | Response:
         config = self._config
-        progress.start(f"calibrating sigma, {rule.spec}", None)
+        progress.start(f"calibrating sigma, {in_short(rule)}", None)
         if config.searcher == "newton":
             return calibrate_response(few, rule, key=config.seed)
         effort = asdict(calibration_effort(config))
