@@ -59,7 +59,7 @@ def gaussian(key: Key | Tensor, coordinates: Tensor, dtype: torch.dtype = torch.
         dtype: floating type of the result, rounded once from float64.
 
     Returns:
-        Tensor of the broadcast shape on the device of ``coordinates``; |value| < 8.6.
+        Tensor of the broadcast shape on the device of ``coordinates``; absolute values are below 8.6.
 
     Raises:
         InvalidType: ``coordinates`` is not an int64 tensor.

@@ -263,7 +263,7 @@ class Evaluator:
         progress: Callable[[], object] | None = None,
         keep: Callable[[int, Batch, Any], object] | None = None,
     ) -> Tensor:
-        """What all samples add up to for each child, on the CPU: float64 [N, *shape], see ``TotalFitness``.
+        """What all samples add up to for each child, on the CPU: float64 ``[N, *shape]``, see ``TotalFitness``.
 
         ``keep`` is called with each child's number, each batch and what the network has returned for it.
         """

@@ -42,7 +42,7 @@ class SubspaceNewton(NetworkSearcher):
     """Newton's method in the subspace that a generation's mutations span, by forward passes alone.
 
     A child's outputs tell more than its fitness: ``J_i = (Z_i - Z) / r_i`` is a directional derivative of all outputs
-    on the minibatch, r_i its root mean square. Each generation solves
+    on the minibatch, r_i its root mean square. Each generation solves::
 
         min over a in R^N of  mean loss(Z + sum_i a_i J_i) + ridge / 2 |a|^2
 

@@ -1,0 +1,76 @@
+"""How Sphinx makes the site: ``make docs``, strictly, from the pages as they are and from docstrings."""
+
+import posixpath
+import re
+
+import smd_evo
+
+project = "smd_evo"
+author = "the developers of smd_evo"
+release = version = smd_evo.__version__
+copyright = author  # noqa: A001
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+]
+exclude_patterns = ["_build"]
+source_suffix = {".md": "markdown"}
+myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_heading_anchors = 4
+suppress_warnings = ["myst.header"]  # pages that are shown by themselves, too, begin with the first level
+
+autodoc_typehints = "description"
+autodoc_typehints_format = "short"
+autodoc_member_order = "bysource"
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+
+html_theme = "furo"
+html_title = f"smd_evo {release}"
+copybutton_exclude = ".linenos, .gp, .go"
+
+PAGES = {"README.md": "docs/index.md", "benchmarks/README.md": "docs/results.md", "CHANGELOG.md": "docs/changes.md"}
+"""Pages of the repository that lie beside docs/, and what they are on the site."""
+
+
+def on_the_site(text: str, page: str, shown: str) -> str:
+    """Links as the site has them: what lies elsewhere in the repository is a page of the site, or its name alone.
+
+    Args:
+        text: of the page.
+        page: its path in the repository.
+        shown: where the site shows it.
+    """
+    folder = posixpath.dirname(shown)
+
+    def moved(found: re.Match[str]) -> str:
+        words, target = found.groups()
+        path, hash_, anchor = target.partition("#")
+        if "://" in target or not path:
+            return found[0]
+        whole = posixpath.normpath(posixpath.join(posixpath.dirname(page), path))
+        there = PAGES.get(whole, whole)
+        if there.startswith("docs/") or there.endswith(".png"):
+            return f"{words}({posixpath.relpath(there, folder)}{hash_}{anchor})"
+        return words[1:-1]
+
+    return re.sub(r"(!?\[[^\]]*\])\(([^)\s]+)\)", moved, text)
+
+
+def setup(app):
+    """Links are moved as pages are read."""
+
+    def read(_, name, text):
+        text[0] = on_the_site(text[0], f"docs/{name}.md", f"docs/{name}.md")
+
+    def included(_, path, __, text):
+        page = posixpath.relpath(app.srcdir / path, app.srcdir.parent)
+        text[0] = on_the_site(text[0], page, PAGES[page])
+
+    app.connect("source-read", read)
+    app.connect("include-read", included)
