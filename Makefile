@@ -1,29 +1,37 @@
-# Both targets do all the set-up on a machine that has only Python (>= 3.10), in a virtual environment of
-# their own. PYTHON and VENV may be given on the command line.
+# Each target does all the set-up on a machine that has only Python (>= 3.10), in a virtual environment of
+# its own. PYTHON and VENV may be given on the command line.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 WORKERS = -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test lint bench clean
+.PHONY: help demo test quick test-lowest lint docs bench hooks clean
 
-demo: $(READY)
+help:  ## what there is
+	@awk -F ':.*## ' '/^[a-z-]*:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(READY)  ## fine-tunes and ensembles a small CNN on real scans of digits
 	$(BIN)/smd-evo finetune
 
 # What is computed in floating point is tested twice: with the processor's own kernels and with the plainest ones, which
 # round as no modern processor does by itself.
-test: $(READY) lint
+test: $(READY) lint docs  ## everything, as continuous integration does
 	$(BIN)/python -m pytest $(WORKERS)
 	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 $(BIN)/python -m pytest $(WORKERS) -m numeric tests
 
-lint: $(READY)
+lint: $(READY)  ## style, spelling, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/mypy
 
+# What is wrong with a page or a docstring is an error.
+docs: $(READY)  ## the site, in build/site
+	$(BIN)/sphinx-build -W --keep-going -q -j 2 docs build/site
+
 # The engine's costs as ratios, one table after the other; a quarter of an hour of a quiet core.
-bench: $(READY)
+bench: $(READY)  ## what the engine costs, measured
 	for name in noise reuse evaluation memory; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 $(READY): pyproject.toml
@@ -31,5 +39,8 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
-clean:
+hooks: $(READY)  ## checks of style before each commit
+	$(BIN)/pre-commit install
+
+clean:  ## removes what the others have made
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

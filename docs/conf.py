@@ -1,14 +1,17 @@
 """How Sphinx makes the site: ``make docs``, strictly, from the pages as they are and from docstrings."""
 
+import os
 import posixpath
 import re
 
 import smd_evo
 
+os.environ["EVOTORCH_VERBOSE_LEVEL"] = "0"  # before its import: no INFO lines
+
 project = "smd_evo"
 author = "the developers of smd_evo"
 release = version = smd_evo.__version__
-copyright = author  # noqa: A001
+copyright = author
 
 extensions = [
     "myst_parser",
