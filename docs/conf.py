@@ -1,10 +1,16 @@
 """How Sphinx makes the site: ``make docs``, strictly, from the pages as they are and from docstrings."""
 
+import dataclasses
 import os
 import posixpath
 import re
 
 import smd_evo
+from smd_evo.experiments.compare.settings import CompareConfig
+from smd_evo.experiments.finetune.settings import FinetuneConfig
+from smd_evo.experiments.generations.settings import EvolutionConfig
+from smd_evo.experiments.settings import ExperimentConfig
+from smd_evo.experiments.window.settings import WindowConfig
 
 os.environ["EVOTORCH_VERBOSE_LEVEL"] = "0"  # before its import: no INFO lines
 
@@ -65,11 +71,33 @@ def on_the_site(text: str, page: str, shown: str) -> str:
     return re.sub(r"(!?\[[^\]]*\])\(([^)\s]+)\)", moved, text)
 
 
+def settings() -> str:
+    """Tables of all settings, from where the command line has them."""
+    kinds = {
+        "All experiments": ExperimentConfig,
+        "`finetune`": FinetuneConfig,
+        "`finetune --generations`, `evolve`": EvolutionConfig,
+        "`window`": WindowConfig,
+        "`compare`": CompareConfig,
+    }
+    common = {each.name: each for each in dataclasses.fields(ExperimentConfig)}
+    text = ""
+    for title, kind in kinds.items():
+        text += f"\n## {title}\n\n| option | | |\n| --- | --- | --- |\n"
+        for each in dataclasses.fields(kind):
+            about = each.metadata
+            if kind is ExperimentConfig or about != common.get(each.name, each).metadata or each.name not in common:
+                cells = f"`--{each.name.replace('_', '-')}`", f"`{about['metavar']}`", about["help"]
+                text += f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |\n"
+    return text
+
+
 def setup(app):
     """Links are moved as pages are read."""
 
     def read(_, name, text):
-        text[0] = on_the_site(text[0], f"docs/{name}.md", f"docs/{name}.md")
+        whole = text[0].replace("% settings", settings()) if name == "settings" else text[0]
+        text[0] = on_the_site(whole, f"docs/{name}.md", f"docs/{name}.md")
 
     def included(_, path, __, text):
         page = posixpath.relpath(app.srcdir / path, app.srcdir.parent)
