@@ -21,7 +21,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import smd_evo
-from smd_evo import BatchFitness, Evaluator, Lineage, ModuleFitness, SparseEnsemble, Splits, split
+from smd_evo import BatchFitness, Evaluator, Lineage, ModuleFitness, RewardFitness, SparseEnsemble, Splits, split
 from smd_evo.api.options import CompareOptions, EvolutionOptions, FinetuneOptions, WindowOptions
 from smd_evo.errors import InvalidType, InvalidValue, OutputExists, Stopped
 from smd_evo.experiments.compare.settings import CompareConfig
@@ -54,6 +54,14 @@ with_networks = pytest.mark.parametrize(
     "function", [smd_evo.finetune, smd_evo.evolve], ids=lambda each: each.__name__
 )
 ABSOLUTE = BatchFitness("absolute error", "min", lambda outputs, targets: (outputs - targets).abs())
+
+
+def answer(module, prompts):
+    return module(torch.tensor([prompts]).T.float()).flatten().tolist()
+
+
+def near(answers, prompts):
+    return [-abs(number - 2 * prompt) for number, prompt in zip(answers, prompts, strict=True)]
 
 
 def data(**options):
@@ -297,6 +305,34 @@ class TestFolders:
         again = run(smd_evo.evolve, out=tmp_path / "run", callback=quiet, checkpoint_every=1)
         assert repr(again) == repr(result)
         assert same_bits(state_bits(again.best), state_bits(result.best))
+
+    @pytest.mark.parametrize("kind", ["module", "reward", "regression", "metric"])
+    def test_evolve_goes_on_where_it_was_stopped_by_a_fitness_without_classes(self, kind, tmp_path):
+        inputs = torch.linspace(-1, 1, 60)[:, None]
+        samples, images = split((inputs, 3 * inputs)), {"images": 10}
+        arguments = {
+            "module": (None, ModuleFitness("weight", "max", lambda module: module.weight.abs().sum()), {}),
+            "reward": (None, RewardFitness("near", answer, near, range(40)), images),
+            "regression": (samples, ABSOLUTE, images),
+            "metric": (samples, "r2", images),
+        }
+        given, fitness, options = arguments[kind]
+
+        def interrupting(state):
+            if state.phase == "generations" and state.text.startswith("2/"):
+                raise KeyboardInterrupt
+
+        def evolved(out, callback):
+            torch.manual_seed(0)
+            options_of_all = {"generations": 4, "children": 6, "sigma": 0.1, "checkpoint_every": 1, **options}
+            settings = {"generations": 4, "children": 6, "sigma": 0.1, "checkpoint_every": 1, **options}
+
+        whole = evolved(tmp_path / "whole", quiet)
+        with pytest.raises(KeyboardInterrupt):
+            evolved(tmp_path / "run", interrupting)
+        again = evolved(tmp_path / "run", quiet)
+        assert again.numbers["rows"] == whole.numbers["rows"]
+        assert same_bits(state_bits(again.best), state_bits(whole.best))
 
     def test_evolve_refuses_another_run(self, tmp_path):
         run(smd_evo.evolve, out=tmp_path / "run", callback=quiet)
