@@ -324,8 +324,8 @@ class TestFolders:
 
         def evolved(out, callback):
             torch.manual_seed(0)
-            options_of_all = {"generations": 4, "children": 6, "sigma": 0.1, "checkpoint_every": 1, **options}
             settings = {"generations": 4, "children": 6, "sigma": 0.1, "checkpoint_every": 1, **options}
+            return smd_evo.evolve(nn.Linear(1, 1), given, fitness=fitness, out=out, callback=callback, **settings)
 
         whole = evolved(tmp_path / "whole", quiet)
         with pytest.raises(KeyboardInterrupt):
