@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import smd_evo
 from smd_evo import BatchFitness, Evaluator, Lineage, ModuleFitness, RewardFitness, SparseEnsemble, Splits, split
 from smd_evo.api.options import CompareOptions, EvolutionOptions, FinetuneOptions, WindowOptions
-from smd_evo.errors import InvalidType, InvalidValue, OutputExists, Stopped
+from smd_evo.errors import InvalidType, InvalidValue, OutputExists, Stopped, UnsupportedParameter
 from smd_evo.experiments.compare.settings import CompareConfig
 from smd_evo.experiments.finetune.settings import FinetuneConfig
 from smd_evo.experiments.generations.settings import EvolutionConfig
@@ -538,6 +538,13 @@ class TestFitness:
                 {"fitness": "accuracy"},
                 InvalidValue,
                 "^setting: expected one of select, .*got 'fitness'$",
+            ),
+            (
+                smd_evo.evolve,
+                (nn.Linear(4, 3, device="meta"), data()),
+                {},
+                UnsupportedParameter,
+                "^weight: expected a network whose weights are there, .*meta device; load its weights first",
             ),
             (
                 smd_evo.evolve,
