@@ -244,8 +244,10 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> str:
 def nearest(value: object, known: Iterable[str]) -> str:
     """The end of a message that names the likeliest of what is known, if any is likely.
 
-    >>> nearest("greddy", ["greedy", "all"]), nearest("best", ["greedy", "all"])
+    >>> nearest("Greddy", ["greedy", "all"]), nearest("best", ["greedy", "all"])
     ("; did you mean 'greedy'?", '')
     """
-    near = difflib.get_close_matches(value if isinstance(value, str) else shown(value), known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    by_small_letters = {name.lower(): name for name in known}
+    text = value if isinstance(value, str) else shown(value)
+    near = difflib.get_close_matches(text.lower(), by_small_letters, n=1)
+    return f"; did you mean {by_small_letters[near[0]]!r}?" if near else ""

@@ -21,9 +21,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import smd_evo
-from smd_evo import BatchFitness, Evaluator, Lineage, ModuleFitness, SparseEnsemble, Splits, split
+from smd_evo import BatchFitness, Evaluator, Lineage, ModuleFitness, RewardFitness, SparseEnsemble, Splits, split
 from smd_evo.api.options import CompareOptions, EvolutionOptions, FinetuneOptions, WindowOptions
-from smd_evo.errors import InvalidType, InvalidValue, OutputExists, Stopped
+from smd_evo.errors import InvalidType, InvalidValue, OutputExists, Stopped, UnsupportedParameter
 from smd_evo.experiments.compare.settings import CompareConfig
 from smd_evo.experiments.finetune.settings import FinetuneConfig
 from smd_evo.experiments.generations.settings import EvolutionConfig
@@ -54,6 +54,14 @@ with_networks = pytest.mark.parametrize(
     "function", [smd_evo.finetune, smd_evo.evolve], ids=lambda each: each.__name__
 )
 ABSOLUTE = BatchFitness("absolute error", "min", lambda outputs, targets: (outputs - targets).abs())
+
+
+def answer(module, prompts):
+    return module(torch.tensor([prompts]).T.float()).flatten().tolist()
+
+
+def near(answers, prompts):
+    return [-abs(number - 2 * prompt) for number, prompt in zip(answers, prompts, strict=True)]
 
 
 def data(**options):
@@ -298,6 +306,34 @@ class TestFolders:
         assert repr(again) == repr(result)
         assert same_bits(state_bits(again.best), state_bits(result.best))
 
+    @pytest.mark.parametrize("kind", ["module", "reward", "regression", "metric"])
+    def test_evolve_goes_on_where_it_was_stopped_by_a_fitness_without_classes(self, kind, tmp_path):
+        inputs = torch.linspace(-1, 1, 60)[:, None]
+        samples, images = split((inputs, 3 * inputs)), {"images": 10}
+        arguments = {
+            "module": (None, ModuleFitness("weight", "max", lambda module: module.weight.abs().sum()), {}),
+            "reward": (None, RewardFitness("near", answer, near, range(40)), images),
+            "regression": (samples, ABSOLUTE, images),
+            "metric": (samples, "r2", images),
+        }
+        given, fitness, options = arguments[kind]
+
+        def interrupting(state):
+            if state.phase == "generations" and state.text.startswith("2/"):
+                raise KeyboardInterrupt
+
+        def evolved(out, callback):
+            torch.manual_seed(0)
+            settings = {"generations": 4, "children": 6, "sigma": 0.1, "checkpoint_every": 1, **options}
+            return smd_evo.evolve(nn.Linear(1, 1), given, fitness=fitness, out=out, callback=callback, **settings)
+
+        whole = evolved(tmp_path / "whole", quiet)
+        with pytest.raises(KeyboardInterrupt):
+            evolved(tmp_path / "run", interrupting)
+        again = evolved(tmp_path / "run", quiet)
+        assert again.numbers["rows"] == whole.numbers["rows"]
+        assert same_bits(state_bits(again.best), state_bits(whole.best))
+
     def test_evolve_refuses_another_run(self, tmp_path):
         run(smd_evo.evolve, out=tmp_path / "run", callback=quiet)
         with pytest.raises(InvalidValue, match=r"^resume: expected the run's own settings, .*seed"):
@@ -496,6 +532,34 @@ class TestFitness:
                 "^fitness: expected a name, .*got 3",
             ),
             (smd_evo.finetune, (trained(), data()), {"fitness": "acuracy"}, InvalidValue, "did you mean 'accuracy'"),
+            (
+                smd_evo.window,
+                (trained(), data()),
+                {"fitness": "accuracy"},
+                InvalidValue,
+                "^setting: expected one of select, .*got 'fitness'$",
+            ),
+            (
+                smd_evo.evolve,
+                (nn.Linear(4, 3, device="meta"), data()),
+                {},
+                UnsupportedParameter,
+                "^weight: expected a network whose weights are there, .*meta device; load its weights first",
+            ),
+            (
+                smd_evo.evolve,
+                (trained(), Splits(blobs(9), blobs(9), blobs(1))),
+                {},
+                InvalidValue,
+                "^test: expected at least 2 samples, for intervals, got 1; give more",
+            ),
+            (
+                smd_evo.evolve,
+                (nn.Linear(1, 1),),
+                {"fitness": RewardFitness("near", answer, near, range(3)), "images": None},
+                InvalidValue,
+                "^test: expected at least 2 samples",
+            ),
             (smd_evo.finetune, (data(), trained()), {}, InvalidType, "^network: expected a torch.nn.Module"),
             (smd_evo.finetune, (trained(), blobs(30)), {}, InvalidType, "^data: expected smd_evo.Splits.*split"),
             (smd_evo.finetune, ("demo-cnn", data()), {}, InvalidType, "^data: expected a name such as digits"),

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from smd_evo.core.supported import check_there
 from smd_evo.errors import InvalidType, InvalidValue, check_choice, shown
 from smd_evo.evaluation.fitness import Fitness, ModuleFitness, loss_mend
 from smd_evo.evaluation.rewards import RewardFitness
@@ -79,10 +80,11 @@ def taken(
     for name in settings:
         if name in _OURS:
             raise InvalidValue(f"{name}: expected none with a network and data that are there; leave it out")
-        check_choice("setting", name, [setting.name for setting in fields(kind)])
+        check_choice("setting", name, [setting.name for setting in fields(kind) if setting.name not in _OURS])
     if not isinstance(network, nn.Module):
         mend = network_mend(network) or "; the order is network, data"
         raise InvalidType(f"network: expected a torch.nn.Module, got {shown(network)}{mend}")
+    check_there(network)
     own = _fitness(fitness, sense)
     if sense is not None and not callable(fitness):
         raise InvalidValue(f"sense: expected none with fitness {shown(fitness)}, which says it; leave it out")

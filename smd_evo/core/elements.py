@@ -45,6 +45,7 @@ class Elements:
             mend = f"name its integers, as in select={next(iter(integers))!r}" if integers else mend
             if any(".lora_" in name for name in found):
                 mend = "load the adapter with is_trainable=True, as PeftModel.from_pretrained leaves it frozen"
+                mend += ", or enable it"
             raise InvalidValue(f"module: expected trainable parameters, got {len(found)} frozen ones; {mend}")
         chosen: dict[str, Tensor] = {}
         for name in select_names(module, candidates, select, integers):

@@ -206,6 +206,12 @@ def _hint(module: nn.Module, names: list[str], integers: list[str], term: str) -
         return f"; {count} frozen ones have it: requires_grad_(True), is_trainable=True for an adapter of PEFT"
     if integers:
         return f"; integers have to be spelt out, as {integers[0]!r}"
+    buffers = {name: each.dtype for name, each in module.named_buffers()}
+    if term in buffers:
+        return f"; it is a buffer of {buffers[term]}, of which int8 and uint8 alone are weights"
+    adapters = dict.fromkeys(name.rpartition(".lora_")[2].split(".")[1] for name in names if ".lora_" in name)
+    if adapters and "lora" in term:
+        return f"; of adapters there are {', '.join(adapters)}, as in select='*.lora_?.{next(iter(adapters))}.*'"
     there = [] if term in KINDS else list(dict.fromkeys(name.split(".")[0] for name in names))
     more = ", ..." if len(there) > _LISTED else ""
     return f"; there are {', '.join(there[:_LISTED])}{more}" if there else ""

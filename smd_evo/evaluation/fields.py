@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from smd_evo.errors import InvalidType, InvalidValue, check_count
+from smd_evo.errors import InvalidType, InvalidValue, SmdEvoError, check_count
 
 __all__ = ["TakeOutput", "fields_of", "scored"]
 
@@ -82,6 +82,8 @@ def scored(name: str, score: Callable[[Any, Any], _Score], outputs: Any, targets
     try:
         return score(found, targets)
     except (AttributeError, TypeError) as error:
+        if found is logits and isinstance(error, SmdEvoError):  # of the targets, for one
+            raise
         fields, kind, reason = fields_of(outputs), type(outputs).__name__, " ".join(str(error).split())
         if not fields:
             raise

@@ -77,8 +77,8 @@ def metric_of(name: str) -> Metric | None:
 def _f1(name: str, outputs: Tensor, targets: Tensor) -> float:
     from sklearn.metrics import f1_score
 
-    ((true, score),) = _columns(name, outputs, targets, "f1 is of two, macro_f1 of more")
-    return float(f1_score(true, score > 0, zero_division=0.0))
+    found = _columns(name, outputs, targets, "f1 is of two, macro_f1 of more")
+    return float(f1_score(found[0][0], found[0][1] > 0, zero_division=0.0)) if found else math.nan
 
 
 def _auroc(name: str, outputs: Tensor, targets: Tensor) -> float:
@@ -98,6 +98,8 @@ def _average_precision(name: str, outputs: Tensor, targets: Tensor) -> float:
 def _columns(name: str, outputs: Tensor, targets: Tensor, two: str = "") -> list[tuple[Any, Any]]:
     """Of each class what is of it, and the scores for it: above 0 where it is likelier than the others.
 
+    Empty where there are no samples.
+
     Args:
         name: of the metric.
         outputs: [n, C] for classes, [n] or [n, 1] for one class or not.
@@ -107,6 +109,7 @@ def _columns(name: str, outputs: Tensor, targets: Tensor, two: str = "") -> list
     if outputs.dim() == 2 and outputs.shape[1] == 1:
         outputs = outputs[:, 0]
     many = outputs.dim() == 2 and outputs.shape[1] > 2
+    targets = targets.double()  # bool has no arithmetic
     if targets.dim() == 2 and targets.shape[1] == 1:
         targets = targets[:, 0]
     whole = bool((targets == targets.round()).all())
@@ -120,10 +123,12 @@ def _columns(name: str, outputs: Tensor, targets: Tensor, two: str = "") -> list
         return [(targets[:, n].numpy() > 0, outputs[:, n].numpy()) for n in range(outputs.shape[1])]
     known = targets != -100
     outputs, targets = outputs[known], targets[known]
+    if not len(targets):
+        return []
     if outputs.dim() == 2 and not many:
         outputs = outputs[:, 1] - outputs[:, 0]
     if outputs.dim() == 1:
-        if len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) <= 1:
+        if not 0 <= int(targets.min()) <= int(targets.max()) <= 1:
             raise InvalidValue(f"{name}: expected targets 0 and 1 for one output, got {int(targets.max())}")
         return [(targets.numpy() > 0, outputs.numpy())]
     scores = outputs.softmax(1).numpy()
@@ -133,27 +138,34 @@ def _columns(name: str, outputs: Tensor, targets: Tensor, two: str = "") -> list
 def _ndcg(name: str, outputs: Tensor, targets: Tensor) -> float:
     from sklearn.metrics import ndcg_score
 
-    relevance = _relevance(name, outputs, targets)
+    outputs, relevance = _ranked(name, outputs, targets)
+    if not len(outputs):
+        return math.nan
     return float(ndcg_score(relevance.numpy(), outputs.numpy(), k=int(name.partition("@")[2])))
 
 
 def _mrr(name: str, outputs: Tensor, targets: Tensor) -> float:
-    relevant = _relevance(name, outputs, targets) > 0
+    outputs, relevance = _ranked(name, outputs, targets)
+    relevant = relevance > 0
     best = outputs.masked_fill(~relevant, -math.inf).amax(1, keepdim=True)
     before = ((outputs >= best) & ~relevant).sum(1).double()  # equal scores count against it
     found = (before < int(name.partition("@")[2])) & relevant.any(1)
     return float((found / (1 + before)).mean())
 
 
-def _relevance(name: str, outputs: Tensor, targets: Tensor) -> Tensor:
-    """How much each item is worth [n, items]: of targets of that shape, or of the number of the right one."""
+def _ranked(name: str, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores [n, items], and how much each item is worth: targets of that shape, or the right one's number [n].
+
+    Samples whose number is -100, which is none, are left out.
+    """
     from torch.nn.functional import one_hot
 
     if outputs.dim() == 2 and outputs.shape[1] > 1:
         if targets.shape == outputs.shape and bool((targets >= 0).all()):
-            return targets.double()
+            return outputs, targets.double()
         if targets.dim() == 1 and not targets.is_floating_point():
-            return one_hot(targets.long(), outputs.shape[1]).double()
+            known = targets != -100
+            return outputs[known], one_hot(targets[known].long(), outputs.shape[1]).double()
     raise InvalidValue(
         f"{name}: expected scores [n, items] and the right item's number [n], or what each is worth [n, items], got "
         f"{_shapes(outputs, targets)}"
@@ -191,7 +203,10 @@ def _pairs(name: str, outputs: Tensor, targets: Tensor) -> tuple[Any, Any]:
     """Numbers and those that they should be, [n, columns] each."""
     mine, true = (part.double().reshape(len(part), -1) for part in (outputs, targets))
     if mine.shape != true.shape:
-        raise InvalidValue(f"{name}: expected targets of the outputs' shape, got {_shapes(outputs, targets)}")
+        raise InvalidValue(
+            f"{name}: expected targets of the outputs' shape, got {_shapes(outputs, targets)}"
+            "; it compares numbers: for classes take another metric"
+        )
     return mine.numpy(), true.numpy()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from functools import reduce
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
-from smd_evo.errors import InvalidType, InvalidValue
+from smd_evo.errors import InvalidType, InvalidValue, shown
 from smd_evo.evaluation.classification import IGNORED
 
 __all__ = ["LABELS", "Records", "check_fields", "pad_of", "records_of", "with_labels_apart"]
@@ -46,7 +46,9 @@ class Records:
 
     def __init__(self, rows: Sequence[Mapping[str, Any]], targets: Any = None) -> None:
         fields = {name: _column(rows, name) for name, value in rows[0].items() if _tensor(name, value) is not None}
+        _check_alike(rows, fields)
         if targets is None:
+            _check_label(rows[0], fields)
             targets = fields.pop(_label(fields))
         if len(targets) != len(rows):
             raise InvalidValue(f"data: expected as many targets as inputs, got {len(targets)} and {len(rows)}")
@@ -174,7 +176,7 @@ def _rows(data: Any) -> list[Mapping[str, Any]] | None:
             return None
         lengths = {name: len(value) if isinstance(value, Sized) else None for name, value in data.items()}
         if len(set(lengths.values())) != 1 or None in lengths.values():
-            raise InvalidValue(f"data: expected fields of one length, got {lengths}")
+            raise InvalidValue(f"data: expected fields of one length, got {lengths}; put a single sample into a list")
         return [dict(zip(data, row, strict=True)) for row in zip(*data.values(), strict=True)]
     first = _first(data)
     if not isinstance(first, Mapping) or _is_batch(first):
@@ -208,11 +210,37 @@ def _label(fields: Iterable[str]) -> str:
     names = list(fields)
     found = [name for name in LABELS if name in names]
     if len(found) != 1:
+        got = ", ".join(map(str, names)) or "none"
         raise InvalidValue(
-            f"data: expected labels in one field, {' or '.join(LABELS)}, got {', '.join(map(str, names))}; name it "
+            f"data: expected labels in one field, {' or '.join(LABELS)}, got {got}; name it "
             "so, or give (inputs, labels)"
         )
     return found[0]
+
+
+def _check_alike(rows: Sequence[Mapping[str, Any]], fields: Mapping[str, list[Tensor]]) -> None:
+    """Refuse what would be left out without a word, or read by nobody can tell whom."""
+    first = rows[0]
+    for number, row in enumerate(rows):
+        if more := [str(name) for name in row if name not in first]:
+            raise InvalidValue(
+                f"data: expected the fields of the first sample in each ({', '.join(map(str, first))}), got "
+                f"{', '.join(more)}, too, in number {number}; give them to all or to none"
+            )
+    for number, (ids, mask) in enumerate(zip(fields.get(_IDS, ()), fields.get(_MASK, ()), strict=False)):
+        if ids.dim() == mask.dim() == 1 and len(ids) != len(mask):
+            raise InvalidValue(
+                f"data: expected {_MASK} as long as {_IDS}, got {len(mask)} and {len(ids)} in number {number}; leave "
+                "it out where nothing is masked"
+            )
+
+
+def _check_label(first: Mapping[str, Any], fields: Collection[str]) -> None:
+    """Refuse labels that are no numbers."""
+    words = [name for name in LABELS if name in first]
+    if words and not any(name in fields for name in words):
+        got = shown(first[words[0]])
+        raise InvalidType(f"data: expected numbers in {words[0]}, got {got}; number the classes from 0 on")
 
 
 def _column(rows: Sequence[Mapping[str, Any]], name: str) -> list[Tensor]:

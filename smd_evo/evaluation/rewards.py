@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,6 +105,9 @@ class RewardFitness(ModuleFitness):
     __eq__ = object.__eq__
     __hash__ = object.__hash__
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, {self.sense!r}, {len(self.prompts):,} prompts)"
+
     @property
     def samples(self) -> tuple[Tensor, Tensor]:
         """Numbers of all prompts as inputs [n], and nothing as targets [n]: for ``smd_evo.split`` and the like."""
@@ -122,9 +126,10 @@ class RewardFitness(ModuleFitness):
             InvalidValue, InvalidType: data that are something else.
         """
         size = _BATCH if check_batch_size(batch_size) == "auto" else batch_size
-        found = make_batches(self.samples if data is None else data, size, device)
-        if isinstance(found, MemoryBatches) and all(map(self._are_numbers, (batch.inputs for batch in found))):
-            return found
+        with contextlib.suppress(InvalidType, InvalidValue):  # a list of prompts, for one
+            found = make_batches(self.samples if data is None else data, size, device)
+            if isinstance(found, MemoryBatches) and all(map(self._are_numbers, (batch.inputs for batch in found))):
+                return found
         raise InvalidValue(
             f"data: expected numbers of the {len(self.prompts)} prompts of {self.name!r}, got other samples; give "
             "its own: fitness.samples, smd_evo.split(fitness.samples), or None for all"
@@ -141,24 +146,26 @@ class RewardFitness(ModuleFitness):
         texts = _many(self.generate(module, [self.prompts[number] for number in asked]))
         if texts is None or len(texts) != len(asked):
             got = "something else" if texts is None else str(len(texts))
-            raise InvalidValue(f"{self.name}: expected {len(asked)} texts from generate, one a prompt, got {got}")
+            raise InvalidValue(
+                f"{self.name}: expected {len(asked)} texts from generate, one a prompt, got {got}; return a list"
+            )
         if not self.cache:
             return torch.tensor(self._rewards(asked, texts), dtype=torch.float64, device="cpu")
-        known: dict[Hashable, float] = vars(self)["_known"]
+        known: dict[Hashable, float] = vars(self)["_known"]  # other threads may empty it
         pairs = list(zip(asked, texts, strict=True))
         try:
-            new = [pair for pair in dict.fromkeys(pairs) if pair not in known]
+            own = {pair: known.get(pair) for pair in pairs}
         except TypeError:
             raise InvalidType(
                 f"{self.name}: expected texts that can be compared, got {shown(texts[0])}; leave cache out"
             ) from None
-        if len(known) + len(new) > _MOST:
-            known.clear()
-            new = list(dict.fromkeys(pairs))
-        if new:
+        if new := [pair for pair, value in own.items() if value is None]:
             found = self._rewards([number for number, _ in new], [text for _, text in new])
+            own.update(zip(new, found, strict=True))
+            if len(known) + len(new) > _MOST:
+                known.clear()
             known.update(zip(new, found, strict=True))
-        return torch.tensor([known[pair] for pair in pairs], dtype=torch.float64, device="cpu")
+        return torch.tensor([own[pair] for pair in pairs], dtype=torch.float64, device="cpu")
 
     def value(self, totals: Tensor, samples: int) -> Tensor:
         """Fitness of several networks [N] by the sums of their rewards [N]."""
@@ -172,7 +179,9 @@ class RewardFitness(ModuleFitness):
     def _rewards(self, asked: Sequence[int], texts: list[Any]) -> list[float]:
         """The reward's numbers, checked."""
         try:
-            found = _many(self._ask(asked, texts))
+            found = self._ask(asked, texts)
+        except torch.cuda.OutOfMemoryError:  # of a judge on the device: fewer at a time may fit
+            raise
         except TimedOut:
             raise InvalidValue(
                 f"{self.name}: expected rewards of {len(asked)} samples within {self.timeout:g} s, got none "
@@ -183,22 +192,18 @@ class RewardFitness(ModuleFitness):
         if found is None or len(found) != len(asked):
             got = "something else" if found is None else str(len(found))
             raise InvalidValue(f"{self.name}: expected {len(asked)} rewards, one a sample, got {got}; return a list")
-        values = []
-        for number, text, value in zip(asked, texts, found, strict=True):
-            try:
-                values.append(float(value))
-            except (TypeError, ValueError):
-                values.append(math.nan)
-            if not math.isfinite(values[-1]):
+        values = list(map(_number, found))
+        for number, text, given, value in zip(asked, texts, found, values, strict=True):
+            if not math.isfinite(value):
                 raise InvalidValue(
-                    f"{self.name}: expected a finite reward of each sample, got {shown(value)} for "
-                    f"{self._one(number, text)}"
+                    f"{self.name}: expected a finite reward of each sample, got {shown(given)} for "
+                    f"{self._one(number, text)}; return a number, for a text that earns nothing the worst one"
                 )
         return values
 
-    def _ask(self, asked: Sequence[int], texts: list[Any]) -> Any:
+    def _ask(self, asked: Sequence[int], texts: list[Any]) -> list[Any] | None:
         references = [self.references[number] for number in asked]
-        return in_time(lambda: self.reward(list(texts), references), self.timeout)
+        return in_time(lambda: _many(self.reward(list(texts), references)), self.timeout)
 
     def _failed(self, asked: Sequence[int], texts: list[Any], error: Exception) -> InvalidValue:
         """The error for an exception of the reward's, with the first sample that raises it by itself."""
@@ -211,7 +216,8 @@ class RewardFitness(ModuleFitness):
                 break
         reason = " ".join(str(error).split())[:200]
         return InvalidValue(
-            f"{self.name}: expected a reward of each sample, got {type(error).__name__}: {reason} for {where}"
+            f"{self.name}: expected a reward of each sample, got {type(error).__name__}: {reason} for {where}; "
+            "mend the reward, or let it catch that"
         )
 
     def _one(self, number: int, text: Any) -> str:
@@ -219,9 +225,19 @@ class RewardFitness(ModuleFitness):
 
 
 def _listed(name: str, given: Any) -> tuple[Any, ...]:
-    if isinstance(given, str) or not isinstance(given, Iterable):
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
         raise InvalidType(f"{name}: expected a list of them, got {shown(given)}; put it in a list")
+    if isinstance(given, Mapping | Set):  # keys without what they are for; a set has another order each time
+        raise InvalidType(f"{name}: expected a list of them, got a {type(given).__name__}; make a list of it")
     return tuple(given)
+
+
+def _number(value: Any) -> float:
+    """A reward as a float; NaN for what is no number, as a text of one: it may be an answer."""
+    try:
+        return math.nan if isinstance(value, str | bytes) else float(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return math.nan
 
 
 def _many(found: Any) -> list[Any] | None:

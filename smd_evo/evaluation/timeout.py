@@ -7,9 +7,17 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import torch
+
 __all__ = ["TimedOut", "in_time"]
 
 _Result = TypeVar("_Result")
+
+_LONGEST = 1e8
+"""Seconds that clocks can be set to everywhere: three years."""
+
+_AGAIN = 0.1
+"""Seconds after which a function that has caught the alarm is told again: it may catch one for each sample."""
 
 
 class TimedOut(Exception):
@@ -24,8 +32,9 @@ def in_time(function: Callable[[], _Result], seconds: float | None) -> _Result:
     """What a function returns, if it does so in time.
 
     In the main thread of a process on Unix an alarm ends the function wherever it is in Python's own code, so that
-    nothing of it is left. In other threads, on Windows, and where the process has an alarm of its own, it runs in a
-    thread, which nobody can end: it is left to itself, and does not keep the process from ending.
+    nothing of it is left; only an endless loop that catches everything goes on. In other threads, on Windows, and
+    where the process has an alarm of its own, it runs in a thread, which nobody can end: it is left to itself, and
+    does not keep the process from ending.
 
     Args:
         function: to be called.
@@ -40,6 +49,7 @@ def in_time(function: Callable[[], _Result], seconds: float | None) -> _Result:
     """
     if seconds is None:
         return function()
+    seconds = min(seconds, _LONGEST)
     main = threading.current_thread() is threading.main_thread()
     if main and hasattr(signal, "setitimer") and signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0):
         return _by_alarm(function, seconds)
@@ -57,13 +67,16 @@ def _by_alarm(function: Callable[[], _Result], seconds: float) -> _Result:
 
     before = signal.signal(signal.SIGALRM, expire)
     try:
-        signal.setitimer(signal.ITIMER_REAL, seconds)
-        found = function()
+        try:
+            signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN)
+            found = function()
+        finally:
+            armed = False
     except BaseException:
         if not expired:
             raise
     finally:
-        armed = False
+        armed = False  # also where the alarm came once more, just before the other one
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     if expired:  # also where the function has swallowed it
@@ -74,10 +87,12 @@ def _by_alarm(function: Callable[[], _Result], seconds: float) -> _Result:
 def _by_thread(function: Callable[[], _Result], seconds: float) -> _Result:
     found: list[Any] = []
     failure: list[BaseException] = []
+    inference = torch.is_inference_mode_enabled()  # each thread has its own mode
 
     def act() -> None:
         try:
-            found.append(function())
+            with torch.inference_mode(inference):
+                found.append(function())
         except BaseException as error:
             failure.append(error)
 

@@ -54,6 +54,7 @@ class Given:
 
     def parent(self, config: ExperimentConfig, progress: Progress) -> tuple[nn.Module, Data]:
         """See :class:`Source`."""
+        _check_test(self.data)
         return copy.deepcopy(self.network).to(config.device).eval(), self.data
 
     def fitness(self, name: str) -> Fitness:
@@ -103,6 +104,7 @@ def load_parent(config: ExperimentConfig, progress: Progress | None = None) -> t
         also=getattr(config, "also", None),  # one experiment's alone
         progress=progress.advance,
     )
+    _check_test(data)
     return network.to(config.device), data
 
 
@@ -121,6 +123,14 @@ def find_fitness(name: str) -> Fitness:
     _check_named("fitness", name)
     found = user_object("fitness", name, NAMES, get_args(Fitness))
     return found if isinstance(found, Fitness) else own_fitness(found)
+
+
+def _check_test(data: Data) -> None:
+    """Raise InvalidValue for a test split of which no table could be made, before hours are spent on it."""
+    if data.test is not None and data.sizes["test"] < 2:
+        raise InvalidValue(
+            f"test: expected at least 2 samples, for intervals, got {data.sizes['test']}; give more samples"
+        )
 
 
 def _check_named(setting: str, value: str) -> None:

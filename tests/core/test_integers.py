@@ -30,7 +30,7 @@ from smd_evo.core.delta import SparseValues
 from smd_evo.core.feedback import take_step
 from smd_evo.ensemble.files import load_children, save_children
 from smd_evo.ensemble.soup import soup
-from smd_evo.errors import UnsupportedParameter
+from smd_evo.errors import InvalidValue, UnsupportedParameter
 from smd_evo.evaluation.buffers import Buffers
 
 KEYS = st.integers(0, 2**64 - 1)
@@ -114,6 +114,13 @@ class TestSelection:
     def test_a_typo_is_mended(self):
         with pytest.raises(ValueError, match=r"did you mean '0\.levels'"):
             ParameterSpace(network(), "0.level")
+
+    @pytest.mark.parametrize("kind", [torch.int16, torch.int64, torch.bool, torch.float32])
+    def test_other_buffers_are_refused_with_their_type(self, kind):
+        layer = nn.Linear(2, 2)
+        layer.register_buffer("table", torch.zeros(3, dtype=kind))
+        with pytest.raises(InvalidValue, match=f"got 'table'; it is a buffer of {kind}, of which int8 and uint8"):
+            ParameterSpace(layer, "table")
 
     def test_what_state_dicts_leave_out_is_refused(self):
         module = network()

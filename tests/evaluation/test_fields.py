@@ -70,6 +70,12 @@ class TestLogits:
         found = [SparseEnsemble(Several(each), CHILDREN)(DATA[0]) for each in (made, lambda x: x)]
         assert torch.equal(*found)
 
+    def test_what_is_wrong_with_targets_is_told_as_of_a_plain_tensor(self, made):
+        with pytest.raises(
+            InvalidType, match=r"^targets: expected class numbers, got float32 \[\d+\]; use targets.long\(\)$"
+        ):
+            Evaluator(Several(made), (DATA[0], DATA[1].float()), "accuracy").evaluate(CHILDREN)
+
     def test_a_score_that_looks_for_them_itself_is_told(self, made):
         with pytest.raises(InvalidType, match=r"^own: expected a score that takes the logits of \w+, a tensor, got"):
             fitness(made, BatchFitness("own", "max", lambda outputs, targets: outputs.logits[:, 0]))

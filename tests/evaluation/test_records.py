@@ -226,6 +226,13 @@ class TestRefused:
             ([{"text": "a", "label": 0}], "fields of numbers, got text, label without; give what a tokenizer"),
             ([{"input_ids": [1], "label": 0}, {"label": 1}], "input_ids in each sample, .* got none in number 1"),
             ([{"input_ids": [1], "label": 0}, {"input_ids": [1]}], "label in each sample, .* number 1"),
+            (
+                [{"input_ids": [1], "label": 0}, {"input_ids": [1], "label": 0, "idx": 1}],
+                r"first .*got idx, too, in .* 1",
+            ),
+            ([{"input_ids": [1], "label": "cat"}], "numbers in label, got 'cat'; number the classes from 0 on"),
+            ([{"input_ids": [1], "label": None}], "numbers in label, got None; number"),
+            ([{"input_ids": [1, 2], "attention_mask": [1], "label": 0}], "mask as long as input_ids, got 1 and 2 in"),
             ([{"x": [[1, 2], [3]], "label": 0}], r"numbers of one shape in x, got others \("),
             (
                 [{"x": torch.zeros(3, n, n), "label": 0} for n in (2, 3)],

@@ -148,13 +148,18 @@ class TestEvaluation:
         Evaluator(network, fitness=fitness, batch_size=7).evaluate([Lineage()])
         assert [told[number] for number in references] == greedy(network, PROMPTS)
 
-    def test_prompts_that_do_not_fit_together_are_answered_by_halves(self, network, fitness):
-        def generate(module, prompts):
-            if len(prompts) > 12:
-                raise torch.cuda.OutOfMemoryError("no room")
-            return greedy(module, prompts)
+    @pytest.mark.parametrize("who", ["generate", "reward"])
+    def test_prompts_that_do_not_fit_together_are_answered_by_halves(self, network, fitness, who):
+        def tightly(function):
+            def limited(*arguments):
+                if len(arguments[1]) > 12:
+                    raise torch.cuda.OutOfMemoryError("no room")
+                return function(*arguments)
 
-        tight = RewardFitness("", generate, early, PROMPTS)
+            return limited
+
+        both = {"generate": greedy, "reward": early}
+        tight = RewardFitness("", **both | {who: tightly(both[who])}, prompts=PROMPTS)
         with pytest.warns(RuntimeWarning, match="out of memory"):
             found = Evaluator(network, fitness=tight).evaluate(CHILDREN)
         assert found.fitness.tolist() == pytest.approx(
@@ -176,6 +181,12 @@ class TestCache:
         for _ in range(2):
             assert torch.equal(evaluator.scores(CHILDREN), expected)
         assert len(asked) == len(set(asked))
+
+    def test_that_is_full_begins_again(self, network, fitness, monkeypatch):
+        monkeypatch.setattr("smd_evo.evaluation.rewards._MOST", 10)
+        cached = RewardFitness("", greedy, early, PROMPTS, cache=True)
+        expected = Evaluator(network, fitness=fitness).scores(CHILDREN)
+        assert torch.equal(Evaluator(network, fitness=cached, batch_size=8).scores(CHILDREN), expected)
 
     def test_needs_texts_that_can_be_compared(self, network):
         fitness = RewardFitness("odd", lambda _, prompts: [[0]] * len(prompts), early, PROMPTS, cache=True)
@@ -276,6 +287,12 @@ class TestRefusals:
                 "mine: expected a finite reward of each sample, got 'good' for sample 0: prompt 'aa', text",
             ),
             ([None] * 16, "mine: expected a finite reward of each sample, got None for sample 0: prompt 'aa', text"),
+            (
+                ["1.0"] * 16,
+                "mine: expected a finite reward of each sample, got '1.0' for sample 0: prompt 'aa', text",
+            ),
+            ([torch.zeros(2)] * 16, "mine: expected a finite reward of each sample, got Tensor of shape [2] for"),
+            ([10**400] * 16, "mine: expected a finite reward of each sample, got 1000"),
         ],
     )
     def test_rewards(self, network, found, message):
@@ -290,6 +307,13 @@ class TestRefusals:
         assert str(error).startswith(f"mine: expected a reward of each sample, {found}")
         assert isinstance(error.__cause__, ZeroDivisionError)
 
+    def test_so_does_one_while_its_rewards_are_looked_at(self, network):
+        def reward(texts, references):
+            return (1 / (reference != "bc") for reference in references)
+
+        found = "got ZeroDivisionError: division by zero for sample 7: prompt 'bc', text"
+        assert found in str(self.refusal(network, reward))
+
     def test_or_the_batch_where_no_sample_raises_it_alone(self, network):
         def reward(texts, references):
             return [1.0] if len(texts) == 1 else texts[100]
@@ -301,12 +325,14 @@ class TestRefusals:
     @pytest.mark.parametrize(("texts", "got"), [(["a"], "1"), ("aaaa", "something else"), (None, "something else")])
     def test_texts(self, network, texts, got):
         error = self.refusal(network, early, lambda module, prompts: texts)
-        assert str(error) == f"mine: expected 16 texts from generate, one a prompt, got {got}"
+        assert str(error) == f"mine: expected 16 texts from generate, one a prompt, got {got}; return a list"
 
     @pytest.mark.parametrize(
         ("arguments", "options", "message"),
         [
             ((greedy, early, "abc"), {}, "prompts: expected a list of them, got 'abc'"),
+            ((greedy, early, {"a": "b"}), {}, "prompts: expected a list of them, got a dict; make a list of it"),
+            ((greedy, early, {"a", "b"}), {}, "prompts: expected a list of them, got a set; make a list of it"),
             ((greedy, early, []), {}, "prompts: expected at least one, with a reference each, got none"),
             ((greedy, early, ["a"], ["b", "c"]), {}, "prompts: expected .* got 1 and 2 references"),
             ((greedy, "length", ["a"]), {}, "reward: expected a function, got 'length'"),
@@ -321,7 +347,13 @@ class TestRefusals:
             RewardFitness("mine", *arguments, **options)
 
     def test_samples_of_something_else(self, network, fitness, samples):
-        for data in (samples, (torch.arange(41), torch.zeros(41)), (torch.rand(3), torch.zeros(3))):
+        for data in (
+            samples,
+            PROMPTS,
+            torch.arange(3),
+            (torch.arange(41), torch.zeros(41)),
+            (torch.rand(3), torch.zeros(3)),
+        ):
             with pytest.raises(
                 InvalidValue, match=r"^data: expected numbers of the 40 prompts of 'early', got other"
             ):
@@ -354,8 +386,28 @@ class TestTimeout:
             Evaluator(network, fitness=fitness).evaluate(CHILDREN)
         assert threading.active_count() == threads
 
+    def test_ends_each_sample_that_catches_it_and_what_is_returned_bit_by_bit(self, network):
+        def catching(texts, references):
+            for _ in texts:
+                try:
+                    time.sleep(60)
+                except BaseException:
+                    continue
+
+        def waiting(texts, references):
+            for _ in texts:
+                time.sleep(60)
+                yield 1.0
+
+        for reward in (catching, waiting):
+            start = time.perf_counter()
+            fitness = RewardFitness("slow", greedy, reward, PROMPTS[:3], timeout=0.05)
+            with pytest.raises(InvalidValue, match=r"^slow: expected rewards of 3 samples within"):
+                Evaluator(network, fitness=fitness).evaluate(CHILDREN)
+            assert time.perf_counter() - start < 30
+
     def test_leaves_one_in_time_alone(self, network, fitness):
-        slow = RewardFitness("slow", greedy, early, PROMPTS, timeout=1000)
+        slow = RewardFitness("slow", greedy, early, PROMPTS, timeout=1e12)
         found = Evaluator(network, fitness=slow).evaluate(CHILDREN).fitness
         assert found.tolist() == Evaluator(network, fitness=fitness).evaluate(CHILDREN).fitness.tolist()
 
@@ -376,6 +428,25 @@ class TestTimeout:
         thread.join()
         release.set()
         assert found == [3, TimedOut, KeyError]
+
+    def test_in_a_thread_a_network_may_judge_too(self, network):
+        judge, found = nn.Linear(len(LETTERS), 1), []
+
+        def generate(module, prompts):
+            return list(module(torch.arange(len(prompts)) % len(LETTERS)))
+
+        def reward(rows, references):
+            return [judge(row) for row in rows]
+
+        def look(timeout):
+            fitness = RewardFitness("judged", generate, reward, PROMPTS, timeout=timeout)
+            found.append(Evaluator(network, fitness=fitness).evaluate(CHILDREN).fitness.tolist())
+
+        thread = threading.Thread(target=look, args=(1000,))
+        thread.start()
+        thread.join()
+        look(None)
+        assert found[0] == found[1]
 
     @pytest.mark.skipif(os.name != "posix", reason="alarms are Unix's")
     def test_an_exception_of_the_functions_own_comes_through(self):

@@ -225,6 +225,13 @@ def scores(columns=3, count=50):
 
 
 class TestNamedMetrics:
+    @pytest.mark.parametrize(
+        ("name", "near"), [("F1", "f1"), ("MRR@10", "mrr@10"), ("AUC", "auroc"), ("ndgc@10", "ndcg@10")]
+    )
+    def test_that_are_misspelt_are_told_the_nearest(self, name, near):
+        with pytest.raises(InvalidValue, match=f"; did you mean '{near}'\\?$"):
+            get_fitness(name)
+
     def test_are_names_of_fitnesses(self):
         assert [get_fitness(name).name for name in METRICS] == list(METRICS)
         assert not {*METRICS} & {*NAMES}
@@ -283,6 +290,21 @@ class TestNamedMetrics:
         outputs = outputs.clone()
         outputs[3, 1] = math.inf
         assert math.isnan(get_fitness(name).of(outputs, targets))
+
+    @pytest.mark.parametrize("name", [name for name in METRICS if name not in ("pearson", "spearman", "r2")])
+    def test_leave_samples_out_that_are_of_no_class(self, name):
+        outputs, targets = scores(2)
+        known = torch.arange(len(targets)) % 3 > 0
+        some = get_fitness(name).of(outputs[known], targets[known])
+        assert get_fitness(name).of(outputs, targets.where(known, -100)) == pytest.approx(some)
+        assert math.isnan(get_fitness(name).of(outputs, torch.full_like(targets, -100)))
+
+    @pytest.mark.parametrize("name", ["f1", "auroc", "average_precision"])
+    def test_take_true_and_false_for_classes(self, name):
+        outputs, targets = scores(2)
+        for some in (outputs, outputs[:, :1]):
+            found = get_fitness(name).of(some, targets > 0)
+            assert found == get_fitness(name).of(some, (targets > 0).long())
 
     def test_of_one_class_or_constant_numbers_are_nan(self):
         outputs, targets = scores(2)

@@ -270,6 +270,14 @@ class TestAdapters:
         assert torch.equal(again(**inputs).logits, child(**inputs).logits)
         assert not torch.equal(again(**inputs).logits, network(**inputs).logits)
 
+    @pytest.mark.parametrize("select", ["lora_A.other", "*.lora_A.other.*"])
+    def test_one_that_is_not_there_is_told_which_are(self, network, select):
+        with pytest.raises(
+            InvalidValue, match=r"; of adapters there are default, as in select='\*.lora_\?.default.\*'$"
+        ):
+            ParameterSpace(network, select)
+        assert ParameterSpace(network, "*.lora_?.default.*").names == ParameterSpace(network, "lora").names
+
     def test_one_that_is_loaded_frozen_says_so(self, network, peft, tmp_path):
         network.save_pretrained(tmp_path)
         with pytest.raises(InvalidValue, match=r"got \d+ frozen ones; load the adapter with is_trainable=True, as"):

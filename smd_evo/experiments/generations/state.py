@@ -14,6 +14,9 @@ __all__ = ["check_state", "present_searcher"]
 
 _COUNTS = ("generation", "calibration", "image_evaluations", "without")
 
+_START: dict[str, Any] = {"accuracy": None, "loss": None, "best": True, "fitness": None}
+"""How the pre-trained parent was validated: of classes by the first two, else by a fitness, or by all."""
+
 
 def check_state(state: Mapping[str, Any], parameters: Mapping[str, Tensor]) -> None:
     """Raise if numbers, shapes or types are not what they must be; the searcher's own part is checked by it.
@@ -35,9 +38,7 @@ def check_state(state: Mapping[str, Any], parameters: Mapping[str, Tensor]) -> N
     if state["batch_limit"] is not None:
         check_count("state: batch_limit", state["batch_limit"])
     start = state["start"]
-    _check(
-        isinstance(start, Mapping) and all(isinstance(value, int | float) for value in start.values()), "start", start
-    )
+    _check(isinstance(start, Mapping) and start.keys() <= _START.keys() and _measured(start), "start", start)
     _check(isinstance(state["late"], list), "late", state["late"])
     for name, found in (("best", state["best"]), *(("late", found) for found in state["late"])):
         _check_parameters(name, found, parameters)
@@ -61,6 +62,14 @@ def present_searcher(state: Mapping[str, Any]) -> Mapping[str, Any]:
     """The state of the searcher of the present stage, in that of a run."""
     searcher: Mapping[str, Any] = state["searcher"]
     return searcher["searcher"] if "stage" in searcher else searcher
+
+
+def _measured(start: Mapping[str, Any]) -> bool:
+    """Whether it has numbers of classes, or of a fitness, and nothing that is no number."""
+    found = {**_START, **start}
+    numbers = [isinstance(value, int | float) for value in (found["accuracy"], found["loss"], found["fitness"])]
+    whole = all(value is None or isinstance(value, int | float) for value in found.values())
+    return whole and numbers[0] == numbers[1] and (numbers[0] or numbers[2])
 
 
 def _check_parameters(what: str, found: Any, parameters: Mapping[str, Tensor]) -> None:
