@@ -24,6 +24,7 @@ lint: $(READY)  ## style, spelling, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy
 
 # What is wrong with a page or a docstring is an error.
