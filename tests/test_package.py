@@ -1,4 +1,4 @@
-"""The shape of the package: light to import, names where they are said to be; import-linter checks the order of parts."""
+"""The shape of the package: light to import, names where they are said to be. The order of parts is import-linter's."""
 
 import ast
 import subprocess
