@@ -1,4 +1,4 @@
-"""The shape of the package: light to import, names where they are said to be. The order of parts is import-linter's."""
+"""The shape of the package: light to import, names where they are said to be; the order of parts: see lint."""
 
 import ast
 import subprocess
