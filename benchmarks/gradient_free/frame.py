@@ -211,14 +211,15 @@ def main(
     folder = RESULTS / name
     folder.mkdir(parents=True, exist_ok=True)
     for seed in map(int, given.seeds.split(",")):
-        made = None
+        made: Task | None = None
+        parent: dict[str, Any] = {}
         for method in given.methods.split(","):
             file = folder / f"{method}-seed{seed}.json"
             if file.exists():
                 continue
             made = made or task(seed)
+            parent = parent or {"validation": made.validate(made.network), "test": test(made.network)}
             start, record = time.perf_counter(), {"method": method, "seed": seed, "budget": given.forwards}
-            parent = {"validation": made.validate(made.network), "test": test(made.network)}
             if method in special:
                 module, spent = special[method](made, seed)
                 record |= {"forwards": spent, "validation": made.validate(module)}

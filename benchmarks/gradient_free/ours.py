@@ -9,8 +9,9 @@ from frame import Task, calibrated
 from torch import nn
 
 import smd_evo
+from smd_evo.controls.batchnorm import blended, statistics_of
 
-__all__ = ["GRIDS", "MAKERS"]
+__all__ = ["GRIDS", "MAKERS", "MOVES"]
 
 
 class Searching:
@@ -30,7 +31,7 @@ class Searching:
 
 
 class OpenAIESSearch(Searching):
-    """Dense OpenAI-ES: antithetic pairs, centred ranks, Adam; no weight decay, which pulls a trained network to zero."""
+    """Dense OpenAI-ES: antithetic pairs, centred ranks, Adam; no decay of weights."""
 
     def __init__(self, task: Task, seed: int, sigma: float, rate: float) -> None:
         problem, unit = task.problem(seed), calibrated(task)
@@ -45,7 +46,7 @@ class OpenAIESSearch(Searching):
 
 
 class SparseSearch(Searching):
-    """SubspaceES with a random subspace for each pair of children; of the integers themselves where there are some."""
+    """SubspaceES, a random subspace for each pair of children; of the integers themselves where there are some."""
 
     def __init__(
         self,
@@ -71,19 +72,41 @@ class SparseSearch(Searching):
 
 
 class NewtonSearch(Searching):
-    """SubspaceNewton: dense children of few parameters, and the mixture of them that has the least loss."""
+    """SubspaceNewton: dense children of few parameters, and the mixture of them that has the least loss.
 
-    def __init__(self, task: Task, seed: int, select: Any, ridge: float, children: int = 64) -> None:
-        problem = task.problem(seed, task.own, select)
-        super().__init__(
-            problem, smd_evo.SubspaceNewton(problem, popsize=children, subspace=smd_evo.Dense(), ridge=ridge)
-        )
+    Args:
+        share: of the fitness samples' own statistics in batch normalisations, before the first step; 0: none.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        seed: int,
+        select: Any,
+        ridge: float,
+        children: int = 64,
+        images: int | None = None,
+        share: float = 0.0,
+    ) -> None:
+        network = task.network if task.own is None else task.own
+        self.before = 0
+        if share:
+            ranker = smd_evo.Evaluator(network, task.data.fitness)
+            network, self.before = blended(network, statistics_of(network, ranker.batches), share), task.samples
+        problem = task.problem(seed, network, select)
+        problem.minibatch_size = images or task.minibatch
+        searcher = smd_evo.SubspaceNewton(problem, popsize=children, subspace=smd_evo.Dense(), ridge=ridge)
+        super().__init__(problem, searcher)
         _ = self.searcher.sigma  # found now, and not counted, as other strengths are not
 
+    def step(self) -> int:
+        before, self.before = self.before, 0
+        return before + super().step()
 
-_MOVES = [{"sigma": 1.0, "rate": 0.2}, {"sigma": 1.0, "rate": 0.4}, {"sigma": 0.5, "rate": 0.2}]
+
+MOVES = [{"sigma": 1.0, "rate": 0.2}, {"sigma": 1.0, "rate": 0.4}, {"sigma": 0.5, "rate": 0.2}]
 MAKERS: dict[str, Any] = {"sparse-es": SparseSearch, "newton": NewtonSearch}
 GRIDS: Mapping[str, list[dict[str, Any]]] = {
-    "sparse-es": [{"density": 0.1, **each} for each in _MOVES],
+    "sparse-es": [{"density": 0.1, **each} for each in MOVES],
     "newton": [{"select": "norm,bias,head", "ridge": ridge} for ridge in (0.03, 0.1, 0.3)],
 }

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from frame import Cost, Task, calibrated, run
-from ours import OpenAIESSearch
+from ours import MOVES, OpenAIESSearch
 from torch import Tensor, nn
 
 from smd_evo.core.selection import select_names
@@ -198,7 +198,6 @@ class PolyStep(Rival):
         return torch.tensor(found)
 
 
-_MOVES = [{"sigma": 1.0, "rate": 0.2}, {"sigma": 1.0, "rate": 0.4}, {"sigma": 0.5, "rate": 0.2}]
 MAKERS: dict[str, Any] = {
     "openai-es": OpenAIESSearch,
     "eggroll": Eggroll,
@@ -207,11 +206,11 @@ MAKERS: dict[str, Any] = {
     "x-evolution": XEvolution,
 }
 GRIDS: dict[str, list[dict[str, Any]]] = {
-    "openai-es": _MOVES,
-    "eggroll": _MOVES,
+    "openai-es": MOVES,
+    "eggroll": MOVES,
     "mezo": [{"sigma": 0.5, "rate": rate} for rate in (0.02, 0.05, 0.15)],
     "polystep": [{"radius": 1.0, "reach": 1.0}, {"radius": 1.0, "reach": 0.3}, {"radius": 0.5, "reach": 1.0}],
-    "x-evolution": _MOVES,
+    "x-evolution": MOVES,
 }
 
 
