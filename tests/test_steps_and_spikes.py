@@ -1,6 +1,5 @@
 """Networks that have no gradient: hard thresholds, rounding, argmax, binary weights, spikes. They become better."""
 
-import copy
 import functools
 
 import pytest
@@ -130,7 +129,7 @@ def loss(network, samples=None):
 @pytest.mark.parametrize("kind", NETWORKS)
 class TestNoGradient:
     def test_children_do_not_depend_on_each_other(self, kind):
-        network = copy.deepcopy(trained(kind))
+        network = trained(kind)
         before = state_bits(network)
         children = sample_mutations(1, 8, subspace=RandomSubspace(0.3), sigma=0.3)
         evaluator = Evaluator(network, digits().fitness, batch_size=64)
