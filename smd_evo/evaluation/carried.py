@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from smd_evo.core.blocks import Inference, within
 from smd_evo.errors import InvalidValue
-from smd_evo.evaluation.buffers import same_bits
+from smd_evo.evaluation.buffers import same_bits, words_of
 
 __all__ = ["Carried", "check_attributes"]
 
@@ -35,7 +35,7 @@ class Carried:
 
     def __init__(self, module: nn.Module, weights: Collection[Tensor]) -> None:
         self._module, self._weights = module, {id(tensor) for tensor in weights}
-        self._first = {name: tensor.clone() for name, tensor in self._buffers()}
+        self._first = {name: tensor.detach().clone() for name, tensor in self._buffers()}
 
     def __bool__(self) -> bool:
         return bool(self._first)
@@ -52,7 +52,7 @@ class Carried:
             UserWarning: they are.
         """
         left = {
-            name: tensor.clone()
+            name: tensor.detach().clone()
             for name, tensor in self._buffers()
             if name not in self._first or not _same(self._first[name], tensor)
         }
@@ -79,7 +79,9 @@ class Carried:
             )
 
     def _buffers(self) -> Iterator[tuple[str, Tensor]]:
-        return ((name, tensor) for name, tensor in self._module.named_buffers() if id(tensor) not in self._weights)
+        for name, tensor in self._module.named_buffers():
+            if id(tensor) not in self._weights and words_of(tensor) is not None:  # else its bits are not comparable
+                yield name, tensor
 
 
 def check_attributes(module: nn.Module, ask: Callable[[], object]) -> None:
@@ -92,9 +94,10 @@ def check_attributes(module: nn.Module, ask: Callable[[], object]) -> None:
     Raises:
         InvalidValue: there are such attributes.
     """
-    before = {name: tensor.clone() for name, tensor in _attributes(module)}
+    before = {place: tensor.detach().clone() for place, tensor in _attributes(module)}
     ask()
-    changed = [name for name, now in _attributes(module) if name not in before or not _same(before[name], now)]
+    places = [place for place, now in _attributes(module) if place not in before or not _same(before[place], now)]
+    changed = dict.fromkeys(name for name, _ in places)
     if changed:
         raise InvalidValue(
             "parent: expected the same outputs for the same samples, got others, as it keeps "
@@ -103,22 +106,18 @@ def check_attributes(module: nn.Module, ask: Callable[[], object]) -> None:
         )
 
 
-def _attributes(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Tensors that modules keep as attributes, or in a list, tuple or dict that is one."""
+def _attributes(module: nn.Module) -> Iterator[tuple[tuple[str, int], Tensor]]:
+    """Tensors that modules keep as attributes, or in a list, tuple or dict that is one: name, number, value."""
     for path, part in module.named_modules():
         for name, value in vars(part).items():
             if name not in _OF_MODULES:
                 where = f"{path}.{name}" if path else name
-                yield from ((where, tensor) for tensor in _tensors_in(value))
+                yield from (((where, number), tensor) for number, tensor in enumerate(_tensors_in(value)))
 
 
 def _tensors_in(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        yield from (each for each in value.values() if isinstance(each, Tensor))
-    elif isinstance(value, list | tuple):
-        yield from (each for each in value if isinstance(each, Tensor))
+    several = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else [value]
+    yield from (each for each in several if isinstance(each, Tensor) and words_of(each) is not None)
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
