@@ -1,6 +1,6 @@
 """A check of the methods of this folder: digits by two linear layers, the second not trained and selected alone.
 
-Each method must make it better by three hundredths of its loss, and leave the first layer as it is. It takes a minute.
+Each method must take three hundredths off its loss, and leave the first layer as it is. It takes a minute.
 
 python benchmarks/gradient_free/toy.py
 """
