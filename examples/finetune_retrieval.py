@@ -17,8 +17,7 @@ from torch import nn
 
 import smd_evo
 
-WORDS, LONGEST = 2048, 30
-generations = int(sys.argv[1]) if len(sys.argv) > 1 else 20
+WORDS, LONGEST, generations = 2048, 30, int(sys.argv[1]) if len(sys.argv) > 1 else 20
 
 
 def pairs(files):
@@ -40,8 +39,8 @@ class Encoder(nn.Module):
         self.vectors, self.weights = nn.Embedding(WORDS, 64), nn.Parameter(torch.ones(WORDS))
 
     def forward(self, words):  # [n, 2, 30] -> [n, 2, 64]
-        weights = self.weights[words] * (words > 0)
-        return nn.functional.normalize((weights[..., None] * self.vectors(words)).sum(2), dim=2)
+        weights = (self.weights[words] * (words > 0))[..., None]
+        return nn.functional.normalize((weights * self.vectors(words)).sum(2), dim=2)
 
 
 def reciprocal_rank(vectors, numbers):
@@ -54,7 +53,7 @@ def reciprocal_rank(vectors, numbers):
 torch.manual_seed(0)
 files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
 data = smd_evo.Splits(*(pairs(files[start::3]) for start in range(3)))  # no file is in two of them
-fitness = smd_evo.WholeFitness("mean reciprocal rank", "max", reciprocal_rank)
-result = smd_evo.evolve(Encoder(), data, fitness=fitness, select="weights", generations=generations, images=200)
+mrr = smd_evo.WholeFitness("MRR", "max", reciprocal_rank)
+result = smd_evo.evolve(Encoder(), data, fitness=mrr, select="weights", generations=generations, images=200)
 before, after = (100 * row["fitness"] for row in result.numbers["rows"][:2])
 print(f"mean reciprocal rank on files that chose nothing: parent {before:.1f} %, fine-tuned {after:.1f} %")

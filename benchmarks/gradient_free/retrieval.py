@@ -190,7 +190,9 @@ def whitened(parent: nn.Module, power: float) -> nn.Module:
 
 
 def best_whitened(task: Task) -> nn.Module:
-    return max((whitened(task.network, power) for power in POWERS), key=task.validate)
+    if "whitened" not in MADE:
+        MADE["whitened"] = max((whitened(task.network, power) for power in POWERS), key=task.validate)
+    return MADE["whitened"]
 
 
 def centred(task: Task, seed: int) -> tuple[nn.Module, int]:
@@ -231,10 +233,11 @@ class WhitenedSearch(ours.SparseSearch):
         return before + super().step()
 
 
-FEW = [{"select": "norm,bias", "density": 1.0, **each} for each in ours.MOVES]
+SPARSE = ours.GRIDS["sparse-es"]
+FEW = [{**each, "select": "norm,bias", "density": 1.0} for each in SPARSE]
 METHODS = {
     **{name: (maker, rivals.GRIDS[name]) for name, maker in rivals.MAKERS.items()},
-    "sparse-es": (ours.SparseSearch, [{"select": "all", **each} for each in ours.GRIDS["sparse-es"]]),
+    "sparse-es": (ours.SparseSearch, [{**each, "select": "all"} for each in SPARSE]),
     "norm-es": (ours.SparseSearch, FEW),
     "head-es": (ours.SparseSearch, [{**each, "select": "head"} for each in FEW]),
     "norm-newton": (ours.NewtonSearch, [{"select": "norm,bias", "ridge": ridge} for ridge in (0.03, 0.1, 0.3)]),
