@@ -27,10 +27,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from smd_evo import RewardFitness, Splits
 
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
-FORWARDS, MINIBATCH, CHILDREN = 20_000, 64, 16
+FORWARDS, MINIBATCH, CHILDREN = 10_000, 32, 16
 RANKING, CHOOSING = 400, 128
 DENSITY = 0.01
-UNITS: dict[Any, float] = {}
+UNITS: dict[Any, float] = {}  # strengths, once for all seeds
 MADE: dict[str, Any] = {}
 
 
@@ -64,7 +64,7 @@ def share(module: nn.Module, numbers: torch.Tensor) -> float:
     """How many prompts of these numbers are answered as they should be, of 1."""
     fitness = MADE["fitness"]
     with torch.no_grad():
-        found = [fitness.per_sample(module, some) for some in numbers.split(32)]
+        found = [fitness.per_sample(module, some) for some in numbers.split(MINIBATCH)]
     return float(torch.cat(found).mean())
 
 
@@ -80,7 +80,7 @@ def task(seed: int) -> Task:
         fitness=MADE["fitness"],
         data=data,
         children=CHILDREN,
-        unit=dict(UNITS),
+        unit=UNITS,
     )
 
 
