@@ -5,7 +5,7 @@ besides (its parent, a base line, a first scale) counts, too. Not counted, for a
 strength at which the median dense mutation keeps 0.9 of the parent's score, in whose units all strengths are.
 
 Every method has the same budget, and as many trials as there are settings in its grid, three, each on a tenth of it;
-validation chooses among them. Of a run comes the best of five equally spaced checks and the parent, by validation.
+validation chooses among them. Of a run comes the best of five equally spaced checks and its start, by validation.
 Test is read once a method and seed.
 """
 
@@ -139,10 +139,10 @@ class Outcome:
     """What came of a run.
 
     Attributes:
-        module: the best of the checks and the parent, by validation.
+        module: the best of the checks and the start, by validation.
         validation: its score.
         forwards: forward passes taken.
-        checks: forward passes and validation at each check, the parent's first.
+        checks: forward passes and validation at each check, the start's first.
     """
 
     module: nn.Module
@@ -157,7 +157,8 @@ def run(task: Task, maker: Maker, forwards: int, seed: int, setting: Mapping[str
     torch.manual_seed(seed)
     try:
         search = maker(task, seed, **setting)
-        best, kept = task.validate(task.network), copy.deepcopy(task.network)
+        start = search.module  # the parent, or what the method makes of it first
+        best, kept = task.validate(start), copy.deepcopy(start)
         checks, spent, last = [(0, best)], 0, 0
         while spent + last <= forwards:
             last = search.step()

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from smd_evo.statistics import paired_t
+from smd_evo.statistics.tests import paired_t
 
 __all__ = ["table"]
 
