@@ -27,6 +27,8 @@ BUDGETS = {
     "finetune_a_text_classifier.py": ["1"],
     "finetune_a_transformer.py": ["1"],
     "reward_a_language_model.py": ["1"],
+    "finetune_spikes_and_integers.py": ["1"],
+    "finetune_retrieval.py": ["1"],
 }
 NEEDED = {"finetune_a_transformer.py": "transformers", "reward_a_language_model.py": "transformers"}
 """What an example imports that is an extra."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from itertools import islice
@@ -12,6 +11,7 @@ import torch
 from torch import nn
 
 from smd_evo.core.blocks import within
+from smd_evo.core.copying import twin_of
 from smd_evo.core.delta import SparseDelta, SparseValues, union
 from smd_evo.core.elements import Elements
 from smd_evo.core.exclusive import alone
@@ -142,7 +142,7 @@ class Applying(Elements):
 
     def make_child(self, child: Child) -> nn.Module:
         """A child as an independent network: a copy with nothing shared, in the parent's modes."""
-        return self.while_applied(child, lambda: copy.deepcopy(self.module))
+        return self.while_applied(child, lambda: twin_of(self.module))
 
     @property
     def depth(self) -> int:

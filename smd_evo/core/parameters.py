@@ -13,6 +13,7 @@ from torch import Tensor
 
 from smd_evo.core.applying import Applying, Child
 from smd_evo.core.blocks import within
+from smd_evo.core.copying import without_graphs
 from smd_evo.core.exclusive import Exclusive, alone
 from smd_evo.core.integers import Rounding
 from smd_evo.core.patches import Patches
@@ -127,7 +128,7 @@ class ParameterSpace(Applying):
     @alone
     def __deepcopy__(self, memo: dict[int, Any]) -> ParameterSpace:
         other = memo[id(self)] = object.__new__(type(self))
-        other.__dict__.update(copy.deepcopy(self.__getstate__(), memo))
+        other.__dict__.update(copy.deepcopy(self.__getstate__(), without_graphs(self.module, memo)))
         return other
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from smd_evo.core.blocks import Inference, within
 from smd_evo.core.exclusive import memory_of
 
-__all__ = ["BufferChange", "Buffers", "same_bits"]
+__all__ = ["BufferChange", "Buffers", "same_bits", "words_of"]
 
 BufferChange = tuple[int, bool, Tensor | None]
 """Number of a buffer, whether it is another object now, and its value."""
@@ -52,7 +52,7 @@ class Buffers:
         for number, (_, _, buffer) in enumerate(self._all):
             if buffer is None or id(buffer) in own:
                 continue
-            words = _words_of(buffer)
+            words = words_of(buffer)
             if words is None or memory_of(buffer) in weights:
                 self._by_version[number] = buffer, buffer.clone(), _version(buffer)
                 continue
@@ -137,13 +137,13 @@ class Buffers:
 
 def same_bits(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors of one shape and type are the same, NaN and the sign of zero included."""
-    words = _words_of(one)
+    words = words_of(one)
     if words is None:
         return torch.equal(one.detach(), other.detach())
     return torch.equal(one.detach().view(words), other.detach().view(words))
 
 
-def _words_of(tensor: Tensor) -> torch.dtype | None:
+def words_of(tensor: Tensor) -> torch.dtype | None:
     """The integers that a tensor's elements may be seen as; None where they may not."""
     plain = type(tensor.data) is Tensor and tensor.layout == torch.strided and not tensor.is_quantized
     return _WORDS.get(tensor.element_size()) if plain and not tensor.is_meta else None

@@ -21,7 +21,8 @@ from smd_evo.core.exclusive import memory_of
 from smd_evo.core.parameters import ParameterSpace
 from smd_evo.errors import InvalidValue
 from smd_evo.evaluation.batches import Batch
-from smd_evo.evaluation.buffers import same_bits
+from smd_evo.evaluation.carried import Carried, check_attributes
+from smd_evo.evaluation.differing import distance, size
 from smd_evo.evaluation.dispatch import DispatchBlock
 from smd_evo.evaluation.fitness import WORST
 
@@ -61,20 +62,28 @@ def probe(space: ParameterSpace, batch: Batch, fresh: Callable[[], object], most
         most: samples that fit into memory, where that is known to be little.
 
     Raises:
-        InvalidValue: no selected tensor matters, or the network keeps something of a patch that was taken back.
+        InvalidValue: no selected tensor matters, the network keeps something of a patch that was taken back, or what
+            it answers depends on passes before, by tensors that nobody puts back.
 
     Warns:
-        UserWarning: some of the selected tensors do not matter.
+        UserWarning: some of the selected tensors do not matter, or answers depend on the batch before.
     """
     if space in tried or batch.inputs is None:
         return
+    fresh()
+    carried = Carried(space.module, space.tensors)
     found = _asker(space.module, batch, fresh, min(_SAMPLES, most or _SAMPLES))
     if found is None:
         return  # the evaluation itself will say what is wrong
-    asked, before = found
+    asked, before, ask = found
     read = _reads(space, asked)
     again = asked() if read is None else read[1]
-    noise = 4 * _distance(before, again)  # of kernels that do not add up in a fixed order
+    most_noise = 1e-3 * size(before)
+    if carried:
+        carried.say(fresh, ask, lambda after: distance(before, after) > max(most_noise, distance(before, again)))
+    if distance(before, again) > most_noise:
+        check_attributes(space.module, asked)
+    noise = 4 * distance(before, again)  # of kernels that do not add up in a fixed order
     reached = _changes(space, space.names, asked, before, noise)
     sizes = {slot.name: slot.size for slot in space.layout.slots}
     unread = [name for name in space.names if sizes[name] and read is not None and name not in read[0]]
@@ -118,19 +127,22 @@ def tensors_in(part: Any) -> Iterator[Tensor]:
 
 def _asker(
     module: nn.Module, batch: Batch, fresh: Callable[[], object], most: int
-) -> tuple[Callable[[], list[Tensor]], list[Tensor]] | None:
-    """What asks the network about a few samples, or about the batch if it takes no fewer; and its first answer."""
+) -> tuple[Callable[[], list[Tensor]], list[Tensor], Callable[[], list[Tensor]]] | None:
+    """What asks the network about a few samples, or the batch if it takes no fewer; its answer; what asks at once."""
+
+    def ask_now(some: Batch) -> list[Tensor]:
+        torch.clear_autocast_cache()
+        return [output.clone() for output in tensors_in(some.outputs(module))]
 
     def ask(some: Batch) -> list[Tensor]:
         fresh()
-        torch.clear_autocast_cache()
-        return [output.clone() for output in tensors_in(some.outputs(module))]
+        return ask_now(some)
 
     compiled = any(is_compiled(part) for part in module.modules())  # for the shapes that it meets
     for some in (batch,) if compiled else (batch.split(most)[0], batch):
         try:
             if outputs := ask(some):
-                return partial(ask, some), outputs
+                return partial(ask, some), outputs, partial(ask_now, some)
         except Exception:
             continue
     return None
@@ -172,7 +184,7 @@ def _changes(
     """Whether other values in some tensors change the outputs."""
     with space.applied(_other_values(space, set(names))):
         try:
-            return _distance(before, asked()) > noise
+            return distance(before, asked()) > noise
         except Exception:  # it has noticed
             return True
 
@@ -193,31 +205,12 @@ def _other_values(space: ParameterSpace, names: set[str]) -> SparseValues:
 def _check_after(before: list[Tensor], asked: Callable[[], list[Tensor]], noise: float) -> None:
     """Refuse a network that goes on answering otherwise after a patch."""
     after = asked()
-    size = max((float(_wide(one).abs().nan_to_num(0, 0, 0).max()) for one in before if one.numel()), default=0.0)
     # Its operations may have been tuned meanwhile, and round otherwise.
-    if _distance(before, after) > max(noise, 1e-3 * size) and _distance(after, asked()) <= noise:
+    if distance(before, after) > max(noise, 1e-3 * size(before)) and distance(after, asked()) <= noise:
         raise InvalidValue(
             "parent: expected the outputs of before once a patch is taken back, got others, though all weights are "
             "as they were; it keeps what it computes from its weights: drop that cache, and load the network anew"
         )
-
-
-def _distance(one: list[Tensor], other: list[Tensor]) -> float:
-    """Largest difference of outputs; 0 for the same bits, infinity where they are not comparable."""
-    if [(part.shape, part.dtype) for part in one] != [(part.shape, part.dtype) for part in other]:
-        return float("inf")
-    found = 0.0
-    for mine, yours in zip(one, other, strict=True):
-        if not same_bits(mine, yours):
-            mine, yours = _wide(mine), _wide(yours)
-            same = (mine == yours) | (mine.isnan() & yours.isnan())
-            difference = (mine - yours).abs().masked_fill(same, 0)
-            found = max(found, float(difference.nan_to_num(float("inf")).max()))
-    return found
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    return (torch.view_as_real(tensor) if tensor.is_complex() else tensor).double()
 
 
 def is_compiled(part: nn.Module) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Protocol, get_args
 import torch
 from torch import nn
 
+from smd_evo.core.copying import twin_of
 from smd_evo.errors import InvalidValue
 from smd_evo.evaluation.fitness import (
     NAMES,
@@ -55,7 +55,7 @@ class Given:
     def parent(self, config: ExperimentConfig, progress: Progress) -> tuple[nn.Module, Data]:
         """See :class:`Source`."""
         _check_test(self.data)
-        return copy.deepcopy(self.network).to(config.device).eval(), self.data
+        return twin_of(self.network).to(config.device).eval(), self.data
 
     def fitness(self, name: str) -> Fitness:
         """See :class:`Source`."""

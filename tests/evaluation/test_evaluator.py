@@ -25,6 +25,9 @@ from smd_evo import (
 from smd_evo.core.parameters import Child
 from smd_evo.evaluation.fitness import ACCURACY, CROSS_ENTROPY, WORST
 
+# Some of these networks keep numbers from one batch to the next on purpose.
+pytestmark = pytest.mark.filterwarnings("ignore:parent. what it answers depends on the batch before:UserWarning")
+
 
 def children(count=6, sigma=0.3, key=0, **options) -> list[Child]:
     return sample_mutations(key, count, subspace=RandomSubspace(0.2), sigma=sigma, **options)

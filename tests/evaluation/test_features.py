@@ -26,6 +26,9 @@ from smd_evo.evaluation.data import minibatch
 from smd_evo.evaluation.features import Features
 from smd_evo.evaluation.stream import Stream
 
+# Some of these networks keep numbers from one batch to the next on purpose.
+pytestmark = pytest.mark.filterwarnings("ignore:parent. what it answers depends on the batch before:UserWarning")
+
 LOGGER = "smd_evo.evaluation.heads"
 
 WITHOUT = {"Tied", "Random", "Dropping", "Counts", "Leaves", "Whispers", "Structures", "Hooked"}

@@ -19,6 +19,9 @@ from smd_evo.core.exclusive import _blocks
 from smd_evo.evaluation import probe, sharing, together
 from smd_evo.evaluation.stream import Stream
 
+# Some of these networks keep numbers from one batch to the next on purpose.
+pytestmark = pytest.mark.filterwarnings("ignore:parent. what it answers depends on the batch before:UserWarning")
+
 WATCHED = (
     os.path.dirname(smd_evo.__file__) + os.sep,
     torch.autograd.grad_mode.__file__,

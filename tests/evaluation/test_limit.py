@@ -25,6 +25,9 @@ from smd_evo.core.parameters import Child
 from smd_evo.errors import OutOfMemory, SmdEvoError
 from smd_evo.evaluation.stream import Stream
 
+# Some of these networks keep numbers from one batch to the next on purpose.
+pytestmark = pytest.mark.filterwarnings("ignore:parent. what it answers depends on the batch before:UserWarning")
+
 SHORT = "out of memory with"
 
 

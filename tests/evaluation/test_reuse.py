@@ -49,6 +49,9 @@ from smd_evo.evaluation.recording import Met
 from smd_evo.evaluation.stream import Stream
 from smd_evo.evaluation.worth import pays, shared_calls, touched_by
 
+# Some of these networks keep numbers from one batch to the next on purpose.
+pytestmark = pytest.mark.filterwarnings("ignore:parent. what it answers depends on the batch before:UserWarning")
+
 LOGGER = "smd_evo.evaluation.sharing"
 
 

@@ -36,6 +36,9 @@ from smd_evo.evaluation import reader
 from smd_evo.evaluation.fitness import CROSS_ENTROPY
 from smd_evo.evaluation.stream import Stream
 
+# Some of these networks keep numbers from one batch to the next on purpose.
+pytestmark = pytest.mark.filterwarnings("ignore:parent. what it answers depends on the batch before:UserWarning")
+
 NUMBERS = torch.tensor([31, 4, 17, 0, 39, 22, 23, 9])
 SOME_WORKERS = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # on a single core
 

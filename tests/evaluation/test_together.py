@@ -35,6 +35,9 @@ from smd_evo.evaluation.stack import Stack
 from smd_evo.evaluation.stream import Stream
 from smd_evo.evaluation.tails import tails_in
 
+# Some of these networks keep numbers from one batch to the next on purpose.
+pytestmark = pytest.mark.filterwarnings("ignore:parent. what it answers depends on the batch before:UserWarning")
+
 LOGGER = "smd_evo.evaluation.together"
 
 WORDS = {

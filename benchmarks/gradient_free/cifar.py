@@ -1,0 +1,96 @@
+"""ResNet-20 and the JPEG copy of CIFAR-10 for what is quantised: a float parent that fits its data, and the splits.
+
+The published network was trained on the images without JPEG's losses. Before anything is quantised its float weights
+are fine-tuned with gradients on the copy's training images, so that what is lost and won back here is the
+quantisation's alone. Of the ten thousand test images 5,000 rank, 1,000 choose, 4,000 are reported.
+
+WORK holds ``train/`` and ``test/`` of cifar10-jpeg.tar.xz and cifar10-resnet20.safetensors; the parent is kept there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+import smd_evo
+from smd_evo.zoo.cifar_resnet import CifarResNet
+
+__all__ = ["Images", "descend", "scores"]
+
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+STEP = 2  # every other training image
+EPOCHS, BATCH, RATE = 2, 100, 1e-3
+
+
+def pictures(folder: Path, step: int = 1) -> tuple[Tensor, Tensor]:
+    """Images of a folder, normalised, and their classes; every step-th of them."""
+    change = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, DEVIATION)])
+    found = ImageFolder(folder, change)
+    some = range(0, len(found), step)
+    return torch.stack([found[number][0] for number in some]), torch.tensor(
+        [found.targets[number] for number in some]
+    )
+
+
+def descend(network: nn.Module, samples: tuple[Tensor, Tensor], epochs: int, rate: float, seed: int = 0) -> None:
+    """Adam on everything with a falling rate and mirrored images, in place; statistics of normalisations stay."""
+    chosen = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam(chosen, rate)
+    draws = torch.Generator().manual_seed(seed)
+    steps = epochs * -(-len(samples[1]) // BATCH)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(epochs):
+        for numbers in torch.randperm(len(samples[1]), generator=draws).split(BATCH):
+            mirrored = torch.rand(len(numbers), generator=draws) < 0.5
+            images = samples[0][numbers]
+            images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+            optimizer.zero_grad()
+            cross_entropy(network(images), samples[1][numbers]).backward()
+            optimizer.step()
+            schedule.step()
+
+
+@torch.no_grad()
+def scores(module: nn.Module, samples: tuple[Tensor, Tensor]) -> dict[str, float]:
+    """Accuracy in %, and loss."""
+    logits = torch.cat([module(images) for images in samples[0].split(500)])
+    right = (logits.argmax(1) == samples[1]).double().mean()
+    return {"accuracy, %": 100 * float(right), "loss": float(cross_entropy(logits, samples[1]))}
+
+
+class Images:
+    """The splits and the float parent, from files in WORK or made there."""
+
+    def __init__(self, work: Path) -> None:
+        kept = work / "images.safetensors"
+        if not kept.exists():
+            inputs, classes = pictures(work / "test")
+            save_file({"inputs": inputs, "classes": classes}, kept)
+        tensors = load_file(kept)
+        self.data = smd_evo.split((tensors["inputs"], tensors["classes"]), fitness=5000, validation=1000, seed=0)
+        kept = work / "parent.safetensors"
+        self.parent = CifarResNet(20).eval()
+        if not kept.exists():
+            self.parent.load_state_dict(load_file(work / "cifar10-resnet20.safetensors"))
+            descend(self.parent, pictures(work / "train", STEP), EPOCHS, RATE)
+            save_file(self.parent.state_dict(), kept)
+        self.parent.load_state_dict(load_file(kept))
+
+    def cost(self, module: nn.Module, numbers: Tensor) -> float:
+        """Mean cross-entropy of some fitness images."""
+        inputs, classes = self.data.fitness
+        return float(cross_entropy(module(inputs[numbers]), classes[numbers]))
+
+    def validate(self, module: nn.Module) -> float:
+        """Less loss is better."""
+        return -scores(module, self.data.validation)["loss"]
+
+    def test(self, module: nn.Module) -> dict[str, float]:
+        """Accuracy and loss on test."""
+        return scores(module, self.data.test)
