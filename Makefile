@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 WORKERS = -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test quick test-lowest lint docs bench hooks clean
+.PHONY: help demo test lint docs notebooks bench hooks clean
 
 help:  ## what there is
 	@awk -F ':.*## ' '/^[a-z-]*:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,12 @@ lint: $(READY)  ## style, spelling, types
 # What is wrong with a page or a docstring is an error.
 docs: $(READY)  ## the site, in build/site
 	$(BIN)/sphinx-build -W --keep-going -q -j 2 docs build/site
+
+notebooks: $(READY)  ## those among the examples again, with what they show
+	mkdir -p build/notebooks
+	cp examples/*.ipynb build/notebooks
+	cd build/notebooks && $(abspath $(BIN))/jupyter-execute --inplace *.ipynb
+	cp build/notebooks/*.ipynb examples
 
 # The engine's costs as ratios, one table after the other; a quarter of an hour of a quiet core.
 bench: $(READY)  ## what the engine costs, measured

@@ -1,20 +1,41 @@
-"""The notebook among the examples: it runs, and what it shows is pages, tables and pictures."""
+"""The notebooks among the examples: they run, and what they show is pages, tables and pictures."""
 
 import nbclient
 import nbformat
 import pytest
 from helpers import ROOT
 
+NOTEBOOKS = sorted(path.stem for path in (ROOT / "examples").glob("*.ipynb"))
 
-@pytest.fixture(scope="module")
-def cells(tmp_path_factory):
-    notebook = nbformat.read(ROOT / "examples" / "notebook.ipynb", as_version=4)
-    folder = tmp_path_factory.mktemp("notebook")
+
+def executed(name, folder):
+    """The code cells of a notebook that was run in a folder."""
+    notebook = nbformat.read(ROOT / "examples" / f"{name}.ipynb", as_version=4)
     client = nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}})
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         client.execute()
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory):
+    return executed("your_network", tmp_path_factory.mktemp("notebook"))
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_what_is_stored_was_made_by_these_cells_in_their_order(name):
+    notebook = nbformat.read(ROOT / "examples" / f"{name}.ipynb", as_version=4)
+    counts = [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"]
+    assert counts == [*range(1, len(counts) + 1)]
+    assert not [
+        output for cell in notebook.cells for output in cell.get("outputs", ()) if output.output_type == "error"
+    ]
+
+
+@pytest.mark.parametrize("name", sorted({*NOTEBOOKS} - {"your_network"}))
+def test_it_runs(name, tmp_path):
+    assert executed(name, tmp_path)
 
 
 def shown(cell):
