@@ -15,6 +15,9 @@ from smd_evo import Evaluator, Lineage, ModuleFitness, ParameterSpace, RandomSub
 from smd_evo.core.checksum import checksum
 from smd_evo.evaluation.stream import Stream
 
+# Some networks here carry state from batch to batch on purpose, which is told.
+pytestmark = pytest.mark.filterwarnings("ignore:parent. what it answers depends on the batch before:UserWarning")
+
 
 def children(count=6, key=0, sigma=0.3):
     return sample_mutations(key, count, subspace=RandomSubspace(0.3), sigma=sigma)

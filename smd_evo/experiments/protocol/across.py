@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from smd_evo.experiments.protocol.networks import Gain, Run
     from smd_evo.statistics.tests import Estimate
 
-__all__ = ["PARENT", "Density", "Overall", "Trend", "densities_of", "over_networks", "trends_of"]
+__all__ = ["PARENT", "Density", "Overall", "Trend", "densities_of", "mean_gains", "over_networks", "trends_of"]
 
 PARENT = "the parent"
 
@@ -73,6 +73,19 @@ def over_networks(networks: Sequence[Network]) -> dict[str, dict[str, Overall]]:
         every = [{PARENT: each.gains[SPARSE][name], **each.against[name]} for each in networks]
         common = [other for other in every[0] if all(other in own for own in every)]
         found[name] = {other: _overall([own[other].value.value for own in every]) for other in common}
+    return found
+
+
+def mean_gains(networks: Sequence[Network]) -> dict[str, dict[str, Estimate]]:
+    """Gains over the parent of what every network has, by arm and candidate: means, and Student's intervals."""
+    from smd_evo.statistics.tests import t_interval
+
+    found: dict[str, dict[str, Estimate]] = {}
+    for method, own in networks[0].gains.items():
+        for name in own:
+            gains = [each.gains.get(method, {}).get(name) for each in networks]
+            if None not in gains:
+                found.setdefault(method, {})[name] = t_interval([gain.value.value for gain in gains if gain])
     return found
 
 

@@ -69,6 +69,10 @@ def _summary(results: Mapping[str, Any]) -> Summary:
             Network(**each | {part: {name: gains(own) for name, own in each[part].items()} for part in _NESTED})
             for each in results["networks"]
         ],
+        gains={
+            method: {name: estimate(found) for name, found in own.items()}
+            for method, own in results.get("gains", {}).items()  # older summaries have none
+        },
         overall={name: {other: overall(own) for other, own in each.items()} for name, each in every},
         question=results["question"],
         trends=[Trend(**each) for each in results["trends"]],

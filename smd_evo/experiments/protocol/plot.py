@@ -26,7 +26,7 @@ _CANDIDATES = {"best child": ("C2", "o"), "ensemble": ("C0", "D")}
 
 
 def plot_summary(summary: Summary, file: Path | IO[bytes]) -> None:
-    """Left: gains over the parent. Right: sparse less dense at matched norm, and their mean over networks.
+    """Left: gains over the parent. Right: sparse less dense at matched norm. Below: means over networks.
 
     Args:
         summary: of one network or more.
@@ -34,11 +34,11 @@ def plot_summary(summary: Summary, file: Path | IO[bytes]) -> None:
     """
     networks = sorted(summary.networks, key=lambda each: each.parameters)
     asked = all(MATCHED in each.against[name] for each in networks for name in CANDIDATES)
-    rows = len(networks) + (1 if asked and summary.overall else 0)
+    rows = len(networks) + (1 if summary.gains else 0)
     figure = Figure(figsize=(11 if asked else 7, 1.6 + 0.42 * rows), layout="constrained")
     axes = figure.subplots(1, 2 if asked else 1, squeeze=False, sharey=True)[0]
     heights = {each.name: len(networks) - 1 - place for place, each in enumerate(networks)}
-    _gains(axes[0], networks, heights)
+    _gains(axes[0], summary, networks, heights)
     if asked:
         _differences(axes[1], summary, networks, heights)
     names: dict[float, str] = {
@@ -55,13 +55,16 @@ def plot_summary(summary: Summary, file: Path | IO[bytes]) -> None:
     figure.savefig(file, dpi=120, format="png")
 
 
-def _gains(axes: Axes, networks: list[Network], heights: dict[str, int]) -> None:
+def _gains(axes: Axes, summary: Summary, networks: list[Network], heights: dict[str, int]) -> None:
     for number, ((method, name), (label, colour, marker)) in enumerate(_ARMS.items()):
+        shift = 0.22 * (1 - number)
         for each in networks:
             gain: Gain | None = each.gains.get(method, {}).get(name)
             if gain is not None:
-                _point(axes, gain.value, heights[each.name] + 0.22 * (1 - number), colour, marker, label)
+                _point(axes, gain.value, heights[each.name] + shift, colour, marker, label)
                 label = ""
+        if name in summary.gains.get(method, {}):
+            _point(axes, summary.gains[method][name], shift - 1.5, colour, marker)
     axes.set_xlabel("gain over the parent, points of test accuracy")
 
 

@@ -12,16 +12,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from smd_evo.experiments.protocol.across import (
     Density,
     Overall,
     Trend,
     densities_of,
+    mean_gains,
     over_networks,
     trends_of,
 )
 from smd_evo.experiments.protocol.networks import MATCHED, Network, Run, adjusted, network_of
+
+if TYPE_CHECKING:
+    from smd_evo.statistics.tests import Estimate
 
 __all__ = ["Summary", "summarise"]
 
@@ -32,6 +37,7 @@ class Summary:
 
     Attributes:
         networks: one line each; p values adjusted over all sparse gains, and for each candidate over all comparisons.
+        gains: over the parent, mean over networks, by arm and candidate; of two networks or more.
         overall: by sparse candidate and what it is compared with; of two networks or more.
         question: p values of Wilcoxon's test of each candidate against dense ones at matched norm, adjusted by Holm.
         trends: with five networks or more.
@@ -39,6 +45,7 @@ class Summary:
     """
 
     networks: list[Network]
+    gains: dict[str, dict[str, Estimate]]
     overall: dict[str, dict[str, Overall]]
     question: dict[str, float]
     trends: list[Trend]
@@ -66,6 +73,7 @@ def summarise(runs: Sequence[Run]) -> Summary:
     matched = {name: each[MATCHED].wilcoxon for name, each in overall.items() if MATCHED in each}
     return Summary(
         networks=networks,
+        gains=mean_gains(networks) if several else {},
         overall=overall,
         question=dict(zip(matched, holm([*matched.values()]), strict=True)),
         trends=trends_of(networks),
