@@ -73,6 +73,7 @@ CORE = [
     "patches",
     "elements",
     "applying",
+    "twins",
     "parameters",
     "feedback",
     "checksum",

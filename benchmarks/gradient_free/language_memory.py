@@ -6,6 +6,7 @@ FOLDER: what ``save_pretrained`` wrote. MiB at the peak: of the whole process, a
 highest mark is set back then, so that what loading took for a moment hides nothing).
 """
 
+import importlib
 import re
 import subprocess
 import sys
@@ -21,6 +22,7 @@ NORMS = {"select": "norm", "density": 1.0, "sigma": 0.01}
 SPARSE = {"select": "all", "density": 0.001, "sigma": 0.01}
 KINDS = {
     "inference": None,
+    "inference, EvoTorch imported": None,
     "searcher, norms": NORMS,
     "searcher, norms, copy=False": {**NORMS, "copy": False},
     "searcher, density 0.001 of all, copy=False": {**SPARSE, "copy": False},
@@ -45,7 +47,10 @@ def peaks(folder, kind):
         parameter.data = parameter.data.clone()  # of its own, as a file that is mapped counts only where it was read
     loading = proc("VmHWM")
     Path("/proc/self/clear_refs").write_text("5")
-    if kind == "inference":
+    if kind == "inference, EvoTorch imported":  # code, which a run needs however small its network is
+        _ = smd_evo.FinetuneProblem, smd_evo.SubspaceES
+        importlib.import_module("smd_evo.experiments.generations.plot")
+    if kind.startswith("inference"):
         with torch.no_grad():
             for start in (0, 32):
                 generate(model, PROMPTS[start : start + 32])
