@@ -1,11 +1,12 @@
 """Memory of a run with a reward beside plain inference: SmolLM2-135M, 32 prompts at a time, each in its own process.
 
-    python benchmarks/gradient_free/language_memory.py FOLDER
+    python benchmarks/gradient_free/language_memory.py FOLDER [KIND]
 
 FOLDER: what ``save_pretrained`` wrote. MiB at the peak: of the whole process, and from when the model was loaded (the
 highest mark is set back then, so that what loading took for a moment hides nothing).
 """
 
+import importlib
 import re
 import subprocess
 import sys
@@ -17,11 +18,18 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import smd_evo
 
 PROMPTS = [f"12+3=15\n46+1=47\n34+8=42\n{one}+{other}=" for one in range(10, 18) for other in range(8)]
+NORMS = {"select": "norm", "density": 1.0, "sigma": 0.01}
+SPARSE = {"select": "all", "density": 0.001, "sigma": 0.01}
 KINDS = {
     "inference": None,
-    "searcher, norms": {"select": "norm", "density": 1.0, "sigma": 0.01},
-    "evolve, norms": {"select": "norm", "density": 1.0, "sigma": 0.01},
-    "evolve, density 0.001 of all": {"select": "all", "density": 0.001, "sigma": 0.01},
+    "inference, EvoTorch imported": None,
+    "searcher, norms": NORMS,
+    "searcher, norms, copy=False": {**NORMS, "copy": False},
+    "searcher, density 0.001 of all, copy=False": {**SPARSE, "copy": False},
+    "evolve, norms": NORMS,
+    "evolve, norms, copy=False": {**NORMS, "copy": False},
+    "evolve, density 0.001 of all": SPARSE,
+    "evolve, density 0.001 of all, copy=False": {**SPARSE, "copy": False},
 }
 
 
@@ -39,7 +47,10 @@ def peaks(folder, kind):
         parameter.data = parameter.data.clone()  # of its own, as a file that is mapped counts only where it was read
     loading = proc("VmHWM")
     Path("/proc/self/clear_refs").write_text("5")
-    if kind == "inference":
+    if kind == "inference, EvoTorch imported":  # code, which a run needs however small its network is
+        _ = smd_evo.FinetuneProblem, smd_evo.SubspaceES
+        importlib.import_module("smd_evo.experiments.generations.plot")
+    if kind.startswith("inference"):
         with torch.no_grad():
             for start in (0, 32):
                 generate(model, PROMPTS[start : start + 32])
@@ -52,9 +63,8 @@ def _run(model, generate, kind):
     fitness = smd_evo.RewardFitness("short", generate, lambda texts, _: [-len(text) for text in texts], PROMPTS)
     if kind.startswith("searcher"):
         options = dict(KINDS[kind])
-        problem = smd_evo.FinetuneProblem(
-            model, fitness=fitness, select=options.pop("select"), minibatch_size=32, seed=1
-        )
+        own = {name: options.pop(name) for name in ("select", "copy") if name in options}
+        problem = smd_evo.FinetuneProblem(model, fitness=fitness, minibatch_size=32, seed=1, **own)
         searcher = smd_evo.SubspaceES(problem, popsize=2, center_learning_rate=0.001, **options)
         searcher.run(2)
         return
@@ -66,7 +76,7 @@ def _run(model, generate, kind):
 
 
 def main():
-    if sys.argv[2:]:
+    if sys.argv[2:]:  # one of them, in this process
         peaks(*sys.argv[1:])
         return
     print(

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from smd_evo.api.results import Networks
+from smd_evo.core.blocks import within
+from smd_evo.core.checksum import checksum_of
+from smd_evo.core.exclusive import Exclusive, memory_of
 from smd_evo.ensemble.module import SparseEnsemble
+from smd_evo.errors import WrongParent
 from smd_evo.experiments.compare import files as comparisons
 from smd_evo.experiments.compare.settings import CompareConfig
 from smd_evo.experiments.compare.table import compare_tables, compare_verdict
@@ -29,7 +34,7 @@ from smd_evo.experiments.generations import files as generations
 from smd_evo.experiments.generations.results import EvolutionResult
 from smd_evo.experiments.generations.settings import EvolutionConfig
 from smd_evo.experiments.generations.table import evolution_table, evolution_verdict
-from smd_evo.experiments.parent import NAMED, Source
+from smd_evo.experiments.parent import NAMED, Given, Source
 from smd_evo.experiments.progress import Progress
 from smd_evo.experiments.window import run as windows
 from smd_evo.experiments.window.files import window_files
@@ -40,6 +45,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 __all__ = ["Made", "compare", "ensemble", "evolve", "finetune", "resume", "window"]
+
+_Module = TypeVar("_Module", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -66,16 +73,18 @@ def finetune(config: FinetuneConfig, progress: Progress, source: Source = NAMED)
     return Made([finetune_table(result)], finetune_verdict(result), files, _found(result))
 
 
-def evolve(config: EvolutionConfig, folder: Path, progress: Progress, source: Source = NAMED) -> Made:
-    """A run over many generations, in its folder."""
-    return _evolved(generations.evolve(config, folder, progress, source))
+def evolve(
+    config: EvolutionConfig, folder: Path, progress: Progress, source: Source = NAMED, lasting: bool = True
+) -> Made:
+    """A run over many generations, in its folder, which lasts or not."""
+    return _evolved(generations.evolve(config, folder, progress, source, lasting), source)
 
 
 def resume(
     folder: Path, settings: Mapping[str, Any], progress: Progress, trust: bool, source: Source = NAMED
 ) -> Made:
     """Such a run, from its newest checkpoint on."""
-    return _evolved(generations.resume(folder, settings, progress, trust=trust, source=source))
+    return _evolved(generations.resume(folder, settings, progress, trust=trust, source=source), source)
 
 
 def window(config: WindowConfig, progress: Progress, source: Source = NAMED) -> Made:
@@ -113,24 +122,49 @@ def ensemble(
 
 
 class _Evolved:
-    """The networks of a run over generations."""
+    """The networks of a run over generations.
 
-    def __init__(self, found: EvolutionResult) -> None:
-        self._network, self._ensemble = found.network, found.ensemble
+    Args:
+        found: by it.
+        given: the network whose memory they share, if they share a program's own: what is handed over never does, and
+            nothing is when that has been changed meanwhile.
+    """
+
+    def __init__(self, found: EvolutionResult, given: nn.Module | None) -> None:
+        self._network, self._ensemble, self._shares = found.network, found.ensemble, given is not None
+        theirs = {memory_of(tensor) for tensor in _tensors(given)} if given else set()
+        self._shared = [tensor for tensor in _tensors(self._network) if memory_of(tensor) in theirs]
+        self._checksum = checksum_of(self._shared)
 
     def best(self) -> nn.Module:
         """A network of its own."""
-        return copy.deepcopy(self._network)
+        return within(Exclusive(self._network), lambda: self._copied(self._network))
 
     def ensemble(self) -> SparseEnsemble | None:
         """Its relatives with it, if there are any."""
-        return self._ensemble
+        found = self._ensemble
+        if found is None or not self._shares:
+            return found
+        return within(Exclusive(self._network), lambda: self._copied(found))
+
+    def _copied(self, what: _Module) -> _Module:
+        if checksum_of(self._shared) != self._checksum:
+            raise WrongParent(
+                "network: expected it as evolve(copy=False) left it, which this result shares memory with, got other "
+                "weights; ask for the result's networks before, or leave copy out"
+            )
+        return copy.deepcopy(what)
 
 
-def _evolved(found: EvolutionResult) -> Made:
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    return chain(module.parameters(), module.buffers())
+
+
+def _evolved(found: EvolutionResult, source: Source) -> Made:
     measure = found.fitness, found.sense
     tables, verdict = [evolution_table(found.rows, *measure)], evolution_verdict(found.rows, *measure)
-    return Made(tables, verdict, networks=_Evolved(found))
+    given = source.network if isinstance(source, Given) and not source.copy else None
+    return Made(tables, verdict, networks=_Evolved(found, given))
 
 
 def _found(result: FinetuneResult) -> Networks:

@@ -26,7 +26,7 @@ from smd_evo.experiments.folders.content import IDENTITY
 from smd_evo.experiments.folders.rescue import RESULTS, fill
 from smd_evo.experiments.folders.survival import Interrupted
 from smd_evo.experiments.folders.take import new_run
-from smd_evo.experiments.generations.checkpoints import CHECKPOINTS
+from smd_evo.experiments.generations.files import NETWORK, network_file
 from smd_evo.experiments.generations.identity import changed_config
 from smd_evo.experiments.generations.settings import EvolutionConfig
 from smd_evo.experiments.parent import Source
@@ -90,6 +90,7 @@ def evolve(
     *,
     fitness: str | Fitness | Callable[[nn.Module], float] = "cross_entropy",
     sense: Sense | None = None,
+    copy: bool = True,
     out: Path | str | None = None,
     callback: Callback | None = None,
     **settings: Unpack[EvolutionOptions],
@@ -101,6 +102,8 @@ def evolve(
         data: :class:`smd_evo.Splits`; None where the fitness is of the network; with a network's name, the data's.
         fitness: a name, a BatchFitness of outputs and targets, or a function of the network: a float.
         sense: "max" or "min", of such a function [max].
+        copy: False to work in the network's own memory, which is as before afterwards, to the bit: that saves a
+            network. Ask for the result's networks before you train it on.
         out: folder of the run. One of the same settings that is there already goes on where it was stopped. None:
             nothing is kept on disk.
         callback: told of each :class:`smd_evo.api.progress.State`; where it returns False the present generation is
@@ -119,7 +122,7 @@ def evolve(
         >>> small(result.best) < small(network)
         True
     """
-    config, source = taken(EvolutionConfig, network, data, fitness, settings, sense)
+    config, source = taken(EvolutionConfig, network, data, fitness, settings, sense, copy)
     with telling(callback, gently=True) as progress, _quiet():
         if out is not None:
             folder = Path(out)
@@ -130,10 +133,10 @@ def evolve(
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place) / "run"
             try:
-                made = experiments.evolve(_in_passing(config), folder, progress, source)
+                made = experiments.evolve(_in_passing(config), folder, progress, source, lasting=False)
             except Interrupted:
                 raise KeyboardInterrupt("evolve: interrupted; nothing is kept without out") from None
-            return _kept(folder, made.networks)
+            return _kept(folder, made.networks, lambda: network_file(made.networks.best()))
 
 
 @has_settings(WindowConfig)
@@ -238,10 +241,12 @@ def _placed(out: Path | str | None) -> Iterator[Callable[[experiments.Made], Run
         yield written
 
 
-def _kept(folder: Path, networks: Any) -> RunResult:
-    """A result of a folder that goes."""
-    files = read_files(folder).items()
-    stored = {name: content for name, content in files if Path(name).parts[0] != CHECKPOINTS}  # several networks each
+def _kept(folder: Path, networks: Any, network: Callable[[], bytes] | None = None) -> RunResult:
+    """A result of a folder that goes; a whole network is made into a file when that is wanted."""
+    files: dict[str, bytes | Callable[[], bytes]] = {**read_files(folder)}
+    if network is not None:
+        files[NETWORK] = network
+    stored = dict(sorted(files.items()))
     return RunResult(replace(read_record(folder), name="run"), None, networks, stored)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["Networks", "RunResult", "read_files"]
 
 _HEIGHT = 640
+
+Content = bytes | Callable[[], bytes]
+"""Of a file: as it is, or made when it is wanted."""
 
 
 class Networks:
@@ -62,7 +65,11 @@ class RunResult:
     """
 
     def __init__(
-        self, record: RunRecord, folder: Path | None, networks: Any = None, stored: dict[str, bytes] | None = None
+        self,
+        record: RunRecord,
+        folder: Path | None,
+        networks: Any = None,
+        stored: Mapping[str, Content] | None = None,
     ) -> None:
         self._record, self.folder, self._networks, self._stored = record, folder, networks, stored
         self.kind, self.config, self.numbers = record.kind, dict(record.config), dict(record.results)
@@ -158,7 +165,7 @@ class RunResult:
             place.write({name: partial(_write, content) for name, content in files.items()})
         self.folder = Path(folder)
 
-    def _files(self) -> dict[str, bytes]:
+    def _files(self) -> Mapping[str, Content]:
         if self._stored is not None:
             return self._stored
         assert self.folder is not None
@@ -180,9 +187,9 @@ def read_files(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
 
 
-def _write(content: bytes, file: Path) -> None:
+def _write(content: Content, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(content)
+    file.write_bytes(content() if callable(content) else content)
 
 
 def _lines(record: RunRecord) -> list[dict[str, Any]]:

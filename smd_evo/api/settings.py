@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from smd_evo.core.supported import check_there
-from smd_evo.errors import InvalidType, InvalidValue, check_choice, shown
+from smd_evo.core.supported import check_place, check_there
+from smd_evo.errors import InvalidType, InvalidValue, check_choice, check_flag, shown
 from smd_evo.evaluation.fitness import Fitness, ModuleFitness, loss_mend
 from smd_evo.evaluation.rewards import RewardFitness
 from smd_evo.experiments.parent import NAMED, Given, Source, own_fitness
@@ -57,7 +57,13 @@ def has_settings(kind: type[ExperimentConfig]) -> Callable[[_Function], _Functio
 
 
 def taken(
-    kind: type[_Config], network: Any, data: Any, fitness: Any, settings: Mapping[str, Any], sense: str | None = None
+    kind: type[_Config],
+    network: Any,
+    data: Any,
+    fitness: Any,
+    settings: Mapping[str, Any],
+    sense: str | None = None,
+    copy: bool = True,
 ) -> tuple[_Config, Source]:
     """The settings of an experiment on objects, and where it gets these.
 
@@ -68,6 +74,7 @@ def taken(
         fitness: a name, a fitness, or a function of the network.
         settings: as keyword arguments.
         sense: of such a function.
+        copy: whether the experiment has a copy of the network.
 
     Raises:
         InvalidType, InvalidValue: one of them is something else.
@@ -93,7 +100,11 @@ def taken(
     label = fitness if own is None else f"{OBJECT}:{own.name}"
     device = settings.get("device") or _device(network)
     config = kind.read({**settings, **given, "device": device, **({} if label is None else {"fitness": label})})
-    return config, Given(network, samples, own)
+    if not check_flag("copy", copy):
+        if settings.get("actors", 1) != 1:
+            raise InvalidValue("copy: expected True with actors, each of which has a copy, got False; leave it out")
+        check_place(network, config.device)
+    return config, Given(network, samples, own, copy)
 
 
 def _named(fitness: Any) -> dict[str, str]:

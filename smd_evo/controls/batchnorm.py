@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from smd_evo.core.copying import twin_of
+from smd_evo.core.copying import whole_copy
 from smd_evo.errors import InvalidValue, check_number
 from smd_evo.evaluation.batches import Batches
 
@@ -46,7 +46,7 @@ def statistics_of(network: nn.Module, batches: Batches) -> Statistics:
             "batchnorm: expected batch normalisations with statistics in the network, got none, or ones that are "
             "folded into its weights; this control is left out"
         )
-    twin = twin_of(network).eval()
+    twin = whole_copy(network).eval()
     for layer in _layers(twin).values():
         layer.reset_running_stats()
         layer.momentum = None  # the mean over all batches
@@ -68,7 +68,7 @@ def blended(network: nn.Module, statistics: Statistics, share: float) -> nn.Modu
         share: in [0, 1].
     """
     share = check_number("share", share, low=0, high=1, closed=True)
-    twin = twin_of(network)
+    twin = whole_copy(network)
     with torch.no_grad():
         for name, layer in _layers(twin).items():
             for old, new in zip(_pair(layer), statistics[name], strict=True):

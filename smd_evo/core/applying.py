@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from smd_evo.core.blocks import within
-from smd_evo.core.copying import twin_of
+from smd_evo.core.copying import whole_copy
 from smd_evo.core.delta import SparseDelta, SparseValues, union
 from smd_evo.core.elements import Elements
 from smd_evo.core.exclusive import alone
@@ -142,7 +142,7 @@ class Applying(Elements):
 
     def make_child(self, child: Child) -> nn.Module:
         """A child as an independent network: a copy with nothing shared, in the parent's modes."""
-        return self.while_applied(child, lambda: twin_of(self.module))
+        return self.while_applied(child, lambda: whole_copy(self.module))
 
     @property
     def depth(self) -> int:

@@ -7,12 +7,12 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-__all__ = ["twin_of", "without_graphs"]
+__all__ = ["whole_copy", "without_graphs"]
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
 
-def twin_of(module: _Module) -> _Module:
+def whole_copy(module: _Module) -> _Module:
     """A deep copy, whose buffers are what they are now.
 
     Spiking networks that were just trained keep membrane potentials in buffers, with the graph that they came from,
@@ -22,8 +22,8 @@ def twin_of(module: _Module) -> _Module:
         >>> import torch
         >>> layer = nn.Linear(2, 2)
         >>> layer.register_buffer("mem", layer.weight * 2)
-        >>> twin = twin_of(layer)
-        >>> torch.equal(twin.mem, layer.mem), twin.mem.requires_grad
+        >>> other = whole_copy(layer)
+        >>> torch.equal(other.mem, layer.mem), other.mem.requires_grad
         (True, False)
     """
     return copy.deepcopy(module, without_graphs(module, {}))

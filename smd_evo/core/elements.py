@@ -138,6 +138,11 @@ class Elements:
         pieces = [elements.index_select(0, places) for elements, places, _ in self._pieces(nothing)]
         return torch.cat([nothing.values[:0].to(dtype), *(piece.to(self.device, dtype) for piece in pieces)])
 
+    @alone
+    def flat(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """All of the parameters, ``dtype`` [D] on :attr:`device`."""
+        return torch.cat([each.detach().reshape(-1).to(self.device, dtype) for each in self._parameters])
+
     @property
     def dtype(self) -> torch.dtype:
         """The narrowest type that holds every selected parameter exactly."""

@@ -17,6 +17,7 @@ from smd_evo.core.copying import without_graphs
 from smd_evo.core.exclusive import Exclusive, alone
 from smd_evo.core.integers import Rounding
 from smd_evo.core.patches import Patches
+from smd_evo.core.twins import sharing
 from smd_evo.errors import WrongParent
 
 __all__ = ["Child", "ParameterSpace"]
@@ -74,6 +75,25 @@ class ParameterSpace(Applying):
         if self.depth:
             raise WrongParent("fold: expected the parent itself, got it inside an applied() block; leave that first")
         within(self._patched(child, self._patches.keep), lambda: None)
+
+    @alone
+    def twin(self) -> ParameterSpace:
+        """The same parent once more, to be moved on its own: what is not selected both have in common.
+
+        For networks that nobody else has: whoever writes to what is not selected changes both.
+
+        Example:
+            >>> from torch import nn
+            >>> from smd_evo import RandomSubspace, Mutation
+            >>> space = ParameterSpace(nn.Linear(3, 2), "bias")
+            >>> twin = space.twin()
+            >>> twin.fold(Mutation(1, 0.5, RandomSubspace(1.0), 2))
+            >>> torch.equal(twin.module.bias, space.module.bias)
+            False
+            >>> twin.module.weight.data_ptr() == space.module.weight.data_ptr()
+            True
+        """
+        return copy.deepcopy(self, sharing(self.module, self.tensors))
 
     @alone
     def copied(self) -> dict[str, Tensor]:

@@ -10,9 +10,9 @@ from torch.nn.parameter import is_lazy
 
 from smd_evo.core.integers import INTEGERS, Place
 from smd_evo.core.wrapped import inner
-from smd_evo.errors import UnsupportedParameter
+from smd_evo.errors import InvalidValue, UnsupportedParameter
 
-__all__ = ["check_integers", "check_not_frozen", "check_supported", "check_there", "without_aliases"]
+__all__ = ["check_integers", "check_not_frozen", "check_place", "check_supported", "check_there", "without_aliases"]
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -68,6 +68,17 @@ def check_there(module: nn.Module) -> None:
                     f"{f'{place}.{name}'.lstrip('.')}: expected a network whose weights are there, but it is on the "
                     "meta device; load its weights first"
                 )
+
+
+def check_place(module: nn.Module, device: torch.device | str) -> None:
+    """Raise InvalidValue for a network that would have to move to a device, where it is not to be copied."""
+    wanted = torch.empty(0, device=device).device  # "cuda" is "cuda:0" here
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.device != wanted:
+            raise InvalidValue(
+                f"copy: expected True for another device than the network's, got False with {wanted} and a network "
+                f"on {tensor.device}; move the network itself, or leave copy out"
+            )
 
 
 def check_not_frozen(module: nn.Module) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from smd_evo.core.copying import twin_of
+from smd_evo.core.copying import whole_copy
 from smd_evo.core.delta import SparseValues
 from smd_evo.core.integers import tensors_of
 from smd_evo.core.mutation import Lineage, Mutation
@@ -264,7 +264,7 @@ def _space(path: Path | str, about: Mapping[str, Any], parent: nn.Module, state:
     needed = _check_architecture(path, about, tensors_of(parent))
     if state:
         _check_same(path, _described(parent.state_dict()), _described(state))
-        parent = twin_of(parent)
+        parent = whole_copy(parent)
         parent.load_state_dict(state, strict=False)  # extra state that is no tensor stays
     try:
         return ParameterSpace(parent, Names(needed), include_frozen=True)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from smd_evo.core.blocks import within
-from smd_evo.core.copying import twin_of
+from smd_evo.core.copying import whole_copy
 from smd_evo.core.exclusive import Exclusive
 from smd_evo.core.keys import Key
 from smd_evo.core.mutation import Lineage
@@ -477,4 +477,4 @@ def _on_device(module: nn.Module, device: torch.device | str) -> nn.Module:
         reason = str(error).splitlines()[0]
         raise InvalidValue(f"device: expected one that is there, got {device!r} ({reason}); try 'cpu'") from None
     tensors = (*module.parameters(), *module.buffers())
-    return module if all(tensor.device == place for tensor in tensors) else twin_of(module).to(place)
+    return module if all(tensor.device == place for tensor in tensors) else whole_copy(module).to(place)

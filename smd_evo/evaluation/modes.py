@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import chain
+from types import CodeType
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,13 +12,21 @@ from smd_evo.evaluation.buffers import same_bits
 
 __all__ = ["Modes"]
 
+_FLAG = {"super", "train", "eval", "training"}
+"""Names in a switch that sets flags and hands them down, and does nothing else."""
+
+_KERNELS = {"use_kernels", "set_use_kernels", "kernelize"}
+"""Further names in that of transformers' models, whose kernels are changed where ``use_kernels`` is set."""
+
 
 class Modes:
     """Train or eval of each module, and which parameters take gradients, as they are now.
 
     Where a module has a ``train`` or ``eval`` of its own, a switch may be work: merge weights (loralib), freeze
     statistics, keep a cache. Such modules go back through their own ``train``, and then their weights, buffers
-    and plain attributes are made what they were, to the bit. A network in eval mode is not switched at all.
+    and plain attributes are made what they were, to the bit: of these there are copies meanwhile. A network in eval
+    mode is not switched at all. A switch whose code names nothing but the flag, as that of transformers' models, is
+    none of these.
 
     Args:
         module: the network.
@@ -99,10 +108,28 @@ def _switch(modes: list[tuple[nn.Module, bool]]) -> Exception | None:
 
 
 def _works(part: nn.Module) -> bool:
-    """Whether a module switches its mode in a way of its own."""
+    """Whether a module switches its mode in a way of its own, which may be more than to set the flag."""
     kind = type(part)
-    own = kind.train is not nn.Module.train or kind.eval is not nn.Module.eval
-    return own or not vars(part).keys().isdisjoint(("train", "eval"))
+    if not vars(part).keys().isdisjoint(("train", "eval")):
+        return True
+    if kind.train is nn.Module.train and kind.eval is nn.Module.eval:
+        return False
+    own = [vars(base) for base in kind.__mro__[: kind.__mro__.index(nn.Module)]]
+    named = [_named(each[name]) for each in own for name in ("train", "eval") if name in each]
+    kernels = _KERNELS if getattr(part, "use_kernels", False) is False else set()
+    return any(names is None or not names <= _FLAG | kernels for names in named)
+
+
+def _named(switch: Any) -> set[str] | None:
+    """What the code of a switch names; None where it is no plain function, or reaches what it does not name."""
+    code = getattr(switch, "__code__", None)
+    if (
+        code is None
+        or {*code.co_freevars} - {"__class__"}
+        or any(isinstance(each, CodeType) for each in code.co_consts)
+    ):
+        return None
+    return {*code.co_names}
 
 
 def _plain(part: nn.Module) -> dict[str, Any]:

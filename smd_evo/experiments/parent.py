@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Protocol, get_args
 
 import torch
 from torch import nn
 
-from smd_evo.core.copying import twin_of
+from smd_evo.core.blocks import within
+from smd_evo.core.copying import whole_copy, without_graphs
+from smd_evo.core.exclusive import Exclusive
+from smd_evo.core.twins import sharing
 from smd_evo.errors import InvalidValue
 from smd_evo.evaluation.fitness import (
     NAMES,
@@ -46,16 +50,22 @@ class Given:
         network: the parent.
         data: its samples; None where the fitness brings its own.
         own: the fitness, where it is not one that the settings name.
+        copy: whether the experiments' network has memory of its own; else it has that of the parent's weights, which
+            are as before when the experiment is over.
     """
 
     network: nn.Module
     data: Data
     own: Fitness | None = None
+    copy: bool = True
 
     def parent(self, config: ExperimentConfig, progress: Progress) -> tuple[nn.Module, Data]:
         """See :class:`Source`."""
         _check_test(self.data)
-        return twin_of(self.network).to(config.device).eval(), self.data
+        if self.copy:
+            return whole_copy(self.network).to(config.device).eval(), self.data
+        memo = without_graphs(self.network, sharing(self.network))
+        return within(Exclusive(self.network), lambda: deepcopy(self.network, memo)).eval(), self.data
 
     def fitness(self, name: str) -> Fitness:
         """See :class:`Source`."""

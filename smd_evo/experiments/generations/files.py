@@ -10,6 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from smd_evo.atomic import write_whole
 from smd_evo.errors import InvalidValue
 from smd_evo.experiments.folders.content import (
@@ -40,7 +42,7 @@ from smd_evo.experiments.settings import fitness_name
 from smd_evo.experiments.trust import going_on
 from smd_evo.experiments.weights import encode_weights, plain_state
 
-__all__ = ["ENSEMBLE", "NETWORK", "Interrupted", "evolve", "resume"]
+__all__ = ["ENSEMBLE", "NETWORK", "Interrupted", "evolve", "network_file", "resume"]
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +51,11 @@ _Validated = tuple[_Numbered, _Numbered, _Numbered]
 
 
 def evolve(
-    config: EvolutionConfig, out: Path, progress: Progress | None = None, source: Source = NAMED
+    config: EvolutionConfig,
+    out: Path,
+    progress: Progress | None = None,
+    source: Source = NAMED,
+    lasting: bool = True,
 ) -> EvolutionResult:
     """Begin a run, and go through all its generations.
 
@@ -58,6 +64,7 @@ def evolve(
         out: new folder; it appears when the first checkpoint is there.
         progress: told of children and generations.
         source: of the parent, the data and the fitness; by default the settings name them.
+        lasting: whether the folder stays; else it gets no checkpoints and no whole network.
 
     Raises:
         OutputExists: ``out`` is not empty.
@@ -71,9 +78,10 @@ def evolve(
         evolution.begin()
         write_config(place.folder, config)
         write_whole(place.folder / IDENTITY, (json.dumps(identity_of(evolution), indent=1) + "\n").encode())
-        write_checkpoint(place.folder, 0, evolution.state_dict(), config.keep_checkpoints)
+        if lasting:
+            write_checkpoint(place.folder, 0, evolution.state_dict(), config.keep_checkpoints)
         place.publish()
-        return _go_on(evolution, out, progress)
+        return _go_on(evolution, out, progress, lasting)
 
 
 def resume(
@@ -127,10 +135,15 @@ def resume(
         return _go_on(evolution, run, progress)
 
 
-def _go_on(evolution: Evolution, run: Path, progress: Progress) -> EvolutionResult:
+def network_file(network: nn.Module) -> bytes:
+    """The content of a run's file of its best network."""
+    return encode_weights(plain_state(network), "the best network on validation", "safetensors")
+
+
+def _go_on(evolution: Evolution, run: Path, progress: Progress, lasting: bool = True) -> EvolutionResult:
     """What is left of a run; an interrupt, whenever it comes, tells what is kept."""
     try:
-        return _to_its_end(evolution, run, progress)
+        return _to_its_end(evolution, run, progress, lasting)
     except KeyboardInterrupt as stop:
         if not has_checkpoint(run):
             raise Interrupted(f"{run} is gone, with its checkpoints") from None
@@ -138,12 +151,12 @@ def _go_on(evolution: Evolution, run: Path, progress: Progress) -> EvolutionResu
         raise Interrupted(f"{str(stop) or 'the last checkpoint is kept'}; {mend} goes on") from None
 
 
-def _to_its_end(evolution: Evolution, run: Path, progress: Progress) -> EvolutionResult:
+def _to_its_end(evolution: Evolution, run: Path, progress: Progress, lasting: bool) -> EvolutionResult:
     from smd_evo.experiments.generations.plot import (
         plot_evolution,  # it takes a second to load: when all settings are right
     )
 
-    records = _generations(evolution, run, progress)
+    records = _generations(evolution, run, progress, lasting)
     if evolution.problem.actors:
         evolution.problem.kill_actors()
     progress.start("ensemble and test", None)
@@ -151,10 +164,8 @@ def _to_its_end(evolution: Evolution, run: Path, progress: Progress) -> Evolutio
     result = finish(evolution)
     seconds = time.perf_counter() - start + sum(record["seconds"] for record in records)
     with disk(run, evolution.generation):
-        write_whole(
-            run / NETWORK,
-            encode_weights(plain_state(result.network), "the best network on validation", "safetensors"),
-        )
+        if lasting:
+            write_whole(run / NETWORK, network_file(result.network))
         if result.ensemble is not None:
             result.ensemble.save(run / ENSEMBLE)
         write_plot(run / PLOT, lambda file: plot_evolution(records, evolution.start, evolution.config, file))
@@ -163,7 +174,7 @@ def _to_its_end(evolution: Evolution, run: Path, progress: Progress) -> Evolutio
     return result
 
 
-def _generations(evolution: Evolution, run: Path, progress: Progress) -> list[dict[str, Any]]:
+def _generations(evolution: Evolution, run: Path, progress: Progress, lasting: bool) -> list[dict[str, Any]]:
     """Go through what is left of them, and return all lines of metrics.jsonl."""
     config, begin = evolution.config, evolution.generation
     stored, records = begin, read_metrics(run, begin)
@@ -188,7 +199,8 @@ def _generations(evolution: Evolution, run: Path, progress: Progress) -> list[di
                 if evolution.generation % config.checkpoint_every == 0 or evolution.stopped or asked:
                     metrics.sync()
                     history.sync()
-                    write_checkpoint(run, evolution.generation, evolution.state_dict(), config.keep_checkpoints)
+                    if lasting:
+                        write_checkpoint(run, evolution.generation, evolution.state_dict(), config.keep_checkpoints)
                     stored = evolution.generation
             log(found)
             validated = _validated(validated, records[-1])

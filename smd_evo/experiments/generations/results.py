@@ -49,7 +49,7 @@ class EvolutionResult:
 
 
 def finish(evolution: Evolution) -> EvolutionResult:
-    """Choose on validation, then read the test split."""
+    """Choose on validation, then read the test split; the problem's network becomes the best one."""
     with in_precision(evolution.config):
         return _finish(evolution)
 
@@ -57,7 +57,7 @@ def finish(evolution: Evolution) -> EvolutionResult:
 def _finish(evolution: Evolution) -> EvolutionResult:
     config, data = evolution.config, evolution.data
     measure = config.fitness, evolution.fitness.sense
-    kept = ParameterSpace(evolution.problem.make_net(), config.select)
+    kept = ParameterSpace(evolution.problem.space.module, config.select)  # the run is over, nobody else needs it
     if isinstance(evolution.fitness, ModuleFitness):
         kept.load(evolution.best)
         rows = (_rewarded if isinstance(evolution.fitness, RewardFitness) else _own_rows)(evolution, kept)

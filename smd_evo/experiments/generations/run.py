@@ -273,14 +273,17 @@ class Evolution:
             start_ray(config.ray_address)
             host = {"num_actors": config.actors, "num_gpus_per_actor": config.gpus_per_actor}
         self.problem = FinetuneProblem(
-            self.space,
+            self.space if host else self.space.twin(),
             None if self._alone else self.data.fitness,
             self.fitness,
             minibatch_size=None if self._alone else images_at(self._images, 1),
             batch_size=config.batch_size,
+            copy=bool(host),
             seed=config.seed,
             **host,
         )
+        if not host:
+            self.problem.know(self.space)
         self.problem.progress = self.progress.advance
         self.searcher = self._stages.searcher(self.problem, sigmas)
         self._judge = Evaluator(
@@ -322,12 +325,14 @@ class Evolution:
         child = self.parent()
         found, score = self._judged(child)
         best = not self.best or score > self._best_score
-        with self.problem.space.applied(child):
-            values = self.problem.space.copied()
+        late = 0 if isinstance(self.fitness, ModuleFitness) else self.config.late_parents  # nobody votes there
+        if best or late:
+            with self.problem.space.applied(child):
+                values = self.problem.space.copied()
+            self.late = [*self.late, values][-late:] if late else []
         if best:
             self.best, self._best_score = values, score
         self._without = 0 if best else self._without + 1
-        self.late = [*self.late, values][-self.config.late_parents :] if self.config.late_parents else []
         return replace(found, best=best)
 
     def _judged(self, child: Child) -> tuple[Validation, float]:

@@ -175,8 +175,11 @@ class ToolboxEvaluator(NetworkToolbox):
         self.evaluator = self.objectives.evaluator(
             parent, data, select=select, batch_size=batch_size, device=device, together=together
         )
-        space = self.evaluator.space
-        self._parent = space.values_at(torch.arange(space.size, device=space.device))
+
+    @functools.cached_property
+    def _parent(self) -> torch.Tensor:
+        """All selected parameters, for individuals that hold as many: none of the others needs them."""
+        return self.evaluator.space.flat()
 
     @property
     def fitness(self) -> type[base.Fitness]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 
 import torch
@@ -49,7 +48,7 @@ class Rebased:
 
     def __init__(self, first: Evaluator) -> None:
         self._first = first
-        self._near = first.on_parent(copy.deepcopy(first.space))
+        self._near = first.on_parent(first.space.twin())  # which costs what is selected
         self._taken: tuple[Mutation, ...] | None = ()  # None: nobody knows
         self._checksum = self._first_checksum()
         self._compared = False

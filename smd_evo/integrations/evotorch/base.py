@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from smd_evo.core.keys import Key, check_key, derive
 from smd_evo.core.parameters import ParameterSpace
-from smd_evo.errors import InvalidType, InvalidValue, check_count, shown
+from smd_evo.core.supported import check_place
+from smd_evo.errors import InvalidType, InvalidValue, check_count, check_flag, shown
 from smd_evo.evaluation.data import share_of
 from smd_evo.evaluation.fitness import Fitness
 from smd_evo.evaluation.front import ParetoFront
@@ -58,6 +59,7 @@ class NetworkProblem(EvaluatedProblem):
         minibatch_size: int | None,
         batch_size: int | str,
         together: int | None,
+        copy: bool,
         solution_length: int,
         dtype: torch.dtype,
         host: dict[str, Any],
@@ -75,15 +77,26 @@ class NetworkProblem(EvaluatedProblem):
             eval_data_length=len(self._measures) - count,
             host=host,
         )
-        space = copy.deepcopy(parent)  # the user's own network is never touched
-        if self.num_actors or self.device.type != "cpu":
-            space.module.to(self.device)  # what travels to actors is on the CPU, whatever they have
+        space = self._copied(parent) if check_flag("copy", copy) else self._as_it_is(parent)
         evaluator = self._measures.evaluator(space, data, batch_size=batch_size, together=together)
         self.fitness = evaluator.fitness
         self._minibatch_size = checked_size(minibatch_size, evaluator.samples)
         self.key = key_of(host.get("seed")) if key is None else key
         self._replica = Replica(space, evaluator)
         self.progress: Callable[[], object] | None = None
+
+    def _copied(self, parent: ParameterSpace) -> ParameterSpace:
+        space = deepcopy(parent)  # the user's own network is never touched
+        if self.num_actors or self.device.type != "cpu":
+            space.module.to(self.device)  # what travels to actors is on the CPU, whatever they have
+        return space
+
+    def _as_it_is(self, parent: ParameterSpace) -> ParameterSpace:
+        if self.num_actors:
+            raise InvalidValue("copy: expected True with actors, each of which has a copy, got False; leave it out")
+        if self.device.type != "cpu":
+            check_place(parent.module, self.device)
+        return parent
 
     @property
     def calls(self) -> int:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
+from copy import copy as shallow
 from typing import Any
 
 import torch
@@ -63,7 +63,7 @@ class FinetuneProblem(NetworkProblem):
     samples are the same, so GeneticAlgorithm's default of evaluating its parents again costs nothing.
 
     Args:
-        parent: the network, which is copied and never touched; or a ParameterSpace of it.
+        parent: the network, which is copied and never touched, unless ``copy`` is False; or a ParameterSpace of it.
         data: see :func:`smd_evo.evaluation.data.make_batches`; None if the fitness brings its own.
         fitness: "cross_entropy", "accuracy", a BatchFitness or a ModuleFitness; it says the objective sense. A list
             of several is several objectives, see :class:`smd_evo.evaluation.objectives.Objectives`; for EvoTorch's
@@ -77,6 +77,8 @@ class FinetuneProblem(NetworkProblem):
             for all its solutions; None for all samples.
         batch_size: samples a forward pass, or "auto".
         together: children a forward pass, for small networks: see :class:`smd_evo.evaluation.evaluator.Evaluator`.
+        copy: False to have no copy: the network itself is then the present parent, and moves with the search. Leave
+            it to the problem as long as that is used.
         host: further keywords of ``evotorch.Problem``: seed, device, num_actors, num_gpus_per_actor, ... The
             network is evaluated where it is, or on ``device`` if that is no CPU, or on the actors' devices.
 
@@ -106,6 +108,7 @@ class FinetuneProblem(NetworkProblem):
         minibatch_size: int | None = None,
         batch_size: int | str = "auto",
         together: int | None = None,
+        copy: bool = True,
         **host: Any,
     ) -> None:
         steps = check_count("steps", steps)
@@ -117,6 +120,7 @@ class FinetuneProblem(NetworkProblem):
             minibatch_size=minibatch_size,
             batch_size=batch_size,
             together=together,
+            copy=copy,
             solution_length=1 + WORDS * steps,
             dtype=torch.int64,
             host=host,
@@ -313,9 +317,14 @@ class FinetuneProblem(NetworkProblem):
     def change(self, change: Change) -> None:
         """See :meth:`NetworkProblem.change`; the pre-trained parent is kept for :meth:`make_net`."""
         if self._first is None:
-            self._first = self._replica.copied()
+            self._first = self._replica.copied()  # of which only what is selected takes memory
         self._past.note(change, self._replica)
         super().change(change)
+
+    def know(self, first: ParameterSpace) -> None:
+        """Keep this space of the present parent, which nobody will move, for :meth:`make_net`, and no copy of it."""
+        self._first = Replica(first)
+        self._first.changes = self.changes
 
     def state_dict(self) -> dict[str, Any]:
         """See :meth:`NetworkProblem.state_dict`."""
@@ -339,7 +348,7 @@ class FinetuneProblem(NetworkProblem):
         super().__setstate__(state)
         if rules is not None:
             first = self._first or self._replica
-            self._past, replica = Past(first.changes, None, rules), copy.copy(first)
+            self._past, replica = Past(first.changes, None, rules), shallow(first)
             for change in self._log:
                 self._past.note(change, replica)
                 replica.changes += 1

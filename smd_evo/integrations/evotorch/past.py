@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from smd_evo.core.blocks import within
 from smd_evo.core.checksum import checksum_of
+from smd_evo.core.exclusive import Exclusive
 from smd_evo.core.keys import Key, derive
 from smd_evo.core.mutation import Lineage
 from smd_evo.core.rows import decode_rows, row_lengths
@@ -137,7 +139,8 @@ def _checksums(replica: Replica) -> tuple[int, int | None]:
     rest = [] if replica.rest is None else [replica.rest]
     state = None if optimizer is None else checksum_of([*map(torch.as_tensor, optimizer.state.values()), *rest])
     space = replica.space
-    return checksum_of([*space.copied().values(), *space.module.parameters(), *space.module.buffers()]), state
+    tensors = [*space.tensors, *space.module.parameters(), *space.module.buffers()]
+    return within(Exclusive(space.module), lambda: checksum_of(tensors)), state
 
 
 def _seal_key(begin: Key | None, rule: int, rules: Rules) -> Key | None:

@@ -26,7 +26,7 @@ class Change(Protocol):
     """
 
     def apply(self, replica: Replica) -> None:
-        """Move the parent of a replica."""
+        """Move the parent of a replica: its selected parameters, and nothing else of its network."""
 
 
 class Replica:
@@ -51,8 +51,8 @@ class Replica:
         self.rest = None
 
     def copied(self) -> Replica:
-        """The same parent on its own, with nothing to evaluate it on."""
-        other = Replica(copy.deepcopy(self.space))
+        """The same parent on its own, a :meth:`ParameterSpace.twin`, with nothing to evaluate it on."""
+        other = Replica(self.space.twin())
         other.changes, other.optimizer = self.changes, copy.deepcopy(self.optimizer)
         other.rest = None if self.rest is None else self.rest.clone()
         return other

@@ -38,13 +38,13 @@ class SubspaceProblem(NetworkProblem):
     the parent. The subspace is static until :meth:`rebase` folds a point into the parent and draws the next.
 
     Args:
-        parent: the network, which is copied and never touched; or a ParameterSpace of it.
+        parent: the network, which is copied and never touched, unless ``copy`` is False; or a ParameterSpace of it.
         data: see :func:`smd_evo.evaluation.data.make_batches`; None if the fitness brings its own.
         fitness, eval_data: as for :class:`FinetuneProblem`.
         dimensions: k, for a random subspace of so many coordinates. Give this or ``subspace``.
         subspace: a RandomSubspace, or any rule that is static.
         scale: "absolute", or "relative" to multiply x by each tensor's standard deviation in the first parent.
-        select, minibatch_size, batch_size, together, host: as for :class:`FinetuneProblem`.
+        select, minibatch_size, batch_size, together, copy, host: as for :class:`FinetuneProblem`.
 
     Raises:
         InvalidValue, InvalidType, UnsupportedParameter: an unusable parent, data, fitness or setting.
@@ -73,6 +73,7 @@ class SubspaceProblem(NetworkProblem):
         minibatch_size: int | None = None,
         batch_size: int | str = "auto",
         together: int | None = None,
+        copy: bool = True,
         **host: Any,
     ) -> None:
         scale = check_choice("scale", scale, SCALES)
@@ -93,6 +94,7 @@ class SubspaceProblem(NetworkProblem):
             minibatch_size=minibatch_size,
             batch_size=batch_size,
             together=together,
+            copy=copy,
             solution_length=len(subspace.coordinates(subspace.draw(key), space.layout)),
             dtype=torch.float32,
             key=key,
