@@ -75,7 +75,7 @@ def read_run(run: Path, name: str) -> Run:
             name=name,
             seed=config.seed,
             model=config.model,
-            parameters=results["parameters"],
+            parameters=int(results["parameters"]),
             rows=stored_rows(results),
             right=_right(results),
             against=against,
