@@ -86,7 +86,7 @@ def settings() -> str:
         text += f"\n## {title}\n\n| option | | |\n| --- | --- | --- |\n"
         for each in dataclasses.fields(kind):
             about = each.metadata
-            if kind is ExperimentConfig or about != common.get(each.name, each).metadata or each.name not in common:
+            if kind is ExperimentConfig or each.name not in common or about != common[each.name].metadata:
                 cells = f"`--{each.name.replace('_', '-')}`", f"`{about['metavar']}`", about["help"]
                 text += f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |\n"
     return text

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
@@ -9,6 +10,9 @@ from torch import nn
 from smd_evo import gaussian
 
 ROOT = Path(__file__).resolve().parent.parent
+
+CARRIES = pytest.mark.filterwarnings("ignore:parent. what it answers depends on the batch before:UserWarning")
+"""For tests of networks that keep numbers from one batch to the next on purpose, which is told."""
 
 
 class SmallNet(nn.Module):

@@ -11,7 +11,7 @@ from torch import nn
 import smd_evo
 from smd_evo.controls.batchnorm import blended, statistics_of
 
-__all__ = ["GRIDS", "MAKERS", "MOVES"]
+__all__ = ["GRIDS", "MAKERS", "MOVES", "of_few"]
 
 
 class Searching:
@@ -110,3 +110,12 @@ GRIDS: Mapping[str, list[dict[str, Any]]] = {
     "sparse-es": [{"density": 0.1, **each} for each in MOVES],
     "newton": [{"select": "norm,bias,head", "ridge": ridge} for ridge in (0.03, 0.1, 0.3)],
 }
+
+
+def of_few(select: Any) -> dict[str, Any]:
+    """Makers and grids of what mutates few parameters of an image network, densely."""
+    ridges = [{"select": select, "ridge": ridge, "images": 500, "share": 0.75} for ridge in (0.03, 0.1, 0.3)]
+    return {
+        "norm-es": (SparseSearch, [{"select": select, "density": 1.0, **each} for each in MOVES]),
+        "norm-newton": (NewtonSearch, ridges),
+    }

@@ -105,11 +105,7 @@ def adam_beside(task: Task, seed: int) -> tuple[nn.Module, int]:
 METHODS = {
     **{name: (maker, rivals.GRIDS[name]) for name, maker in rivals.MAKERS.items()},
     "int8-es": (ours.SparseSearch, ours.GRIDS["sparse-es"]),
-    "norm-es": (ours.SparseSearch, [{"select": FLOATS, "density": 1.0, **each} for each in ours.MOVES]),
-    "norm-newton": (
-        ours.NewtonSearch,
-        [{"select": FLOATS, "ridge": ridge, "images": 500, "share": 0.75} for ridge in (0.03, 0.1, 0.3)],
-    ),
+    **ours.of_few(FLOATS),
 }
 SPECIAL = {
     "float": float_network,

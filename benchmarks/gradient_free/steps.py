@@ -105,11 +105,7 @@ FEW = "norm,bias,head"
 METHODS = {
     **{name: (maker, rivals.GRIDS[name]) for name, maker in rivals.MAKERS.items()},
     "sparse-es": (ours.SparseSearch, ours.GRIDS["sparse-es"]),
-    "norm-es": (ours.SparseSearch, [{"select": FEW, "density": 1.0, **each} for each in ours.MOVES]),
-    "norm-newton": (
-        ours.NewtonSearch,
-        [{"select": FEW, "ridge": ridge, "images": 500, "share": 0.75} for ridge in (0.03, 0.1, 0.3)],
-    ),
+    **ours.of_few(FEW),
 }
 SPECIAL = {"float": float_network, "batchnorm": batchnorm, "adam-surrogate": surrogate}
 

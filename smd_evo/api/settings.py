@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from smd_evo.core.supported import check_place, check_there
+from smd_evo.core.supported import check_there, check_uncopied
 from smd_evo.errors import InvalidType, InvalidValue, check_choice, check_flag, shown
 from smd_evo.evaluation.fitness import Fitness, ModuleFitness, loss_mend
 from smd_evo.evaluation.rewards import RewardFitness
@@ -101,9 +101,7 @@ def taken(
     device = settings.get("device") or _device(network)
     config = kind.read({**settings, **given, "device": device, **({} if label is None else {"fitness": label})})
     if not check_flag("copy", copy):
-        if settings.get("actors", 1) != 1:
-            raise InvalidValue("copy: expected True with actors, each of which has a copy, got False; leave it out")
-        check_place(network, config.device)
+        check_uncopied(network, config.device, settings.get("actors", 1) != 1)
     return config, Given(network, samples, own, copy)
 
 

@@ -12,7 +12,14 @@ from smd_evo.core.integers import INTEGERS, Place
 from smd_evo.core.wrapped import inner
 from smd_evo.errors import InvalidValue, UnsupportedParameter
 
-__all__ = ["check_integers", "check_not_frozen", "check_place", "check_supported", "check_there", "without_aliases"]
+__all__ = [
+    "check_integers",
+    "check_not_frozen",
+    "check_supported",
+    "check_there",
+    "check_uncopied",
+    "without_aliases",
+]
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -70,8 +77,18 @@ def check_there(module: nn.Module) -> None:
                 )
 
 
-def check_place(module: nn.Module, device: torch.device | str) -> None:
-    """Raise InvalidValue for a network that would have to move to a device, where it is not to be copied."""
+def check_uncopied(module: nn.Module, device: torch.device | str | None, actors: bool) -> None:
+    """Raise InvalidValue where a network cannot do without a copy.
+
+    Args:
+        module: the network.
+        device: where it is to be; None: where it is.
+        actors: whether there are some.
+    """
+    if actors:
+        raise InvalidValue("copy: expected True with actors, each of which has a copy, got False; leave it out")
+    if device is None:
+        return
     wanted = torch.empty(0, device=device).device  # "cuda" is "cuda:0" here
     for tensor in (*module.parameters(), *module.buffers()):
         if tensor.device != wanted:

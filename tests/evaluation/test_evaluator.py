@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from helpers import SmallNet, same_bits, state_bits
+from helpers import CARRIES, SmallNet, same_bits, state_bits
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -25,8 +25,7 @@ from smd_evo import (
 from smd_evo.core.parameters import Child
 from smd_evo.evaluation.fitness import ACCURACY, CROSS_ENTROPY, WORST
 
-# Some of these networks keep numbers from one batch to the next on purpose.
-pytestmark = pytest.mark.filterwarnings("ignore:parent. what it answers depends on the batch before:UserWarning")
+pytestmark = CARRIES
 
 
 def children(count=6, sigma=0.3, key=0, **options) -> list[Child]:

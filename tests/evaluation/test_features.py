@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from helpers import same_bits, state_bits
+from helpers import CARRIES, same_bits, state_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reuse_helpers import NETWORKS, Cnn, Net, Tied, Vit, children, counting, images, made, mlp, parts, slow
@@ -26,8 +26,7 @@ from smd_evo.evaluation.data import minibatch
 from smd_evo.evaluation.features import Features
 from smd_evo.evaluation.stream import Stream
 
-# Some of these networks keep numbers from one batch to the next on purpose.
-pytestmark = pytest.mark.filterwarnings("ignore:parent. what it answers depends on the batch before:UserWarning")
+pytestmark = CARRIES
 
 LOGGER = "smd_evo.evaluation.heads"
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from helpers import SmallNet, same_bits, state_bits
+from helpers import CARRIES, SmallNet, same_bits, state_bits
 from torch import nn
 from torch.nn import functional
 
@@ -15,8 +15,7 @@ from smd_evo import Evaluator, Lineage, ModuleFitness, ParameterSpace, RandomSub
 from smd_evo.core.checksum import checksum
 from smd_evo.evaluation.stream import Stream
 
-# Some networks here carry state from batch to batch on purpose, which is told.
-pytestmark = pytest.mark.filterwarnings("ignore:parent. what it answers depends on the batch before:UserWarning")
+pytestmark = CARRIES
 
 
 def children(count=6, key=0, sigma=0.3):

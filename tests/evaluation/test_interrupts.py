@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
-from helpers import state_bits
+from helpers import CARRIES, state_bits
 from torch import nn
 from torch.nn import functional
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
@@ -19,8 +19,7 @@ from smd_evo.core.exclusive import _blocks
 from smd_evo.evaluation import probe, sharing, together
 from smd_evo.evaluation.stream import Stream
 
-# Some of these networks keep numbers from one batch to the next on purpose.
-pytestmark = pytest.mark.filterwarnings("ignore:parent. what it answers depends on the batch before:UserWarning")
+pytestmark = CARRIES
 
 WATCHED = (
     os.path.dirname(smd_evo.__file__) + os.sep,

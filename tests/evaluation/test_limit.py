@@ -7,7 +7,7 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from helpers import SmallNet, same_bits, state_bits
+from helpers import CARRIES, SmallNet, same_bits, state_bits
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -25,8 +25,7 @@ from smd_evo.core.parameters import Child
 from smd_evo.errors import OutOfMemory, SmdEvoError
 from smd_evo.evaluation.stream import Stream
 
-# Some of these networks keep numbers from one batch to the next on purpose.
-pytestmark = pytest.mark.filterwarnings("ignore:parent. what it answers depends on the batch before:UserWarning")
+pytestmark = CARRIES
 
 SHORT = "out of memory with"
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 import pytest
 import timm
 import torch
-from helpers import same_bits, state_bits
+from helpers import CARRIES, same_bits, state_bits
 from hypothesis import given
 from hypothesis import strategies as st
 from reuse_helpers import (
@@ -49,8 +49,7 @@ from smd_evo.evaluation.recording import Met
 from smd_evo.evaluation.stream import Stream
 from smd_evo.evaluation.worth import pays, shared_calls, touched_by
 
-# Some of these networks keep numbers from one batch to the next on purpose.
-pytestmark = pytest.mark.filterwarnings("ignore:parent. what it answers depends on the batch before:UserWarning")
+pytestmark = CARRIES
 
 LOGGER = "smd_evo.evaluation.sharing"
 

@@ -14,7 +14,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from helpers import SmallNet, same_bits, state_bits
+from helpers import CARRIES, SmallNet, same_bits, state_bits
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -36,8 +36,7 @@ from smd_evo.evaluation import reader
 from smd_evo.evaluation.fitness import CROSS_ENTROPY
 from smd_evo.evaluation.stream import Stream
 
-# Some of these networks keep numbers from one batch to the next on purpose.
-pytestmark = pytest.mark.filterwarnings("ignore:parent. what it answers depends on the batch before:UserWarning")
+pytestmark = CARRIES
 
 NUMBERS = torch.tensor([31, 4, 17, 0, 39, 22, 23, 9])
 SOME_WORKERS = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # on a single core

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from helpers import same_bits, state_bits
+from helpers import CARRIES, same_bits, state_bits
 from hypothesis import given
 from hypothesis import strategies as st
 from reuse_helpers import NETWORKS, Cnn, Net, Tied, Vit, children, images, made, mlp, parts, slow
@@ -35,8 +35,7 @@ from smd_evo.evaluation.stack import Stack
 from smd_evo.evaluation.stream import Stream
 from smd_evo.evaluation.tails import tails_in
 
-# Some of these networks keep numbers from one batch to the next on purpose.
-pytestmark = pytest.mark.filterwarnings("ignore:parent. what it answers depends on the batch before:UserWarning")
+pytestmark = CARRIES
 
 LOGGER = "smd_evo.evaluation.together"
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from smd_evo.core.keys import Key, check_key, derive
 from smd_evo.core.parameters import ParameterSpace
-from smd_evo.core.supported import check_place
+from smd_evo.core.supported import check_uncopied
 from smd_evo.errors import InvalidType, InvalidValue, check_count, check_flag, shown
 from smd_evo.evaluation.data import share_of
 from smd_evo.evaluation.fitness import Fitness
@@ -92,10 +92,7 @@ class NetworkProblem(EvaluatedProblem):
         return space
 
     def _as_it_is(self, parent: ParameterSpace) -> ParameterSpace:
-        if self.num_actors:
-            raise InvalidValue("copy: expected True with actors, each of which has a copy, got False; leave it out")
-        if self.device.type != "cpu":
-            check_place(parent.module, self.device)
+        check_uncopied(parent.module, None if self.device.type == "cpu" else self.device, bool(self.num_actors))
         return parent
 
     @property
