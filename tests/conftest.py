@@ -2,6 +2,7 @@
 
 import gc
 import os
+import random
 import signal
 import sys
 
@@ -15,6 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the workers of a parallel r
 os.environ["EVOTORCH_VERBOSE_LEVEL"] = "0"  # before its import: no INFO lines
 os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "WANDB_ERROR_REPORTING": "false"}  # evotorch imports both
 
+import numpy as np
 import pytest
 import torch
 from helpers import SmallNet
@@ -53,6 +55,18 @@ LONGEST = (
     ),
 )
 """Files that take minutes, each on one worker: begun last, they would keep the others waiting."""
+
+
+class Seeded:
+    """Every test and doctest begins with the same random numbers, whatever ran before it on its worker."""
+
+    def pytest_runtest_setup(self, item):
+        for seed in (random.seed, np.random.seed, torch.manual_seed):
+            seed(0)
+
+
+def pytest_configure(config):
+    config.pluginmanager.register(Seeded())  # a hook of this file would be for the tests beside it alone
 
 
 def pytest_collection_modifyitems(items):

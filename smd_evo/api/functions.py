@@ -74,7 +74,9 @@ def finetune(
         >>> from smd_evo import finetune, split
         >>> inputs = torch.randn(90, 4, generator=torch.Generator().manual_seed(0))
         >>> data = split((inputs, (inputs[:, 0] > 0).long()))
-        >>> result = finetune(torch.nn.Linear(4, 2), data, children=12, density=0.5, sigma=0.5)
+        >>> network = torch.nn.Linear(4, 2, bias=False)
+        >>> network.weight.data = torch.tensor([[0.0, 1, 0, 0], [1, 0, 0, 0]])  # better than chance, as a parent is
+        >>> result = finetune(network, data, children=12, density=0.5, sigma=0.5)
         >>> len(result.ensemble) >= 1, type(result.best).__name__
         (True, 'Linear')
     """
