@@ -47,28 +47,8 @@ def make_batches(data: Any, batch_size: int | str, device: torch.device, pad: in
         if not len(data):
             raise InvalidValue("data: expected at least one sample, got none")
         return data.batches(_size(batch_size, data.first, device), device)
-    if (records := records_of(data)) is not None:
-        pairs = records.batches(_size(batch_size, records.first, device), pad)
-    elif isinstance(data, Mapping):
-        pairs = _split(with_labels_apart(data), batch_size, device)
-    elif isinstance(data, tuple) and len(data) == 2:
-        pairs = _split(data, batch_size, device)
-    elif (isinstance(data, Dataset) and isinstance(data, Sized)) or _holds_samples(data):
-        pairs = _load(data, batch_size, device) if len(data) else iter(())
-    elif isinstance(data, IterableDataset):
-        raise InvalidType(
-            f"data: expected to know whether it gives samples or batches, got {type(data).__name__}, an "
-            "IterableDataset; give DataLoader(data, 64) if it gives samples, DataLoader(data, None) if batches"
-        )
-    elif isinstance(data, Iterable) and not isinstance(data, str | Tensor):
-        pairs = map(with_labels_apart, data)
-    else:
-        raise InvalidType(
-            f"data: expected (inputs, targets), a Dataset, a Stream or an iterable of batches, "
-            f"got {shown(data) if isinstance(data, str) else type(data).__name__}; the order is parent, data, fitness"
-        )
     batches, start = MemoryBatches(), 0
-    for number, pair in enumerate(pairs):
+    for number, pair in enumerate(_pairs(data, batch_size, device, pad)):
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise InvalidType(
                 f"data: expected (inputs, targets) in batch {number}, got {_kind(pair)}; two tensors are given as a "
@@ -82,6 +62,29 @@ def make_batches(data: Any, batch_size: int | str, device: torch.device, pad: in
     if not batches:
         raise InvalidValue("data: expected at least one sample, got none")
     return batches
+
+
+def _pairs(data: Any, batch_size: int | str, device: torch.device, pad: int) -> Iterable[Any]:
+    """(Inputs, targets) of each batch, of data of any kind but a stream's."""
+    if (records := records_of(data)) is not None:
+        return records.batches(_size(batch_size, records.first, device), pad)
+    if isinstance(data, Mapping):
+        return _split(with_labels_apart(data), batch_size, device)
+    if isinstance(data, tuple) and len(data) == 2:
+        return _split(data, batch_size, device)
+    if (isinstance(data, Dataset) and isinstance(data, Sized)) or _holds_samples(data):
+        return _load(data, batch_size, device) if len(data) else iter(())
+    if isinstance(data, IterableDataset):
+        raise InvalidType(
+            f"data: expected to know whether it gives samples or batches, got {type(data).__name__}, an "
+            "IterableDataset; give DataLoader(data, 64) if it gives samples, DataLoader(data, None) if batches"
+        )
+    if isinstance(data, Iterable) and not isinstance(data, str | Tensor):
+        return map(with_labels_apart, data)
+    raise InvalidType(
+        f"data: expected (inputs, targets), a Dataset, a Stream or an iterable of batches, "
+        f"got {shown(data) if isinstance(data, str) else type(data).__name__}; the order is parent, data, fitness"
+    )
 
 
 def check_batch_size(value: object) -> int | str:
