@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 WORKERS = -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test lint docs notebooks bench hooks clean
+.PHONY: help demo test lint docs notebooks bench figures hooks clean
 
 help:  ## what there is
 	@awk -F ':.*## ' '/^[a-z-]*:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
+
+figures: $(READY)  ## those of README and pages that come from benchmarks' results files
+	$(BIN)/python benchmarks/figures.py
 
 hooks: $(READY)  ## checks of style before each commit
 	$(BIN)/pre-commit install

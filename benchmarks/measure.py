@@ -64,13 +64,13 @@ class Report:
     def row(self, *cells):
         """One more row, kept on the disk at once."""
         self._rows.append(dict(zip(self._columns, cells, strict=True)))
-        print(f"| {' | '.join(map(_shown, cells))} |", flush=True)
+        print(f"| {' | '.join(map(shown, cells))} |", flush=True)
         RESULTS.mkdir(exist_ok=True)
         content = {"machine": self._machine, "rows": self._rows}
         (RESULTS / f"{self._name}.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
-def _shown(cell):
+def shown(cell):
     if isinstance(cell, tuple):
         value, low, high = (f"{number:.3g}" for number in cell)
         return f"{value} ({low} to {high})"

@@ -105,6 +105,12 @@ def test_the_other_command_lines_are_targets_of_the_makefile():
             assert target[0] in targets
 
 
+def test_figures_are_what_the_results_files_say():
+    command = [sys.executable, *STRICT, str(ROOT / "benchmarks" / "figures.py"), "--check"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
 def test_the_readme_begins_with_fifteen_lines():
     first = blocks("README.md", "python")[0]
     assert len([line for line in first.splitlines() if line.strip()]) <= 15
