@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 WORKERS = -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test lint docs notebooks bench figures hooks clean
+.PHONY: help demo test lint docs notebooks bench figures dist hooks clean
 
 help:  ## what there is
 	@awk -F ':.*## ' '/^[a-z-]*:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,18 @@ $(READY): pyproject.toml
 
 figures: $(READY)  ## those of README and pages that come from benchmarks' results files
 	$(BIN)/python benchmarks/figures.py
+
+# A release: this, then a tag and the upload of dist.
+dist: $(READY)  ## sdist and wheel; the wheel is tried where the repository is not
+	rm -rf dist build/wheel
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/twine check --strict dist/*
+	$(PYTHON) -m venv build/wheel
+	build/wheel/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl mypy
+	cp examples/finetune_your_network.py build/wheel
+	cd build/wheel && bin/python -I finetune_your_network.py
+	cd build/wheel && bin/mypy --strict finetune_your_network.py
+	cd build/wheel && bin/smd-evo finetune --children 16
 
 hooks: $(READY)  ## checks of style before each commit
 	$(BIN)/pre-commit install
