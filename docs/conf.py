@@ -87,7 +87,8 @@ def settings() -> str:
         for each in dataclasses.fields(kind):
             about = each.metadata
             if kind is ExperimentConfig or each.name not in common or about != common[each.name].metadata:
-                cells = f"`--{each.name.replace('_', '-')}`", f"`{about['metavar']}`", about["help"]
+                value = f"`{about['metavar']}`" if about["metavar"] else ""
+                cells = f"`--{each.name.replace('_', '-')}`", value, about["help"]
                 text += f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |\n"
     return text
 
