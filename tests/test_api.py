@@ -454,7 +454,7 @@ class TestFitness:
     def test_a_metric_of_all_samples_on_the_command_line(self, many, tmp_path):
         """The table is of accuracy, as for every classifier; beside it the metric's gain has its interval."""
         words = ["--children", "4", "--sigma", "0.05", "--density", "0.1", "--fitness"]
-        done = here("finetune", *(many or ["--no-controls"]), *words, "auroc", "--out", "run", cwd=tmp_path)
+        done = here("finetune", *(many or ["--no-controls"]), *words, "mrr@10", "--out", "run", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         before, *others = smd_evo.load_run(tmp_path / "run").numbers["rows"]
         assert 0.5 < before["fitness"] < 1
@@ -462,7 +462,7 @@ class TestFitness:
             gain = row["fitness_gain"]
             assert gain["value"] == pytest.approx(row["fitness"] - before["fitness"])
             assert gain["low"] <= gain["high"]
-        assert "against the parent: AUROC" in " ".join(done.stdout.split())
+        assert "against the parent: MRR@10" in " ".join(done.stdout.split())
         assert here("report", "run", cwd=tmp_path).returncode == 0
 
     def test_a_metric_by_an_unknown_name_or_in_a_race_is_one_line(self, tmp_path):

@@ -219,6 +219,9 @@ class TestEvolve:
         with pytest.raises(WrongParent, match="expected it as evolve\\(copy=False\\) left it"):
             _ = result.best
 
+    @pytest.mark.filterwarnings(
+        "ignore:parent. expected an accuracy well above chance:UserWarning"
+    )  # it is untrained
     def test_ensembles_are_handed_out_whole(self):
         network = nn.Sequential(nn.Linear(8, 32), nn.LayerNorm(32), nn.Linear(32, 3))
         inputs = torch.randn(120, 8, generator=torch.Generator().manual_seed(0))

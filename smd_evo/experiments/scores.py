@@ -222,7 +222,11 @@ def _gain(outputs: Tensor, parent: Tensor, targets: Tensor, fitness: OutputFitne
         own, before = (fitness.of(each[numbers], targets[numbers]) for each in (outputs, parent))
         return own - before
 
+    of_each = getattr(fitness.metric, "of_each", lambda *_: None)
+    mine, theirs = (of_each(each, targets) for each in (outputs, parent))
     try:
+        if mine is not None and theirs is not None:
+            return paired_difference(mine, theirs, seed=seed)
         return statistic_interval(gain, len(targets), seed=seed)
     except InvalidValue:  # of few samples one class may be missing from a resampled set
         return None

@@ -273,6 +273,29 @@ class TestNamedMetrics:
         places = 1 + (outputs > outputs.gather(1, targets[:, None])).sum(1)
         expected = torch.where(places <= 10, 1 / places, 0).mean()
         assert get_fitness("mrr@10").of(outputs, targets) == pytest.approx(float(expected))
+
+    @pytest.mark.parametrize(
+        ("name", "function"),
+        [("auroc", reference.roc_auc_score), ("average_precision", reference.average_precision_score)],
+    )
+    def test_equal_scores_are_one_threshold(self, name, function):
+        outputs, targets = scores(2)
+        rounded = outputs.round()
+        assert len(rounded.unique()) < len(rounded)
+        expected = function(targets, rounded[:, 1] - rounded[:, 0])
+        assert get_fitness(name).of(rounded, targets) == pytest.approx(expected)
+
+    @pytest.mark.parametrize("name", ["ndcg@10", "ndcg@2", "mrr@10", "mrr@1"])
+    def test_rankings_are_means_over_the_samples_that_have_a_target(self, name):
+        outputs, targets = scores(20)
+        targets[3] = -100
+        each = get_fitness(name).metric.of_each(outputs, targets)
+        assert len(each) == len(targets) - 1
+        assert get_fitness(name).of(outputs, targets) == pytest.approx(float(each.mean()))
+        first = get_fitness(name).of(outputs[:1], targets[:1])
+        assert float(each[0]) == pytest.approx(first)
+        assert get_fitness(name).metric.of_each(outputs.log(), targets) is None  # not finite
+        assert get_fitness("auroc").metric.of_each(outputs, targets) is None
         assert get_fitness("mrr@10").of(torch.zeros(1, 4), torch.tensor([0])) == 0.25  # nothing is for free
 
     def test_of_numbers(self):

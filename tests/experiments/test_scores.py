@@ -166,3 +166,14 @@ def test_a_metric_of_all_samples_has_an_interval_of_resampled_samples_unless_the
     few = table_row("sparse", "best child", 1, own, parent, torch.eye(40)[0].long(), fitness)
     assert few.fitness is not None
     assert few.fitness_gain is None  # one sample in three sets lacks
+
+
+def test_a_ranking_has_an_interval_of_the_samples_own_numbers():
+    (own, parent), targets = members(2, classes=4)
+    fitness = get_fitness("mrr@2")
+    row = table_row("sparse", "best child", 1, own, parent, targets, fitness, seed=3)
+    expected = paired_difference(
+        fitness.metric.of_each(own, targets), fitness.metric.of_each(parent, targets), seed=3
+    )
+    assert row.fitness_gain == expected
+    assert row.fitness_gain.value == pytest.approx(row.fitness - fitness.of(parent, targets))
