@@ -5,16 +5,13 @@ compute for long run with ``--dry-run``, which loads and checks everything. Wher
 small one takes its place.
 """
 
-import os
 import re
 import shlex
-import subprocess
-import sys
 
 import pytest
 from docs_helpers import done, furnish, make_run, publish, skipped_without
 from helpers import ROOT
-from test_examples import STRICT
+from script_helpers import run_script
 
 PAGES = ["README.md", *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^\s*(?:```|~~~).*$", re.MULTILINE)
@@ -76,9 +73,7 @@ def test_every_block_of_a_page_says_what_it_is(page):
 def test_the_python_blocks_of_a_page_run_in_their_order(page, tmp_path):
     script = tmp_path / "page.py"
     script.write_text("\n".join(blocks(page, "python")))
-    command = [sys.executable, *STRICT, str(script)]
-    environment = os.environ | {"RAY_DEDUP_LOGS": "0"}
-    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+    result = run_script(script, cwd=tmp_path, RAY_DEDUP_LOGS="0")
     assert result.returncode == 0, result.stderr
 
 
@@ -105,9 +100,8 @@ def test_the_other_command_lines_are_targets_of_the_makefile():
             assert target[0] in targets
 
 
-def test_figures_are_what_the_results_files_say():
-    command = [sys.executable, *STRICT, str(ROOT / "benchmarks" / "figures.py"), "--check"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+def test_figures_are_what_the_results_files_say(tmp_path):
+    result = run_script(ROOT / "benchmarks" / "figures.py", "--check", cwd=tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
 
 

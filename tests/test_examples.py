@@ -1,10 +1,8 @@
 """Every example runs, at a tiny budget."""
 
-import subprocess
-import sys
-
 import pytest
 from helpers import ROOT
+from script_helpers import run_script
 
 BUDGETS = {
     "finetune_your_network.py": ["4"],
@@ -33,16 +31,6 @@ BUDGETS = {
 NEEDED = {"finetune_a_transformer.py": "transformers", "reward_a_language_model.py": "transformers"}
 """What an example imports that is an extra."""
 
-# Warnings are errors, but for those that EvoTorch makes (two when it is imported, two in its CMAES), and one of peft.
-UPSTREAM = [
-    "`torch.jit.script` is deprecated:FutureWarning",
-    "Creating NamedTuple classes using keyword arguments:DeprecationWarning",
-    "To copy construct from a tensor:UserWarning",
-    "__array_wrap__ must accept context:DeprecationWarning",
-    "`is_gradient_checkpointing` is deprecated:FutureWarning",  # peft calls what transformers has renamed
-]
-STRICT = ["-W", "error", *(part for warning in UPSTREAM for part in ("-W", f"ignore:{warning}"))]
-
 
 def test_every_example_is_listed():
     assert {path.name for path in (ROOT / "examples").glob("*.py")} == set(BUDGETS)
@@ -54,7 +42,6 @@ def test_example(name, tmp_path):
         pytest.importorskip(NEEDED[name], reason=f"{NEEDED[name]} is an extra")
     source = ROOT / "examples" / name
     assert len(source.read_text().splitlines()) < 60
-    command = [sys.executable, *STRICT, str(source), *BUDGETS[name]]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    result = run_script(source, *BUDGETS[name], cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "%" in result.stdout
