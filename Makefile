@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 WORKERS = -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test lint docs notebooks bench figures dist hooks clean
+.PHONY: help demo test quick test-lowest lint docs notebooks bench figures dist hooks clean
 
 help:  ## what there is
 	@awk -F ':.*## ' '/^[a-z-]*:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +19,16 @@ demo: $(READY)  ## fine-tunes and ensembles a small CNN on real scans of digits
 test: $(READY) lint docs  ## everything, as continuous integration does
 	$(BIN)/python -m pytest $(WORKERS)
 	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 $(BIN)/python -m pytest $(WORKERS) -m numeric tests
+
+quick: $(READY)  ## tests of the method itself, in a minute: no other processes, no Ray
+	$(BIN)/python -m pytest $(WORKERS) -m "not slow" tests/core tests/evaluation tests/ensemble tests/controls
+
+# With the oldest versions that pyproject.toml admits, and the oldest Python: PYTHON=python3.10, say.
+test-lowest:  ## everything with the oldest versions
+	$(PYTHON) -m venv --clear build/lowest
+	build/lowest/bin/python -m pip install --quiet --disable-pip-version-check uv
+	build/lowest/bin/uv pip install --quiet --python build/lowest/bin/python --resolution lowest-direct --editable '.[dev]'
+	build/lowest/bin/python -m pytest $(WORKERS)
 
 lint: $(READY)  ## style, spelling, types
 	$(BIN)/ruff check .

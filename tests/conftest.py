@@ -56,6 +56,20 @@ LONGEST = (
 )
 """Files that take minutes, each on one worker: begun last, they would keep the others waiting."""
 
+SLOW = (
+    *(
+        "test_triton_noise",
+        "test_compiled",
+        "test_few",
+        "test_parameters",
+        "test_reuse",
+        "test_together",
+        "test_limit",
+    ),
+    *("test_interrupts", "test_stream", "test_rewards", "test_features", "test_outputs", "test_module", "test_files"),
+)
+"""Of the parts that `make quick` tests, files that start processes, look at every line, or take seconds otherwise."""
+
 
 class Seeded:
     """Every test and doctest begins with the same random numbers, whatever ran before it on its worker."""
@@ -70,7 +84,10 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    """The longest files first, the others in their order."""
+    """The longest files first, the others in their order; what `make quick` leaves out is marked."""
+    for item in items:
+        if item.path.stem in SLOW:
+            item.add_marker("slow")
     places = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 

@@ -198,6 +198,7 @@ def test_antithetic_pairs():
         sample_mutations(3, 5, subspace=Dense(), sigma=0.1, antithetic=True)
 
 
+@pytest.mark.slow
 def test_replay_in_another_process_and_with_other_threads():
     mutation = sample_mutations(8, 1, subspace=RandomSubspace(0.3), sigma=0.7, scale="relative")[0]
     code = f"""
