@@ -6,8 +6,9 @@ python benchmarks/imagenet/study_tables.py
 import json
 from collections import defaultdict
 from functools import partial
+from math import log
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 
 from smd_evo.statistics.tests import rank_correlation, t_interval, wilcoxon
 
@@ -30,7 +31,7 @@ def tables():
     if read("tiny1000"):
         found["imagenet forgot"] = partial(each_method, "tiny1000", "also")
     if read("window"):
-        found |= {"imagenet windows": windows, "imagenet windows over networks": over_windows}
+        found |= {"imagenet windows": windows, "imagenet windows over networks": over_windows, "imagenet spread": spread}
     return found | {"imagenet cost": cost}
 
 
@@ -206,6 +207,27 @@ def over_windows():
     values = [dense for _, dense, _ in found]
     rows.append(["dense, norm", f"{mean(values):.4f}", "", *correlations(values, found)])
     return table(["", "mean", "Wilcoxon against 1", "with size", "with layers"], rows)
+
+
+def spread():
+    """How much children differ from each other where the median dense one keeps 90 % of the accuracy."""
+    own = {"norm": defaultdict(list), "sigma": defaultdict(list)}
+    for results in read("window").values():
+        cells = {profile["density"]: profile["cells"] for profile in results["profiles"]}
+        dense = next(profile for profile in results["profiles"] if profile["kind"] == "dense")
+        edge = next(each for each in dense["windows"] if each["share"] == SHARE)
+        for measure, found in own.items():
+            for density in (1, *DENSITIES):
+                there = cells[min(cells, key=lambda each: abs(each - density))]
+                cell = min(there, key=lambda each: abs(log(each[measure] / edge[measure]["value"])))
+                found[density].append(100 * stdev(cell["accuracies"]))
+    rows = []
+    for density in (1, *DENSITIES):
+        by_norm, by_sigma = own["norm"][density], own["sigma"][density]
+        p_value = p_text(wilcoxon(by_norm, own["norm"][1])) if density < 1 and len(by_norm) > 4 else ""
+        rows.append([f"{density:g}", f"{mean(by_norm):.1f}", p_value, f"{mean(by_sigma):.1f}"])
+    columns = ["density", "same norm: standard deviation, points", "Wilcoxon against dense", "same sigma"]
+    return table(columns, rows)
 
 
 def correlations(values, found):
