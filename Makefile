@@ -49,7 +49,7 @@ notebooks: $(READY)  ## those among the examples again, with what they show
 
 # The engine's costs as ratios, one table after the other; a quarter of an hour of a quiet core.
 bench: $(READY)  ## what the engine costs, measured
-	for name in noise reuse evaluation memory; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	for name in noise reuse evaluation memory freed_memory; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)

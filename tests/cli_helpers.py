@@ -11,6 +11,7 @@ from contextlib import redirect_stderr, redirect_stdout
 import pytest
 
 from smd_evo import cli
+from smd_evo.commands import shared
 
 TINY = ["--children", "6", "--density", "0.1", "--sigma", "0.05"]
 
@@ -46,6 +47,7 @@ def here(*arguments, cwd=None):
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(output), redirect_stderr(errors):
         patch.setattr(sys, "argv", ["smd-evo", *arguments])
         patch.setattr(signal, "signal", lambda *_: None)
+        patch.setattr(shared, "keep_freed_memory", lambda: None)  # tests of memory come after this one
         patch.setenv("COLUMNS", "80")
         if cwd is not None:
             patch.chdir(cwd)

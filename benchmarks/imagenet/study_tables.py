@@ -31,7 +31,11 @@ def tables():
     if read("tiny1000"):
         found["imagenet forgot"] = partial(each_method, "tiny1000", "also")
     if read("window"):
-        found |= {"imagenet windows": windows, "imagenet windows over networks": over_windows, "imagenet spread": spread}
+        found |= {
+            "imagenet windows": windows,
+            "imagenet windows over networks": over_windows,
+            "imagenet spread": spread,
+        }
     return found | {"imagenet cost": cost}
 
 

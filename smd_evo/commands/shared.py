@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
+from smd_evo.commands.memory import keep_freed_memory
 from smd_evo.experiments.settings import ExperimentConfig, load_settings
 from smd_evo.streams import printable
 from smd_evo.terminal import Commands, option, show
@@ -98,6 +99,7 @@ def interrupts_tell(what: Callable[[], str] = str) -> Iterator[None]:
 def calls() -> ModuleType:
     """The experiments as calls, imported when all is read."""
     os.environ.setdefault("EVOTORCH_VERBOSE_LEVEL", "0")  # its notes on devices and dtypes
+    keep_freed_memory()
     from smd_evo.api import experiments
 
     return experiments
