@@ -14,18 +14,22 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 PAGES = [HERE.parent / "README.md", HERE / "README.md", *sorted((HERE.parent / "docs").glob("*.md"))]
+GRADIENT_FREE = HERE / "gradient_free" / "results"
 BLOCK = re.compile(r"(<!-- figures: (?P<name>.+?) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
 
 sys.path[:0] = [str(HERE), str(HERE / "imagenet"), str(HERE / "gradient_free")]
 
 import study_tables as imagenet  # noqa: E402
+import tables as gradient_free  # noqa: E402
 from measure import RESULTS, shown  # noqa: E402
 
 
 def figures():
     """Each by its name: a function that makes its Markdown."""
     engine = {file.stem: partial(engine_table, file) for file in sorted(RESULTS.glob("*.json"))}
-    return {f"engine {name}": make for name, make in engine.items()} | imagenet.tables()
+    rivals = {each.name: partial(gradient_free.table, each) for each in sorted(GRADIENT_FREE.glob("*/"))}
+    named = {"engine": engine, "gradient-free": rivals}
+    return {f"{kind} {name}": make for kind, own in named.items() for name, make in own.items()} | imagenet.tables()
 
 
 def engine_table(file):
