@@ -64,6 +64,9 @@ def near(answers, prompts):
     return [-abs(number - 2 * prompt) for number, prompt in zip(answers, prompts, strict=True)]
 
 
+NEAR = RewardFitness("near", answer, near, range(40))
+
+
 def data(**options):
     return split(blobs(150, shift=2.5), **options)
 
@@ -570,6 +573,13 @@ class TestFitness:
                 {"fitness": ModuleFitness("small", "max", small)},
                 InvalidType,
                 "^fitness: expected one of outputs",
+            ),
+            (
+                smd_evo.compare,
+                (trained(), split(NEAR.samples)),
+                {"fitness": NEAR},
+                InvalidType,
+                "^fitness: expected one of outputs for samples, got near, a function of the network",
             ),
         ],
     )

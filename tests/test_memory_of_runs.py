@@ -1,6 +1,7 @@
 """What is live at most while a run is made: one network and what is mutated, not a copy for each layer of code."""
 
 import gc
+import threading
 
 import pytest
 import torch
@@ -232,6 +233,21 @@ class TestEvolve:
         assert same_bits(*map(state_bits, found))
         theirs = {memory_of(each) for each in network.parameters()}
         assert theirs.isdisjoint(memory_of(each) for each in found[1].parameters())
+
+    def test_two_threads_on_one_network_come_to_what_each_comes_to_alone(self):
+        network = Net()
+        before, found = state_bits(network), {}
+
+        def search(seed):
+            found[seed] = evolved(network, Watch(), copy=False, seed=seed).numbers["rows"]
+
+        threads = [threading.Thread(target=search, args=(seed,)) for seed in (1, 2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert found == {seed: evolved(network, Watch(), seed=seed).numbers["rows"] for seed in (1, 2)}
+        assert same_bits(state_bits(network), before)
 
     @pytest.mark.parametrize(
         ("options", "message"),

@@ -15,11 +15,12 @@ from smd_evo.core.blocks import within
 from smd_evo.core.copying import whole_copy, without_graphs
 from smd_evo.core.exclusive import Exclusive
 from smd_evo.core.twins import sharing
-from smd_evo.errors import InvalidValue
+from smd_evo.errors import InvalidType, InvalidValue
 from smd_evo.evaluation.fitness import (
     NAMES,
     Fitness,
     ModuleFitness,
+    OutputFitness,
     Sense,
     get_fitness,
 )
@@ -29,7 +30,26 @@ from smd_evo.zoo import load
 from smd_evo.zoo.data import Data
 from smd_evo.zoo.names import user_object
 
-__all__ = ["NAMED", "Given", "Source", "find_fitness", "in_precision", "load_parent", "own_fitness"]
+__all__ = [
+    "NAMED",
+    "Given",
+    "Source",
+    "check_of_outputs",
+    "find_fitness",
+    "in_precision",
+    "load_parent",
+    "own_fitness",
+]
+
+
+def check_of_outputs(fitness: Fitness) -> OutputFitness:
+    """The fitness, if it is one of outputs, which experiments that predict and vote need."""
+    if isinstance(fitness, ModuleFitness):
+        raise InvalidType(
+            f"fitness: expected one of outputs for samples, got {fitness.name}, a function of the network; "
+            "a BatchFitness is, and runs over generations take any"
+        )
+    return fitness
 
 
 class Source(Protocol):

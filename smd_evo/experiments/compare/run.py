@@ -29,7 +29,7 @@ from smd_evo.experiments.compare.memory import PeakMemory
 from smd_evo.experiments.compare.methods.base import Method, Strength, Task, alone
 from smd_evo.experiments.compare.methods.registry import CONTROLS, find_method
 from smd_evo.experiments.compare.settings import CompareConfig
-from smd_evo.experiments.parent import NAMED, Source, in_precision
+from smd_evo.experiments.parent import NAMED, Source, check_of_outputs, in_precision
 from smd_evo.experiments.progress import Logged, Progress
 from smd_evo.experiments.speed import timed
 from smd_evo.experiments.workload import Workload
@@ -132,7 +132,7 @@ class Comparison:
     """
 
     def __init__(self, config: CompareConfig, progress: Progress | None = None, source: Source = NAMED) -> None:
-        self.config, self._fitness = config, source.fitness(config.fitness)
+        self.config, self._fitness = config, check_of_outputs(source.fitness(config.fitness))
         self._progress = progress or Logged()
         parent, self.data = source.parent(config, self._progress)
         self._space = ParameterSpace(parent, config.select)

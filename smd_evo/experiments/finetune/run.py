@@ -18,9 +18,8 @@ from dataclasses import replace
 
 from smd_evo.core.mutation import Lineage, Mutation
 from smd_evo.ensemble.selection import Selection, select_from, stored
-from smd_evo.errors import InvalidType
 from smd_evo.evaluation.evaluator import Evaluation, Evaluator
-from smd_evo.evaluation.fitness import ModuleFitness, OutputFitness, best_of
+from smd_evo.evaluation.fitness import OutputFitness, best_of
 from smd_evo.evaluation.race import race_rounds, raced
 from smd_evo.evaluation.work import Work
 from smd_evo.experiments.chance import remark
@@ -30,7 +29,7 @@ from smd_evo.experiments.finetune.free import Chosen, choose_free
 from smd_evo.experiments.finetune.report import report_on
 from smd_evo.experiments.finetune.results import RACED, UNRACED, Arm, FinetuneResult, Group
 from smd_evo.experiments.finetune.settings import FinetuneConfig
-from smd_evo.experiments.parent import NAMED, Source, in_precision
+from smd_evo.experiments.parent import NAMED, Source, check_of_outputs, in_precision
 from smd_evo.experiments.progress import Logged, Progress
 from smd_evo.experiments.scores import pooling
 from smd_evo.experiments.shortlists import SPARSE
@@ -60,11 +59,7 @@ def finetune(config: FinetuneConfig, progress: Progress | None = None, source: S
 
 def _finetuned(config: FinetuneConfig, progress: Progress, source: Source) -> FinetuneResult:
     data, ranker = ranker_of(config, progress, source)
-    if isinstance(ranker.fitness, ModuleFitness):
-        raise InvalidType(
-            f"fitness: expected one of outputs for samples, got {ranker.fitness.name}, a function of the network; "
-            "a BatchFitness is, and runs over generations take any"
-        )
+    check_of_outputs(ranker.fitness)
     if config.race:
         raced(ranker.fitness)
     progress.expect(timed(finetune_workload(config, data.sizes), ranker))
