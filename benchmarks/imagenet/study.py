@@ -137,30 +137,31 @@ def parent(name):
 def one_generation(work, situation, name, seed):
     """A network with a seed: one part, unless it is in results/ from before."""
     part, kept = f"{name}-seed{seed}", RESULTS / situation / f"{name}-seed{seed}"
-    bring_back(kept, work / situation / part)
+    bring_back(kept, work / "runs" / situation / part)
     protocol = ["--protocol", "parents.yaml", "--models", name, "--seeds", seed, *SITUATIONS[situation]]
-    run(work, "finetune", *protocol, "--out", situation)
-    keep(work / situation / part, kept)
+    run(work, "finetune", *protocol, "--out", f"runs/{situation}")
+    keep(work / "runs" / situation / part, kept)
 
 
 def summarise(work, situation):
     """What all parts that there are say together."""
     for kept in sorted((RESULTS / situation).glob("*-seed*")):
-        bring_back(kept, work / situation / kept.name)
-    seeds = sorted({path.name.rpartition("-seed")[2] for path in (work / situation).glob("*-seed*")})
-    first = [path.name.rpartition("-seed")[0] for path in sorted((work / situation).glob(f"*-seed{seeds[0]}"))]
-    protocol = ["--protocol", "parents.yaml", "--models", first[0], "--seeds", seeds[0], *SITUATIONS[situation]]
-    run(work, "finetune", *protocol, "--out", situation)
+        bring_back(kept, work / "runs" / situation / kept.name)
+    names = sorted(path.name for path in (work / "runs" / situation).glob("*-seed*"))
+    seed = min(name.rpartition("-seed")[2] for name in names)
+    first = next(name.rpartition("-seed")[0] for name in names if name.endswith(f"-seed{seed}"))
+    protocol = ["--protocol", "parents.yaml", "--models", first, "--seeds", seed, *SITUATIONS[situation]]
+    run(work, "finetune", *protocol, "--out", f"runs/{situation}")
     for name in ("summary.json", "table.csv", "plot.png"):
-        shutil.copy(work / situation / name, RESULTS / situation / name)
+        shutil.copy(work / "runs" / situation / name, RESULTS / situation / name)
 
 
 def command(work, kind, name, *arguments):
     """A command with a folder of its own."""
     kept = RESULTS / kind / name
     if not kept.exists():
-        run(work, *arguments, "--out", f"{kind}/{name}")
-        keep(work / kind / name, kept, ("plot.png", "points.csv", "table.csv"))
+        run(work, *arguments, "--out", f"runs/{kind}/{name}")
+        keep(work / "runs" / kind / name, kept, ("plot.png", "points.csv", "table.csv"))
 
 
 def bring_back(kept, part):
