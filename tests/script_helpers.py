@@ -1,6 +1,5 @@
 """Scripts of users, each in a process of its own that is forked from one which has the imports already."""
 
-import contextlib
 import multiprocessing
 import os
 import re
@@ -10,6 +9,8 @@ import sys
 import traceback
 import warnings
 from pathlib import Path
+
+import pytest
 
 # Warnings are errors, but for those that EvoTorch makes (two when it is imported, two in its CMAES), and one of peft.
 UPSTREAM = {
@@ -28,24 +29,11 @@ def run_script(script, *arguments, cwd, **environment):
     outputs = cwd / "stdout", cwd / "stderr"
     told = str(script), *map(str, arguments)
     process = context.Process(target=_run, args=(told, str(cwd), list(map(str, outputs)), environment))
-    with paths():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)  # the server's, if it starts now
         process.start()
     process.join()
     return subprocess.CompletedProcess(told, process.exitcode, *(output.read_text() for output in outputs))
-
-
-@contextlib.contextmanager
-def paths():
-    """What a server that is started now finds its modules by."""
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *filter(None, [before])])
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = before
 
 
 def _run(told, cwd, outputs, environment):

@@ -136,24 +136,26 @@ def parent(name):
 
 def one_generation(work, situation, name, seed):
     """A network with a seed: one part, unless it is in results/ from before."""
-    part, kept = f"{name}-seed{seed}", RESULTS / situation / f"{name}-seed{seed}"
-    bring_back(kept, work / "runs" / situation / part)
+    kept = RESULTS / situation / f"{name}-seed{seed}"
+    part = work / "runs" / situation / kept.name
+    bring_back(kept, part)
     protocol = ["--protocol", "parents.yaml", "--models", name, "--seeds", seed, *SITUATIONS[situation]]
     run(work, "finetune", *protocol, "--out", f"runs/{situation}")
-    keep(work / "runs" / situation / part, kept)
+    keep(part, kept)
 
 
 def summarise(work, situation):
     """What all parts that there are say together."""
+    runs = work / "runs" / situation
     for kept in sorted((RESULTS / situation).glob("*-seed*")):
-        bring_back(kept, work / "runs" / situation / kept.name)
-    names = sorted(path.name for path in (work / "runs" / situation).glob("*-seed*"))
+        bring_back(kept, runs / kept.name)
+    names = sorted(path.name for path in runs.glob("*-seed*"))
     seed = min(name.rpartition("-seed")[2] for name in names)
     first = next(name.rpartition("-seed")[0] for name in names if name.endswith(f"-seed{seed}"))
     protocol = ["--protocol", "parents.yaml", "--models", first, "--seeds", seed, *SITUATIONS[situation]]
     run(work, "finetune", *protocol, "--out", f"runs/{situation}")
     for name in ("summary.json", "table.csv", "plot.png"):
-        shutil.copy(work / "runs" / situation / name, RESULTS / situation / name)
+        shutil.copy(runs / name, RESULTS / situation / name)
 
 
 def command(work, kind, name, *arguments):
