@@ -24,22 +24,33 @@ from smd_evo.zoo.wanted import check_pictures
 
 __all__ = ["check_exported", "check_reported", "check_resumed", "check_run", "check_settings"]
 
+_FOLDERS = "imagenet", "imagefolder"
+"""Data that are folders of images, one for each class."""
 
-def check_settings(config: ExperimentConfig) -> None:
-    """Raise InvalidValue for names that nobody knows and files that are not there."""
+
+def check_settings(config: ExperimentConfig, out: str | None) -> None:
+    """Raise InvalidValue for names that nobody knows, files that are not there, results among the images of classes.
+
+    Args:
+        config: the settings.
+        out: the folder for results; None: one in ``runs``.
+    """
     if config.model not in MODELS and ":" not in config.model:
         # The name of a network without its library's prefix is the likeliest mistake.
         known = MODELS if difflib.get_close_matches(config.model, MODELS, 1) else [f"timm:{config.model}"]
         raise unknown("model", config.model, f"one of {', '.join(MODELS)} or module.path:factory", known)
     if config.model.startswith("hf:"):
         check_place(config.model)
+    also = getattr(config, "also", None)
     kind, colon, place = config.data.partition(":")
     if config.data not in SOURCES and not colon:
         raise unknown("data", config.data, f"one of {', '.join(SOURCES)} or module.path:factory", SOURCES)
-    if kind in ("imagenet", "imagefolder") and place and not Path(place).expanduser().is_dir():
+    if kind in _FOLDERS and place and not Path(place).expanduser().is_dir():
         raise InvalidValue(f"data: expected a folder, got {place}, which is not there")
     if kind == "digits":
-        check_pictures(config.data, config.outputs, getattr(config, "also", None), config.preprocessing)
+        check_pictures(config.data, config.outputs, also, config.preprocessing)
+    for name, data in {"data": config.data, "also": also or ""}.items():
+        _check_apart(name, data, out or "runs")
     if config.checkpoint is not None and not Path(config.checkpoint).expanduser().exists():
         raise InvalidValue(f"checkpoint: expected a file of weights, got {config.checkpoint}, which is not there")
     if isinstance(config, CompareConfig):
@@ -48,6 +59,20 @@ def check_settings(config: ExperimentConfig) -> None:
                 check_trials(name, TRIALS, config.trials)
             elif ":" not in name:
                 raise unknown("methods", name, f"one of {', '.join(METHODS)} or module.path:factory", [*METHODS])
+
+
+def _check_apart(name: str, data: str, out: str) -> None:
+    """Raise InvalidValue if results would lie where each folder is a class of images."""
+    kind, _, place = data.partition(":")
+    if kind not in _FOLDERS or not place:
+        return
+    folder = Path(place).expanduser().resolve()
+    parts = [folder / part for part in ("train", "val", "test") if (folder / part).is_dir()]
+    if any(Path(out).resolve().is_relative_to(images) for images in parts or [folder]):
+        raise InvalidValue(
+            f"out: expected a folder outside of {data}, where each is a class of images, got {out}; "
+            f"choose another than that of {name}"
+        )
 
 
 def check_run(run: Path, trust: bool, given: Mapping[str, Any]) -> None:

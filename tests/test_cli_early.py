@@ -4,10 +4,16 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 from cli_helpers import here, refused
 
+from smd_evo.early import check_settings
+from smd_evo.errors import InvalidValue
+from smd_evo.experiments.finetune.settings import FinetuneConfig
+
+AMONG_IMAGES = ["--model", "timm:resnet18", "--data", "imagefolder:taken"]
 REFUSED = [
     ["verify", "nothere"],
     ["ensemble", "nothere"],
@@ -44,6 +50,8 @@ REFUSED = [
     ["compare", "--trials", "5"],
     ["compare", "--jobs", "none"],
     ["compare", "--out", "taken"],
+    *([command, *AMONG_IMAGES, "--out", "taken/results"] for command in ("finetune", "window", "compare")),
+    ["finetune", *AMONG_IMAGES[2:], "--models", "squeezenet1_1", "--out", "taken/results"],
 ]
 CODE = """
 import io, json, sys
@@ -72,6 +80,29 @@ def test_refusals_come_before_anything_heavy_is_imported(tmp_path):
         assert len(errors.splitlines()) == 1, command
         assert errors.startswith("smd-evo: "), command
     assert sorted(os.listdir(tmp_path)) == ["taken"]
+
+
+@pytest.mark.parametrize(
+    ("data", "out", "among"),
+    [
+        ("flat", "flat/results", True),
+        ("flat", "flat", True),
+        ("flat", "flatter", False),
+        ("parts", "parts/val/results", True),
+        ("parts", "parts/results", False),
+        ("runs", None, True),  # where results come by themselves
+        ("flat", None, False),
+    ],
+)
+@pytest.mark.parametrize("name", ["data", "also"])
+def test_results_never_become_a_class_of_images(data, out, among, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("flat/cat", "parts/train/cat", "parts/val/cat", "runs/cat"):
+        (tmp_path / folder).mkdir(parents=True)
+    settings = {"model": "timm:resnet18", "data": "imagefolder:elsewhere", name: f"imagefolder:{data}"}
+    (tmp_path / "elsewhere").mkdir()
+    with pytest.raises(InvalidValue, match=f"^out: .* of {name}$") if among else nullcontext():
+        check_settings(FinetuneConfig.parsed(settings), out)
 
 
 @pytest.mark.parametrize(

@@ -143,9 +143,7 @@ def compare(
     from smd_evo.experiments.compare.place import check_comparison
 
     workers = whole_number("jobs", jobs, mend="try 1")
-    if out is not None:
-        check_comparison(Path(out))
-    resolved = read(CompareConfig, merged(given, config))
+    resolved = read(CompareConfig, merged(given, config), out, check_comparison)
 
     from smd_evo.experiments.compare.files import finished
 

@@ -30,7 +30,7 @@ def finetune_one(config: FinetuneConfig, target: Path, dry_run: bool) -> None:
 
 def finetune_all(plan: Plan, out: str | None, dry_run: bool) -> None:
     """Each part in a folder of its own; what is there already is kept if it was made with these settings."""
-    configs = _configs(plan)
+    configs = _configs(plan, out)
 
     from smd_evo.experiments.finetune.files import is_finished
     from smd_evo.experiments.folders.content import RESULTS
@@ -69,14 +69,14 @@ def finetune_all(plan: Plan, out: str | None, dry_run: bool) -> None:
         show(tables, protocol_verdict(summary), target)
 
 
-def _configs(plan: Plan) -> Mapping[Part, FinetuneConfig]:
+def _configs(plan: Plan, out: str | None) -> Mapping[Part, FinetuneConfig]:
     """The settings of each run; what is wrong with them shows before torch is imported."""
     from smd_evo.early import check_settings
     from smd_evo.experiments.protocol.naming import naming
 
     def parsed(settings: dict[str, Any]) -> FinetuneConfig:
         config = FinetuneConfig.parsed(settings)
-        check_settings(config)
+        check_settings(config, out)
         return config
 
     parsed(plan.common)

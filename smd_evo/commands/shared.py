@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import typer
 
 from smd_evo.commands.memory import keep_freed_memory
+from smd_evo.experiments.folders.take import check_new
 from smd_evo.experiments.settings import ExperimentConfig, load_settings
 from smd_evo.streams import printable
 from smd_evo.terminal import Commands, option, show
@@ -61,15 +62,16 @@ def merged(given: Mapping[str, Any], file: str | None) -> dict[str, Any]:
     return settings | {name: value for name, value in given.items() if value is not None}
 
 
-def read(kind: type[Config], settings: Mapping[str, Any], out: str | None = None) -> Config:
+def read(
+    kind: type[Config], settings: Mapping[str, Any], out: str | None, check_place: Callable[[Path], None] = check_new
+) -> Config:
     """Settings; what is wrong with them or with the place for the results shows before torch is imported."""
     from smd_evo.early import check_settings
-    from smd_evo.experiments.folders.take import check_new
 
     config = kind.parsed(settings)
-    check_settings(config)
+    check_settings(config, out)
     if out is not None:
-        check_new(Path(out))
+        check_place(Path(out))
     return config.on_device()
 
 
