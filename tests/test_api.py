@@ -214,6 +214,21 @@ class TestResults:
             right = (result.ensemble(images).argmax(1) == targets).double().mean()
         assert float(right) == pytest.approx(row["accuracy"], abs=1e-9)
 
+    def test_what_is_free_is_a_network_too_and_predicts_its_row(self, results):
+        result = results[smd_evo.finetune]
+        row = next(row for row in result.numbers["rows"] if row["method"] == "nearly free")  # the best on validation
+        assert row["candidate"] == next(iter(result.numbers["free"]))
+        images, targets = data().test
+        with torch.inference_mode():
+            right = (result.free(images).argmax(1) == targets).double().mean()
+        assert float(right) == pytest.approx(row["accuracy"], abs=1e-9)
+        assert result.free is not result.free
+
+    def test_what_is_free_is_asked_of_finetune_itself(self, results):
+        for function in set(FUNCTIONS) - {smd_evo.finetune}:
+            with pytest.raises(InvalidValue, match=r"^free: expected what finetune has just returned, got one of"):
+                _ = results[function].free
+
     @pytest.mark.parametrize("function", [smd_evo.window, smd_evo.compare], ids=lambda each: each.__name__)
     def test_others_hand_over_no_networks(self, function, results):
         with pytest.raises(InvalidValue, match=r"^best: expected a run of finetune or evolve"):
@@ -283,6 +298,10 @@ class TestFolders:
         if function in (smd_evo.finetune, smd_evo.evolve):
             assert same_bits(state_bits(again.best), state_bits(result.best))
             assert len(again.ensemble) == len(result.ensemble)
+        if function is smd_evo.finetune:
+            assert result.free is not None
+            with pytest.raises(InvalidValue, match=r"^free: expected .*, got a stored run; run finetune$"):
+                _ = again.free
         reported = here("report", str(tmp_path / "run"))
         assert reported.returncode == 0, reported.stderr
         results[function].save(tmp_path / "saved")
@@ -451,7 +470,14 @@ class TestFitness:
         many = ["--generations", "2"] if function is smd_evo.evolve else []
         done = here("finetune", *many, *words, "--out", "run", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-        assert smd_evo.load_run(tmp_path / "run").numbers["sense"] == "max"
+        result = smd_evo.load_run(tmp_path / "run")
+        assert result.numbers["sense"] == "max"
+        before, *others = result.numbers["rows"]
+        assert all(row["fitness_gain"]["value"] == pytest.approx(row["fitness"] - before["fitness"]) for row in others)
+        for shown in (done.stdout, repr(result)):  # beside the accuracy, where else there is the loss
+            assert "fitness: my_scores:margin, higher is better" in " ".join(shown.lower().split())
+            assert "against the parent: my_scores:margin" in " ".join(shown.split())
+        assert max(map(len, done.stdout.splitlines())) <= 80
 
     @pytest.mark.parametrize("many", [[], ["--generations", "2"]], ids=["one generation", "several"])
     def test_a_metric_of_all_samples_on_the_command_line(self, many, tmp_path):
@@ -593,6 +619,7 @@ def test_controls_can_be_left_out(results):
     alone, beside = run(smd_evo.finetune, controls=False, callback=quiet), results[smd_evo.finetune]
     assert [row["method"] for row in alone.numbers["rows"]] == ["parent", *["sparse"] * 3]
     assert alone.numbers["rows"] == beside.numbers["rows"][:4]
+    assert alone.free is None
     assert "<dt>Controls</dt><dd>none</dd>" in alone._repr_html_().replace("&lt;", "<").replace("&gt;", ">")
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from smd_evo.core.parameters import Child, ParameterSpace
 from smd_evo.ensemble.module import SparseEnsemble
 from smd_evo.errors import InvalidValue
+from smd_evo.experiments.free import Free
 from smd_evo.experiments.record import RunRecord
 from smd_evo.experiments.sections import Section, rich_table
 from smd_evo.report.page import render_page, section_of
@@ -38,10 +39,13 @@ class Networks:
         parent: gives the parent, and the selection of its parameters.
         best: the best child on validation.
         members: of the ensemble.
+        free: the best on validation of what is nearly free; None: there is none.
     """
 
-    def __init__(self, parent: Callable[[], ParameterSpace], best: Child, members: list[Child]) -> None:
-        self._parent, self._best, self._members = parent, best, members
+    def __init__(
+        self, parent: Callable[[], ParameterSpace], best: Child, members: list[Child], free: Free | None = None
+    ) -> None:
+        self._parent, self._best, self._members, self._free = parent, best, members, free
 
     def best(self) -> nn.Module:
         """A network of its own."""
@@ -50,6 +54,10 @@ class Networks:
     def ensemble(self) -> SparseEnsemble | None:
         """All members in the memory of one network."""
         return SparseEnsemble(self._parent(), self._members) if self._members else None
+
+    def free(self) -> nn.Module | None:
+        """A network of its own, if there is such a control."""
+        return self._free.network(self._parent().module).eval() if self._free else None
 
 
 class RunResult:
@@ -148,6 +156,21 @@ class RunResult:
             InvalidValue: this kind of run hands over none.
         """
         return self._known("ensemble").ensemble()  # type: ignore[no-any-return]
+
+    @property
+    def free(self) -> nn.Module | None:
+        """A network of its own: the parent with what is nearly free and best on validation; None: nothing is.
+
+        Its parameters are the parent's, but for what was fitted: a module around the network (temperature, biases,
+        views), its last layer, or the statistics of its normalisations. It returns logits.
+
+        Raises:
+            InvalidValue: this kind of run hands over none, or it was read from a folder, which holds none.
+        """
+        if self.kind != "finetune" or not hasattr(self._networks, "free"):
+            got = "a stored run" if self.kind == "finetune" else f"one of {self.kind}"
+            raise InvalidValue(f"free: expected what finetune has just returned, got {got}; run finetune")
+        return self._networks.free()  # type: ignore[no-any-return]
 
     def save(self, folder: Path | str) -> None:
         """Write the run directory that the commands write and read.

@@ -14,12 +14,13 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
+from smd_evo.core.copying import whole_copy
 from smd_evo.core.mutation import Lineage
 from smd_evo.core.selection import head_of
 from smd_evo.errors import InvalidValue
 from smd_evo.evaluation.evaluator import Evaluator
 
-__all__ = ["Head", "features_of", "fit_head", "head_as_it_is", "tune_head"]
+__all__ = ["Head", "features_of", "fit_head", "head_as_it_is", "tune_head", "with_head"]
 
 _ITERATIONS = 500
 
@@ -133,6 +134,21 @@ def head_as_it_is(network: nn.Module) -> Head:
         torch.zeros(len(weight), dtype=torch.float64) if head.bias is None else head.bias.detach().to("cpu").double()
     )
     return Head(weight, bias)
+
+
+def with_head(network: nn.Module, head: Head) -> nn.Module:
+    """A copy of a network with this last layer, which shares its weights with no other any more.
+
+    Args:
+        network: its last layer is a torch.nn.Linear.
+        head: of the same sizes.
+    """
+    twin = whole_copy(network)
+    layer = head_of(twin)
+    assert isinstance(layer, nn.Linear)
+    like = layer.weight
+    layer.weight, layer.bias = (nn.Parameter(each.to(like)) for each in (head.weight, head.bias))
+    return twin
 
 
 def tune_head(features: Tensor, targets: Tensor, head: Head, ridge: float) -> Head:

@@ -16,11 +16,12 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import log_softmax, logsumexp
-from torch import Tensor
+from torch import Tensor, nn
 
 from smd_evo.errors import InvalidValue
+from smd_evo.evaluation.classification import logits_of
 
-__all__ = ["Scaling", "fit_scaling", "match_prior"]
+__all__ = ["Scaled", "Scaling", "fit_scaling", "match_prior"]
 
 _Floats = NDArray[np.float64]
 
@@ -46,6 +47,36 @@ class Scaling:
         """The changed outputs, float32 [..., classes]."""
         biases = torch.from_numpy(self.biases).to(logits.device)
         return logits.double().mul(self.scale).add(biases).float()
+
+
+class Scaled(nn.Module):
+    """A network whose outputs are changed so: it takes what the network takes, and returns the changed logits.
+
+    Args:
+        network: it becomes a part, not a copy.
+        scaling: what is done to its logits.
+
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> network, inputs = nn.Linear(2, 2), torch.ones(1, 2)
+        >>> scaled = Scaled(network, Scaling(0.5, np.array([0.0, 1.0])))
+        >>> bool(torch.allclose(scaled(inputs), 0.5 * network(inputs) + torch.tensor([0.0, 1.0])))
+        True
+    """
+
+    scale: Tensor
+    biases: Tensor
+
+    def __init__(self, network: nn.Module, scaling: Scaling) -> None:
+        super().__init__()
+        self.network = network
+        device = next((tensor.device for tensor in network.parameters()), None)
+        self.register_buffer("scale", torch.tensor(scaling.scale, device=device))
+        self.register_buffer("biases", torch.from_numpy(scaling.biases).float().to(device))
+
+    def forward(self, *inputs: Any, **named: Any) -> Tensor:
+        """The changed outputs, [..., classes]."""
+        return logits_of(self.network(*inputs, **named)) * self.scale + self.biases
 
 
 def fit_scaling(

@@ -12,12 +12,13 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from smd_evo.controls.batchnorm import Statistics, blended, has_statistics, statistics_of
-from smd_evo.controls.head import Head, features_of, fit_head, head_as_it_is, tune_head
-from smd_evo.controls.outputs import Scaling, fit_scaling, match_prior
+from smd_evo.controls.head import Head, features_of, fit_head, head_as_it_is, tune_head, with_head
+from smd_evo.controls.outputs import Scaled, Scaling, fit_scaling, match_prior
+from smd_evo.core.copying import whole_copy
 from smd_evo.core.mutation import Lineage
 from smd_evo.core.selection import head_of
 from smd_evo.evaluation.evaluator import Evaluator
-from smd_evo.experiments.views import are_images, changes, voted_views
+from smd_evo.experiments.views import Viewed, are_images, changes, voted_views
 from smd_evo.zoo.data import Samples
 
 __all__ = [
@@ -32,6 +33,9 @@ __all__ = [
     "Temperature",
     "Views",
 ]
+
+_VOTE = "probabilities"
+"""How views are combined."""
 
 
 class Free(ABC):
@@ -77,6 +81,10 @@ class Free(ABC):
             before: the parent's own outputs for them, where they are known.
         """
 
+    @abstractmethod
+    def network(self, parent: nn.Module) -> nn.Module:
+        """A network of its own that predicts so, once it is fitted."""
+
 
 class _Outputs(Free):
     """One that changes the outputs alone."""
@@ -99,6 +107,10 @@ class _Outputs(Free):
     def predict(self, parent: Evaluator, data: Samples, before: Tensor | None = None) -> Tensor:
         """See the base class."""
         return self._scaling.of(parent.on(data).predict([Lineage()])[0] if before is None else before)
+
+    def network(self, parent: nn.Module) -> nn.Module:
+        """See the base class."""
+        return Scaled(whole_copy(parent), self._scaling)
 
 
 class Temperature(_Outputs):
@@ -175,6 +187,10 @@ class HeadRefit(Free):
         """See the base class."""
         return self._head.of(features_of(parent.on(data)))
 
+    def network(self, parent: nn.Module) -> nn.Module:
+        """See the base class."""
+        return with_head(parent, self._head)
+
 
 class HeadTuned(Free):
     """The last layer, fitted on from what it is.
@@ -207,6 +223,10 @@ class HeadTuned(Free):
     def predict(self, parent: Evaluator, data: Samples, before: Tensor | None = None) -> Tensor:
         """See the base class."""
         return self._head.of(features_of(parent.on(data)))
+
+    def network(self, parent: nn.Module) -> nn.Module:
+        """See the base class."""
+        return with_head(parent, self._head)
 
 
 class BatchNormBlend(Free):
@@ -241,9 +261,13 @@ class BatchNormBlend(Free):
 
     def predict(self, parent: Evaluator, data: Samples, before: Tensor | None = None) -> Tensor:
         """See the base class."""
-        network = blended(parent.space.module, self._statistics, self._share)
+        network = self.network(parent.space.module)
         outputs: Tensor = Evaluator(network, data, batch_size=parent.batch_size).predict([Lineage()])[0]
         return outputs
+
+    def network(self, parent: nn.Module) -> nn.Module:
+        """See the base class."""
+        return blended(parent, self._statistics, self._share)
 
 
 class Views(Free):
@@ -276,7 +300,11 @@ class Views(Free):
 
     def predict(self, parent: Evaluator, data: Samples, before: Tensor | None = None) -> Tensor:
         """See the base class."""
-        return voted_views(parent, data, self._changes, "probabilities")
+        return voted_views(parent, data, self._changes, _VOTE)
+
+    def network(self, parent: nn.Module) -> nn.Module:
+        """See the base class."""
+        return Viewed(whole_copy(parent), self._changes, _VOTE)
 
 
 FREE: dict[str, type[Free]] = {

@@ -14,7 +14,7 @@ from smd_evo.ensemble.combine import combined
 from smd_evo.ensemble.diversity import disagreement, oracle, pairwise_kl, q_statistic
 from smd_evo.ensemble.metrics import PER_SAMPLE, accuracy, confidence, finite_logits, negative_log_likelihood
 from smd_evo.errors import InvalidValue
-from smd_evo.evaluation.fitness import BatchFitness, OutputFitness, WholeFitness
+from smd_evo.evaluation.fitness import ACCURACY, CROSS_ENTROPY, BatchFitness, OutputFitness, WholeFitness
 from smd_evo.statistics.bootstrap import mean_interval, paired_difference, statistic_interval
 from smd_evo.statistics.tests import Estimate, mcnemar_exact
 
@@ -44,7 +44,7 @@ class Row:
         method, candidate, members, density, sigma: what it is.
         accuracy, loss, accuracy_gain, loss_gain: of a classifier.
         p_value: of the exact McNemar test on its accuracy.
-        fitness, fitness_gain: the run's own, where samples have no classes; an interval if it is their mean.
+        fitness, fitness_gain: the run's own, where it is none of these; a gain if it is a mean or a metric of samples.
     """
 
     method: str
@@ -185,7 +185,7 @@ def table_row(
         outputs: [n, classes], of which a sample's that are not finite count as wrong; or of any other kind [n, ...].
         parent: those of the parent; None: this is the parent's own line, without differences.
         targets: int64 [n]; or of any other kind [n, ...].
-        fitness: the run's, which scores other kinds; a metric of all samples is reported of classes, too.
+        fitness: the run's, which scores other kinds; of classes it is reported, too, unless it is one of the others.
         seed: of the resampling.
     """
     if not of_classes(outputs, targets):
@@ -195,11 +195,12 @@ def table_row(
         return replace(row, fitness_gain=_gain(outputs, parent, targets, fitness, seed))
     right, loss = accuracy(outputs, targets), negative_log_likelihood(outputs, targets)
     row = Row(method, candidate, members, density, sigma, float(right.mean()), float(loss.mean()))
-    if isinstance(fitness, WholeFitness):
+    own = fitness not in (ACCURACY, CROSS_ENTROPY)
+    if own:
         row = replace(row, fitness=fitness.of(outputs, targets))
     if parent is None:
         return row
-    if isinstance(fitness, WholeFitness):
+    if own:
         row = replace(row, fitness_gain=_gain(outputs, parent, targets, fitness, seed))
     before, loss_before = accuracy(parent, targets), negative_log_likelihood(parent, targets)
     return replace(

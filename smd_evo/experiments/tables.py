@@ -15,6 +15,7 @@ __all__ = [
     "BEST_FREE",
     "claim",
     "interval",
+    "last_column",
     "new_table",
     "own_table",
     "own_verdict",
@@ -86,6 +87,19 @@ def percent(share: float | None) -> str:
 def short(value: float | None) -> str:
     """A number; nothing where there is none."""
     return "" if value is None else f"{value:.3f}" if abs(value) < 1e4 else f"{value:.4g}"
+
+
+def last_column(rows: Sequence[Row], fitness: str, sense: str) -> tuple[str, str]:
+    """Head of a classifiers' table's last column, and what it is: the run's own fitness, or the loss.
+
+    Args:
+        rows: of the table; they have a fitness where it is neither loss nor accuracy.
+        fitness: its name.
+        sense: "min" or "max".
+    """
+    if rows[0].fitness is None:
+        return "loss", "negative log-likelihood"
+    return "fitness", f"{fitness_name(fitness)}, {'lower' if sense == 'min' else 'higher'} is better"
 
 
 def own_table(rows: Sequence[Row], fitness: str, sense: str) -> Table:

@@ -16,16 +16,17 @@ from itertools import count as numbers
 from itertools import islice
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from smd_evo.core.mutation import Lineage
 from smd_evo.ensemble.combine import combined
 from smd_evo.errors import InvalidValue, check_count
+from smd_evo.evaluation.classification import logits_of
 from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.evaluation.stream import Stream
 from smd_evo.zoo.data import Samples
 
-__all__ = ["Change", "are_images", "changes", "views", "voted_views"]
+__all__ = ["Change", "Viewed", "are_images", "changes", "views", "voted_views"]
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,24 @@ def voted_views(judge: Evaluator, samples: Samples, wanted: Sequence[Change], co
     else:
         seen = ((change(samples[0]), samples[1]) for change in wanted)
     return combined((judge.on(view).predict([Lineage()])[0] for view in seen), None, combine)
+
+
+class Viewed(nn.Module):
+    """A network that looks at several views of each image: it returns their combined prediction.
+
+    Args:
+        network: it becomes a part, not a copy.
+        wanted: the views, of :func:`changes`.
+        combine: see :data:`smd_evo.ensemble.combine.COMBINES`.
+    """
+
+    def __init__(self, network: nn.Module, wanted: Sequence[Change], combine: str) -> None:
+        super().__init__()
+        self.network, self._wanted, self._combine = network, list(wanted), combine
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Of images [n, c, h, w]."""
+        return combined((logits_of(self.network(change(images))) for change in self._wanted), None, self._combine)
 
 
 def views(images: Tensor, count: int, flips: bool) -> Iterator[Tensor]:

@@ -8,6 +8,7 @@ from helpers import blobs, same_bits, state_bits, trained
 from torch import nn
 
 from smd_evo import ParameterSpace
+from smd_evo.controls.head import Head, with_head
 from smd_evo.core.mutation import Lineage
 from smd_evo.evaluation import heads, sharing, visit
 from smd_evo.evaluation.evaluator import Evaluator
@@ -74,6 +75,37 @@ def test_it_leaves_the_parent_as_it_is(name):
     method.predict(SAMPLES)
     assert same_bits(state_bits(network), before)
     assert [part.training for part in network.modules()] == modes
+
+
+@pytest.mark.parametrize("name", FREE)
+def test_as_a_network_it_predicts_the_same(name):
+    """Another one: the parent stays as it is."""
+    network = trained()
+    before, ranker = state_bits(network), Evaluator(network, SAMPLES)
+    control = FREE[name](**FREE[name].grid[0])
+    control.fit(FREE[name].look(ranker))
+    found = control.network(network).eval()
+    with torch.no_grad():
+        outputs = found(SAMPLES[0]).log_softmax(1)
+    torch.testing.assert_close(outputs, control.predict(ranker, SAMPLES).log_softmax(1), atol=1e-4, rtol=1e-4)
+    assert same_bits(state_bits(network), before)
+    assert not {tensor.data_ptr() for tensor in found.parameters()} & {each.data_ptr() for each in network.parameters()}
+
+
+def test_a_new_head_leaves_tied_weights_alone():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words, self.head = nn.Embedding(5, 4), nn.Linear(4, 5, bias=False)
+            self.head.weight = self.words.weight
+
+        def forward(self, numbers):
+            return self.head(self.words(numbers))
+
+    network = Tied()
+    found = with_head(network, Head(torch.ones(5, 4).double(), torch.arange(5).double()))
+    assert torch.equal(found.words.weight, network.words.weight)
+    assert torch.equal(found.head.bias, torch.arange(5.0))
 
 
 @pytest.mark.parametrize(

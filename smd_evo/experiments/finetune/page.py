@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import Any
 
 from smd_evo.experiments.facts import data_facts, environment, fitness_fact, listed, stored_rows
-from smd_evo.experiments.finetune.table import against_controls, forgotten, raced, without
+from smd_evo.experiments.finetune.table import against_controls, forgotten, raced, told, without
 from smd_evo.experiments.record import RunRecord
 from smd_evo.experiments.scores import Row
 from smd_evo.experiments.sections import (
@@ -23,7 +23,7 @@ from smd_evo.experiments.sections import (
 )
 from smd_evo.experiments.settings import fitness_name
 from smd_evo.experiments.shortlists import SPARSE
-from smd_evo.experiments.tables import claim, own_table, own_verdict, p_text, percent
+from smd_evo.experiments.tables import claim, last_column, own_table, own_verdict, p_text, percent
 
 __all__ = ["compare_finetunes", "finetune_section"]
 
@@ -86,7 +86,7 @@ def _verdict(rows: Sequence[Row], config: Mapping[str, Any], results: Mapping[st
         for row in rows
         if row.method == SPARSE and row.candidate != "median child" and row.accuracy_gain and row.p_value is not None
     ]
-    lines += own_verdict(rows, config["fitness"], results.get("sense", "min"))
+    lines += own_verdict(told(rows), config["fitness"], results.get("sense", "min"))
     lines += against_controls(against(results["sparse_ensemble_against"]), results.get("free", {}))
     lines += forgotten(stored_rows(results, "also") if results.get("also") else [], config.get("also"))
     lines += without(results.get("left_out", {}))
@@ -129,17 +129,18 @@ def _free(free: Mapping[str, Any]) -> dict[str, str]:
 def _results(rows: Sequence[Row], samples: str, config: Mapping[str, Any], results: Mapping[str, Any]) -> Table:
     if rows[0].accuracy is None:
         return printed(own_table(rows, config["fitness"], results["sense"]))
+    last, meaning = last_column(rows, config["fitness"], results.get("sense", "min"))
     groups = []
     for method, members in groupby(rows, key=lambda row: row.method):
         several = list(members)
         how = f": density {several[0].density:.3g}, sigma {several[0].sigma:.3g}" if several[0].sigma else ""
         groups.append(Group([_line(row) for row in several], f"{method}{how}" if how else ""))
     return Table(
-        title=f"Accuracy and loss on {samples} test images, read once",
-        columns=["", "accuracy, %", "difference", "p", "loss"],
+        title=f"Accuracy and {last} on {samples} test images, read once",
+        columns=["", "accuracy, %", "difference", "p", last],
         groups=groups,
         note="Difference: to the parent, in points of accuracy, with its 95 % paired bootstrap interval. p: exact "
-        f"McNemar test, not corrected for the {len(rows) - 1} lines. Loss: negative log-likelihood, in nats. In "
+        f"McNemar test, not corrected for the {len(rows) - 1} lines. {last.capitalize()}: {meaning}. In "
         "parentheses: forward passes of an image. Dense controls match the sparse groups one by one; each method "
         "chooses its own group on validation. Intervals and p values know the chance of the test images, not that "
         "of the children.",
@@ -148,10 +149,10 @@ def _results(rows: Sequence[Row], samples: str, config: Mapping[str, Any], resul
 
 def _line(row: Row) -> list[Cell]:
     name = row.candidate if row.members == 1 else f"{row.candidate} ({row.members})"
-    accuracy, loss = Cell(percent(row.accuracy)), Cell(decimal(row.loss))
+    accuracy, last = Cell(percent(row.accuracy)), Cell(decimal(row.loss if row.fitness is None else row.fitness))
     if row.accuracy_gain is None or row.p_value is None:
-        return [Cell(name), accuracy, Cell(""), Cell(""), loss]
-    return [Cell(name), accuracy, gain(row.accuracy_gain), Cell(p_text(row.p_value)), loss]
+        return [Cell(name), accuracy, Cell(""), Cell(""), last]
+    return [Cell(name), accuracy, gain(row.accuracy_gain), Cell(p_text(row.p_value)), last]
 
 
 def _groups(results: Mapping[str, Any], fitness: str) -> Table:

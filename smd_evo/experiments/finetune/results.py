@@ -15,6 +15,7 @@ from smd_evo.ensemble.selection import Selection
 from smd_evo.ensemble.soup import soup
 from smd_evo.evaluation.evaluator import Evaluation
 from smd_evo.experiments.finetune.settings import FinetuneConfig
+from smd_evo.experiments.free import Free
 from smd_evo.experiments.scores import Row
 from smd_evo.experiments.shortlists import Shortlist
 from smd_evo.statistics.tests import Estimate
@@ -139,6 +140,7 @@ class FinetuneResult:
         free: of each control that is nearly free its settings, its fitness on validation, the images that it was
             fitted to, and the forward passes that an image takes; the best on validation first.
         left_out: those that make no sense, and why.
+        best_free: the first of them, fitted; None where there is none.
     """
 
     config: FinetuneConfig
@@ -154,3 +156,4 @@ class FinetuneResult:
     evaluations: dict[str, int]
     free: dict[str, dict[str, Any]]
     left_out: dict[str, str]
+    best_free: Free | None

@@ -93,6 +93,7 @@ def _finetuned(config: FinetuneConfig, progress: Progress, source: Source) -> Fi
         against=test.against,
         free={each.name: each.cost() for each in free},
         left_out=left_out,
+        best_free=free[0].control if free else None,
         evaluations={
             **calibrations,
             "children of each arm": config.children * len(plans[SPARSE]),

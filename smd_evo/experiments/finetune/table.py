@@ -14,6 +14,7 @@ from smd_evo.experiments.shortlists import SPARSE
 from smd_evo.experiments.tables import (
     BEST_FREE,
     claim,
+    last_column,
     new_table,
     own_table,
     own_verdict,
@@ -25,23 +26,24 @@ from smd_evo.experiments.tables import (
 )
 from smd_evo.statistics.tests import Estimate
 
-__all__ = ["against_controls", "finetune_table", "finetune_verdict", "forgotten", "raced", "without"]
+__all__ = ["against_controls", "finetune_table", "finetune_verdict", "forgotten", "raced", "told", "without"]
 
 
 def finetune_table(result: FinetuneResult) -> Table:
     """Parent, median child, best child and ensemble of each arm on the test split."""
     if result.rows[0].accuracy is None:
         return own_table(result.rows, result.config.fitness, result.sense)
+    last, meaning = last_column(result.rows, result.config.fitness, result.sense)
     table = new_table(
         title=f"{result.config.model} on {result.config.data}, {result.data.sizes['test']:,} test images, read once",
         caption="acc.: accuracy in %; difference: to the parent, in points, with its 95 %\n"
         "paired bootstrap interval; p: exact McNemar test, not corrected for the\n"
-        f"{len(result.rows) - 1} lines; loss: negative log-likelihood. All of it speaks of these very\n"
+        f"{len(result.rows) - 1} lines; {last}: {meaning}. All of it speaks of these very\n"
         "children: another seed draws others. Dense controls match the sparse groups\n"
         "one by one; each method chooses its own group on validation. In parentheses:\n"
         "forward passes of an image.",
         names=["method", "candidate"],
-        numbers=["acc.", "difference", "p", "loss"],
+        numbers=["acc.", "difference", "p", last],
         edge=True,
     )
     for method, rows in groupby(result.rows, key=lambda row: row.method):
@@ -60,7 +62,7 @@ def finetune_table(result: FinetuneResult) -> Table:
 
 def finetune_verdict(result: FinetuneResult) -> list[str]:
     """What the table shows, in sentences that claim no more than their intervals."""
-    lines = own_verdict(result.rows, result.config.fitness, result.sense)
+    lines = own_verdict(told(result.rows), result.config.fitness, result.sense)
     for row in result.rows:
         if row.method == SPARSE and row.candidate != "median child" and row.accuracy_gain and row.p_value is not None:
             lines.append(f"Sparse {row.candidate} against the parent: {claim(row.accuracy_gain, row.p_value)}")
@@ -74,6 +76,11 @@ def finetune_verdict(result: FinetuneResult) -> list[str]:
     if unreadable := result.data.unreadable:
         lines.append(f"{len(unreadable)} unreadable images were left out: {', '.join(unreadable[:3])} ...")
     return lines
+
+
+def told(rows: Sequence[Row]) -> list[Row]:
+    """Those whose own fitness is told in words: of classifiers, sparse ones; the table has the others."""
+    return [row for row in rows if row.accuracy is None or row.method == SPARSE]
 
 
 def against_controls(against: Mapping[str, tuple[Estimate, float]], free: Mapping[str, Any]) -> list[str]:
@@ -111,12 +118,13 @@ def raced(evaluations: Mapping[str, int]) -> list[str]:
 
 
 def _cells(row: Row) -> list[str]:
+    last = short(row.loss if row.fitness is None else row.fitness)
     if row.accuracy_gain is None or row.p_value is None:
-        return ["", percent(row.accuracy), "", "", short(row.loss)]
+        return ["", percent(row.accuracy), "", "", last]
     return [
         row.candidate if row.members == 1 else f"{row.candidate} ({row.members})",
         percent(row.accuracy),
         points(row.accuracy_gain),
         p_text(row.p_value),
-        short(row.loss),
+        last,
     ]

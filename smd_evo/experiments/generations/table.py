@@ -11,6 +11,7 @@ from smd_evo.experiments.scores import Row
 from smd_evo.experiments.tables import (
     claim,
     interval,
+    last_column,
     new_table,
     own_table,
     own_verdict,
@@ -28,27 +29,29 @@ def evolution_table(rows: Sequence[Row], fitness: str = "fitness", sense: str = 
 
     Args:
         rows: of them.
-        fitness, sense: name of the run's own, which scores networks where samples have no classes.
+        fitness, sense: of the run's own, which stands for the loss if it is another one.
     """
     if rows[0].accuracy is None:
         return own_table(rows, fitness, sense)
+    last, meaning = last_column(rows, fitness, sense)
     table = new_table(
         title="On the test split, read once",
-        caption="acc.: accuracy in %; loss: negative log-likelihood; differences: to the parent,\n"
+        caption=f"acc.: accuracy in %; {last}: {meaning}; differences: to the parent,\n"
         "with 95 % paired bootstrap intervals; p: exact McNemar test; neither is\n"
         "corrected for the number of lines. They know the chance of the test images, not\n"
         "that of the run: another seed finds another network. Network and ensemble were\n"
         "chosen on validation.",
         names=["network"],
-        numbers=["acc.", "difference", "p", "loss", "difference"],
+        numbers=["acc.", "difference", "p", last, "difference"],
         edge=True,
     )
     for row in rows:
         name = row.candidate if row.members == 1 else f"{row.candidate} ({row.members})"
-        cells = ["", "", ""]
-        if row.accuracy_gain and row.loss_gain and row.p_value is not None:
-            cells = [points(row.accuracy_gain), p_text(row.p_value), interval(row.loss_gain, 1, 3, 3)]
-        table.add_row(name, percent(row.accuracy), *cells[:2], short(row.loss), cells[2])
+        value, gain = (row.loss, row.loss_gain) if row.fitness is None else (row.fitness, row.fitness_gain)
+        cells = ["", ""]
+        if row.accuracy_gain and row.p_value is not None:
+            cells = [points(row.accuracy_gain), p_text(row.p_value)]
+        table.add_row(name, percent(row.accuracy), *cells, short(value), interval(gain, 1, 3, 3) if gain else "")
     return table
 
 
