@@ -2,7 +2,8 @@
 
 python examples/compare_with_openai_es.py [GENERATIONS]
 
-On the command line, from this folder: smd-evo compare --methods sparse-es,compare_with_openai_es:HillClimber --trials 2
+On the command line, from this folder:
+smd-evo compare --methods sparse-es,compare_with_openai_es:HillClimber --trials 2
 """
 
 import sys

@@ -6,6 +6,7 @@ import copy
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -140,12 +141,14 @@ class _Evolved:
         """A network of its own."""
         return within(Exclusive(self._network), lambda: self._copied(self._network))
 
-    def ensemble(self) -> SparseEnsemble | None:
-        """Its relatives with it, if there are any."""
+    @cached_property
+    def _voting(self) -> SparseEnsemble | None:
         found = self._ensemble
-        if found is None or not self._shares:
-            return found
-        return within(Exclusive(self._network), lambda: self._copied(found))
+        return found and within(Exclusive(self._network), lambda: self._copied(found))
+
+    def ensemble(self) -> SparseEnsemble | None:
+        """Its relatives with it, if there are any, in a network that is theirs alone."""
+        return self._voting
 
     def _copied(self, what: _Module) -> _Module:
         if checksum_of(self._shared) != self._checksum:

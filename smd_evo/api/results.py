@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cached_property, partial
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from smd_evo.core.blocks import within
+from smd_evo.core.exclusive import Exclusive
 from smd_evo.core.parameters import Child, ParameterSpace
 from smd_evo.ensemble.module import SparseEnsemble
 from smd_evo.errors import InvalidValue
@@ -51,13 +54,20 @@ class Networks:
         """A network of its own."""
         return self._parent().make_child(self._best)
 
+    @cached_property
+    def _ensemble(self) -> SparseEnsemble | None:
+        return SparseEnsemble(copy.deepcopy(self._parent()), self._members) if self._members else None
+
     def ensemble(self) -> SparseEnsemble | None:
-        """All members in the memory of one network."""
-        return SparseEnsemble(self._parent(), self._members) if self._members else None
+        """All members in the memory of one network, which is theirs alone."""
+        return self._ensemble
 
     def free(self) -> nn.Module | None:
         """A network of its own, if there is such a control."""
-        return self._free.network(self._parent().module).eval() if self._free else None
+        if self._free is None:
+            return None
+        module, control = self._parent().module, self._free
+        return within(Exclusive(module), lambda: control.network(module)).eval()
 
 
 class RunResult:

@@ -6,7 +6,7 @@ NeurIPS 2020 (equation 2).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from smd_evo.core.copying import whole_copy
 from smd_evo.errors import InvalidValue, check_number
-from smd_evo.evaluation.batches import Batches
+from smd_evo.evaluation.batches import Batch, Batches
+from smd_evo.evaluation.limit import BatchLimit
+from smd_evo.evaluation.randomness import RandomStates
 
 __all__ = ["Statistics", "blended", "has_statistics", "statistics_of"]
 
@@ -31,15 +33,19 @@ def has_statistics(network: nn.Module) -> bool:
     return any(bool(mean.any()) or bool((variance != variance[0]).any()) for mean, variance in _seen(network))
 
 
-def statistics_of(network: nn.Module, batches: Batches) -> Statistics:
+def statistics_of(network: nn.Module, batches: Batches, limit: BatchLimit | None = None) -> Statistics:
     """What batch normalisations see of some samples, by one forward pass of each; the network stays as it is.
+
+    Means over the batches, of which each counts by its samples; one of a single sample has no variance and is left
+    out. So batches are to be large: each is normalised by itself on the way.
 
     Args:
         network: with batch normalisations that keep statistics.
         batches: of the samples, on its device.
+        limit: of the samples in a forward pass.
 
     Raises:
-        InvalidValue: it has none.
+        InvalidValue: it has none, or no batch has two samples.
     """
     if not has_statistics(network):
         raise InvalidValue(
@@ -47,16 +53,35 @@ def statistics_of(network: nn.Module, batches: Batches) -> Statistics:
             "folded into its weights; this control is left out"
         )
     twin = whole_copy(network).eval()
-    for layer in _layers(twin).values():
+    layers, seen = _layers(twin), 0
+    for layer in layers.values():
         layer.reset_running_stats()
-        layer.momentum = None  # the mean over all batches
         layer.train()
-    with torch.no_grad():
-        for chunk in batches.chunks():
-            for batch in chunk:
-                if batch.count > 1:  # a single sample has no variance
-                    batch.outputs(twin)
-    return {name: _pair(layer) for name, layer in _layers(twin).items()}
+    random, limit = RandomStates(twin), limit or BatchLimit()
+
+    def add(some: Sequence[Batch]) -> None:
+        """Statistics of some batches to those of the ones before, anew where memory was too small for them."""
+        nonlocal seen
+        _put(layers, before)
+        seen = passed
+        for batch in some:
+            if batch.count > 1:
+                seen += batch.count
+                for layer in layers.values():
+                    layer.momentum = batch.count / seen
+                batch.outputs(twin)
+
+    try:
+        random.reseed()
+        with torch.no_grad():
+            for chunk in batches.chunks():
+                before, passed = {name: _copies(layer) for name, layer in layers.items()}, seen
+                limit.within(add, chunk)
+    finally:
+        random.restore()
+    if not seen:
+        raise InvalidValue("batchnorm: expected batches of two samples or more, got single ones; give a batch size")
+    return {name: _pair(layer) for name, layer in layers.items()}
 
 
 def blended(network: nn.Module, statistics: Statistics, share: float) -> nn.Module:
@@ -86,6 +111,17 @@ def _layers(network: nn.Module) -> dict[str, _BatchNorm]:
 
 def _seen(network: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
     return map(_pair, _layers(network).values())
+
+
+def _copies(layer: _BatchNorm) -> tuple[Tensor, Tensor]:
+    mean, variance = _pair(layer)
+    return mean.clone(), variance.clone()
+
+
+def _put(layers: dict[str, _BatchNorm], statistics: Statistics) -> None:
+    for name, layer in layers.items():
+        for now, then in zip(_pair(layer), statistics[name], strict=True):
+            now.copy_(then)
 
 
 def _pair(layer: _BatchNorm) -> tuple[Tensor, Tensor]:

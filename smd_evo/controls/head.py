@@ -24,6 +24,9 @@ __all__ = ["Head", "features_of", "fit_head", "head_as_it_is", "tune_head", "wit
 
 _ITERATIONS = 500
 
+_ROUNDING = 0.03
+"""Of outputs in bfloat16, relative to the largest; those of another layer are farther away."""
+
 _OF_BIASES = 1e-3
 """Weight of the squares of changes of biases, as where these alone are fitted (:mod:`smd_evo.controls.outputs`)."""
 
@@ -52,7 +55,8 @@ def features_of(evaluator: Evaluator) -> Tensor:
         evaluator: of the network, on the samples.
 
     Raises:
-        InvalidValue: the head is no linear layer, or gets something else than one vector a sample.
+        InvalidValue: the head is no linear layer, gets something else than one vector a sample, or what it makes of
+            these is not the network's output: it is not the last layer, or one of several.
     """
     head = head_of(evaluator.space.module)
     if not isinstance(head, nn.Linear):
@@ -66,7 +70,7 @@ def features_of(evaluator: Evaluator) -> Tensor:
 
     handle = head.register_forward_pre_hook(note)
     try:
-        evaluator.predict([Lineage()])
+        outputs = evaluator.predict([Lineage()])[0]
     finally:
         handle.remove()
     own, count = [], 0
@@ -81,7 +85,21 @@ def features_of(evaluator: Evaluator) -> Tensor:
             f"head: expected one vector of features for each of {evaluator.samples} samples, got "
             f"{list(features.shape)}; its refit is left out"
         )
+    made = head_as_it_is(evaluator.space.module).of(features)
+    if made.shape != outputs.shape or not _alike(made, outputs):
+        raise InvalidValue(
+            "head: expected the last linear layer's outputs to be the network's, got others: it is not the last one, "
+            "or one of several; its refit is left out"
+        )
     return features
+
+
+def _alike(made: Tensor, outputs: Tensor) -> bool:
+    """Whether these are the same logits, or log-probabilities of the same, but for rounding to 16 bits."""
+    one, other = (each.double().log_softmax(1) for each in (made, outputs))
+    finite = one.isfinite() & other.isfinite()
+    gap, size = ((each[finite]).abs().max().item() if finite.any() else 0.0 for each in (one - other, one))
+    return gap <= _ROUNDING * (1 + size)
 
 
 def fit_head(features: Tensor, targets: Tensor, classes: int, ridge: float) -> Head:
@@ -144,11 +162,18 @@ def with_head(network: nn.Module, head: Head) -> nn.Module:
         head: of the same sizes.
     """
     twin = whole_copy(network)
-    layer = head_of(twin)
-    assert isinstance(layer, nn.Linear)
-    like = layer.weight
-    layer.weight, layer.bias = (nn.Parameter(each.to(like)) for each in (head.weight, head.bias))
-    return twin
+    old = head_of(twin)
+    assert isinstance(old, nn.Linear)
+    new = nn.Linear(old.in_features, old.out_features, device=old.weight.device, dtype=old.weight.dtype)
+    with torch.no_grad():
+        new.weight.copy_(head.weight)
+        new.bias.copy_(head.bias)
+    new.train(old.training)
+    # Not into the old layer, whose weight may be computed: weight_norm, spectral_norm.
+    for part in [*twin.modules()]:
+        for name in [name for name, child in part._modules.items() if child is old]:
+            setattr(part, name, new)
+    return new if twin is old else twin
 
 
 def tune_head(features: Tensor, targets: Tensor, head: Head, ridge: float) -> Head:

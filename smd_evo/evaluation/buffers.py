@@ -16,6 +16,9 @@ __all__ = ["BufferChange", "Buffers", "same_bits", "words_of"]
 BufferChange = tuple[int, bool, Tensor | None]
 """Number of a buffer, whether it is another object now, and its value."""
 
+_Place = tuple[int, torch.Size, tuple[int, ...]]
+"""Where a tensor begins, its shape and strides."""
+
 _SMALL = 2**16
 """Elements of a buffer below which it is compared together with others."""
 
@@ -40,11 +43,11 @@ class Buffers:
     def __init__(self, module: nn.Module, patched: Iterable[Tensor] = ()) -> None:
         own = {id(weight): memory_of(weight) for weight in patched}
         weights = {*own.values(), *map(memory_of, module.parameters())}
-        self._all = [
-            (part._buffers, name, buffer) for part in module.modules() for name, buffer in part._buffers.items()
-        ]
+        self._parts = [(part._buffers, [*part._buffers]) for part in module.modules()]
+        self._count = sum(len(names) for _, names in self._parts)
+        self._all = [(buffers, name, buffers[name]) for buffers, names in self._parts for name in names]
         self._bits: dict[int, tuple[Tensor, Tensor]] = {}  # memory as integers, and a copy
-        self._places: list[tuple[int, Tensor, int]] = []  # buffer, and where its memory begins
+        self._places: list[tuple[int, Tensor, _Place]] = []  # buffer, and how it lies in memory
         self._memory: dict[int, Tensor] = {}
         self._by_version: dict[int, tuple[Tensor, Tensor, int | None]] = {}  # buffer, copy, count of in-place changes
         groups: defaultdict[tuple[torch.device, torch.dtype], list[int]] = defaultdict(list)
@@ -57,7 +60,7 @@ class Buffers:
                 self._by_version[number] = buffer, buffer.clone(), _version(buffer)
                 continue
             self._memory[number] = memory = buffer.data
-            self._places.append((number, buffer, memory.data_ptr()))
+            self._places.append((number, buffer, _place(memory)))
             now = memory.view(words)
             if now.is_contiguous() and now.numel() < _SMALL:
                 self._bits[number] = now.view(-1), now
@@ -76,7 +79,11 @@ class Buffers:
         return numbers, views, copy
 
     def restore(self) -> None:
-        """Put back values and objects."""
+        """Put back values and objects; take away what was not there."""
+        if sum(len(buffers) for buffers, _ in self._parts) != self._count:
+            for buffers, names in self._parts:
+                for name in buffers.keys() - names:
+                    del buffers[name]
         changed = self._changed()
         if changed:  # in the mode in which a buffer that was made in it may be written to
             within(Inference(True), lambda: self._put_back(changed))
@@ -104,7 +111,7 @@ class Buffers:
         found = [
             number for number, (buffers, name, buffer) in enumerate(self._all) if buffers.get(name) is not buffer
         ]
-        found += [number for number, buffer, place in self._places if buffer.data_ptr() != place]
+        found += [number for number, buffer, place in self._places if _place(buffer) != place]
         for number, (buffer, _, version) in self._by_version.items():
             if version is None or buffer._version != version:
                 found.append(number)
@@ -129,10 +136,14 @@ class Buffers:
             if number not in self._bits:
                 continue
             now, copy = self._bits[number]
-            if buffer.data_ptr() != now.data_ptr():  # another memory was given to it
+            if _place(buffer) != _place(self._memory[number]):  # another memory, or shape, was given to it
                 buffer.data = self._memory[number]
             if not torch.equal(now, copy):
                 now.copy_(copy)
+
+
+def _place(tensor: Tensor) -> _Place:
+    return tensor.data_ptr(), tensor.shape, tensor.stride()
 
 
 def same_bits(one: Tensor, other: Tensor) -> bool:

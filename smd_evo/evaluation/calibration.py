@@ -133,11 +133,13 @@ def calibrate_sigma(
     bisections, scale = check_count("bisections", bisections, low=0), check_choice("scale", scale, SCALES)
     if children % 2:
         raise InvalidValue(f"children: expected an even number for antithetic pairs, got {children}")
-    parent = float(evaluator.evaluate([Lineage()]).fitness[0])
-    if parent <= 0:
+    found = evaluator.evaluate([Lineage()])
+    parent = float(found.fitness[0])
+    if parent <= 0 or found.nonfinite:
+        got = "one that is not finite" if found.nonfinite else f"{parent:g}"
         raise InvalidValue(
-            f"parent: expected a score above zero to keep a share of, got "
-            f"{evaluator.fitness.name} {parent:g}; give sigma instead"
+            f"parent: expected a finite score above zero to keep a share of, got {evaluator.fitness.name} {got}; "
+            "give sigma instead"
         )
     evaluations = 1
 

@@ -15,14 +15,13 @@ from torch import Tensor, nn
 
 from smd_evo.core.blocks import Inference, within
 from smd_evo.errors import InvalidValue
+from smd_evo.evaluation.attributes import OF_MODULES
 from smd_evo.evaluation.buffers import same_bits, words_of
 
 __all__ = ["Carried", "check_attributes"]
 
 _NAMED = 3
 """Names that a message tells."""
-
-_OF_MODULES = frozenset(vars(nn.Module()))
 
 
 class Carried:
@@ -110,7 +109,7 @@ def _attributes(module: nn.Module) -> Iterator[tuple[tuple[str, int], Tensor]]:
     """Tensors that modules keep as attributes, or in a list, tuple or dict that is one: name, number, value."""
     for path, part in module.named_modules():
         for name, value in vars(part).items():
-            if name not in _OF_MODULES:
+            if name not in OF_MODULES:
                 where = f"{path}.{name}" if path else name
                 yield from (((where, number), tensor) for number, tensor in enumerate(_tensors_in(value)))
 

@@ -137,7 +137,8 @@ def class_range(targets: Iterable[Any]) -> tuple[int, int] | None:
     for some in targets:
         if not isinstance(some, Tensor) or some.is_floating_point() or some.is_complex():
             return None
-        known = some.long()[some != IGNORED]
+        numbers = some.long()
+        known = numbers[numbers != IGNORED]
         if known.numel():
             lowest.append(int(known.min()))
             highest.append(int(known.max()))

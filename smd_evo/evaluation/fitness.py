@@ -133,11 +133,22 @@ class TotalFitness:
 
     def total(self, outputs: Any, targets: Any, count: int) -> Tensor:
         """What a batch adds to the whole: float64 [*shape]."""
-        return scored(self.name, self.count, outputs, targets).double()
+        counts = scored(self.name, self.count, outputs, targets)
+        if not isinstance(counts, Tensor) or counts.is_complex():
+            got = _described(counts) if isinstance(counts, Tensor) else type(counts).__name__
+            raise InvalidValue(f"{self.name}: expected a tensor of numbers from count, got {got}")
+        return counts.double()
 
     def value(self, totals: Tensor, samples: int) -> Tensor:
         """Fitness of several networks [N] by the totals of all samples [N, *shape]."""
-        return self.score(totals)
+        found = self.score(totals)
+        if not isinstance(found, Tensor) or found.shape != totals.shape[:1] or found.is_complex():
+            got = _described(found) if isinstance(found, Tensor) else type(found).__name__
+            raise InvalidValue(
+                f"{self.name}: expected one number for each of {len(totals)} networks from score, got {got}; sums "
+                "are [..., *shape], with networks on the left"
+            )
+        return found
 
     def of(self, outputs: Any, targets: Any) -> float:
         """Fitness of outputs for all samples."""

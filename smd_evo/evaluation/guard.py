@@ -10,6 +10,7 @@ import torch
 from smd_evo.core.blocks import Inference
 from smd_evo.core.exclusive import Exclusive
 from smd_evo.core.parameters import ParameterSpace
+from smd_evo.evaluation.attributes import Attributes
 from smd_evo.evaluation.buffers import Buffers
 from smd_evo.evaluation.modes import Modes
 from smd_evo.evaluation.randomness import RandomStates
@@ -98,6 +99,8 @@ class Evaluating(Guard):
         self._undos.append(self.random.restore)
         self.modes = Modes(module, self._free)
         self._change(self.modes.eval, self.modes.restore)
+        attributes = Attributes(module)
+        self._undos.append(attributes.restore)
         inference = Inference(True)
         self._change(inference.enter, inference.leave)
         self.buffers = Buffers(module, self.space.tensors)

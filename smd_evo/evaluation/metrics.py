@@ -28,7 +28,7 @@ class Metric:
 
     Attributes:
         name: one of :data:`METRICS`.
-        classes: whether targets may be numbers of the network's outputs.
+        classes: whether targets are numbers of the network's outputs, or 0 and 1 for each; others are refused early.
         function: of finite outputs and targets of equal length.
         per_sample: the same of each sample that has a target, where the number is the mean of those; float64 [n].
     """
@@ -88,7 +88,7 @@ def metric_of(name: str) -> Metric | None:
     kind = re.sub(r"@[1-9]\d*$", "@10", name)
     if kind not in METRICS:
         return None
-    return Metric(name, kind not in ("pearson", "spearman", "r2"), _FUNCTIONS[kind], _PER_SAMPLE.get(kind))
+    return Metric(name, kind in ("f1", "auroc", "average_precision"), _FUNCTIONS[kind], _PER_SAMPLE.get(kind))
 
 
 def _f1(name: str, outputs: Tensor, targets: Tensor) -> float:
@@ -160,6 +160,7 @@ def _columns(name: str, outputs: Tensor, targets: Tensor, two: str = "") -> list
     if two and (many or targets.dim() == 2):
         raise InvalidValue(f"{name}: expected outputs [n], [n, 1] or [n, 2], got {_shapes(outputs, targets)}; {two}")
     if targets.dim() == 2:
+        _check_binary(name, targets, "each output")
         return [(targets[:, n].numpy() > 0, outputs[:, n].numpy()) for n in range(outputs.shape[1])]
     known = targets != -100
     outputs, targets = outputs[known], targets[known]
@@ -168,11 +169,17 @@ def _columns(name: str, outputs: Tensor, targets: Tensor, two: str = "") -> list
     if outputs.dim() == 2 and not many:
         outputs = outputs[:, 1] - outputs[:, 0]
     if outputs.dim() == 1:
-        if not 0 <= int(targets.min()) <= int(targets.max()) <= 1:
-            raise InvalidValue(f"{name}: expected targets 0 and 1 for one output, got {int(targets.max())}")
+        _check_binary(name, targets, "one output")
         return [(targets.numpy() > 0, outputs.numpy())]
     scores = outputs.softmax(1).numpy()
     return [((targets == number).numpy(), scores[:, number]) for number in range(scores.shape[1])]
+
+
+def _check_binary(name: str, targets: Tensor, of: str) -> None:
+    """Refuse targets of which some are neither 0 nor 1."""
+    others = targets[(targets != 0) & (targets != 1)]
+    if others.numel():
+        raise InvalidValue(f"{name}: expected targets 0 and 1 for {of}, got {int(others[0])}")
 
 
 def _ndcg(name: str, outputs: Tensor, targets: Tensor) -> float:
@@ -216,8 +223,14 @@ def _ranked(name: str, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor
         if targets.shape == outputs.shape and bool((targets >= 0).all()):
             return outputs, targets.double()
         if targets.dim() == 1 and not targets.is_floating_point():
-            known = targets != -100
-            return outputs[known], one_hot(targets[known].long(), outputs.shape[1]).double()
+            numbers, items = targets.long(), outputs.shape[1]
+            known = numbers != -100
+            wrong = numbers[known & ((numbers < 0) | (numbers >= items))]
+            if len(wrong):
+                raise InvalidValue(
+                    f"{name}: expected numbers of {items} items, or -100 for none, got {int(wrong[0])}"
+                )
+            return outputs[known], one_hot(numbers[known], items).double()
     raise InvalidValue(
         f"{name}: expected scores [n, items] and the right item's number [n], or what each is worth [n, items], got "
         f"{_shapes(outputs, targets)}"

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from smd_evo.evaluation.attributes import OF_MODULES
+
 __all__ = ["RandomStates", "reseed"]
 
 _FEW = 1000
-
-_OF_MODULES = frozenset(vars(nn.Module()))
 
 
 def reseed() -> None:
@@ -99,7 +99,7 @@ def _kept_by(module: nn.Module) -> list[Any]:
 
 def _attributes(part: nn.Module) -> Iterator[Any]:
     for name, value in vars(part).items():
-        if name in _OF_MODULES:
+        if name in OF_MODULES:
             continue
         yield value
         if isinstance(value, list | tuple | dict) and len(value) <= _FEW:  # no vocabulary

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -32,7 +33,8 @@ def in_time(function: Callable[[], _Result], seconds: float | None) -> _Result:
     """What a function returns, if it does so in time.
 
     In the main thread of a process on Unix an alarm ends the function wherever it is in Python's own code, so that
-    nothing of it is left; only an endless loop that catches everything goes on. In other threads, on Windows, and
+    nothing of it is left; only an endless loop that catches everything goes on. A function that sets the process's
+    alarm itself takes this one away, and is told once it returns. In other threads, on Windows, and
     where the process has an alarm of its own, it runs in a thread, which nobody can end: it is left to itself, and
     does not keep the process from ending.
 
@@ -65,7 +67,7 @@ def _by_alarm(function: Callable[[], _Result], seconds: float) -> _Result:
             expired = True
             raise _Expired
 
-    before = signal.signal(signal.SIGALRM, expire)
+    before, end = signal.signal(signal.SIGALRM, expire), time.monotonic() + seconds
     try:
         try:
             signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN)
@@ -79,7 +81,7 @@ def _by_alarm(function: Callable[[], _Result], seconds: float) -> _Result:
         armed = False  # also where the alarm came once more, just before the other one
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    if expired:  # also where the function has swallowed it
+    if expired or time.monotonic() > end:  # also where the function has swallowed it, or set another alarm
         raise TimedOut
     return found
 

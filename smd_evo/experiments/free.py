@@ -16,7 +16,8 @@ from smd_evo.controls.head import Head, features_of, fit_head, head_as_it_is, tu
 from smd_evo.controls.outputs import Scaled, Scaling, fit_scaling, match_prior
 from smd_evo.core.copying import whole_copy
 from smd_evo.core.mutation import Lineage
-from smd_evo.core.selection import head_of
+from smd_evo.core.parameters import ParameterSpace
+from smd_evo.core.selection import Names, head_of
 from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.experiments.views import Viewed, are_images, changes, voted_views
 from smd_evo.zoo.data import Samples
@@ -251,7 +252,7 @@ class BatchNormBlend(Free):
     @classmethod
     def look(cls, parent: Evaluator) -> Statistics:
         """See the base class."""
-        found = statistics_of(parent.space.module, parent.batches)
+        found = statistics_of(parent.space.module, parent.batches, parent.limit)
         parent.work.count(parent.samples)
         return found
 
@@ -261,8 +262,10 @@ class BatchNormBlend(Free):
 
     def predict(self, parent: Evaluator, data: Samples, before: Tensor | None = None) -> Tensor:
         """See the base class."""
-        network = self.network(parent.space.module)
-        outputs: Tensor = Evaluator(network, data, batch_size=parent.batch_size).predict([Lineage()])[0]
+        space = ParameterSpace(self.network(parent.space.module), Names(parent.space.names), include_frozen=True)
+        judge = Evaluator(space, data, batch_size=parent.batch_size)
+        judge.limit = parent.limit
+        outputs: Tensor = judge.predict([Lineage()])[0]
         return outputs
 
     def network(self, parent: nn.Module) -> nn.Module:

@@ -8,6 +8,7 @@ from torch import nn
 from smd_evo.controls.batchnorm import blended, has_statistics, statistics_of
 from smd_evo.errors import InvalidValue
 from smd_evo.evaluation import data
+from smd_evo.evaluation.limit import BatchLimit
 
 pytestmark = pytest.mark.numeric
 
@@ -71,3 +72,49 @@ def test_normalisations_that_are_folded_into_the_weights_have_none():
     assert not has_statistics(network)
     layer.running_mean[1] = 0.5
     assert has_statistics(network)
+
+
+def test_each_batch_counts_by_its_samples_and_one_of_a_single_sample_not_at_all():
+    network, samples = trained(), blobs(35, shift=2.5)
+    sizes = (16, 16, 2, 1)
+    pieces = [part.split(sizes) for part in samples]
+    each = [statistics_of(network, batches_of(piece, 16))["bn"] for piece in [*zip(*pieces, strict=True)][:3]]
+    together = statistics_of(network, batches_of([*zip(*pieces, strict=True)], 16))["bn"]
+    for number in range(2):
+        expected = sum(size * one[number] for size, one in zip(sizes, each, strict=False)) / 34
+        torch.testing.assert_close(together[number], expected)
+    with pytest.raises(InvalidValue, match="expected batches of two samples or more"):
+        statistics_of(network, batches_of(samples, 1))
+
+
+def test_it_draws_the_same_random_numbers_each_time_and_leaves_the_states_as_they_were():
+    class Drawing(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x + torch.randn(x.shape))
+
+    torch.manual_seed(3)
+    network = Drawing(nn.BatchNorm2d(1, momentum=1.0))
+    network.train()(blobs(20)[0])
+    network.eval()
+    before = torch.get_rng_state()
+    one, other = (statistics_of(network, batches_of(blobs(32), 16))["0"] for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(one[0], other[0])
+
+
+def test_batches_that_do_not_fit_into_memory_are_halved():
+    class Small(nn.Sequential):
+        def forward(self, x):
+            if len(x) > 8:
+                raise torch.cuda.OutOfMemoryError("out of memory")
+            return super().forward(x)
+
+    network = Small(nn.BatchNorm2d(1, momentum=1.0))
+    network.train()(blobs(8)[0])
+    network.eval()
+    limit = BatchLimit()
+    with pytest.warns(RuntimeWarning, match="out of memory"):
+        found = statistics_of(network, batches_of(blobs(32, shift=2.5), 16), limit)
+    expected = statistics_of(network, batches_of(blobs(32, shift=2.5), limit.samples))
+    assert limit.samples == 8
+    torch.testing.assert_close(found["0"], expected["0"])

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional
 
 from smd_evo import Evaluator, Lineage
-from smd_evo.controls.head import Head, features_of, fit_head, head_as_it_is, tune_head
+from smd_evo.controls.head import Head, features_of, fit_head, head_as_it_is, tune_head, with_head
 from smd_evo.controls.outputs import fit_scaling
 from smd_evo.errors import InvalidValue
 
@@ -114,3 +114,55 @@ def test_heads_without_biases_and_of_other_kinds():
         tune_head(
             torch.zeros(2, 1), torch.full((2,), -100), Head(torch.zeros(2, 1).double(), torch.zeros(2).double()), 1
         )
+
+
+class Branching(nn.Module):
+    """Its last layer is registered first, is one of several, is called twice, or makes log-probabilities."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.head = kind, nn.Linear(6, 3)
+        self.body = nn.Linear(8, 6)
+        if kind != "first":  # registered last, it is what `head_of` finds
+            del self.head
+            self.head = nn.Linear(6, 3)
+        self.other = nn.Identity() if kind != "several" else nn.Linear(6, 3)
+
+    def forward(self, x):
+        features = self.body(x).tanh()
+        if self.kind == "several":
+            return (self.head(features) + self.other(features)) / 2
+        if self.kind == "twice":
+            return self.head(features) - self.head(-features)
+        return self.head(features) if self.kind == "last" else self.head(features).log_softmax(1)
+
+
+def vectors(count=40):
+    generator = torch.Generator().manual_seed(3)
+    inputs = torch.randn(count, 8, generator=generator)
+    return inputs, inputs[:, :3].argmax(1)
+
+
+@pytest.mark.parametrize("kind", ["first", "several", "twice"])
+def test_a_layer_whose_outputs_are_not_the_networks_is_no_head(kind):
+    with pytest.raises(InvalidValue, match=r"^head: expected "):
+        features_of(Evaluator(Branching(kind), vectors(), batch_size=16))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["last", "log-probabilities"])
+def test_log_probabilities_of_its_outputs_are_as_good_also_in_low_precision(kind, dtype):
+    inputs, targets = vectors()
+    assert features_of(Evaluator(Branching(kind).to(dtype), (inputs.to(dtype), targets))).shape == (40, 6)
+
+
+@pytest.mark.parametrize("computed", [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm])
+def test_a_new_head_takes_the_place_of_one_whose_weight_is_computed_wherever_it_is(computed):
+    network = nn.Sequential(nn.Linear(8, 6), nn.Tanh(), computed(nn.Linear(6, 3)))
+    network.also = network[2]
+    head = Head(torch.ones(3, 6).double(), torch.arange(3).double())
+    found = with_head(network, head)
+    assert found.also is found[2]
+    features = torch.randn(2, 6)
+    torch.testing.assert_close(found[2](features), head.of(features))
+    assert type(network[2]) is not nn.Linear

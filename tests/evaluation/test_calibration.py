@@ -78,6 +78,13 @@ def test_a_score_that_is_not_positive():
         calibrate_sigma(Evaluator(Vector(), fitness=reward), Dense())
 
 
+@pytest.mark.parametrize("sense", ["min", "max"])
+def test_a_score_that_is_not_finite(sense):
+    broken = ModuleFitness("loss", sense, lambda module: float("nan"))
+    with pytest.raises(ValueError, match=r"^parent: expected a finite score above zero .*, got loss one that is not"):
+        calibrate_sigma(Evaluator(Vector(), fitness=broken), Dense())
+
+
 def test_a_network_that_no_mutation_changes():
     constant = ModuleFitness("constant", "max", lambda module: 1.0)
     with pytest.raises(ValueError, match="found none; is the selection connected"):

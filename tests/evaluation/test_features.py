@@ -258,6 +258,14 @@ class TestOtherLayers:
         data[0].mul_(2)
         assert right(evaluator, batches=parts(data, 5, 5, 2))
 
+    def test_samples_that_numpy_writes_to(self):
+        shared = images()[0].numpy().copy()
+        data = torch.from_numpy(shared), images()[1]
+        evaluator = evaluator_of(made(Cnn), data)
+        evaluator.evaluate(children())
+        shared *= 2
+        assert right(evaluator, batches=parts(data, 5, 5, 2))
+
     def test_another_type(self):
         network, data = made(mlp), images()
         evaluator = evaluator_of(network, data)

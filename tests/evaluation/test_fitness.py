@@ -98,6 +98,16 @@ class TestTotals:
             expected = (network(samples[0]) - targets).square().sum() / targets.square().sum()
         assert float(found[0]) == pytest.approx(float(expected), rel=1e-5)
 
+    def test_of_ones_own_that_is_no_number_for_each_network(self, network, samples):
+        each = f"expected one number for each of {len(CHILDREN)} networks from score"
+        for count, score, message in (
+            (lambda out, target: 1.0, lambda sums: sums, "expected a tensor of numbers from count, got float"),
+            (lambda out, target: out.sum(0), lambda sums: sums, each),
+            (lambda out, target: out.sum(), lambda sums: sums.sum(), each),
+        ):
+            with pytest.raises(InvalidValue, match=f"^mine: {message}"):
+                Evaluator(network, samples, TotalFitness("mine", "min", count, score)).evaluate(CHILDREN)
+
 
 class TestTargets:
     @pytest.mark.parametrize("name", NAMES)

@@ -238,6 +238,37 @@ class TestBuffers:
         assert torch.equal(memory.to_dense().nan_to_num(7), bits.to_dense().nan_to_num(7))
         assert memory.stride() == value.stride() if value.layout == torch.strided else True
 
+    def test_that_come_in_a_forward_pass_are_gone_for_the_next_child(self, samples):
+        class Late(SmallNet):
+            def forward(self, x):
+                if "memory" not in self._buffers:
+                    self.register_buffer("memory", torch.zeros(3))
+                outputs = super().forward(x) + self.memory
+                self.memory = 0.9 * self.memory + outputs.mean(0)
+                return outputs
+
+        torch.manual_seed(0)
+        network = Late()
+        names, recipes = [*network.state_dict()], children()
+        evaluator = Evaluator(network, samples)
+        together = evaluator.evaluate(recipes).fitness.tolist()
+        assert together[::-1] == evaluator.evaluate(recipes[::-1]).fitness.tolist()
+        assert [*network.state_dict()] == names
+
+    def test_have_their_shape_again(self, samples):
+        class Growing(SmallNet):
+            def forward(self, x):
+                self.memory.resize_(4)
+                self.square.t_()
+                return super().forward(x)
+
+        network = Growing()
+        network.register_buffer("memory", torch.arange(8.0))
+        network.register_buffer("square", torch.arange(4.0).view(2, 2))
+        Evaluator(network, samples).evaluate(children(2))
+        assert torch.equal(network.memory, torch.arange(8.0))
+        assert torch.equal(network.square, torch.arange(4.0).view(2, 2))
+
     def test_a_live_graph_that_has_kept_a_buffer_is_none_the_wiser(self, samples):
         torch.manual_seed(0)
         network = Adapting()
@@ -246,6 +277,26 @@ class TestBuffers:
         with pytest.warns(UserWarning, match="2 of 5 tensors"):
             Evaluator(network, samples).evaluate(children(2))
         loss.backward()
+
+
+@pytest.mark.parametrize("keep", ["itself", "list", "dict"])
+def test_what_a_first_pass_keeps_as_an_attribute_can_be_trained_with_afterwards(keep, samples):
+    class Masked(SmallNet):
+        kept = None
+
+        def forward(self, x):
+            if self.kept is None:
+                mask = torch.linspace(0.5, 1.5, 3)
+                self.kept = {"itself": mask, "list": [mask, 1], "dict": {"mask": mask}}[keep]
+            mask = self.kept if keep == "itself" else self.kept["mask" if keep == "dict" else 0]
+            return super().forward(x) * mask
+
+    torch.manual_seed(0)
+    network = Masked().eval()
+    recipes = children()
+    found = Evaluator(network, samples).evaluate(recipes).fitness
+    network(samples[0]).sum().backward()
+    assert torch.equal(Evaluator(network, samples).evaluate(recipes).fitness, found)
 
 
 GENERATORS = {

@@ -4,6 +4,7 @@ import copy
 import os
 import pickle
 import random
+import signal
 import threading
 import time
 
@@ -405,6 +406,17 @@ class TestTimeout:
             with pytest.raises(InvalidValue, match=r"^slow: expected rewards of 3 samples within"):
                 Evaluator(network, fitness=fitness).evaluate(CHILDREN)
             assert time.perf_counter() - start < 30
+
+    def test_tells_one_that_has_set_another_alarm_once_it_returns(self, network):
+        def verifying(texts, references):
+            signal.alarm(3)
+            signal.alarm(0)
+            time.sleep(0.1)
+            return [1.0] * len(texts)
+
+        fitness = RewardFitness("slow", greedy, verifying, PROMPTS[:3], timeout=0.05)
+        with pytest.raises(InvalidValue, match=r"^slow: expected rewards of 3 samples within"):
+            Evaluator(network, fitness=fitness).evaluate(CHILDREN)
 
     def test_leaves_one_in_time_alone(self, network, fitness):
         slow = RewardFitness("slow", greedy, early, PROMPTS, timeout=1e12)

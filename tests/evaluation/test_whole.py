@@ -345,7 +345,11 @@ class TestNamedMetrics:
                 r"f1: expected outputs \[n\].* got outputs \[9, 3\] .*; f1 is of two",
             ),
             ("auroc", (9, 3), torch.rand(9), "auroc: expected class numbers"),
-            ("auroc", (9,), torch.arange(9), "auroc: expected targets 0 and 1 for one output, got 8"),
+            ("auroc", (9,), torch.arange(9), "auroc: expected targets 0 and 1 for one output, got 2"),
+            ("auroc", (9, 2), torch.tensor([[0, 3]] * 9), "auroc: expected targets 0 and 1 for each output, got 3"),
+            ("f1", (9,), torch.tensor([-1, 1, 1] * 3), "f1: expected targets 0 and 1 for one output, got -1"),
+            ("mrr@10", (9, 4), torch.arange(9), "mrr@10: expected numbers of 4 items, or -100 for none, got 4"),
+            ("mrr@10", (9, 4), torch.full((9,), 156, dtype=torch.uint8), "mrr@10: expected numbers of 4 items.* 156"),
             ("ndcg@10", (9, 1), torch.zeros(9).long(), "ndcg@10: expected scores"),
             ("mrr@10", (9, 4), torch.rand(9), "mrr@10: expected scores"),
             ("pearson", (9, 2), torch.rand(9), "pearson: expected targets of the outputs' shape"),
@@ -355,6 +359,12 @@ class TestNamedMetrics:
     def test_say_what_they_are_of(self, name, outputs, targets, message):
         with pytest.raises(InvalidValue, match=f"^{message}"):
             get_fitness(name).of(torch.rand(outputs), targets)
+
+    @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.float32])
+    def test_worths_are_numbers_of_any_size(self, dtype):
+        worths = torch.tensor([[10, 0, 3], [0, 7, 1]]).to(dtype)
+        found = Evaluator(torch.nn.Linear(4, 3), (torch.ones(2, 4), worths), "ndcg@2").evaluate([Lineage()])
+        assert 0 < float(found.fitness[0]) <= 1
 
 
 class TestHosts:

@@ -89,7 +89,9 @@ def test_as_a_network_it_predicts_the_same(name):
         outputs = found(SAMPLES[0]).log_softmax(1)
     torch.testing.assert_close(outputs, control.predict(ranker, SAMPLES).log_softmax(1), atol=1e-4, rtol=1e-4)
     assert same_bits(state_bits(network), before)
-    assert not {tensor.data_ptr() for tensor in found.parameters()} & {each.data_ptr() for each in network.parameters()}
+    assert not {tensor.data_ptr() for tensor in found.parameters()} & {
+        each.data_ptr() for each in network.parameters()
+    }
 
 
 def test_a_new_head_leaves_tied_weights_alone():
@@ -153,3 +155,27 @@ def test_all_settings_of_a_control_are_fitted_to_one_look(monkeypatch):
     chosen, _ = choose_free(ranker, judge, data, 10)
     assert [each.name for each in chosen] == list(FREE)
     assert sum(seen) == sum(each.images for each in chosen) == 90 * (len(FREE) - 1)  # views look at nothing
+
+
+def test_what_fails_in_a_control_leaves_that_control_out(monkeypatch):
+    """A run has computed all its children by then."""
+
+    def fit(*_):
+        raise ValueError("not today\nnor ever")
+
+    monkeypatch.setattr(FREE["head-refit"], "fit", fit)
+    ranker, judge = Evaluator(trained(), SAMPLES), Evaluator(trained(), SAMPLES)
+    data = Data("blobs", "", ("a", "b", "c"), SAMPLES, SAMPLES, SAMPLES, {})
+    chosen, left_out = choose_free(ranker, judge, data, 10)
+    assert left_out == {"head-refit": "not today"}
+    assert {each.name for each in chosen} == set(FREE) - {"head-refit"}
+
+
+def test_statistics_are_blended_whatever_else_the_network_holds():
+    """Nothing of it is mutated, so nothing of it is refused."""
+    network = trained()
+    network.spectrum = nn.Parameter(torch.zeros(2, dtype=torch.complex64))
+    ranker = Evaluator(network, SAMPLES, select="head")
+    control = FREE["batchnorm-blend"](share=0.5)
+    control.fit(control.look(ranker))
+    assert control.predict(ranker, SAMPLES).shape == (90, 3)

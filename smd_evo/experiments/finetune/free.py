@@ -9,7 +9,6 @@ from typing import Any
 from torch import Tensor
 
 from smd_evo.core.mutation import Lineage
-from smd_evo.errors import InvalidValue
 from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.evaluation.fitness import OutputFitness, best_of
 from smd_evo.experiments.free import FREE, Free
@@ -71,8 +70,8 @@ def choose_free(ranker: Evaluator, judge: Evaluator, data: Data, views: int) -> 
         try:
             grid = [{**each, "views": min(views, each["views"])} if "views" in each else each for each in kind.grid]
             fitted, outputs = _tried(kind, grid, ranker, judge, data.validation, before)
-        except InvalidValue as error:  # outputs, or features, that only a forward pass shows
-            left_out[name] = str(error)
+        except Exception as error:  # of outputs, or features, that only a forward pass shows: children are worth more
+            left_out[name] = str(error).partition("\n")[0] or type(error).__name__
             continue
         scores = [fitness.of(each, targets) for each in outputs]
         best = best_of(scores, fitness.sense)
