@@ -43,9 +43,9 @@ class Buffers:
     def __init__(self, module: nn.Module, patched: Iterable[Tensor] = ()) -> None:
         own = {id(weight): memory_of(weight) for weight in patched}
         weights = {*own.values(), *map(memory_of, module.parameters())}
-        self._parts = [(part._buffers, [*part._buffers]) for part in module.modules()]
-        self._count = sum(len(names) for _, names in self._parts)
-        self._all = [(buffers, name, buffers[name]) for buffers, names in self._parts for name in names]
+        self._parts = [(part._buffers, dict(part._buffers.items())) for part in module.modules()]
+        self._count = sum(len(first) for _, first in self._parts)
+        self._all = [(buffers, name, buffer) for buffers, first in self._parts for name, buffer in first.items()]
         self._bits: dict[int, tuple[Tensor, Tensor]] = {}  # memory as integers, and a copy
         self._places: list[tuple[int, Tensor, _Place]] = []  # buffer, and how it lies in memory
         self._memory: dict[int, Tensor] = {}
@@ -81,8 +81,8 @@ class Buffers:
     def restore(self) -> None:
         """Put back values and objects; take away what was not there."""
         if sum(len(buffers) for buffers, _ in self._parts) != self._count:
-            for buffers, names in self._parts:
-                for name in buffers.keys() - names:
+            for buffers, first in self._parts:
+                for name in {*buffers} - {*first}:
                     del buffers[name]
         changed = self._changed()
         if changed:  # in the mode in which a buffer that was made in it may be written to
