@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from functools import reduce
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from smd_evo.core.delta import SparseDelta, SparseValues
 from smd_evo.core.exact import deviation
-from smd_evo.core.exclusive import alone
+from smd_evo.core.exclusive import alone, memory_of, things_of
 from smd_evo.core.integers import integers_of
 from smd_evo.core.layout import Layout, Slot
 from smd_evo.core.selection import Select, select_names, spelt_out
@@ -183,6 +183,23 @@ class Elements:
                 f"delta: expected coordinates below D = {self.layout.size}, got {int(delta.indices[-1])}; "
                 "it was made for another network or selection"
             )
+
+    def check_parts(self, things: Container[int]) -> None:
+        """Raise WrongParent if a selected parameter is no longer the network's: patching it would change nothing.
+
+        Args:
+            things: what the network consisted of shortly before.
+        """
+        named = list(zip(self.names, self._floats, strict=False))
+        for _ in range(2):
+            named = [(name, each) for name, each in named if each.numel() and memory_of(each) not in things]
+            if not named:
+                return
+            things = frozenset(things_of(self.module))  # another thread may have left it only then
+        raise WrongParent(
+            f"{named[0][0]}: expected the parameter that the network had when its space was made, got another one; "
+            "make that anew after load_state_dict(assign=True), or when layers were replaced"
+        )
 
     def _pieces(self, delta: SparseDelta | SparseValues) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """(flat memory of a parameter, places in it, values) for each parameter that a delta touches."""

@@ -16,7 +16,7 @@ from torch.func import functional_call, vmap
 
 from smd_evo.core.blocks import within
 from smd_evo.core.delta import SparseValues
-from smd_evo.core.exclusive import Exclusive, memory_of
+from smd_evo.core.exclusive import AloneState, Exclusive, memory_of
 from smd_evo.core.integers import tensors_of
 from smd_evo.core.parameters import Child, ParameterSpace
 from smd_evo.core.selection import Names, Select
@@ -242,6 +242,10 @@ class SparseEnsemble(nn.Module):
         self.parent.eval()
         return self
 
+    def state_dict(self, *arguments: Any, **named: Any) -> dict[str, Any]:  # type: ignore[override]
+        """The network's own tensors, as of any module, when no other thread has a member applied."""
+        return within(Exclusive(self.parent), lambda: super(SparseEnsemble, self).state_dict(*arguments, **named))
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SparseEnsemble:
         weights = self.weights
         self._forget()
@@ -278,7 +282,7 @@ class SparseEnsemble(nn.Module):
         self._members = self._space = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_members": None, "_space": None}
+        return AloneState(self.parent, self.__dict__ | {"_members": None, "_space": None})
 
 
 def _by_value(ensemble: SparseEnsemble) -> tuple[Any, ...]:

@@ -13,6 +13,7 @@ from helpers import SmallNet, same_bits, state_bits
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils import prune
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from smd_evo import (
@@ -720,3 +721,41 @@ def test_dense_touches_everything(network):
     before = flat(space)
     with space.applied(Mutation(1, 1.0, Dense(), 0)):
         assert bool((flat(space) != before).all())
+
+
+def replaced_layer(network):
+    network.head = copy.deepcopy(network.head)
+
+
+def assigned_state(network):
+    network.load_state_dict({name: tensor.clone() for name, tensor in network.state_dict().items()}, assign=True)
+
+
+@pytest.mark.parametrize("replace", [replaced_layer, assigned_state])
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda space: space.applied(mutation()).__enter__(),
+        lambda space: space.make_child(mutation()),
+        lambda space: space.fold(mutation()),
+        lambda space: space.load(space.copied()),
+    ],
+    ids=["applied", "make_child", "fold", "load"],
+)
+def test_parameters_that_the_network_no_longer_has_are_not_changed_in_their_place(network, replace, act):
+    space = ParameterSpace(network)
+    with space.applied(mutation()):
+        pass
+    replace(network)
+    with pytest.raises(WrongParent, match="expected the parameter that the network had when its space was made"):
+        act(space)
+    assert space.depth == 0
+
+
+def test_parameters_may_move_and_be_renamed(network):
+    space = ParameterSpace(network)
+    network.double().float()
+    network.head.bias.data = network.head.bias.data.clone()
+    prune.identity(network.head, "weight")
+    with space.applied(mutation(density=1.0)):
+        assert not torch.equal(network.head.weight_orig, network.head.weight)
