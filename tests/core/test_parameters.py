@@ -29,7 +29,8 @@ from smd_evo import (
 from smd_evo.core import fast
 from smd_evo.core.delta import SparseValues
 from smd_evo.core.memory import Written
-from smd_evo.errors import WrongParent
+from smd_evo.core.selection import within_kinds
+from smd_evo.errors import InvalidType, InvalidValue, WrongParent
 
 KEYS = st.integers(0, 2**64 - 1)
 
@@ -259,6 +260,12 @@ class TestValues:
             tensor = network.get_parameter(slot.name).detach().double()
             deviation = float(tensor.std(correction=0))
             assert slot.scale == pytest.approx(deviation if deviation else 1.0, rel=1e-6)
+
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+    def test_relative_scale_of_equal_values_is_one(self, dtype):
+        for value in (0.1, 1e-6, 0.0):
+            layout = ParameterSpace(nn.PReLU(768, init=value, dtype=dtype)).layout
+            assert layout.slots[0].scale == 1
 
 
 class TestNewValues:
@@ -540,6 +547,28 @@ class TestSelection:
             self.names(network, "conv, bias") == self.names(network, ["conv", "bias"]) == {"conv.weight", "head.bias"}
         )
         assert self.names(network, lambda name, parameter: parameter.dim() == 4) == {"conv.weight"}
+
+    def test_terms_from_anything_that_gives_them(self, network):
+        assert self.names(network, (term for term in ("conv", "bias"))) == self.names(network, "conv,bias")
+        assert ParameterSpace(network, dict.fromkeys(["conv"])).names == ("conv.weight",)
+
+    @pytest.mark.parametrize(
+        ("select", "error", "message"),
+        [
+            ([], InvalidValue, "select: expected one kind, name or pattern or more, got none"),
+            ([None], InvalidType, "select: expected kinds, names or patterns, got None among 1"),
+            (["conv", 3], InvalidType, "got 3 among 2"),
+            (nn.Linear(2, 1), InvalidType, "give the name that it has in the network"),
+            (nn.Sequential(nn.Linear(2, 1)), InvalidType, "give the name that it has in the network"),
+            (nn.Linear, InvalidType, "select: expected kinds, names or patterns, got <class"),
+            (None, InvalidType, "select: expected kinds, names or patterns, got None"),
+        ],
+    )
+    def test_what_is_no_selection_is_refused_in_a_line(self, network, select, error, message):
+        for refused in (ParameterSpace, lambda *_: within_kinds(network, ["conv.weight"], select, Dense())):
+            with pytest.raises(error, match=message) as caught:
+                refused(network, select)
+            assert "\n" not in str(caught.value)
 
     def test_the_head_of_a_network_that_is_one_layer(self):
         assert self.names(nn.Linear(3, 2), "head") == {"weight", "bias"}
