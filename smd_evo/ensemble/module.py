@@ -266,7 +266,8 @@ class SparseEnsemble(nn.Module):
     ) -> None:
         """The members of another ensemble of as many coordinates; how they were made, a state does not tell."""
         self._forget()
-        self.recipes = [None] * len(self)
+        if any(prefix + name in state_dict for name in ("indices", "values", "lengths")):
+            self.recipes = [None] * len(self)
         known = len(error_msgs)
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs

@@ -497,6 +497,14 @@ class TestAsAModule:
         assert two.recipes == [None] * 4
         assert torch.equal(copy.deepcopy(two).half()(images().half()), copy.deepcopy(one).half()(images().half()))
 
+    def test_recipes_stay_while_the_members_do(self):
+        ensemble = SparseEnsemble(make(), recipes())
+        expected = list(ensemble.recipes)
+        ensemble.load_state_dict({}, strict=False)
+        with pytest.raises(RuntimeError, match="Missing key"):
+            ensemble.load_state_dict({"weights": ensemble.weights})
+        assert ensemble.recipes == expected
+
     def test_a_state_from_a_file_without_pickled_objects(self):
         ensemble, file = SparseEnsemble(make(), recipes(), WEIGHTS), io.BytesIO()
         torch.save({"inner." + name: tensor for name, tensor in ensemble.state_dict().items()}, file)
