@@ -396,7 +396,7 @@ def test_a_copy_is_of_the_parent_though_another_thread_predicts(taken):
         predicted = threads.submit(ensemble, images())
         assert inside.wait(60)
         found = threads.submit(taken, ensemble)
-        while not _blocks.waiting:
+        while not (_blocks.waiting or found.done()):
             time.sleep(0.001)
         leave.set()
         assert str([*found.result(60).values()]) == expected
