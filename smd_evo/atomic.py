@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import itertools
 import os
 import warnings
 from pathlib import Path
 
-__all__ = ["partial_name", "short_name", "sync", "sync_folder", "warn_once", "write_whole"]
+__all__ = ["in_text", "partial_name", "short_name", "sync", "sync_folder", "warn_once", "write_whole"]
 
 _LONGEST = 255
 """Bytes of a file's name, on almost all file systems."""
+_calls = itertools.count()
 _NOT_OFFERED = (
     *(errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF),
     *(errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTTY),
@@ -21,8 +23,8 @@ _NOT_OFFERED = (
 
 
 def partial_name(target: Path) -> Path:
-    """Where a file is made, beside its place, before it is renamed."""
-    return short_name(target, f".{target.name}.{os.getpid()}.partial")
+    """Where a file is made, beside its place, before it is renamed: another one at each call, in any process."""
+    return short_name(target, f".{target.name}.{os.getpid()}-{next(_calls)}.partial")
 
 
 def short_name(target: Path, name: str) -> Path:
@@ -30,6 +32,15 @@ def short_name(target: Path, name: str) -> Path:
     if len(os.fsencode(name)) > _LONGEST:
         name = f".{hashlib.blake2b(os.fsencode(name), digest_size=16).hexdigest()}.partial"
     return target.parent / name
+
+
+def in_text(path: Path | str) -> bool:
+    """Whether a name is UTF-8, which is all that some libraries take; an open file is also ``/dev/fd/NUMBER``."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def write_whole(target: Path, content: bytes) -> None:

@@ -96,7 +96,8 @@ class Applying(Elements):
             child: a recipe, a lineage, a delta, or new values.
 
         Raises:
-            WrongParent: a coordinate lies outside this space, or a parameter changed its shape.
+            WrongParent: a coordinate lies outside this space, or a parameter changed its shape, or is no longer the
+                network's.
             NetworkInUse: another thread has the network and will not leave it.
         """
         return self._patched(child)
@@ -106,7 +107,9 @@ class Applying(Elements):
         return within(self._patched(child), function)
 
     def _patched(self, child: Child, then: Callable[[], object] = lambda: None) -> Patched:
-        def patch() -> None:
+        def patch(things: frozenset[int]) -> None:
+            if not self._patches.are_known(things):  # once for all children of an evaluation
+                self.check_parts(things)
             self._patch(child)
             then()
 

@@ -14,7 +14,7 @@ __all__ = ["checksum", "checksum_of"]
 
 
 def checksum(module: nn.Module) -> int:
-    """CRC-32 of all parameters and buffers by their bits, in logical order: 47 ms for 25 million float32.
+    """CRC-32 of all that a state dict holds by its bits, in logical order: 47 ms for 25 million float32.
 
     Of two networks of the same shapes with less than 512 MB it always tells those apart that differ in one bit, in
     neighbouring bits of up to 32, or by two swapped values of up to 32 bits; any other difference but for one

@@ -53,6 +53,9 @@ class _Sparse:
 
     def __post_init__(self) -> None:
         indices, values = self.indices, self.values
+        if not (isinstance(indices, Tensor) and isinstance(values, Tensor)):
+            kinds = f"{type(indices).__name__} and {type(values).__name__}"
+            raise InvalidType(f"delta: expected indices and values as tensors, got {kinds}; use torch.tensor")
         if indices.dtype != torch.int64 or values.dtype not in self._TYPES:
             allowed = " or ".join(str(kind).removeprefix("torch.") for kind in self._TYPES)
             raise InvalidType(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from functools import reduce
 
 import numpy as np
@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from smd_evo.core.delta import SparseDelta, SparseValues
 from smd_evo.core.exact import deviation
-from smd_evo.core.exclusive import alone
+from smd_evo.core.exclusive import alone, memory_of, things_of
 from smd_evo.core.integers import integers_of
 from smd_evo.core.layout import Layout, Slot
-from smd_evo.core.selection import Select, select_names, spelt_out
+from smd_evo.core.selection import Select, select_names, settled, spelt_out
 from smd_evo.core.supported import check_integers, check_not_frozen, check_supported, without_aliases
 from smd_evo.core.wrapped import plain
 from smd_evo.errors import InvalidType, InvalidValue, WrongParent, check_flag, shown
@@ -39,6 +39,7 @@ class Elements:
         found, frozen = dict(module.named_parameters()), check_flag("include_frozen", include_frozen)
         candidates = [name for name, tensor in found.items() if frozen or tensor.requires_grad]
         integers = integers_of(module)
+        select = settled(select)
         spelt = spelt_out(integers, select)
         if not candidates and not spelt:
             mend = "pass include_frozen=True to mutate those" if found else "a quantized network keeps none"
@@ -118,8 +119,9 @@ class Elements:
     def fingerprint(self) -> str:
         """32 hexadecimal digits of the parent's whole state and of the selection.
 
-        All parameters and buffers count, in logical order and by their bits, so that another device or
-        memory format makes no difference, and other statistics of a normalisation layer do.
+        All parameters count, and all buffers that state dicts hold (not those of ``persistent=False``), in logical
+        order and by their bits, so that another device or memory format makes no difference, and other statistics of
+        a normalisation layer do.
         """
         digest = hashlib.blake2b(self.layout.digest.encode(), digest_size=16)
         for name, tensor in self.module.state_dict(keep_vars=True).items():
@@ -184,6 +186,23 @@ class Elements:
                 "it was made for another network or selection"
             )
 
+    def check_parts(self, things: Container[int]) -> None:
+        """Raise WrongParent if a selected parameter is no longer the network's: patching it would change nothing.
+
+        Args:
+            things: what the network consisted of shortly before.
+        """
+        named = list(zip(self.names, self._floats, strict=False))
+        for _ in range(2):
+            named = [(name, each) for name, each in named if each.numel() and memory_of(each) not in things]
+            if not named:
+                return
+            things = frozenset(things_of(self.module))  # another thread may have left it only then
+        raise WrongParent(
+            f"{named[0][0]}: expected the parameter that the network had when its space was made, got another one; "
+            "make that anew after load_state_dict(assign=True), or when layers were replaced"
+        )
+
     def _pieces(self, delta: SparseDelta | SparseValues) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """(flat memory of a parameter, places in it, values) for each parameter that a delta touches."""
         self.check_coordinates(delta)
@@ -219,4 +238,8 @@ def _scale(parameter: Tensor) -> float:
     """Standard deviation of a tensor, rounded to float32; 1 for one element or equal ones, which have none."""
     if parameter.numel() < 2:
         return 1.0
+    if parameter.dtype is torch.float64:  # where the mean of equal values may be another one
+        low, high = parameter.detach().aminmax()
+        if low == high:
+            return 1.0
     return float(np.float32(deviation(parameter))) or 1.0

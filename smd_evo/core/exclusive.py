@@ -6,14 +6,14 @@ import functools
 import os
 import threading
 from collections.abc import Callable, Iterator
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from torch import Tensor, nn
 
 from smd_evo.core.blocks import within
 from smd_evo.errors import NetworkInUse
 
-__all__ = ["Exclusive", "alone", "memory_of"]
+__all__ = ["AloneState", "Exclusive", "alone", "memory_of", "things_of"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -87,7 +87,7 @@ class Exclusive:
     def enter(self) -> None:
         """Wait for it."""
         self._thread = threading.current_thread()
-        self._things = self._known() or frozenset(_things(self._module, self._random))
+        self._things = self.things
         while not self._taken():
             self._gate.acquire(timeout=_LOOK_AGAIN)
 
@@ -100,6 +100,20 @@ class Exclusive:
             for other in tuple(_blocks.waiting):
                 if other._gate.locked():
                     other._gate.release()
+
+    @property
+    def things(self) -> frozenset[int]:
+        """Numbers of what it consists of: those of the block around this one, else looked up."""
+        return self._known() or frozenset(things_of(self._module, self._random))
+
+    def around(self) -> list[Exclusive]:
+        """The blocks in which this thread has something of it already."""
+        return _sharing(self._thread, self.things, list(_blocks.held))
+
+    def inside(self) -> list[Exclusive]:
+        """The blocks that this one's thread has entered after it and not left yet, if they have something of it."""
+        held = list(_blocks.held)
+        return _sharing(self._thread, self._things, held[held.index(self) + 1 :]) if self in held else []
 
     def _known(self) -> frozenset[int] | None:
         """The things of the block around this one, if they are the same: not to be looked up for each child."""
@@ -152,6 +166,11 @@ class Exclusive:
             }
 
 
+def _sharing(thread: threading.Thread, things: frozenset[int], blocks: list[Exclusive]) -> list[Exclusive]:
+    """Those of some blocks that are a thread's and have one of some things."""
+    return [block for block in blocks if block._thread is thread and not block._things.isdisjoint(things)]
+
+
 def alone(function: Callable[Concatenate[Owner, P], R]) -> Callable[Concatenate[Owner, P], R]:
     """A method that has its owner's network, ``self.module``, to itself."""
 
@@ -163,7 +182,42 @@ def alone(function: Callable[Concatenate[Owner, P], R]) -> Callable[Concatenate[
     return method
 
 
-def _things(module: nn.Module, random: bool) -> Iterator[int]:
+class AloneState(dict[str, Any]):
+    """The state of what has a network, for ``__getstate__``: no other thread has that while this is written.
+
+    A lock around ``__getstate__`` would end too early: tensors are written after it has returned. It is read back
+    as a plain dictionary. ``torch.save`` writes tensors at the very end, when others may have the network again.
+
+    Args:
+        module: the network.
+        state: attributes.
+
+    Example:
+        >>> import pickle
+        >>> pickle.loads(pickle.dumps(AloneState(nn.Linear(2, 1), {"a": 1})))
+        {'a': 1}
+    """
+
+    def __init__(self, module: nn.Module, state: dict[str, Any]) -> None:
+        super().__init__(state)
+        self._module = module
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return dict, (), None, None, self._written()
+
+    def _written(self) -> Iterator[tuple[str, Any]]:
+        block = Exclusive(self._module)
+        try:
+            try:
+                block.enter()
+                yield from self.items()
+            finally:  # also where something cannot be written, as the iterator is dropped then
+                block.leave()
+        finally:
+            block.leave()
+
+
+def things_of(module: nn.Module, random: bool = False) -> Iterator[int]:
     """Numbers of what a network consists of, and of the random states."""
     for part in module.modules():
         yield id(part)

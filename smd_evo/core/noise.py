@@ -138,7 +138,8 @@ def permutation(key: Key | Tensor, positions: Tensor, size: int) -> Tensor:
                 return made
         return _feistel(_round_keys(key, rounds), piece, size)
 
-    result = _in_pieces(shuffled, key, positions, torch.int64)
+    whole = _in_pieces(shuffled, key, positions, torch.int64)
+    result = whole if whole.dim() else whole.view(1)
     outside = (result >= size).nonzero(as_tuple=True)
     if isinstance(key, Tensor) and outside[0].numel():
         key = key.to(result.device).expand(result.shape)[outside]
@@ -149,7 +150,7 @@ def permutation(key: Key | Tensor, positions: Tensor, size: int) -> Tensor:
         outside = tuple(index[still] for index in outside)
         if isinstance(key, Tensor):
             key = key[still]
-    return result
+    return whole
 
 
 def rounds_of(size: int) -> int:
@@ -267,20 +268,21 @@ def _in_pieces(
     if isinstance(key, Tensor):
         _check_int64("key", key)
         key = key.to(positions.device)
-        shape = torch.broadcast_tensors(key, positions)[0].shape or torch.Size((1,))  # broadcast_shapes takes 20 us
+        whole = torch.broadcast_tensors(key, positions)[0].shape  # broadcast_shapes takes 20 us
+        shape = whole or torch.Size((1,))
         key = key.reshape((1,) * (len(shape) - key.dim()) + key.shape)
         positions, rows = positions.expand(shape), max(1, _CHUNK // max(1, shape[1:].numel()))
     else:
         key = check_key(key)
-        shape, positions, rows = positions.shape, positions.reshape(-1), _CHUNK
+        whole, positions, rows = positions.shape, positions.reshape(-1), _CHUNK
     if positions.device.type != "cpu" or len(positions) <= rows:
-        return function(key, positions).view(shape)
+        return function(key, positions).view(whole)
     result = torch.empty(positions.shape, dtype=dtype, device=positions.device)
     for start in range(0, len(positions), rows):
         piece = slice(start, start + rows)
         own = key[piece] if isinstance(key, Tensor) and len(key) > 1 else key
         result[piece] = function(own, positions[piece])
-    return result.view(shape)
+    return result.view(whole)
 
 
 def _check_int64(name: str, tensor: object) -> None:

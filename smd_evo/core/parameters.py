@@ -14,9 +14,9 @@ from torch import Tensor
 from smd_evo.core.applying import Applying, Child
 from smd_evo.core.blocks import within
 from smd_evo.core.copying import without_graphs
-from smd_evo.core.exclusive import Exclusive, alone
+from smd_evo.core.exclusive import AloneState, Exclusive, alone, things_of
 from smd_evo.core.integers import Rounding
-from smd_evo.core.patches import Patches
+from smd_evo.core.patches import Patched, Patches
 from smd_evo.core.twins import sharing
 from smd_evo.errors import WrongParent
 
@@ -72,7 +72,7 @@ class ParameterSpace(Applying):
         Raises:
             WrongParent: as :meth:`applied`; or a child is applied just now.
         """
-        if self.depth:
+        if self._is_child:
             raise WrongParent("fold: expected the parent itself, got it inside an applied() block; leave that first")
         within(self._patched(child, self._patches.keep), lambda: None)
 
@@ -105,7 +105,8 @@ class ParameterSpace(Applying):
         """Make what :meth:`copied` gave the parent, to the bit; scales of relative mutations stay.
 
         Raises:
-            WrongParent: other names, shapes or types, or a child is applied just now; nothing has changed then.
+            WrongParent: other names, shapes or types, a child is applied just now, or a parameter is no longer the
+                network's; nothing has changed then.
 
         Example:
             >>> from torch import nn
@@ -117,11 +118,12 @@ class ParameterSpace(Applying):
             True
         """
         here = {name: (parameter.shape, parameter.dtype) for name, parameter in self._named()}
-        if self.depth or here != {name: (tensor.shape, tensor.dtype) for name, tensor in values.items()}:
+        if self._is_child or here != {name: (tensor.shape, tensor.dtype) for name, tensor in values.items()}:
             raise WrongParent(
                 f"values: expected the {len(here)} selected parameters in their shapes and types, got {len(values)} "
                 "others; take them from the same network and selection"
             )
+        self.check_parts(frozenset(things_of(self.module)))
         torch.clear_autocast_cache()
         _ = self.layout  # read from the first parent, not from this one
         whole = False
@@ -132,12 +134,17 @@ class ParameterSpace(Applying):
             if not whole:  # Ctrl-C: half of it is nobody's parent
                 self._copy(values)
 
+    @property
+    def _is_child(self) -> bool:
+        """Whether a child is applied just now, also if another space of something of the network has done that."""
+        return self.depth > 0 or any(isinstance(block, Patched) for block in Exclusive(self.module).around())
+
     def _copy(self, values: Mapping[str, Tensor]) -> None:
         for name, parameter in self._named():
             parameter.data.copy_(values[name])
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_patches": Patches()}
+        return AloneState(self.module, self.__dict__ | {"_patches": Patches()})
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if "_parameters" in state:  # a pickle from before there were integers
@@ -154,7 +161,7 @@ class ParameterSpace(Applying):
 
 def _by_value(space: ParameterSpace) -> tuple[Any, ...]:
     """To another process as a copy: torch would share the memory, and the processes patch one network at a time."""
-    return pickle.loads, (within(Exclusive(space.module), lambda: pickle.dumps(space)),)
+    return pickle.loads, (pickle.dumps(space),)
 
 
 ForkingPickler.register(ParameterSpace, _by_value)

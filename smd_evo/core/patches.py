@@ -22,6 +22,7 @@ class Patches:
 
     def __init__(self) -> None:
         self._stack: list[Patched | Written | tuple[Tensor, Tensor, Tensor]] = []
+        self._known: frozenset[int] = frozenset()
 
     def __reduce__(self) -> tuple[type[Patches], tuple[()]]:
         """A copy of the network, or one in another process, is what it is then: there is nothing to take back."""
@@ -51,8 +52,16 @@ class Patches:
         self.restore(self.depth)
         self._stack.append(block)
 
+    def are_known(self, things: frozenset[int]) -> bool:
+        """Whether these are what the network consisted of at the last call, the same object: so it is of siblings."""
+        before, self._known = self._known, things
+        return things is before
+
     def end(self, block: Patched) -> None:
-        """Take back a block's patches, and those of blocks inside of it."""
+        """Take back a block's patches, and those of blocks inside of it, also of other spaces of the network."""
+        for inner in reversed(block.inside()):
+            if isinstance(inner, Patched):
+                inner.leave()
         if block in self._stack:
             self.take_back(self._stack.index(block))
 
@@ -62,8 +71,8 @@ class Patches:
         Those of a thread that a fork has left behind are taken back all.
         """
         first = self._stack[0] if self._stack else None
-        if isinstance(first, Patched) and first.exclusive.ours:
-            self.take_back(depth if first.exclusive.held else 0)
+        if isinstance(first, Patched) and first.ours:
+            self.take_back(depth if first.held else 0)
 
     def take_back(self, depth: int) -> None:
         """Take back all but the first ``depth`` patches, even while Ctrl-C is pressed."""
@@ -74,7 +83,7 @@ class Patches:
                 top = self._stack[-1]
                 if isinstance(top, Patched):
                     self._stack.pop()
-                    top.exclusive.leave()
+                    Exclusive.leave(top)
                 elif isinstance(top, Written):
                     top.back()
                     self._stack.pop()
@@ -88,23 +97,29 @@ class Patches:
             raise interrupt
 
 
-class Patched(AbstractContextManager[nn.Module]):
-    """A block in which a network is a child, and no other thread has it; see :mod:`smd_evo.core.blocks`."""
+class Patched(Exclusive, AbstractContextManager[nn.Module]):
+    """A block in which a network is a child, and no other thread has it; see :mod:`smd_evo.core.blocks`.
 
-    def __init__(self, module: nn.Module, patches: Patches, patch: Callable[[], object]) -> None:
-        self._module, self._patches, self._patch = module, patches, patch
-        self.exclusive = Exclusive(module)
+    Args:
+        module: the network.
+        patches: those of its space.
+        patch: patches it; is given what the network consists of.
+    """
+
+    def __init__(self, module: nn.Module, patches: Patches, patch: Callable[[frozenset[int]], object]) -> None:
+        super().__init__(module)
+        self._patches, self._patch = patches, patch
 
     def enter(self) -> None:
         """Have the network, and patch it."""
-        self.exclusive.enter()
+        super().enter()
         self._patches.begin(self)
-        self._patch()
+        self._patch(self._things)
 
     def leave(self) -> None:
         """Take the patch back, and let others have the network."""
         self._patches.end(self)
-        self.exclusive.leave()
+        super().leave()
 
     def __enter__(self) -> nn.Module:
         try:

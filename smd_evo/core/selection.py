@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from smd_evo.core.layout import named
 from smd_evo.core.subspace import Subspace
 from smd_evo.core.within import Within, shortest_names
-from smd_evo.errors import InvalidType, InvalidValue
+from smd_evo.errors import InvalidType, InvalidValue, shown
 
-__all__ = ["KINDS", "Names", "Select", "head_of", "select_names", "spelt_out", "within_kinds"]
+__all__ = ["KINDS", "Names", "Select", "head_of", "select_names", "settled", "spelt_out", "within_kinds"]
 
 KINDS = ("all", "weight", "bias", "norm", "head", "lora")
 """Kinds that a selection may name."""
@@ -40,6 +40,31 @@ class Names:
     def __call__(self, name: str, parameter: Tensor) -> bool:
         """Whether it is one of them."""
         return name in self.names
+
+
+def settled(select: Select) -> str | tuple[str, ...] | Callable[[str, nn.Parameter], bool]:
+    """A selection that may be read as often as one likes, which an iterator may not.
+
+    Raises:
+        InvalidValue: no terms.
+        InvalidType: it is of another kind, or a term is.
+
+    Example:
+        >>> settled(name for name in ("head", "norm"))
+        ('head', 'norm')
+    """
+    if isinstance(select, nn.Module | type) or not (callable(select) or isinstance(select, Iterable)):
+        mend = "; give the name that it has in the network" if isinstance(select, nn.Module) else ""
+        raise InvalidType(f"select: expected kinds, names or patterns, got {shown(select)}{mend}")
+    if isinstance(select, str) or callable(select):
+        return select
+    terms = tuple(select)
+    if not terms:
+        raise InvalidValue('select: expected one kind, name or pattern or more, got none; try "all"')
+    for term in terms:
+        if not isinstance(term, str):
+            raise InvalidType(f"select: expected kinds, names or patterns, got {shown(term)} among {len(terms)}")
+    return terms
 
 
 def select_names(module: nn.Module, names: Iterable[str], select: Select, integers: Iterable[str] = ()) -> list[str]:
@@ -68,17 +93,16 @@ def select_names(module: nn.Module, names: Iterable[str], select: Select, intege
             :func:`spelt_out`.
 
     Raises:
-        InvalidValue: a name or a pattern names nothing, or none of the kinds does.
-        InvalidType: ``select`` is of another kind.
+        InvalidValue: there are no terms, a name or a pattern names nothing, or none of the kinds does.
+        InvalidType: ``select`` or a term is of another kind.
     """
+    select = settled(select)
     names, integers = list(names), list(integers)
     everything = dict.fromkeys([*names, *integers])
     if callable(select):
         parameters = dict(module.named_parameters(remove_duplicate=False))
         spelt = spelt_out(integers, select)
         return [name for name in everything if name in spelt or (name in names and select(name, parameters[name]))]
-    if not isinstance(select, str | Iterable):
-        raise InvalidType(f"select: expected kinds, names or patterns, got {select!r}")
     terms = select.split(",") if isinstance(select, str) else list(select)
     chosen: set[str] = set()
     for term in (term.strip() for term in terms):
@@ -138,7 +162,9 @@ def within_kinds(module: nn.Module, names: Iterable[str], select: Select, rule: 
         >>> within_kinds(space.module, space.names, "head,bias", Dense()).spec
         'within:0.bias,2:dense'
     """
-    names = list(names)
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    # What has no element has no coordinate either, and layouts find no such name.
+    names = [name for name in names if name not in parameters or parameters[name].numel()]
     chosen = select_names(module, names, select)
     if not chosen:  # a function may choose none
         raise InvalidValue("select: expected some of the parameters that may be mutated, got none")

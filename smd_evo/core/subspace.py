@@ -103,7 +103,7 @@ class Subspace(ABC):
 
     @abstractmethod
     def _chosen(self, draw: int, layout: Layout, device: torch.device) -> Tensor:
-        """The coordinates in any order, in memory of their own."""
+        """The coordinates in any order."""
 
     @property
     def spec(self) -> str:
@@ -242,8 +242,9 @@ def check_subspace(value: object) -> Subspace:
 
 
 def sorted_(numbers: Tensor) -> Tensor:
-    """Sorted int64 numbers; those of a CPU in their own memory."""
+    """Sorted int64 numbers, in memory of their own: what a rule gives may be a part of what it keeps."""
     if numbers.device.type == "cpu":
+        numbers = numbers.clone()
         numbers.numpy().sort()  # vectorised: a sixth of the time of torch.sort
         return numbers
     return numbers.sort().values

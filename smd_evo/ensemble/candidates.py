@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from smd_evo.atomic import in_text
 from smd_evo.ensemble.combine import ballots, pooled, weighted
 from smd_evo.errors import InvalidValue
 from smd_evo.evaluation.classification import check_range, class_range
@@ -187,6 +188,7 @@ def _room(spill: Path | str | None, shape: tuple[int, ...]) -> Tensor:
             size = torch.Size(shape).numel()
             if hasattr(os, "posix_fallocate"):  # or a full disk ends the process where the file is written to
                 os.posix_fallocate(file.fileno(), 0, 2 * size)
-            return torch.from_file(file.name, shared=True, size=size, dtype=torch.float16).view(shape)
+            name = file.name if in_text(file.name) else f"/dev/fd/{file.fileno()}"
+            return torch.from_file(name, shared=True, size=size, dtype=torch.float16).view(shape)
     except OSError as error:
         raise InvalidValue(f"spill: expected a folder with room for a file, got {spill} ({error})") from None

@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from smd_evo import __version__
-from smd_evo.atomic import write_whole
+from smd_evo.atomic import in_text, write_whole
 from smd_evo.documents import check_size, parse_json
 from smd_evo.errors import ChildrenFileError, InvalidType, InvalidValue, SmdEvoError
 from smd_evo.errors import shown as brief
@@ -46,11 +46,11 @@ def write(path: Path | str, kind: str, about: Mapping[str, Any], tensors: Mappin
     """
     try:
         text = json.dumps({"format": kind, "version": __version__, **about})
+        told = parse_json(text)  # as read() will, which takes no more than so many levels
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidType(f"notes: expected what JSON can hold, got something else ({error})") from None
     try:
         whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-        told = json.loads(text)
         # One entry: several would be written in an order that changes.
         content = save(whole, {_ENTRY: json.dumps({**told, _CHECKSUM: _checksum(told, whole)})})
     except _FOREIGN as error:
@@ -145,13 +145,11 @@ def inconsistent(path: Path | str, error: Exception) -> ChildrenFileError:
 @contextmanager
 def _named_in_text(path: Path | str) -> Iterator[Path | str]:
     """A name of the file that is UTF-8, which is all that safetensors knows."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
+    if in_text(path):
+        yield path
+    else:
         with open(path, "rb") as file:
             yield f"/dev/fd/{file.fileno()}"
-    else:
-        yield path
 
 
 def _about(entries: dict[str, str] | None) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 The first three are means over samples, so each is given sample by sample: what an interval needs. The
 calibration error is no mean; it is made of two numbers a sample, the confidence and whether it was right.
+
+A target of -100 is no class, as in training: such a sample is never right and has no loss, of either kind.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from smd_evo.errors import InvalidValue, check_count
+from smd_evo.errors import InvalidType, InvalidValue, check_count
+from smd_evo.evaluation.classification import IGNORED, check_range, class_range
 from smd_evo.evaluation.fitness import ACCURACY, CROSS_ENTROPY
 
 __all__ = [
@@ -39,13 +42,14 @@ def finite_logits(logits: Tensor, targets: Tensor) -> Tensor:
 
     Args:
         logits: [..., n, C], two classes or more.
-        targets: int64 [n].
+        targets: integers [n], class numbers or -100.
 
     Returns:
         [..., n, C], of the same type.
 
     Raises:
-        InvalidValue: other shapes, or fewer than two classes.
+        InvalidValue: other shapes, fewer than two classes, or targets that are none of them.
+        InvalidType: targets that are no integers.
 
     Example:
         >>> finite_logits(torch.tensor([[0.0, 2.0], [float("nan"), 9.0]]), torch.tensor([1, 1])).tolist()
@@ -56,6 +60,9 @@ def finite_logits(logits: Tensor, targets: Tensor) -> Tensor:
             "logits: expected [n, classes] of two classes or more and targets [n], got "
             f"{list(logits.shape)} and {list(targets.shape)}; give one row of outputs for each target"
         )
+    if targets.is_floating_point() or targets.is_complex():
+        raise InvalidType(f"targets: expected class numbers, got {targets.dtype}; use targets.long()")
+    check_range(class_range([targets.long()]), logits.flatten(0, -2))
     classes = logits.shape[-1]
     wrong = WORST_LOSS * torch.nn.functional.one_hot((targets.long() + 1) % classes, classes).to(logits.dtype)
     # As float32, the type of the losses, which a larger float64 does not fit.
@@ -67,7 +74,7 @@ def accuracy(logits: Tensor, targets: Tensor) -> Tensor:
 
     Args:
         logits: [n, C].
-        targets: int64 [n].
+        targets: integers [n].
 
     Returns:
         float64 [n].
@@ -84,7 +91,7 @@ def negative_log_likelihood(logits: Tensor, targets: Tensor) -> Tensor:
 
     Args:
         logits: [n, C].
-        targets: int64 [n].
+        targets: integers [n].
 
     Returns:
         float64 [n].
@@ -105,7 +112,7 @@ def brier_score(logits: Tensor, targets: Tensor) -> Tensor:
 
     Args:
         logits: [n, C].
-        targets: int64 [n].
+        targets: integers [n].
 
     Returns:
         float64 [n].
@@ -119,8 +126,10 @@ def brier_score(logits: Tensor, targets: Tensor) -> Tensor:
     Reference: Brier, "Verification of forecasts expressed in terms of probability", Monthly Weather Review 78, 1950.
     """
     probabilities = finite_logits(logits, targets).double().softmax(-1)
-    probabilities[torch.arange(len(targets), device=targets.device), targets] -= 1
-    return probabilities.square().sum(-1)
+    numbers = targets.long()  # unsigned ones have no -100 to compare with
+    known = numbers != IGNORED
+    right = torch.nn.functional.one_hot(numbers.where(known, 0), logits.shape[-1])
+    return (probabilities - right).square().sum(-1).where(known, 0.0)
 
 
 PER_SAMPLE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -136,7 +145,7 @@ def confidence(logits: Tensor, targets: Tensor) -> Tensor:
 
     Args:
         logits: [n, C].
-        targets: int64 [n].
+        targets: integers [n].
 
     Returns:
         float64 [n].
@@ -155,7 +164,7 @@ def calibration_error(logits: Tensor, targets: Tensor, bins: int = 15) -> float:
 
     Args:
         logits: [n, C].
-        targets: int64 [n].
+        targets: integers [n].
         bins: how many, of equal width.
 
     Returns:

@@ -16,7 +16,7 @@ from torch.func import functional_call, vmap
 
 from smd_evo.core.blocks import within
 from smd_evo.core.delta import SparseValues
-from smd_evo.core.exclusive import Exclusive, memory_of
+from smd_evo.core.exclusive import AloneState, Exclusive, memory_of
 from smd_evo.core.integers import tensors_of
 from smd_evo.core.parameters import Child, ParameterSpace
 from smd_evo.core.selection import Names, Select
@@ -242,6 +242,10 @@ class SparseEnsemble(nn.Module):
         self.parent.eval()
         return self
 
+    def state_dict(self, *arguments: Any, **named: Any) -> dict[str, Any]:  # type: ignore[override]
+        """The network's own tensors, as of any module, when no other thread has a member applied."""
+        return within(Exclusive(self.parent), lambda: super(SparseEnsemble, self).state_dict(*arguments, **named))
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SparseEnsemble:
         weights = self.weights
         self._forget()
@@ -262,7 +266,8 @@ class SparseEnsemble(nn.Module):
     ) -> None:
         """The members of another ensemble of as many coordinates; how they were made, a state does not tell."""
         self._forget()
-        self.recipes = [None] * len(self)
+        if any(prefix + name in state_dict for name in ("indices", "values", "lengths")):
+            self.recipes = [None] * len(self)
         known = len(error_msgs)
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
@@ -278,7 +283,7 @@ class SparseEnsemble(nn.Module):
         self._members = self._space = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_members": None, "_space": None}
+        return AloneState(self.parent, self.__dict__ | {"_members": None, "_space": None})
 
 
 def _by_value(ensemble: SparseEnsemble) -> tuple[Any, ...]:

@@ -21,6 +21,8 @@ __all__ = ["METHODS", "Selection", "select_from", "select_members", "stored"]
 
 _LARGEST = 20
 
+_ONE_TENSOR = "choose by data, and a fitness, with one tensor of targets"
+
 Source = Callable[[Sequence[int]], Iterable[Tensor]]
 """Outputs [n, ...] of the candidates of these numbers, one after the other."""
 
@@ -86,7 +88,8 @@ def select_members(
 
     Raises:
         InvalidValue, InvalidType: fewer candidates than members, a fitness that is not of a network's outputs,
-            outputs that do not suit the targets or the combination, or an unknown method.
+            outputs that do not suit the targets or the combination, targets that are not one tensor, or an unknown
+            method.
 
     Example:
         >>> from torch import nn
@@ -112,6 +115,11 @@ def select_members(
     if result is not None and len(result.fitness) != len(candidates):
         raise InvalidValue(f"result: expected the fitness of {len(candidates)} candidates, got {len(result.fitness)}")
 
+    try:
+        targets = judge.targets()
+    except TypeError:  # of torch, which joins those of all batches
+        raise InvalidType(f"targets: expected one tensor to choose by, got several; {_ONE_TENSOR}") from None
+
     def source(numbers: Sequence[int]) -> Iterator[Tensor]:
         for outputs in judge.outputs(candidates[number] for number in numbers):
             yield outputs
@@ -121,7 +129,7 @@ def select_members(
     return select_from(
         source,
         len(candidates),
-        judge.targets(),
+        targets,
         judge.fitness,
         ranking=None if result is None else result.ranking(),
         method=method,
@@ -164,6 +172,8 @@ def select_from(
     check_choice("method", method, METHODS)
     check_choice("combine", combine, COMBINES)
     diversity = check_number("diversity", diversity, low=0, closed=True, mend="try 0.1, or 0 for none")
+    if not isinstance(targets, Tensor):
+        raise InvalidType(f"targets: expected one tensor to choose by, got {type(targets).__name__}; {_ONE_TENSOR}")
     if len(targets) == 0:
         raise InvalidValue("validation: expected at least one sample to choose by, got none")
     if count < 1:

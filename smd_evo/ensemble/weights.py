@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from smd_evo.errors import InvalidType, InvalidValue, check_number, shown
 
 __all__ = ["check_weights"]
 
 
-def check_weights(weights: Sequence[float] | None, count: int | None = None) -> list[float]:
+def check_weights(weights: Iterable[float] | None, count: int | None = None) -> list[float]:
     """Weights of ``count`` members, or of as many as there are weights: as given, or all alike.
 
     Raises:
@@ -19,6 +19,7 @@ def check_weights(weights: Sequence[float] | None, count: int | None = None) -> 
     """
     if weights is not None and (getattr(weights, "shape", None) == () or not isinstance(weights, Iterable)):
         raise InvalidType(f"weights: expected numbers that add up to one, got {shown(weights)}; give one a member")
+    weights = None if weights is None else list(weights)
     count = len(weights or ()) if count is None else count
     if count < 1:
         raise InvalidValue("members: expected at least one, got none")

@@ -108,7 +108,7 @@ class Evaluating(Guard):
 
 
 class Predicting(Guard):
-    """No gradients inside; random numbers are drawn as ever, and are not the thread's own."""
+    """Eval mode and no gradients inside; random numbers are drawn as ever, and are not the thread's own."""
 
     buffers: Buffers
 
@@ -116,7 +116,11 @@ class Predicting(Guard):
         super().__init__(space, random=False)
 
     def _begin(self) -> None:
+        module = self.space.module
+        if any(part.training for part in module.modules()):  # whoever holds the network has switched it
+            modes = Modes(module)
+            self._change(modes.eval, modes.restore)
         grad = torch.is_grad_enabled()
         self._change(lambda: torch.set_grad_enabled(False), lambda: torch.set_grad_enabled(grad))
-        self.buffers = Buffers(self.space.module, self.space.tensors)
+        self.buffers = Buffers(module, self.space.tensors)
         self._undos.append(self.buffers.restore)

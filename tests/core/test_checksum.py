@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from smd_evo import ParameterSpace
 from smd_evo.core.checksum import checksum
 
 
@@ -76,3 +77,34 @@ def test_modes_and_copies_do_not_count(change):
 
 def test_the_memory_format_does_not_count():
     assert checksum(network().to(memory_format=torch.channels_last)) == checksum(network())
+
+
+LINKS = torch.tensor([[0.0, 2.0, 0.0, 0.0], [1.0, 0.0, 0.0, 3.0]])
+
+
+@pytest.mark.filterwarnings("ignore:Sparse .* support is in beta:UserWarning")
+@pytest.mark.parametrize(
+    "sparse",
+    [
+        torch.Tensor.to_sparse,
+        torch.Tensor.to_sparse_csr,
+        torch.Tensor.to_sparse_csc,
+        lambda dense: dense.to_sparse_bsr((1, 2)),
+        lambda dense: dense.to_sparse_bsc((1, 2)),
+    ],
+    ids=["coo", "csr", "csc", "bsr", "bsc"],
+)
+def test_a_sparse_buffer_counts_by_its_values_and_their_places(sparse):
+    def digests(dense):
+        module = nn.Linear(2, 2)
+        module.register_buffer("links", sparse(dense))
+        nn.init.ones_(module.weight)
+        nn.init.ones_(module.bias)
+        return checksum(module), ParameterSpace(module).fingerprint()
+
+    first = digests(LINKS)
+    assert digests(LINKS.clone()) == first
+    for other in (LINKS * 2, LINKS.flip(1)):
+        assert all(one != two for one, two in zip(digests(other), first, strict=True))
+    wider = torch.cat([LINKS, torch.zeros_like(LINKS)], 1)
+    assert digests(wider)[1] != first[1]

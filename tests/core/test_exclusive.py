@@ -7,6 +7,7 @@ import pickle
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.reduction import ForkingPickler
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from torch import nn
 
 from smd_evo import Mutation, ParameterSpace, RandomSubspace
 from smd_evo.core.exclusive import Exclusive, _blocks
-from smd_evo.errors import NetworkInUse
+from smd_evo.errors import NetworkInUse, WrongParent
 
 
 def mutation(key=1):
@@ -98,9 +99,10 @@ def waiting(count=1):
         lambda space: space.values_of(mutation()).values.tolist(),
         lambda space: str(space.make_child(mutation()).state_dict()),
         lambda space: str(copy.deepcopy(space).module.state_dict()),
+        lambda space: str(pickle.loads(pickle.dumps(space)).module.state_dict()),
         lambda space: space.layout,
     ],
-    ids=["fingerprint", "copied", "values_at", "values_of", "make_child", "deepcopy", "layout"],
+    ids=["fingerprint", "copied", "values_at", "values_of", "make_child", "deepcopy", "pickle", "layout"],
 )
 def test_whatever_is_read_is_the_parent_however_others_patch_it(sharing, act):
     torch.manual_seed(0)
@@ -113,6 +115,38 @@ def test_whatever_is_read_is_the_parent_however_others_patch_it(sharing, act):
         assert not found.done()
         other.go_on()
         assert found.result(60) == alone
+
+
+class Told:
+    """Says in its pickle whether somebody has a network while it is written."""
+
+    def __reduce__(self):
+        return bool, (len(_blocks.held) > 0,)
+
+
+class Unwritten:
+    def __reduce__(self):
+        raise ValueError("not to be written")
+
+
+@pytest.mark.parametrize("write", [pickle.dumps, ForkingPickler.dumps])
+def test_nobody_else_has_the_network_until_its_last_tensor_is_pickled(write):
+    network = nn.Linear(4, 4)
+    network.told = Told()
+    space = ParameterSpace(network)
+    assert pickle.loads(write(space)).module.told is True
+    assert not _blocks.held
+    network.told = Unwritten()
+    with pytest.raises(ValueError, match="not to be written"):
+        write(space)
+    gc.collect()
+    assert not _blocks.held
+
+
+def test_a_network_and_its_space_stay_together_in_a_pickle():
+    space = ParameterSpace(nn.Linear(4, 4))
+    module, twin = pickle.loads(pickle.dumps((space.module, space)))
+    assert twin.module is module
 
 
 def test_many_threads_over_two_spaces_and_a_part_leave_the_parent_and_fold_what_they_were_to():
@@ -251,6 +285,33 @@ class TestCopies:
         assert os.read(reads, 32).decode() == fingerprint
         os.close(reads)
         os.close(writes)
+
+
+@pytest.mark.parametrize("sharing", SHARING, ids=lambda make: make.__name__)
+def test_blocks_of_two_spaces_that_are_left_as_they_were_entered_leave_the_parent(sharing):
+    torch.manual_seed(0)
+    networks = sharing()
+    before = [state_bits(network) for network in networks]
+    outer, inner = (ParameterSpace(network).applied(mutation()) for network in networks)
+    outer.__enter__()
+    inner.__enter__()
+    outer.__exit__(None, None, None)
+    assert all(map(same_bits, before, map(state_bits, networks)))
+    inner.__exit__(None, None, None)
+    assert all(map(same_bits, before, map(state_bits, networks)))
+    assert not _blocks.held
+
+
+def test_nothing_is_folded_into_or_loaded_over_a_child_of_another_space():
+    network = nn.Linear(4, 4)
+    one, other = ParameterSpace(network), ParameterSpace(network)
+    before, values = state_bits(network), one.copied()
+    with other.applied(mutation()):
+        with pytest.raises(WrongParent, match="expected the parent itself"):
+            one.fold(mutation())
+        with pytest.raises(WrongParent, match="values: expected"):
+            one.load(values)
+    assert same_bits(before, state_bits(network))
 
 
 def test_one_thread_may_enter_blocks_in_each_other_and_leave_them_once_more():

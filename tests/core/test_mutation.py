@@ -245,6 +245,8 @@ def test_deltas_add_like_dense_vectors(first, second):
         (torch.tensor([1]), torch.zeros(2), "one length"),
         (torch.tensor([1], dtype=torch.int32), torch.zeros(1), "int64"),
         (torch.tensor([1]), torch.zeros(1, dtype=torch.float16), "float32"),
+        ([1], [0.5], "indices and values as tensors, got list and list"),
+        (torch.tensor([1]), None, "indices and values as tensors, got Tensor and NoneType"),
     ],
 )
 def test_bad_deltas(kind, indices, values, message):

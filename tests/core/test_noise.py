@@ -356,3 +356,16 @@ def test_empty_input():
     empty = torch.zeros(0, dtype=torch.int64)
     assert gaussian(1, empty).shape == (0,)
     assert permutation(1, empty, 5).shape == (0,)
+
+
+@pytest.mark.parametrize("kernels", [True, False])
+def test_one_number_has_no_dimension(monkeypatch, kernels):
+    monkeypatch.setattr(fast._state, "off", not kernels)
+    place = torch.tensor(3)
+    for key in (7, torch.tensor(7)):
+        assert gaussian(key, place).shape == ()
+        assert gaussian(key, place) == gaussian(7, torch.arange(4))[3]
+        for size in (4, 5, 33, 1001, 1025):
+            assert permutation(key, place, size).shape == ()
+            assert permutation(key, place, size) == permutation(7, torch.arange(4), size)[3]
+    assert gaussian(torch.tensor([7]), place).shape == gaussian(torch.tensor(7), place[None]).shape == (1,)

@@ -13,6 +13,7 @@ from helpers import SmallNet, same_bits, state_bits
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils import prune
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from smd_evo import (
@@ -28,7 +29,8 @@ from smd_evo import (
 from smd_evo.core import fast
 from smd_evo.core.delta import SparseValues
 from smd_evo.core.memory import Written
-from smd_evo.errors import WrongParent
+from smd_evo.core.selection import within_kinds
+from smd_evo.errors import InvalidType, InvalidValue, WrongParent
 
 KEYS = st.integers(0, 2**64 - 1)
 
@@ -258,6 +260,12 @@ class TestValues:
             tensor = network.get_parameter(slot.name).detach().double()
             deviation = float(tensor.std(correction=0))
             assert slot.scale == pytest.approx(deviation if deviation else 1.0, rel=1e-6)
+
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+    def test_relative_scale_of_equal_values_is_one(self, dtype):
+        for value in (0.1, 1e-6, 0.0):
+            layout = ParameterSpace(nn.PReLU(768, init=value, dtype=dtype)).layout
+            assert layout.slots[0].scale == 1
 
 
 class TestNewValues:
@@ -540,6 +548,28 @@ class TestSelection:
         )
         assert self.names(network, lambda name, parameter: parameter.dim() == 4) == {"conv.weight"}
 
+    def test_terms_from_anything_that_gives_them(self, network):
+        assert self.names(network, (term for term in ("conv", "bias"))) == self.names(network, "conv,bias")
+        assert ParameterSpace(network, dict.fromkeys(["conv"])).names == ("conv.weight",)
+
+    @pytest.mark.parametrize(
+        ("select", "error", "message"),
+        [
+            ([], InvalidValue, "select: expected one kind, name or pattern or more, got none"),
+            ([None], InvalidType, "select: expected kinds, names or patterns, got None among 1"),
+            (["conv", 3], InvalidType, "got 3 among 2"),
+            (nn.Linear(2, 1), InvalidType, "give the name that it has in the network"),
+            (nn.Sequential(nn.Linear(2, 1)), InvalidType, "give the name that it has in the network"),
+            (nn.Linear, InvalidType, "select: expected kinds, names or patterns, got <class"),
+            (None, InvalidType, "select: expected kinds, names or patterns, got None"),
+        ],
+    )
+    def test_what_is_no_selection_is_refused_in_a_line(self, network, select, error, message):
+        for refused in (ParameterSpace, lambda *_: within_kinds(network, ["conv.weight"], select, Dense())):
+            with pytest.raises(error, match=message) as caught:
+                refused(network, select)
+            assert "\n" not in str(caught.value)
+
     def test_the_head_of_a_network_that_is_one_layer(self):
         assert self.names(nn.Linear(3, 2), "head") == {"weight", "bias"}
         with pytest.raises(ValueError, match="got head"):
@@ -720,3 +750,41 @@ def test_dense_touches_everything(network):
     before = flat(space)
     with space.applied(Mutation(1, 1.0, Dense(), 0)):
         assert bool((flat(space) != before).all())
+
+
+def replaced_layer(network):
+    network.head = copy.deepcopy(network.head)
+
+
+def assigned_state(network):
+    network.load_state_dict({name: tensor.clone() for name, tensor in network.state_dict().items()}, assign=True)
+
+
+@pytest.mark.parametrize("replace", [replaced_layer, assigned_state])
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda space: space.applied(mutation()).__enter__(),
+        lambda space: space.make_child(mutation()),
+        lambda space: space.fold(mutation()),
+        lambda space: space.load(space.copied()),
+    ],
+    ids=["applied", "make_child", "fold", "load"],
+)
+def test_parameters_that_the_network_no_longer_has_are_not_changed_in_their_place(network, replace, act):
+    space = ParameterSpace(network)
+    with space.applied(mutation()):
+        pass
+    replace(network)
+    with pytest.raises(WrongParent, match="expected the parameter that the network had when its space was made"):
+        act(space)
+    assert space.depth == 0
+
+
+def test_parameters_may_move_and_be_renamed(network):
+    space = ParameterSpace(network)
+    network.double().float()
+    network.head.bias.data = network.head.bias.data.clone()
+    prune.identity(network.head, "weight")
+    with space.applied(mutation(density=1.0)):
+        assert not torch.equal(network.head.weight_orig, network.head.weight)

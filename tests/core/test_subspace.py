@@ -1,5 +1,7 @@
 """One contract for every subspace, then what is particular to each."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from hypothesis import given
@@ -14,6 +16,7 @@ from smd_evo import (
     PartitionSubspace,
     RandomSubspace,
     Slot,
+    Subspace,
     TensorSubspace,
     UnitSubspace,
     Within,
@@ -248,3 +251,19 @@ def test_draws_of_one_run_do_not_repeat():
         RandomSubspace(0.1).draw(derive(0), generation, child) for generation in range(50) for child in range(200)
     }
     assert len(draws) == 50 * 200
+
+
+def test_a_rule_of_ones_own_may_give_a_part_of_what_it_keeps():
+    order = torch.tensor([9, 3, 7, 1, 5, 0, 2, 4, 6, 8])
+
+    @dataclass(frozen=True)
+    class First(Subspace):
+        name = "first"
+        count: int
+        static: bool = True
+
+        def _chosen(self, draw, layout, device):
+            return order[: self.count]
+
+    for count in (2, 5, 10, 2):
+        assert First(count).coordinates(0, Layout.flat(10)).tolist() == sorted([9, 3, 7, 1, 5, 0, 2, 4, 6, 8][:count])

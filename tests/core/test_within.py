@@ -188,6 +188,14 @@ def test_odd_names_are_taken_as_they_are():
     assert within.coordinates(0, space.layout).tolist() == [0, 1]
 
 
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors:UserWarning")
+def test_what_has_no_element_is_left_out():
+    space = ParameterSpace(nn.Sequential(nn.Linear(3, 2), nn.Linear(0, 0), nn.Linear(2, 2)))
+    within = within_kinds(space.module, space.names, "weight", Dense())
+    assert within.names == ("0.weight", "2.weight")
+    assert within.coordinates(0, space.layout).tolist() == [*range(6), *range(8, 12)]
+
+
 class TestKindsThatANetworkLacks:
     PLAIN = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
 

@@ -3,6 +3,7 @@
 import math
 import weakref
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -167,6 +168,12 @@ def test_regressions_of_any_shape_are_averaged(shape):
     assert torch.allclose(combined(members, combine="logits"), members.mean(0))
     weighted = (members * torch.tensor([0.1, 0.2, 0.3, 0.4]).view(4, *[1] * len(shape))).sum(0)
     assert torch.allclose(combined(members, [0.1, 0.2, 0.3, 0.4], "logits"), weighted)
+
+
+@pytest.mark.parametrize("given", [tuple, iter, np.array, torch.tensor], ids=["tuple", "iterator", "numpy", "torch"])
+def test_weights_from_anything_that_gives_them(given):
+    members = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(combined(members, given([0.25, 0.75])), combined(members, [0.25, 0.75]))
 
 
 class TestErrors:

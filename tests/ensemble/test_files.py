@@ -1,9 +1,11 @@
 """Files of children and of ensembles: exact both ways; whatever is wrong with one is said, nothing is executed."""
 
+import contextlib
 import copy
 import json
 import os
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -25,9 +27,10 @@ from smd_evo import (
     __version__,
     sample_mutations,
 )
+from smd_evo.atomic import write_whole
 from smd_evo.core.delta import SparseValues
 from smd_evo.ensemble.files import load_children, save_children
-from smd_evo.errors import ChildrenFileError, WrongParent
+from smd_evo.errors import ChildrenFileError, InvalidType, WrongParent
 
 TYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64, None]
 """None: a network of all of them."""
@@ -304,6 +307,24 @@ class TestEnsembles:
         refused(lambda: ensemble.save(tmp_path / "file", include_parent=True), error=TypeError, match=message)
         assert os.listdir(tmp_path) == []
 
+    def test_notes_are_written_only_if_they_can_be_read(self, tmp_path):
+        notes, written = 1, []
+        for levels in range(70):
+            ensemble, path = SparseEnsemble(make(), recipes(1), notes=notes), tmp_path / str(levels)
+            with contextlib.suppress(InvalidType):
+                ensemble.save(path)
+                written.append(levels)
+                assert SparseEnsemble.load(path, make()).notes == notes
+            notes = [notes]
+        assert written == [*range(len(written))]
+        assert 60 < len(written) < 70
+        refused(
+            ensemble.save,
+            path,
+            error=TypeError,
+            match="notes: expected what JSON can hold, got something else .nested too deeply",
+        )
+
     def test_extra_state_that_is_no_tensor(self, tmp_path):
         class Extra(SmallNet):
             def get_extra_state(self):
@@ -381,6 +402,15 @@ class TestWriting:
                 ensemble.save(path, include_parent=True)
         assert (children.read_bytes(), path.read_bytes()) == before
         assert len(os.listdir(tmp_path)) == 2
+
+    def test_threads_that_write_one_file_leave_a_whole_one(self, ensemble_file, tmp_path):
+        path, _ = ensemble_file
+        before = path.read_bytes()
+        with ThreadPoolExecutor(4) as threads:
+            for done in [threads.submit(write_whole, path, before) for _ in range(200)]:
+                done.result()
+        assert path.read_bytes() == before
+        assert os.listdir(tmp_path) == [path.name]
 
     def test_the_same_file_every_time(self, ensemble_file, tmp_path):
         path, ensemble = ensemble_file

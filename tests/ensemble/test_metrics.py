@@ -163,3 +163,35 @@ def test_shapes_that_do_not_fit():
         binned_calibration_error(torch.zeros(0), torch.zeros(0))
     with pytest.raises(ValueError, match="bins: expected a whole number >= 1, got 0"):
         calibration_error(torch.zeros(2, 2), targets, bins=0)
+
+
+@given(st.integers(1, 30), st.integers(2, 6), st.integers(0, 1000))
+def test_a_sample_without_a_class_is_not_right_and_has_no_loss(samples, classes, seed):
+    logits, targets = classifier(samples, classes, seed)
+    logits[-1, 0] = NAN
+    without = targets.clone()
+    without[::3] = -100
+    for metric in PER_SAMPLE.values():
+        expected = metric(logits, targets)
+        expected[::3] = 0
+        assert torch.equal(metric(logits, without), expected)
+    assert torch.equal(confidence(logits, without), confidence(logits, targets))
+
+
+@pytest.mark.parametrize("target", [-1, -101, 3])
+def test_classes_that_there_are_not_are_refused(target):
+    for metric in (*PER_SAMPLE.values(), confidence, calibration_error, finite_logits):
+        with pytest.raises(ValueError, match=f"targets: expected classes .* got {target}; use"):
+            metric(torch.zeros(2, 3), torch.tensor([0, target]))
+        with pytest.raises(TypeError, match=r"targets: expected class numbers, got torch\.float32"):
+            metric(torch.zeros(2, 3), torch.ones(2))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.bool])
+def test_targets_may_be_integers_of_any_type(dtype):
+    logits, targets = classifier(20, 2, 0)
+    for metric in (*PER_SAMPLE.values(), confidence):
+        assert torch.equal(metric(logits, targets.to(dtype)), metric(logits, targets))
+    wide, last = torch.zeros(2, 200), torch.tensor([156, 199])  # 156 are the bits of -100
+    for metric in PER_SAMPLE.values():
+        assert torch.equal(metric(wide, last.to(torch.uint8)), metric(wide, last))

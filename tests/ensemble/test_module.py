@@ -5,6 +5,7 @@ import gc
 import io
 import pickle
 import signal
+import threading
 import time
 import timeit
 from concurrent.futures import ThreadPoolExecutor
@@ -190,6 +191,16 @@ class TestForward:
         with torch.inference_mode():
             assert torch.equal(ensemble(images()), expected)
 
+    @pytest.mark.parametrize("per_pass", [1, 2])
+    def test_eval_mode_also_where_somebody_has_switched_the_network(self, per_pass):
+        parent = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(16), nn.Dropout(), nn.Linear(16, 3))
+        ensemble = SparseEnsemble(parent, recipes(), per_pass=per_pass)
+        expected = ensemble(images())
+        parent.train()
+        parent[1].eval()
+        assert torch.equal(ensemble(images()), expected)
+        assert [part.training for part in parent] == [True, False, True, True]
+
     def test_inside_of_a_block_the_outer_child_stays(self):
         """The members are then new values in the outer child."""
         parent, outer = make(), recipes(1, key=99)[0]
@@ -368,6 +379,44 @@ def test_several_threads_get_what_one_gets(per_pass):
     assert same_bits(before, state_bits(ensemble))
 
 
+@pytest.mark.parametrize(
+    "taken",
+    [
+        lambda ensemble: pickle.loads(pickle.dumps(ensemble)).state_dict(),
+        lambda ensemble: ForkingPickler.loads(ForkingPickler.dumps(ensemble)).state_dict(),
+        lambda ensemble: copy.deepcopy(ensemble).state_dict(),
+        lambda ensemble: copy.deepcopy(nn.Sequential(ensemble).state_dict()),
+    ],
+    ids=["pickle", "ForkingPickler", "deepcopy", "state_dict"],
+)
+def test_a_copy_is_of_the_parent_though_another_thread_predicts(taken):
+    ensemble, inside, leave = SparseEnsemble(make(), recipes()), threading.Event(), threading.Event()
+    expected = str([*taken(ensemble).values()])
+    with ThreadPoolExecutor(2) as threads, ensemble.parent.conv.register_forward_hook(_Waiting(inside, leave)):
+        predicted = threads.submit(ensemble, images())
+        assert inside.wait(60)
+        found = threads.submit(taken, ensemble)
+        while not (_blocks.waiting or found.done()):
+            time.sleep(0.001)
+        leave.set()
+        assert str([*found.result(60).values()]) == expected
+        predicted.result(60)
+
+
+class _Waiting:
+    """A hook that says that it is reached and waits; a copy of it does not."""
+
+    def __init__(self, inside, leave):
+        self._inside, self._leave = inside, leave
+
+    def __call__(self, *_):
+        self._inside.set()
+        assert self._leave.wait(60)
+
+    def __reduce__(self):
+        return print, ()
+
+
 class TestPrecision:
     @pytest.mark.parametrize("name", ["small", "tied"])
     def test_autocast_gives_each_member_its_own_weights(self, name):
@@ -447,6 +496,14 @@ class TestAsAModule:
         assert same_bits(state_bits(two.soup()), state_bits(one.soup()))
         assert two.recipes == [None] * 4
         assert torch.equal(copy.deepcopy(two).half()(images().half()), copy.deepcopy(one).half()(images().half()))
+
+    def test_recipes_stay_while_the_members_do(self):
+        ensemble = SparseEnsemble(make(), recipes())
+        expected = list(ensemble.recipes)
+        ensemble.load_state_dict({}, strict=False)
+        with pytest.raises(RuntimeError, match="Missing key"):
+            ensemble.load_state_dict({"weights": ensemble.weights})
+        assert ensemble.recipes == expected
 
     def test_a_state_from_a_file_without_pickled_objects(self):
         ensemble, file = SparseEnsemble(make(), recipes(), WEIGHTS), io.BytesIO()

@@ -5,6 +5,7 @@ import gc
 import math
 import os
 import random
+import sys
 import weakref
 from dataclasses import replace
 
@@ -376,6 +377,15 @@ class TestSpill:
         with pytest.raises(InvalidValue, match="spill: expected a folder with room for a file, got"):
             choose(*library(), method=method, spill=tmp_path / folder)
 
+    @pytest.mark.skipif(sys.platform != "linux", reason="file systems that take any bytes as names")
+    def test_a_folder_whose_name_is_no_text(self, tmp_path, method):
+        folder = tmp_path / os.fsdecode(b"a\xff")
+        folder.mkdir()
+        same_choice(
+            choose(*library(), method=method, spill=folder), choose(*library(), method=method, spill=tmp_path)
+        )
+        assert os.listdir(folder) == []
+
     def test_a_full_disk(self, tmp_path, method, monkeypatch):
         def full(*_):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -573,6 +583,13 @@ class TestMembersOfAParent:
         with pytest.raises(InvalidValue, match="targets: expected classes below 3"):
             select_members(judge, candidates())
 
+    @pytest.mark.parametrize("several", [lambda target: {"a": target}, lambda target: (target, target)])
+    def test_several_tensors_of_targets(self, network, samples, several):
+        fitness = BatchFitness("first", "min", lambda out, target: out[:, 0])
+        judge = Evaluator(network, (samples[0], several(samples[1])), fitness)
+        with pytest.raises(InvalidType, match="targets: expected one tensor to choose by, got several; choose by"):
+            select_members(judge, candidates(), combine="logits")
+
     def test_a_network_with_one_output(self, samples):
         judge = Evaluator(nn.Sequential(nn.Flatten(), nn.Linear(16, 1)), samples, BRIER)
         with pytest.raises(InvalidValue, match=r"scores of two classes or more, .* got \[40, 1\]"):
@@ -601,6 +618,11 @@ class TestErrors:
     def test_unusable_options(self, options, message):
         with pytest.raises(InvalidValue, match=message):
             choose(*library(), **options)
+
+    def test_targets_that_are_no_tensor(self):
+        outputs, targets = library()
+        with pytest.raises(InvalidType, match="targets: expected one tensor to choose by, got list"):
+            choose(outputs, targets.tolist())
 
     def test_no_samples(self):
         with pytest.raises(InvalidValue, match="validation: expected at least one sample to choose by, got none"):
