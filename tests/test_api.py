@@ -460,6 +460,19 @@ class TestFitness:
         assert best["fitness"] == pytest.approx(float(found))
         assert "absolute error, lower is better" in " ".join(repr(result).lower().split())
 
+    def test_a_score_of_ones_own_may_be_infinite_for_broken_children(self, tmp_path):
+        def likelihood(outputs, targets):
+            return outputs.softmax(1).gather(1, targets[:, None]).log().squeeze(1)
+
+        fitness = BatchFitness("likelihood", "max", likelihood)
+        settings = {"density": 0.5, "sigma": 1e3, "arms": "matched-sigma", "callback": quiet}
+        result = run(smd_evo.finetune, fitness=fitness, out=tmp_path / "run", **settings)
+        assert (tmp_path / "run" / "plot.png").is_file()
+        for each in (result, smd_evo.load_run(tmp_path / "run", trained())):
+            row = next(row for row in each.numbers["rows"] if row["candidate"] == "median child")
+            assert (row["fitness"], row["fitness_gain"]) == (None, None)
+            assert "not finite" in repr(each)
+
     @with_networks
     def test_a_score_of_ones_own_on_the_command_line(self, function, tmp_path):
         (tmp_path / "my_scores.py").write_text(
