@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import mypy.api
+import pandas
 import pytest
 import torch
 from cli_helpers import here, refused
@@ -26,6 +27,7 @@ from smd_evo.api.options import CompareOptions, EvolutionOptions, FinetuneOption
 from smd_evo.errors import InvalidType, InvalidValue, OutputExists, Stopped, UnsupportedParameter
 from smd_evo.experiments.compare.settings import CompareConfig
 from smd_evo.experiments.finetune.settings import FinetuneConfig
+from smd_evo.experiments.generations.metrics import read_metrics
 from smd_evo.experiments.generations.settings import EvolutionConfig
 from smd_evo.experiments.window.settings import WindowConfig
 
@@ -261,6 +263,26 @@ class TestResults:
                 run(function, callback=lambda state: states.append(state) or len(states) < 4)
         assert any(state.workload and state.workload.evaluations for state in states)
 
+    @pytest.mark.parametrize("phase", ["begin", "generations"])
+    def test_evolve_hands_over_what_it_has_when_its_callback_ends_it(self, phase, tmp_path):
+        """Also the last parent, of which no validation was due, and of a run that it would not have begun."""
+
+        def ending(state):
+            return state.phase != phase or (phase == "generations" and not state.text.startswith("4/"))
+
+        inputs = torch.linspace(-1, 1, 90)[:, None]
+        settings = {"generations": 50, "validate_every": 10, "children": 10, "sigma": 0.3, "learning_rate": 0.3}
+        arguments = nn.Linear(1, 1), split((inputs, 3 * inputs))
+        result = smd_evo.evolve(*arguments, fitness=ABSOLUTE, out=tmp_path, callback=ending, **settings)
+        assert result.numbers["stopped"] == "callback"
+        assert result.numbers["generations"] == (1 if phase == "begin" else 4)
+        *_, last = result.to_pandas().to_dict("records")
+        assert last["validation.fitness"] < result.numbers["validation"]["fitness"]
+        before, best, *_ = result.numbers["rows"]
+        assert best["fitness"] < before["fitness"]
+        again = smd_evo.evolve(*arguments, fitness=ABSOLUTE, out=tmp_path, callback=quiet, **settings)
+        assert again.numbers == smd_evo.load_run(tmp_path).numbers == result.numbers
+
     def test_from_a_thread(self, results):
         found = []
         thread = threading.Thread(target=lambda: found.append(run(smd_evo.evolve, callback=quiet)))
@@ -472,6 +494,22 @@ class TestFitness:
             row = next(row for row in each.numbers["rows"] if row["candidate"] == "median child")
             assert (row["fitness"], row["fitness_gain"]) == (None, None)
             assert "not finite" in repr(each)
+
+    @pytest.mark.parametrize("log", ["csv", "tensorboard"])
+    def test_validations_without_classes_can_be_logged(self, log, tmp_path):
+        if log == "tensorboard":
+            pytest.importorskip("tensorboard")
+        inputs = torch.linspace(-1, 1, 60)[:, None]
+        arguments = nn.Linear(1, 1), split((inputs, 3 * inputs + 1))
+        settings = {"images": 10, "log": log, "validate_every": 2, "callback": quiet}
+        result = run(smd_evo.evolve, *arguments, fitness=ABSOLUTE, out=tmp_path / "run", **settings)
+        told = [line["validation"]["fitness"] for line in read_metrics(tmp_path / "run") if line["validation"]]
+        assert len(told) == 2
+        if log == "csv":
+            lines = pandas.read_csv(tmp_path / "run" / "metrics.csv")
+            assert lines["validation_fitness"].dropna().tolist() == pytest.approx(told)
+            assert len(lines) == result.numbers["generations"]
+            assert "validation_loss" not in lines
 
     @with_networks
     def test_a_score_of_ones_own_on_the_command_line(self, function, tmp_path):
