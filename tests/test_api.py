@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import inspect
+import json
 import sys
 import threading
 import types
@@ -24,7 +25,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import smd_evo
 from smd_evo import BatchFitness, Evaluator, Lineage, ModuleFitness, RewardFitness, SparseEnsemble, Splits, split
 from smd_evo.api.options import CompareOptions, EvolutionOptions, FinetuneOptions, WindowOptions
-from smd_evo.errors import InvalidType, InvalidValue, OutputExists, Stopped, UnsupportedParameter
+from smd_evo.errors import InvalidType, InvalidValue, OutputExists, SmdEvoError, Stopped, UnsupportedParameter
 from smd_evo.experiments.compare.settings import CompareConfig
 from smd_evo.experiments.finetune.settings import FinetuneConfig
 from smd_evo.experiments.generations.metrics import read_metrics
@@ -382,6 +383,30 @@ class TestFolders:
         run(smd_evo.evolve, out=tmp_path / "run", callback=quiet)
         with pytest.raises(InvalidValue, match=r"^resume: expected the run's own settings, .*seed"):
             run(smd_evo.evolve, out=tmp_path / "run", callback=quiet, seed=5)
+
+    @pytest.mark.parametrize("what", ["network", "data"])
+    @pytest.mark.parametrize("function", [smd_evo.evolve, smd_evo.compare], ids=lambda each: each.__name__)
+    def test_a_finished_run_of_another_network_or_other_data_is_none_to_go_on_with(self, function, what, tmp_path):
+        other = trained()
+        with torch.no_grad():
+            other.head.bias[0] += 1e-3
+        samples = split(blobs(150, shift=2.5, key=3))
+        arguments = (other, data()) if what == "network" else (trained(), samples)
+        options = {"out": tmp_path / "run", "callback": quiet}
+        run(function, **options)
+        with pytest.raises(SmdEvoError, match=r"expected the run's own|the samples that|a comparison of the same"):
+            run(function, *arguments, **options)
+        run(function, **options)
+
+    def test_a_comparison_that_did_not_note_its_parent_and_its_data_goes_on(self, tmp_path):
+        options = {"out": tmp_path / "run", "callback": quiet}
+        before = run(smd_evo.compare, **options)
+        noted = tmp_path / "run" / "runs" / "data.json"
+        old = json.loads(noted.read_text())
+        del old["parent"], old["samples"]
+        noted.write_text(json.dumps(old))
+        again = run(smd_evo.compare, **(options | {"seeds": 3}))
+        assert again.numbers["trials"] == before.numbers["trials"]
 
     def test_commands_that_need_the_parent_say_who_has_it(self, tmp_path):
         run(smd_evo.finetune, out=tmp_path / "run", callback=quiet)

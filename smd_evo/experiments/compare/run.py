@@ -144,6 +144,11 @@ class Comparison:
         """How many parameters may be mutated."""
         return self._space.size
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the parent."""
+        return self._space.fingerprint()
+
     @cached_property
     def refused_controls(self) -> dict[str, str]:
         """Controls that make no sense for this network or these samples, and why."""

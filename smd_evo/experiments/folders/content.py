@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
+import hashlib
 import io
 import json
 import math
@@ -37,6 +38,7 @@ __all__ = [
     "TABLE",
     "described",
     "differing",
+    "digest",
     "gains",
     "read_results",
     "write_config",
@@ -138,6 +140,23 @@ def described(data: Data) -> dict[str, Any]:
         "samples": data.sizes,
         "unreadable": data.unreadable,
     }
+
+
+def digest(data: Data) -> str:
+    """Of the splits: which samples there are, and, but for the test split, what they are, if memory holds them."""
+    import torch
+
+    from smd_evo.evaluation.batches import tensors_of
+    from smd_evo.evaluation.records import Records
+
+    found = hashlib.blake2b(digest_size=16)
+    for indices in data.indices.values():
+        found.update(indices.tobytes())
+    for samples in (data.fitness, data.validation):
+        parts = tensors_of(samples) if isinstance(samples, tuple) else []
+        for part in samples.tensors() if isinstance(samples, Records) else parts:
+            found.update(part.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def _environment(seconds: float) -> dict[str, Any]:
