@@ -81,7 +81,7 @@ def finetune(
         >>> len(result.ensemble) >= 1, type(result.best).__name__
         (True, 'Linear')
     """
-    config, source = taken(FinetuneConfig, network, data, fitness, settings)
+    config, source = taken(FinetuneConfig, network, data, fitness, settings, out=out)
     with _placed(out) as deliver, telling(callback) as progress, _quiet():
         return deliver(experiments.finetune(config, progress, source))
 
@@ -125,7 +125,7 @@ def evolve(
         >>> small(result.best) < small(network)
         True
     """
-    config, source = taken(EvolutionConfig, network, data, fitness, settings, sense, copy)
+    config, source = taken(EvolutionConfig, network, data, fitness, settings, sense, copy, out)
     with telling(callback, gently=True) as progress, _quiet():
         if out is not None:
             folder = Path(out)
@@ -162,7 +162,7 @@ def window(
     Raises:
         InvalidType, InvalidValue, UnsupportedParameter, OutputExists, Stopped: as for :func:`finetune`.
     """
-    config, source = taken(WindowConfig, network, data, None, settings)
+    config, source = taken(WindowConfig, network, data, None, settings, out=out)
     with _placed(out) as deliver, telling(callback) as progress, _quiet():
         return deliver(experiments.window(config, progress, source))
 
@@ -192,7 +192,7 @@ def compare(
     Raises:
         InvalidType, InvalidValue, UnsupportedParameter, OutputExists, Stopped: as for :func:`finetune`.
     """
-    config, source = taken(CompareConfig, network, data, fitness, settings)
+    config, source = taken(CompareConfig, network, data, fitness, settings, out=out)
     with telling(callback) as progress, _quiet():
         if out is not None:
             experiments.compare(config, Path(out), jobs, progress, source)
