@@ -1,5 +1,6 @@
 """The experiments as functions of a network and its data: what they return, write, refuse, and leave alone."""
 
+import contextlib
 import dataclasses
 import importlib
 import inspect
@@ -16,6 +17,7 @@ import pandas
 import pytest
 import torch
 from cli_helpers import here, refused
+from faults import Faults
 from helpers import blobs, same_bits, state_bits, trained
 from matplotlib.figure import Figure
 from rich.table import Table
@@ -329,6 +331,35 @@ class TestFolders:
         assert reported.returncode == 0, reported.stderr
         results[function].save(tmp_path / "saved")
         assert repr(smd_evo.load_run(tmp_path / "saved")) == repr(result)
+
+    @pytest.mark.parametrize("at", range(1, 40, 3))
+    def test_what_a_full_disk_cuts_has_no_numbers_that_look_whole(self, at, results, tmp_path):
+        result = results[smd_evo.finetune]
+        names = {name for name in result._files() if name != "plot.png"}
+        (tmp_path / "runs").mkdir()
+        faults = Faults(tmp_path, at, once=False)
+        with faults(), contextlib.suppress(OSError, SmdEvoError):
+            result.save(tmp_path / "runs" / "run")
+        for seal in (tmp_path / "runs").rglob("results.json"):
+            assert {file.name: file.read_bytes() for file in seal.parent.iterdir() if file.name in names} == {
+                name: result._files()[name] for name in names
+            }
+
+    @with_networks
+    def test_a_network_may_keep_what_its_training_left(self, function, tmp_path):
+        network = trained()
+        network.register_buffer("membrane", network.head.weight * 2)
+        network.seen, network.several = network.head.weight * 3, [{"one": network.head.bias * 4}]
+        result = run(function, network, data(), out=tmp_path / "run", callback=quiet)
+        for found in (result, smd_evo.load_run(tmp_path / "run", network)):
+            assert torch.equal(found.best.seen, network.seen)
+            assert torch.equal(found.best.several[0]["one"], network.several[0]["one"])
+
+    @every_function
+    def test_results_never_become_a_class_of_images(self, function, tmp_path):
+        (tmp_path / "val" / "cat").mkdir(parents=True)
+        with pytest.raises(InvalidValue, match=r"^out: expected a folder outside of imagefolder:"):
+            function("timm:resnet18", f"imagefolder:{tmp_path}", out=tmp_path / "val" / "results")
 
     @pytest.mark.parametrize("function", [smd_evo.finetune, smd_evo.window], ids=lambda each: each.__name__)
     def test_a_folder_that_holds_something_is_refused(self, function, tmp_path):

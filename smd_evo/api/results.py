@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from smd_evo.atomic import write_whole
 from smd_evo.core.parameters import Child, ParameterSpace
 from smd_evo.ensemble.module import SparseEnsemble
 from smd_evo.errors import InvalidValue
@@ -212,7 +213,7 @@ def read_files(folder: Path) -> dict[str, bytes]:
 
 def _write(content: Content, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(content() if callable(content) else content)
+    write_whole(file, content() if callable(content) else content)
 
 
 def _lines(record: RunRecord) -> list[dict[str, Any]]:

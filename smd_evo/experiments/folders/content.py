@@ -22,7 +22,7 @@ from smd_evo import __version__
 from smd_evo.atomic import write_whole
 from smd_evo.documents import parse_json, read_file
 from smd_evo.errors import InvalidValue, SmdEvoError, shown
-from smd_evo.experiments.folders.rescue import RESULTS, reason
+from smd_evo.experiments.folders.rescue import PLOT, RESULTS, reason
 
 if TYPE_CHECKING:
     from smd_evo.experiments.settings import ExperimentConfig
@@ -48,7 +48,7 @@ __all__ = [
     "wrong_state",
 ]
 
-CONFIG, PLOT, TABLE = "config.yaml", "plot.png", "table.csv"
+CONFIG, TABLE = "config.yaml", "table.csv"
 
 IDENTITY = "run.json"
 """What a run is of; what :mod:`smd_evo.experiments.generations.identity` writes and reads."""
