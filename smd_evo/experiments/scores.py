@@ -46,7 +46,8 @@ class Row:
         method, candidate, members, density, sigma: what it is.
         accuracy, loss, accuracy_gain, loss_gain: of a classifier.
         p_value: of the exact McNemar test on its accuracy.
-        fitness, fitness_gain: the run's own, where it is none of these; a gain if it is a mean or a metric of samples.
+        fitness, fitness_gain: the run's own, where it is none of these; a gain if it is a mean or a metric of
+            samples, and finite.
     """
 
     method: str

@@ -175,7 +175,9 @@ def _check_same(folder: Path, comparison: Comparison) -> None:
     there = read_results(folder / _DATA, "compare-data")
     for name, value in _identity(comparison).items():
         if there.get(name, value) != value:  # an older version has not noted it
-            raise InvalidValue(f"out: expected a comparison of the same {name}, got {folder} of others; choose another")
+            raise InvalidValue(
+                f"out: expected a comparison of the same {name}, got {folder} of others; choose another"
+            )
 
 
 def _write(folder: Path, result: CompareResult, runs: Sequence[Run], data: Mapping[str, Any]) -> None:

@@ -210,7 +210,7 @@ class Comparison:
             while spent + (cost := method.cost) <= mark and forwards + ahead <= limit * number / marks:
                 start, before = time.perf_counter(), method.work.forwards if method.work else 0.0
                 method.step()
-                if self.config.device != "cpu":
+                if torch.device(self.config.device).type == "cuda":
                     torch.cuda.synchronize()
                 seconds += time.perf_counter() - start
                 # A look at the parent that the method does not need is not charged.

@@ -17,7 +17,6 @@ from smd_evo.experiments.trust import check_trust
 
 if TYPE_CHECKING:
     from smd_evo.experiments.generations.run import Evolution
-    from smd_evo.zoo.data import Data
 
 __all__ = [
     "IDENTITY",
