@@ -19,10 +19,10 @@ from smd_evo.experiments.generations.identity import changed_config, read_identi
 from smd_evo.experiments.generations.metrics import METRICS
 from smd_evo.experiments.settings import ExperimentConfig, load_settings
 from smd_evo.experiments.trust import check_trust, going_on
-from smd_evo.zoo.names import MODELS, SOURCES, check_place, unknown
+from smd_evo.zoo.names import MODELS, SOURCES, TEST_FOLDERS, check_place, unknown
 from smd_evo.zoo.wanted import check_pictures
 
-__all__ = ["check_exported", "check_reported", "check_resumed", "check_run", "check_settings"]
+__all__ = ["check_apart", "check_exported", "check_reported", "check_resumed", "check_run", "check_settings"]
 
 _FOLDERS = "imagenet", "imagefolder"
 """Data that are folders of images, one for each class."""
@@ -49,8 +49,7 @@ def check_settings(config: ExperimentConfig, out: str | None) -> None:
         raise InvalidValue(f"data: expected a folder, got {place}, which is not there")
     if kind == "digits":
         check_pictures(config.data, config.outputs, also, config.preprocessing)
-    for name, data in {"data": config.data, "also": also or ""}.items():
-        _check_apart(name, data, out or "runs")
+    check_apart(config, out or "runs")
     if config.checkpoint is not None and not Path(config.checkpoint).expanduser().exists():
         raise InvalidValue(f"checkpoint: expected a file of weights, got {config.checkpoint}, which is not there")
     if isinstance(config, CompareConfig):
@@ -61,13 +60,23 @@ def check_settings(config: ExperimentConfig, out: str | None) -> None:
                 raise unknown("methods", name, f"one of {', '.join(METHODS)} or module.path:factory", [*METHODS])
 
 
-def _check_apart(name: str, data: str, out: str) -> None:
-    """Raise InvalidValue if results would lie where each folder is a class of images."""
+def check_apart(config: ExperimentConfig, out: Path | str) -> None:
+    """Raise InvalidValue if results would lie where each folder is a class of images.
+
+    Args:
+        config: the settings.
+        out: the folder for results.
+    """
+    for name in ("data", "also"):
+        _check_one(name, getattr(config, name, None) or "", out)
+
+
+def _check_one(name: str, data: str, out: Path | str) -> None:
     kind, _, place = data.partition(":")
     if kind not in _FOLDERS or not place:
         return
     folder = Path(place).expanduser().resolve()
-    parts = [folder / part for part in ("train", "val", "test") if (folder / part).is_dir()]
+    parts = [folder / part for part in ("train", *TEST_FOLDERS) if (folder / part).is_dir()]
     if any(Path(out).resolve().is_relative_to(images) for images in parts or [folder]):
         raise InvalidValue(
             f"out: expected a folder outside of {data}, where each is a class of images, got {out}; "

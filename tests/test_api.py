@@ -1,8 +1,10 @@
 """The experiments as functions of a network and its data: what they return, write, refuse, and leave alone."""
 
+import contextlib
 import dataclasses
 import importlib
 import inspect
+import json
 import sys
 import threading
 import types
@@ -11,9 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import mypy.api
+import pandas
 import pytest
 import torch
 from cli_helpers import here, refused
+from faults import Faults
 from helpers import blobs, same_bits, state_bits, trained
 from matplotlib.figure import Figure
 from rich.table import Table
@@ -23,9 +27,10 @@ from torch.utils.data import DataLoader, TensorDataset
 import smd_evo
 from smd_evo import BatchFitness, Evaluator, Lineage, ModuleFitness, RewardFitness, SparseEnsemble, Splits, split
 from smd_evo.api.options import CompareOptions, EvolutionOptions, FinetuneOptions, WindowOptions
-from smd_evo.errors import InvalidType, InvalidValue, OutputExists, Stopped, UnsupportedParameter
+from smd_evo.errors import InvalidType, InvalidValue, OutputExists, SmdEvoError, Stopped, UnsupportedParameter
 from smd_evo.experiments.compare.settings import CompareConfig
 from smd_evo.experiments.finetune.settings import FinetuneConfig
+from smd_evo.experiments.generations.metrics import read_metrics
 from smd_evo.experiments.generations.settings import EvolutionConfig
 from smd_evo.experiments.window.settings import WindowConfig
 
@@ -261,6 +266,26 @@ class TestResults:
                 run(function, callback=lambda state: states.append(state) or len(states) < 4)
         assert any(state.workload and state.workload.evaluations for state in states)
 
+    @pytest.mark.parametrize("phase", ["begin", "generations"])
+    def test_evolve_hands_over_what_it_has_when_its_callback_ends_it(self, phase, tmp_path):
+        """Also the last parent, of which no validation was due, and of a run that it would not have begun."""
+
+        def ending(state):
+            return state.phase != phase or (phase == "generations" and not state.text.startswith("4/"))
+
+        inputs = torch.linspace(-1, 1, 90)[:, None]
+        settings = {"generations": 50, "validate_every": 10, "children": 10, "sigma": 0.3, "learning_rate": 0.3}
+        arguments = nn.Linear(1, 1), split((inputs, 3 * inputs))
+        result = smd_evo.evolve(*arguments, fitness=ABSOLUTE, out=tmp_path, callback=ending, **settings)
+        assert result.numbers["stopped"] == "callback"
+        assert result.numbers["generations"] == (1 if phase == "begin" else 4)
+        *_, last = result.to_pandas().to_dict("records")
+        assert last["validation.fitness"] < result.numbers["validation"]["fitness"]
+        before, best, *_ = result.numbers["rows"]
+        assert best["fitness"] < before["fitness"]
+        again = smd_evo.evolve(*arguments, fitness=ABSOLUTE, out=tmp_path, callback=quiet, **settings)
+        assert again.numbers == smd_evo.load_run(tmp_path).numbers == result.numbers
+
     def test_from_a_thread(self, results):
         found = []
         thread = threading.Thread(target=lambda: found.append(run(smd_evo.evolve, callback=quiet)))
@@ -306,6 +331,35 @@ class TestFolders:
         assert reported.returncode == 0, reported.stderr
         results[function].save(tmp_path / "saved")
         assert repr(smd_evo.load_run(tmp_path / "saved")) == repr(result)
+
+    @pytest.mark.parametrize("at", range(1, 40, 3))
+    def test_what_a_full_disk_cuts_has_no_numbers_that_look_whole(self, at, results, tmp_path):
+        result = results[smd_evo.finetune]
+        names = {name for name in result._files() if name != "plot.png"}
+        (tmp_path / "runs").mkdir()
+        faults = Faults(tmp_path, at, once=False)
+        with faults(), contextlib.suppress(OSError, SmdEvoError):
+            result.save(tmp_path / "runs" / "run")
+        for seal in (tmp_path / "runs").rglob("results.json"):
+            assert {file.name: file.read_bytes() for file in seal.parent.iterdir() if file.name in names} == {
+                name: result._files()[name] for name in names
+            }
+
+    @with_networks
+    def test_a_network_may_keep_what_its_training_left(self, function, tmp_path):
+        network = trained()
+        network.register_buffer("membrane", network.head.weight * 2)
+        network.seen, network.several = network.head.weight * 3, [{"one": network.head.bias * 4}]
+        result = run(function, network, data(), out=tmp_path / "run", callback=quiet)
+        for found in (result, smd_evo.load_run(tmp_path / "run", network)):
+            assert torch.equal(found.best.seen, network.seen)
+            assert torch.equal(found.best.several[0]["one"], network.several[0]["one"])
+
+    @every_function
+    def test_results_never_become_a_class_of_images(self, function, tmp_path):
+        (tmp_path / "val" / "cat").mkdir(parents=True)
+        with pytest.raises(InvalidValue, match=r"^out: expected a folder outside of imagefolder:"):
+            function("timm:resnet18", f"imagefolder:{tmp_path}", out=tmp_path / "val" / "results")
 
     @pytest.mark.parametrize("function", [smd_evo.finetune, smd_evo.window], ids=lambda each: each.__name__)
     def test_a_folder_that_holds_something_is_refused(self, function, tmp_path):
@@ -360,6 +414,30 @@ class TestFolders:
         run(smd_evo.evolve, out=tmp_path / "run", callback=quiet)
         with pytest.raises(InvalidValue, match=r"^resume: expected the run's own settings, .*seed"):
             run(smd_evo.evolve, out=tmp_path / "run", callback=quiet, seed=5)
+
+    @pytest.mark.parametrize("what", ["network", "data"])
+    @pytest.mark.parametrize("function", [smd_evo.evolve, smd_evo.compare], ids=lambda each: each.__name__)
+    def test_a_finished_run_of_another_network_or_other_data_is_none_to_go_on_with(self, function, what, tmp_path):
+        other = trained()
+        with torch.no_grad():
+            other.head.bias[0] += 1e-3
+        samples = split(blobs(150, shift=2.5, key=3))
+        arguments = (other, data()) if what == "network" else (trained(), samples)
+        options = {"out": tmp_path / "run", "callback": quiet}
+        run(function, **options)
+        with pytest.raises(SmdEvoError, match=r"expected the run's own|the samples that|a comparison of the same"):
+            run(function, *arguments, **options)
+        run(function, **options)
+
+    def test_a_comparison_that_did_not_note_its_parent_and_its_data_goes_on(self, tmp_path):
+        options = {"out": tmp_path / "run", "callback": quiet}
+        before = run(smd_evo.compare, **options)
+        noted = tmp_path / "run" / "runs" / "data.json"
+        old = json.loads(noted.read_text())
+        del old["parent"], old["samples"]
+        noted.write_text(json.dumps(old))
+        again = run(smd_evo.compare, **(options | {"seeds": 3}))
+        assert again.numbers["trials"] == before.numbers["trials"]
 
     def test_commands_that_need_the_parent_say_who_has_it(self, tmp_path):
         run(smd_evo.finetune, out=tmp_path / "run", callback=quiet)
@@ -459,6 +537,35 @@ class TestFitness:
         found = Evaluator(result.best, samples.test, ABSOLUTE).evaluate([Lineage()]).fitness[0]
         assert best["fitness"] == pytest.approx(float(found))
         assert "absolute error, lower is better" in " ".join(repr(result).lower().split())
+
+    def test_a_score_of_ones_own_may_be_infinite_for_broken_children(self, tmp_path):
+        def likelihood(outputs, targets):
+            return outputs.softmax(1).gather(1, targets[:, None]).log().squeeze(1)
+
+        fitness = BatchFitness("likelihood", "max", likelihood)
+        settings = {"density": 0.5, "sigma": 1e3, "arms": "matched-sigma", "callback": quiet}
+        result = run(smd_evo.finetune, fitness=fitness, out=tmp_path / "run", **settings)
+        assert (tmp_path / "run" / "plot.png").is_file()
+        for each in (result, smd_evo.load_run(tmp_path / "run", trained())):
+            row = next(row for row in each.numbers["rows"] if row["candidate"] == "median child")
+            assert (row["fitness"], row["fitness_gain"]) == (None, None)
+            assert "not finite" in repr(each)
+
+    @pytest.mark.parametrize("log", ["csv", "tensorboard"])
+    def test_validations_without_classes_can_be_logged(self, log, tmp_path):
+        if log == "tensorboard":
+            pytest.importorskip("tensorboard")
+        inputs = torch.linspace(-1, 1, 60)[:, None]
+        arguments = nn.Linear(1, 1), split((inputs, 3 * inputs + 1))
+        settings = {"images": 10, "log": log, "validate_every": 2, "callback": quiet}
+        result = run(smd_evo.evolve, *arguments, fitness=ABSOLUTE, out=tmp_path / "run", **settings)
+        told = [line["validation"]["fitness"] for line in read_metrics(tmp_path / "run") if line["validation"]]
+        assert len(told) == 2
+        if log == "csv":
+            lines = pandas.read_csv(tmp_path / "run" / "metrics.csv")
+            assert lines["validation_fitness"].dropna().tolist() == pytest.approx(told)
+            assert len(lines) == result.numbers["generations"]
+            assert "validation_loss" not in lines
 
     @with_networks
     def test_a_score_of_ones_own_on_the_command_line(self, function, tmp_path):

@@ -2,12 +2,15 @@
 
 import csv
 import json
+import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 import torch
@@ -15,6 +18,9 @@ import yaml
 from cli_helpers import Ended, here, refused, smd_evo
 
 from smd_evo.experiments.compare.methods.registry import CONTROLS
+from smd_evo.experiments.compare.runner import Runner
+from smd_evo.experiments.compare.settings import CompareConfig
+from smd_evo.experiments.progress import Silent
 
 SMALL = ["--children", "8", "--images", "20", "--budget", "480", "--checkpoints", "3", "--seeds", "2"]
 TINY = [*SMALL, "--trials", "2", "--no-controls"]
@@ -153,6 +159,27 @@ def test_killed_it_goes_on(done, tmp_path):
     while subprocess.run(["pgrep", "-g", str(process.pid)], check=False, capture_output=True).stdout:
         assert time.monotonic() < deadline, "workers outlived the process that wanted their work"
         time.sleep(0.1)
+
+
+def test_a_failing_one_ends_its_own_processes_alone(tmp_path):
+    runner, spawn = Runner(CompareConfig(), tmp_path, 1, Silent()), multiprocessing.get_context("spawn")
+    others = spawn.Process(target=time.sleep, args=(60,))
+    others.start()
+    runner._pool = ProcessPoolExecutor(1, spawn)
+    work = runner._pool.submit(time.sleep, 60)
+
+    def fail():
+        with runner:
+            raise KeyError
+
+    try:
+        with pytest.raises(KeyError):
+            fail()
+        assert isinstance(work.exception(timeout=30), BrokenProcessPool)
+        assert others.is_alive()
+    finally:
+        others.kill()
+        others.join()
 
 
 @pytest.mark.parametrize(("number", "jobs"), [(signal.SIGINT, "2"), (signal.SIGTERM, "1")])

@@ -90,6 +90,7 @@ def test_refusals_come_before_anything_heavy_is_imported(tmp_path):
         ("flat", "flatter", False),
         ("parts", "parts/val/results", True),
         ("parts", "parts/results", False),
+        ("others", "others/validation/results", True),
         ("runs", None, True),  # where results come by themselves
         ("flat", None, False),
     ],
@@ -97,7 +98,14 @@ def test_refusals_come_before_anything_heavy_is_imported(tmp_path):
 @pytest.mark.parametrize("name", ["data", "also"])
 def test_results_never_become_a_class_of_images(data, out, among, name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for folder in ("flat/cat", "parts/train/cat", "parts/val/cat", "runs/cat"):
+    for folder in (
+        "flat/cat",
+        "parts/train/cat",
+        "parts/val/cat",
+        "others/train/cat",
+        "others/validation/cat",
+        "runs/cat",
+    ):
         (tmp_path / folder).mkdir(parents=True)
     settings = {"model": "timm:resnet18", "data": "imagefolder:elsewhere", name: f"imagefolder:{data}"}
     (tmp_path / "elsewhere").mkdir()

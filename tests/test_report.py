@@ -264,6 +264,13 @@ class TestFinetune:
         assert any("non-finite" in sentence for sentence in page.texts("li"))
         assert "not finite" in page.table("Groups that validation chose from")[2]
 
+    def test_an_own_fitness_that_is_not_finite_is_told_so_and_never_the_loss_in_its_place(self):
+        record = finetune()
+        for number, row in enumerate(record.results["rows"]):
+            row |= {"fitness": 2.5 if number == 3 else None, "fitness_gain": None}
+        header, parent, *_ = Page(render_page([record])).table("Accuracy and fitness")
+        assert (header[-1], parent[-1]) == ("fitness", "not finite")
+
     def test_a_star_marks_the_chosen_group(self):
         rows = Page(render_page([finetune()])).table("Groups that validation chose from")
         assert [row[0].endswith("★") for row in rows if row[0].startswith("random")] == [False, True] * len(METHODS)

@@ -224,6 +224,25 @@ class TestSays:
             ["6", "198", "0.02", "77.5", "0.500"],
         ]
 
+    @pytest.mark.parametrize(
+        ("fitness", "head", "cells"),
+        [
+            ("macro_f1", "macro F1, %", ["219.7", "30.0", "not finite", "not finite"]),
+            ("object:perplexity", "perplexity", ["2.197", "0.300", "not finite", "not finite"]),
+        ],
+    )
+    @pytest.mark.parametrize("classes", [True, False])
+    def test_a_fitness_by_name_is_a_share_of_classifiers_and_any_other_a_number(self, fitness, head, cells, classes):
+        metrics, first = lines(), dataclasses.asdict(START) | {"fitness": 2.197}
+        validations = [first, *(line["validation"] for line in metrics if line["validation"])]
+        for found, value in zip(validations, (2.197, 0.3, -math.inf, None), strict=True):
+            found |= {"fitness": value} | ({} if classes else {"accuracy": None, "loss": None})
+        config = dataclasses.replace(CONFIG, fitness=fitness)
+        columns = page(metrics, config, validation=first).table("Parents on validation")
+        if not classes:
+            head, cells = head.removesuffix(", %"), ["2.197", "0.300", "not finite", "not finite"]
+        assert [row[-1] for row in columns] == [head, *cells]
+
     def test_the_pre_trained_parent_may_be_the_one_that_was_kept(self):
         places = [row[0] for row in page(lines((0.8, 0.9))).table("Parents on validation")[1:]]
         assert places == ["0 ★", "2", "4"]
@@ -340,6 +359,22 @@ class TestPlot:
         left, right = figure(metrics, start=dataclasses.replace(START, fitness=0.3), fitness="macro_f1").axes
         assert [axes.get_ylabel() for axes in (left, right)] == ["macro F1, %", "validation cross-entropy"]
         assert left.lines[-2].get_ydata().tolist() == pytest.approx([30, 32, 34, 36])
+
+    @pytest.mark.parametrize(
+        ("classes", "fitness", "labels"),
+        [
+            (True, "object:perplexity", ["perplexity", "validation cross-entropy"]),
+            (False, "cross_entropy", ["cross-entropy", "validation cross-entropy"]),
+            (False, "object:mae", ["mae", "validation mae"]),
+        ],
+    )
+    def test_shares_alone_are_in_percent(self, figure, classes, fitness, labels):
+        metrics, start = lines(), dataclasses.replace(START, fitness=2.2)
+        for found in (line["validation"] for line in metrics if line["validation"]):
+            found |= {"fitness": 2.5} | ({} if classes else {"accuracy": None, "loss": None})
+        left, right = figure(metrics, start if classes else Validation(None, None, True, 2.2), fitness=fitness).axes
+        assert [axes.get_ylabel() for axes in (left, right)] == labels
+        assert left.lines[-2].get_ydata().tolist() == [2.2, 2.5, 2.5, 2.5]
 
     def test_names_lines_axes_and_what_was_kept(self, figure):
         drawn = figure(lines())

@@ -19,15 +19,16 @@ from smd_evo.api.progress import State, telling
 from smd_evo.api.results import RunResult, read_files
 from smd_evo.api.runs import Stored
 from smd_evo.api.settings import has_settings, taken
+from smd_evo.core.parameters import ParameterSpace
 from smd_evo.evaluation.fitness import BatchFitness, Fitness, Sense
 from smd_evo.experiments.compare.settings import CompareConfig
 from smd_evo.experiments.finetune.settings import FinetuneConfig
-from smd_evo.experiments.folders.content import IDENTITY
+from smd_evo.experiments.folders.content import IDENTITY, digest
 from smd_evo.experiments.folders.rescue import RESULTS, fill
 from smd_evo.experiments.folders.survival import Interrupted
 from smd_evo.experiments.folders.take import new_run
 from smd_evo.experiments.generations.files import NETWORK, network_file
-from smd_evo.experiments.generations.identity import changed_config
+from smd_evo.experiments.generations.identity import changed_config, check_data, check_parent, read_identity
 from smd_evo.experiments.generations.settings import EvolutionConfig
 from smd_evo.experiments.parent import Source
 from smd_evo.experiments.progress import Progress
@@ -80,7 +81,7 @@ def finetune(
         >>> len(result.ensemble) >= 1, type(result.best).__name__
         (True, 'Linear')
     """
-    config, source = taken(FinetuneConfig, network, data, fitness, settings)
+    config, source = taken(FinetuneConfig, network, data, fitness, settings, out=out)
     with _placed(out) as deliver, telling(callback) as progress, _quiet():
         return deliver(experiments.finetune(config, progress, source))
 
@@ -124,7 +125,7 @@ def evolve(
         >>> small(result.best) < small(network)
         True
     """
-    config, source = taken(EvolutionConfig, network, data, fitness, settings, sense, copy)
+    config, source = taken(EvolutionConfig, network, data, fitness, settings, sense, copy, out)
     with telling(callback, gently=True) as progress, _quiet():
         if out is not None:
             folder = Path(out)
@@ -161,7 +162,7 @@ def window(
     Raises:
         InvalidType, InvalidValue, UnsupportedParameter, OutputExists, Stopped: as for :func:`finetune`.
     """
-    config, source = taken(WindowConfig, network, data, None, settings)
+    config, source = taken(WindowConfig, network, data, None, settings, out=out)
     with _placed(out) as deliver, telling(callback) as progress, _quiet():
         return deliver(experiments.window(config, progress, source))
 
@@ -191,7 +192,7 @@ def compare(
     Raises:
         InvalidType, InvalidValue, UnsupportedParameter, OutputExists, Stopped: as for :func:`finetune`.
     """
-    config, source = taken(CompareConfig, network, data, fitness, settings)
+    config, source = taken(CompareConfig, network, data, fitness, settings, out=out)
     with telling(callback) as progress, _quiet():
         if out is not None:
             experiments.compare(config, Path(out), jobs, progress, source)
@@ -214,7 +215,11 @@ def _gone_on(
     wanted = {name: value for name, value in config.as_dict().items() if name != "device" or name in given}
     if (folder / RESULTS).is_file():
         changed_config(folder, wanted, trust=True)  # which raises if it is another run's
-        return RunResult(read_record(folder), folder, Stored(folder, lambda: source.parent(config, progress)[0]))
+        network, data = source.parent(config, progress)
+        identity = read_identity(folder)
+        check_parent(identity, ParameterSpace(network, config.select).fingerprint())
+        check_data(identity, digest(data))
+        return RunResult(read_record(folder), folder, Stored(folder, lambda: network))
     made = experiments.resume(folder, wanted, progress, trust=True, source=source)
     return RunResult(read_record(folder), folder, made.networks)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from smd_evo.atomic import write_whole
 from smd_evo.core.blocks import within
 from smd_evo.core.exclusive import Exclusive
 from smd_evo.core.parameters import Child, ParameterSpace
@@ -222,7 +223,7 @@ def read_files(folder: Path) -> dict[str, bytes]:
 
 def _write(content: Content, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(content() if callable(content) else content)
+    write_whole(file, content() if callable(content) else content)
 
 
 def _lines(record: RunRecord) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from smd_evo.api.results import Networks, RunResult
+from smd_evo.core.copying import whole_copy
 from smd_evo.core.parameters import ParameterSpace
 from smd_evo.ensemble.module import SparseEnsemble
 from smd_evo.errors import InvalidType, WrongParent
@@ -71,7 +71,7 @@ class Stored:
 
     def best(self) -> nn.Module:
         """A network of its own."""
-        network = copy.deepcopy(self._parent()).eval()
+        network = whole_copy(self._parent()).eval()
         load_weights(network, read_checkpoint(self._run / NETWORK), self._run / NETWORK)
         return network
 
@@ -98,7 +98,7 @@ class _Shortlisted:
 
     def _networks(self) -> Networks:
         sparse = next(arm for arm in read_shortlists(self._run) if arm.name == SPARSE)
-        space = ParameterSpace(copy.deepcopy(self._parent()).eval(), self._select)
+        space = ParameterSpace(whole_copy(self._parent()).eval(), self._select)
         if space.fingerprint() != sparse.fingerprint:
             raise WrongParent(
                 f"network: expected the parent of {self._run}, {sparse.fingerprint}, got {space.fingerprint()}; give "

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from inspect import Parameter, signature
+from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import nn
 
 from smd_evo.core.supported import check_there, check_uncopied
+from smd_evo.early import check_apart
 from smd_evo.errors import InvalidType, InvalidValue, check_choice, check_flag, shown
 from smd_evo.evaluation.fitness import Fitness, ModuleFitness, loss_mend
 from smd_evo.evaluation.rewards import RewardFitness
@@ -64,6 +66,7 @@ def taken(
     settings: Mapping[str, Any],
     sense: str | None = None,
     copy: bool = True,
+    out: Path | str | None = None,
 ) -> tuple[_Config, Source]:
     """The settings of an experiment on objects, and where it gets these.
 
@@ -75,6 +78,7 @@ def taken(
         settings: as keyword arguments.
         sense: of such a function.
         copy: whether the experiment has a copy of the network.
+        out: the folder for results; None: there is none.
 
     Raises:
         InvalidType, InvalidValue: one of them is something else.
@@ -83,7 +87,10 @@ def taken(
         if not isinstance(data, str):
             got = type(data).__name__
             raise InvalidType(f"data: expected a name such as digits with a network's name, got {got}")
-        return kind.read({**settings, "model": network, "data": data, **_named(fitness)}), NAMED
+        named = kind.read({**settings, "model": network, "data": data, **_named(fitness)})
+        if out is not None:
+            check_apart(named, out)
+        return named, NAMED
     for name in settings:
         if name in _OURS:
             raise InvalidValue(f"{name}: expected none with a network and data that are there; leave it out")

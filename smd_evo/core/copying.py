@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 __all__ = ["whole_copy", "without_graphs"]
 
@@ -13,10 +13,10 @@ _Module = TypeVar("_Module", bound=nn.Module)
 
 
 def whole_copy(module: _Module) -> _Module:
-    """A deep copy, whose buffers are what they are now.
+    """A deep copy, whose buffers and attributes are what they are now.
 
-    Spiking networks that were just trained keep membrane potentials in buffers, with the graph that they came from,
-    and PyTorch copies no tensor that has one.
+    Spiking networks that were just trained keep membrane potentials in buffers, others their features in attributes,
+    with the graph that they came from, and PyTorch copies no tensor that has one.
 
     Example:
         >>> import torch
@@ -30,7 +30,15 @@ def whole_copy(module: _Module) -> _Module:
 
 
 def without_graphs(module: nn.Module, memo: dict[int, Any]) -> dict[int, Any]:
-    """What ``deepcopy`` is to put in the place of a network's buffers that have a graph."""
-    graphs = (buffer for buffer in module.buffers() if not buffer.is_leaf)
-    memo.update({id(buffer): buffer.detach().clone() for buffer in graphs if id(buffer) not in memo})
+    """What ``deepcopy`` is to put in the place of tensors that have a graph: buffers, and what attributes hold."""
+    waiting: list[Any] = [*module.buffers(), *(value for part in module.modules() for value in vars(part).values())]
+    seen = set[int]()
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Tensor):
+            if not value.is_leaf and id(value) not in memo:
+                memo[id(value)] = value.detach().clone()
+        elif isinstance(value, list | tuple | dict) and id(value) not in seen:
+            seen.add(id(value))
+            waiting += value.values() if isinstance(value, dict) else value
     return memo

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -48,12 +49,15 @@ def fitness_fact(name: str, sense: str | None = None) -> str:
 
 def stored_rows(results: Mapping[str, Any], table: str = "rows") -> list[Row]:
     """The rows of a fine-tuning run's table, or of the same on other data, as they were before they became JSON."""
-    return [Row(**row | _row(row)) for row in results[table]]
+    own = any(row.get("fitness") is not None for row in results[table])
+    return [Row(**row | _row(row, own)) for row in results[table]]
 
 
-def _row(row: Mapping[str, Any]) -> dict[str, Any]:
+def _row(row: Mapping[str, Any], own: bool) -> dict[str, Any]:
     gains = ("accuracy_gain", "loss_gain", *(["fitness_gain"] if "fitness_gain" in row else []))
     found = {name: row[name] and estimate(row[name]) for name in gains}
+    if own and row["fitness"] is None:  # JSON has no number for one that is not finite
+        found["fitness"] = math.nan
     return found | {"candidate": str(row["candidate"])}  # the terminal's tables take texts alone
 
 

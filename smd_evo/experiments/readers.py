@@ -185,7 +185,7 @@ def device_name(name: str, value: Any) -> str:
 
 def device(name: str, value: Any) -> str:
     """A device that is there; "auto" becomes the best of them."""
-    if device_name(name, value) == "cpu":
+    if device_name(name, value).startswith("cpu"):  # there is one
         return "cpu"
     import torch
 

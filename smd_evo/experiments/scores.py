@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,7 +46,8 @@ class Row:
         method, candidate, members, density, sigma: what it is.
         accuracy, loss, accuracy_gain, loss_gain: of a classifier.
         p_value: of the exact McNemar test on its accuracy.
-        fitness, fitness_gain: the run's own, where it is none of these; its gain if it is of single samples.
+        fitness, fitness_gain: the run's own, where it is none of these; a gain if it is a mean or a metric of
+            samples, and finite.
     """
 
     method: str
@@ -197,11 +200,12 @@ def table_row(
     row = Row(method, candidate, members, density, sigma, float(right.mean()), float(loss.mean()))
     own = fitness not in (ACCURACY, CROSS_ENTROPY)
     if own:
-        row = replace(row, fitness=fitness.of(outputs, targets))
+        judged = finite_logits(outputs, targets)
+        row = replace(row, fitness=fitness.of(judged, targets))
     if parent is None:
         return row
     if own:
-        row = replace(row, fitness_gain=_gain(outputs, parent, targets, fitness, seed))
+        row = replace(row, fitness_gain=_gain(judged, finite_logits(parent, targets), targets, fitness, seed))
     before, loss_before = accuracy(parent, targets), negative_log_likelihood(parent, targets)
     return replace(
         row,
@@ -212,24 +216,25 @@ def table_row(
 
 
 def _gain(outputs: Tensor, parent: Tensor, targets: Tensor, fitness: OutputFitness, seed: int) -> Estimate | None:
-    """Difference to the parent by paired resampling; None for sums, and where resampled sets have no such number."""
+    """Difference to the parent by paired resampling; None for sums, and where it or a resampled one is not finite."""
+    of_each: Callable[..., Any]
     if isinstance(fitness, BatchFitness):
-        own, before = (fitness.per_sample(each, targets, len(targets)) for each in (outputs, parent))
-        return paired_difference(own, before, seed=seed)
-    if not isinstance(fitness, WholeFitness):
+        of_each = partial(fitness.per_sample, count=len(targets))
+    elif isinstance(fitness, WholeFitness):
+        of_each = getattr(fitness.metric, "of_each", lambda *_: None)
+    else:
         return None
 
     def gain(numbers: NDArray[np.int64]) -> float:
         own, before = (fitness.of(each[numbers], targets[numbers]) for each in (outputs, parent))
         return own - before
 
-    of_each = getattr(fitness.metric, "of_each", lambda *_: None)
     mine, theirs = (of_each(each, targets) for each in (outputs, parent))
     try:
         if mine is not None and theirs is not None:
             return paired_difference(mine, theirs, seed=seed)
         return statistic_interval(gain, len(targets), seed=seed)
-    except InvalidValue:  # of few samples one class may be missing from a resampled set
+    except InvalidValue:  # the logarithm of nothing, say, or a class that is missing from a resampled set
         return None
 
 

@@ -6,6 +6,7 @@ All text is plain; the template escapes it.
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -180,7 +181,7 @@ def decimal(number: float | None, digits: int = 3) -> str:
     >>> decimal(0.25), decimal(None)
     ('0.250', 'not finite')
     """
-    return "not finite" if number is None else f"{number:.{digits}f}"
+    return "not finite" if number is None or not math.isfinite(number) else f"{number:.{digits}f}"
 
 
 def figure(record: RunRecord, alt: str, caption: str) -> Figure | None:

@@ -22,6 +22,7 @@ __all__ = [
     "OBJECT",
     "ExperimentConfig",
     "fitness_name",
+    "in_percent",
     "is_object",
     "load_settings",
     "load_yaml",
@@ -77,6 +78,15 @@ def fitness_name(name: str) -> str:
     ('macro F1', 'absolute error')
     """
     return FITNESSES.get(name, name.removeprefix(f"{OBJECT}:"))
+
+
+def in_percent(name: str) -> bool:
+    """Whether a fitness of classifiers is a share, which reports tell in percent.
+
+    >>> in_percent("macro_f1"), in_percent("cross_entropy"), in_percent("object:perplexity")
+    (True, False, False)
+    """
+    return name != "cross_entropy" and ":" not in name
 
 
 def setting(

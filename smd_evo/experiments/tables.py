@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from rich import box
@@ -85,8 +86,14 @@ def percent(share: float | None) -> str:
 
 
 def short(value: float | None) -> str:
-    """A number; nothing where there is none."""
-    return "" if value is None else f"{value:.3f}" if abs(value) < 1e4 else f"{value:.4g}"
+    """A number; nothing where there is none.
+
+    >>> short(0.25), short(None), short(-math.inf)
+    ('0.250', '', 'not finite')
+    """
+    if value is None:
+        return ""
+    return "not finite" if not math.isfinite(value) else f"{value:.3f}" if abs(value) < 1e4 else f"{value:.4g}"
 
 
 def last_column(rows: Sequence[Row], fitness: str, sense: str) -> tuple[str, str]:

@@ -19,6 +19,7 @@ __all__ = [
     "MODELS",
     "OUTPUTS",
     "SOURCES",
+    "TEST_FOLDERS",
     "TORCHVISION_DATA",
     "check_place",
     "is_folder",
@@ -46,6 +47,9 @@ OUTPUTS = ("all", "present")
 TORCHVISION_DATA = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "fashion-mnist": "FashionMNIST"}
 SOURCES = ("digits", "imagenet:PATH", "imagefolder:PATH", *TORCHVISION_DATA)
 """Names of data sets; digits is the demo's own."""
+
+TEST_FOLDERS = ("test", "val", "validation")
+"""Of these, beside train, the first that is there holds the images that test."""
 
 ABOUT_DATA = {
     "digits": "scikit-learn's digits through a simulated camera, the demo's",

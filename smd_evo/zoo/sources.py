@@ -14,12 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from smd_evo.errors import InvalidType, InvalidValue
-from smd_evo.zoo.names import SOURCES, TORCHVISION_DATA, unknown, user_object
+from smd_evo.zoo.names import SOURCES, TEST_FOLDERS, TORCHVISION_DATA, unknown, user_object
 from smd_evo.zoo.own import Splits
 
 __all__ = ["SOURCES", "Source", "open_source"]
-
-_TEST_FOLDERS = ("test", "val", "validation")
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +82,7 @@ def _image_folder(name: str, path: Path) -> Source:
         what = "is a file; unpack it if it is an archive" if path.exists() else "is not there"
         raise InvalidValue(f"data: expected a folder, got {path}, which {what}")
     train_part = [path / "train"] if (path / "train").is_dir() else []
-    test_part = [path / folder for folder in _TEST_FOLDERS if (path / folder).is_dir()][:1]
+    test_part = [path / folder for folder in TEST_FOLDERS if (path / folder).is_dir()][:1]
     parts = [*train_part, *test_part] or [path]
     train, *rest = [_folder(part) for part in parts]
     test = rest[0] if rest else None

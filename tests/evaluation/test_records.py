@@ -11,7 +11,7 @@ from smd_evo import Evaluator, Lineage, RandomSubspace, Splits, sample_mutations
 from smd_evo.errors import InvalidType, InvalidValue
 from smd_evo.evaluation.data import make_batches
 from smd_evo.evaluation.records import Records, pad_of
-from smd_evo.experiments.generations.identity import _digest
+from smd_evo.experiments.folders.content import digest
 from smd_evo.zoo.own import data_of
 
 CPU = torch.device("cpu")
@@ -212,9 +212,9 @@ class TestEvaluating:
         others = [{**row, "input_ids": [*row["input_ids"][:-1], 7]} for row in rows()]
         tensors = {"input_ids": torch.arange(8).view(4, 2), "labels": torch.arange(4)}
         every = [rows(), others, tensors, {**tensors, "labels": 3 - tensors["labels"]}]
-        digests = [_digest(data_of(Splits(samples, rows(), rows()))) for samples in every]
+        digests = [digest(data_of(Splits(samples, rows(), rows()))) for samples in every]
         assert len(set(digests)) == 4
-        assert _digest(data_of(Splits(rows(), rows(), others))) == digests[0]  # but for the test split
+        assert digest(data_of(Splits(rows(), rows(), others))) == digests[0]  # but for the test split
 
 
 class TestRefused:

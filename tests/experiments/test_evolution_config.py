@@ -170,3 +170,8 @@ def test_settings_of_one_are_refused_for_many(name):
 
 def test_settings_of_a_single_one_are_not():
     check_generations({"children": "5", "density": "0.1,0.3", "sigma": "0.1", "select": "head"})
+
+
+@pytest.mark.parametrize("name", ["cpu", "cpu:0"])
+def test_there_is_one_cpu(name):
+    assert EvolutionConfig.read({"device": name}).device == "cpu"

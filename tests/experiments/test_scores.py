@@ -17,7 +17,7 @@ from smd_evo.ensemble.metrics import (
     confidence,
     negative_log_likelihood,
 )
-from smd_evo.evaluation.fitness import get_fitness
+from smd_evo.evaluation.fitness import BatchFitness, get_fitness
 from smd_evo.experiments import scores
 from smd_evo.experiments.scores import against, curve, diversity, score, table_row
 from smd_evo.statistics.bootstrap import mean_interval, paired_difference, statistic_interval
@@ -177,3 +177,20 @@ def test_a_ranking_has_an_interval_of_the_samples_own_numbers():
     )
     assert row.fitness_gain == expected
     assert row.fitness_gain.value == pytest.approx(row.fitness - fitness.of(parent, targets))
+
+
+def test_an_own_fitness_that_is_not_finite_has_no_interval_and_broken_outputs_are_wrong_answers():
+    def likelihood(outputs, targets):
+        return outputs.softmax(1).gather(1, targets[:, None]).log().squeeze(1)
+
+    (own, parent), targets = members(2)
+    broken = own.clone()
+    broken[0] = math.nan
+    sure = torch.where(torch.arange(40)[:, None] == 0, 1e4 * (1 - torch.eye(4)[targets[:1]]), own)
+    fitness = BatchFitness("likelihood", "max", likelihood)
+    for outputs in (broken, sure):
+        row = table_row("sparse", "median child", 1, outputs, parent, targets, fitness)
+        assert (row.fitness, row.fitness_gain) == (-math.inf, None)
+        assert row.accuracy_gain is not None
+    mean = BatchFitness("mean output", "max", lambda outputs, _: outputs)
+    assert math.isfinite(table_row("sparse", "median child", 1, broken, parent, targets, mean).fitness_gain.value)

@@ -24,7 +24,7 @@ from smd_evo.experiments.folders import lock as lock_module
 from smd_evo.experiments.folders import take as take_module
 from smd_evo.experiments.folders.content import PLOT, write_plot
 from smd_evo.experiments.folders.lock import LOCK, Busy, Lock
-from smd_evo.experiments.folders.rescue import RESULTS
+from smd_evo.experiments.folders.rescue import RESULTS, fill
 from smd_evo.experiments.folders.survival import Interrupted
 from smd_evo.experiments.folders.take import chosen, new_file, new_run, working_in
 
@@ -351,6 +351,22 @@ class TestFileSystems:
             write_whole(tmp_path / "file", b"new")
         assert caught.value.errno == ERRORS[name]
         assert held(tmp_path) == {"file": b"old"}
+
+
+@given(st.permutations([*FILES, "table.csv"]))
+def test_the_numbers_come_when_all_else_is_there_but_the_plot(names):
+    written = []
+
+    def write(file):
+        if file.name == "table.csv":
+            raise OSError(errno.ENOSPC, "full")
+        written.append(file.name)
+
+    assert set(fill(Path("run"), dict.fromkeys(names, write))) == {"table.csv", RESULTS}
+    assert sorted(written) == sorted({*FILES} - {RESULTS})
+    written.clear()
+    fill(Path("run"), {name: write for name in names if name != "table.csv"})
+    assert written[-2:] == [RESULTS, PLOT]
 
 
 class TestSignals:

@@ -25,6 +25,7 @@ from smd_evo.experiments.folders.content import (
     RESULTS,
     described,
     differing,
+    digest,
     read_results,
     write_config,
     write_plot,
@@ -76,12 +77,15 @@ def compare(
         # Settings that cannot be are found before anything is written.
         new = None if (folder / _DATA).is_file() else runner.here()
         names += _controls(config, folder, names, new)
-        progress.expect(_workload(config, folder, names, runner, workers))
+        workload = _workload(config, folder, names, runner, workers)
+        if new is None and (workload.parts or source is not NAMED):
+            _check_same(folder, runner.here())
+        progress.expect(workload)
         write_config(folder, config)  # there may be more methods and seeds now
         (folder / RUNS).mkdir(exist_ok=True)
         if new is not None:
             known = {"data": described(new.data), "parameters": new.parameters, "refused": new.refused_controls}
-            write_results(folder / _DATA, "compare-data", known)
+            write_results(folder / _DATA, "compare-data", known | _identity(new))
         tuning = {
             name: [Job(name, _TUNING, trial, False) for trial in range(tries(name, config.trials))] for name in names
         }
@@ -137,7 +141,7 @@ def _workload(config: CompareConfig, folder: Path, names: Sequence[str], runner:
     sizes = read_results(folder / _DATA, "compare-data")["data"]["samples"] if begun else runner.here().data.sizes
     parent = stored_run(folder, Job(PARENT, _TUNING, 0, True)) is None
     found = compare_workload(config, sizes, trials, reported, workers * strengths, parent)
-    if not found.parts or (begun and workers > 1):  # then the parent is not loaded here
+    if not found.parts:  # then the parent is not loaded
         return found
     return runner.here().timed(found, f"in one process, which {workers} share" if workers > 1 else "")
 
@@ -159,6 +163,21 @@ def _check(folder: Path, config: CompareConfig) -> None:
             f"out: expected a comparison of the same settings but for {' and '.join(_MAY_CHANGE)}, got {folder} "
             f"with {differ}; choose another"
         )
+
+
+def _identity(comparison: Comparison) -> dict[str, str]:
+    """What must be the same whenever the comparison goes on."""
+    return {"parent": comparison.fingerprint, "samples": digest(comparison.data)}
+
+
+def _check_same(folder: Path, comparison: Comparison) -> None:
+    """Raise InvalidValue if the runs that are there are of another parent or other data."""
+    there = read_results(folder / _DATA, "compare-data")
+    for name, value in _identity(comparison).items():
+        if there.get(name, value) != value:  # an older version has not noted it
+            raise InvalidValue(
+                f"out: expected a comparison of the same {name}, got {folder} of others; choose another"
+            )
 
 
 def _write(folder: Path, result: CompareResult, runs: Sequence[Run], data: Mapping[str, Any]) -> None:

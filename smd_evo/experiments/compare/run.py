@@ -144,6 +144,11 @@ class Comparison:
         """How many parameters may be mutated."""
         return self._space.size
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the parent."""
+        return self._space.fingerprint()
+
     @cached_property
     def refused_controls(self) -> dict[str, str]:
         """Controls that make no sense for this network or these samples, and why."""
@@ -205,7 +210,7 @@ class Comparison:
             while spent + (cost := method.cost) <= mark and forwards + ahead <= limit * number / marks:
                 start, before = time.perf_counter(), method.work.forwards if method.work else 0.0
                 method.step()
-                if self.config.device != "cpu":
+                if torch.device(self.config.device).type == "cuda":
                     torch.cuda.synchronize()
                 seconds += time.perf_counter() - start
                 # A look at the parent that the method does not need is not charged.

@@ -51,8 +51,8 @@ class Runner:
         if self._pool is None:
             return
         if kind is not None:  # workers would end their runs first
-            for child in multiprocessing.active_children():
-                child.terminate()
+            for worker in list((self._pool._processes or {}).values()):  # there is no other way to know its own
+                worker.terminate()
         self._pool.shutdown(cancel_futures=True)
 
     def make(self, jobs: Sequence[Job]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import IO
 
@@ -79,5 +80,7 @@ def _scored(row: Row) -> tuple[float, float, float]:
     if value is None:
         scale, value, gain = 1, row.fitness, row.fitness_gain
     assert value is not None
+    if not math.isfinite(value):  # then there is nothing to draw
+        return math.nan, 0, 0
     below, above = (gain.value - gain.low, gain.high - gain.value) if gain else (0.0, 0.0)
     return scale * value, scale * max(below, 0), scale * max(above, 0)

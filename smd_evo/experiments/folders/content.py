@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
+import hashlib
 import io
 import json
 import math
@@ -21,7 +22,7 @@ from smd_evo import __version__
 from smd_evo.atomic import write_whole
 from smd_evo.documents import parse_json, read_file
 from smd_evo.errors import InvalidValue, SmdEvoError, shown
-from smd_evo.experiments.folders.rescue import RESULTS, reason
+from smd_evo.experiments.folders.rescue import PLOT, RESULTS, reason
 
 if TYPE_CHECKING:
     from smd_evo.experiments.settings import ExperimentConfig
@@ -37,6 +38,7 @@ __all__ = [
     "TABLE",
     "described",
     "differing",
+    "digest",
     "gains",
     "read_results",
     "write_config",
@@ -46,7 +48,7 @@ __all__ = [
     "wrong_state",
 ]
 
-CONFIG, PLOT, TABLE = "config.yaml", "plot.png", "table.csv"
+CONFIG, TABLE = "config.yaml", "table.csv"
 
 IDENTITY = "run.json"
 """What a run is of; what :mod:`smd_evo.experiments.generations.identity` writes and reads."""
@@ -138,6 +140,23 @@ def described(data: Data) -> dict[str, Any]:
         "samples": data.sizes,
         "unreadable": data.unreadable,
     }
+
+
+def digest(data: Data) -> str:
+    """Of the splits: which samples there are, and, but for the test split, what they are, if memory holds them."""
+    import torch
+
+    from smd_evo.evaluation.batches import tensors_of
+    from smd_evo.evaluation.records import Records
+
+    found = hashlib.blake2b(digest_size=16)
+    for indices in data.indices.values():
+        found.update(indices.tobytes())
+    for samples in (data.fitness, data.validation):
+        parts = tensors_of(samples) if isinstance(samples, tuple) else []
+        for part in samples.tensors() if isinstance(samples, Records) else parts:
+            found.update(part.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def _environment(seconds: float) -> dict[str, Any]:

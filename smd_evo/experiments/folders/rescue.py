@@ -8,10 +8,12 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-__all__ = ["RESULTS", "Files", "aside", "fill", "numbers_in", "reason", "rescued"]
+__all__ = ["PLOT", "RESULTS", "Files", "aside", "fill", "numbers_in", "reason", "rescued"]
 
 RESULTS = "results.json"
 """Comes when all else is there: a folder that holds it is whole."""
+PLOT = "plot.png"
+"""Comes behind it, as it may be missing."""
 _NUMBERS = "numbers-of-an-incomplete-run.json"
 """The same content, where something else could not be written."""
 
@@ -20,22 +22,22 @@ Files = Mapping[str, Callable[[Path], object]]
 
 
 def fill(folder: Path, files: Files) -> dict[str, Exception]:
-    """Write all files that can be written.
+    """Write all files that can be written, the numbers and the plot last.
 
     Args:
         folder: to write to.
-        files: what writes them.
+        files: what writes them, in any order.
 
     Returns:
         The error of each that could not be; where there is one, the numbers are not written either.
     """
     errors: dict[str, Exception] = {}
-    for name, write in files.items():
+    for name in sorted(files, key=lambda name: (name == PLOT, name == RESULTS)):
         if name == RESULTS and errors:
             errors[name] = next(iter(errors.values()))
             continue
         try:
-            write(folder / name)
+            files[name](folder / name)
         except Exception as error:  # of the disk, mostly; whatever it is, the next file may be luckier
             errors[name] = error
     return errors

@@ -157,6 +157,8 @@ def _to_its_end(evolution: Evolution, run: Path, progress: Progress, lasting: bo
     )
 
     records = _generations(evolution, run, progress, lasting)
+    if evolution.stopped == "callback" and not records[-1]["validation"]:
+        _validate_last(evolution, run, records, lasting)
     if evolution.problem.actors:
         evolution.problem.kill_actors()
     progress.start("ensemble and test", None)
@@ -186,7 +188,7 @@ def _generations(evolution: Evolution, run: Path, progress: Progress, lasting: b
     with (
         Metrics(run, records) as metrics,
         Metrics(run, read_metrics(run, begin, HISTORY), HISTORY) as history,
-        open_loggers(config, run, records) as log,
+        open_loggers(config, run, records, evolution.start) as log,
         signals() as asked,
     ):
         while not evolution.stopped:
@@ -208,6 +210,16 @@ def _generations(evolution: Evolution, run: Path, progress: Progress, lasting: b
             if asked:
                 raise Interrupted(f"{evolution.generation} of {config.generations} generations are done")
     return records
+
+
+def _validate_last(evolution: Evolution, run: Path, records: list[dict[str, Any]], lasting: bool) -> None:
+    """Have a run that its callback has ended hand over its last parent, too, of which no validation was due."""
+    records[-1]["validation"] = evolution.validate().as_dict()
+    with disk(run, evolution.generation):
+        with Metrics(run, records) as metrics:
+            metrics.sync()
+        if lasting:
+            write_checkpoint(run, evolution.generation, evolution.state_dict(), evolution.config.keep_checkpoints)
 
 
 def _validated(before: _Validated, record: Mapping[str, Any]) -> _Validated:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 from smd_evo import __version__
 from smd_evo.documents import parse_json, read_file
 from smd_evo.errors import InvalidValue, WrongParent, shown
-from smd_evo.experiments.folders.content import CONFIG, IDENTITY, differing
+from smd_evo.experiments.folders.content import CONFIG, IDENTITY, differing, digest
 from smd_evo.experiments.generations.settings import MAY_CHANGE, EvolutionConfig
 from smd_evo.experiments.settings import is_object, load_settings
 from smd_evo.experiments.trust import check_trust
 
 if TYPE_CHECKING:
     from smd_evo.experiments.generations.run import Evolution
-    from smd_evo.zoo.data import Data
 
 __all__ = [
     "IDENTITY",
     "changed_config",
+    "check_data",
     "check_parent",
     "check_same",
     "identity_of",
@@ -69,7 +68,7 @@ def identity_of(evolution: Evolution) -> dict[str, Any]:
         "torch": str(torch.__version__),
         "device": evolution.config.device,
         "fingerprint": evolution.fingerprint,
-        "data": _digest(evolution.data),
+        "data": digest(evolution.data),
         "settings": _fixed(evolution.config),
     }
 
@@ -82,23 +81,6 @@ def _fixed(config: EvolutionConfig) -> dict[str, Any]:
 def _told(stored: Mapping[str, Any], now: Mapping[str, Any]) -> Mapping[str, Any]:
     """The same settings, but that a fitness which a program gave may be told by any name."""
     return {**now, "fitness": stored["fitness"]} if is_object(stored["fitness"]) else now
-
-
-def _digest(data: Data) -> str:
-    """Of the splits: which samples there are, and, but for the test split, what they are, if memory holds them."""
-    import torch
-
-    from smd_evo.evaluation.batches import tensors_of
-    from smd_evo.evaluation.records import Records
-
-    digest = hashlib.blake2b(digest_size=16)
-    for indices in data.indices.values():
-        digest.update(indices.tobytes())
-    for samples in (data.fitness, data.validation):
-        parts = tensors_of(samples) if isinstance(samples, tuple) else []
-        for part in samples.tensors() if isinstance(samples, Records) else parts:
-            digest.update(part.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def resumed_config(run: Path, given: Mapping[str, Any], trust: bool = False, servers: bool = True) -> EvolutionConfig:
@@ -144,6 +126,14 @@ def check_parent(stored: Mapping[str, Any], fingerprint: str) -> None:
         )
 
 
+def check_data(stored: Mapping[str, Any], digested: str) -> None:
+    """Raise InvalidValue if a run began with other data than that of this digest."""
+    if stored["data"] != digested:
+        raise InvalidValue(
+            "data: expected the samples that the run began with, got others; give its --data as it was"
+        )
+
+
 def check_same(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Raise if a run would go on with another parent or other data; what else is different, in words.
 
@@ -153,10 +143,7 @@ def check_same(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     check_parent(stored, now["fingerprint"])
     if differ := differing(stored["settings"], _told(stored["settings"], now["settings"])):
         raise InvalidValue(f"run: expected the settings that it began with, got {CONFIG} with others: {differ}")
-    if stored["data"] != now["data"]:
-        raise InvalidValue(
-            "data: expected the samples that the run began with, got others; give its --data as it was"
-        )
+    check_data(stored, now["data"])
     return [
         f"begun with {name} {stored[name]}, going on with {now[name]}: the last bits may differ from those of a run "
         "that was never interrupted"

@@ -13,18 +13,18 @@ from typing import Any
 
 from smd_evo.atomic import write_whole
 from smd_evo.errors import InvalidValue
-from smd_evo.experiments.generations.run import Generation
+from smd_evo.experiments.generations.run import Generation, Validation
 from smd_evo.experiments.generations.settings import EvolutionConfig
-from smd_evo.experiments.settings import METRICS
 
 __all__ = ["open_loggers"]
 
 Log = Callable[[Mapping[str, float], int], object]
+_Records = Sequence[Mapping[str, Any]]
 
 
 @contextlib.contextmanager
 def open_loggers(
-    config: EvolutionConfig, run: Path, records: Sequence[Mapping[str, Any]]
+    config: EvolutionConfig, run: Path, records: _Records, start: Validation
 ) -> Iterator[Callable[[Generation], None]]:
     """A function that tells all loggers of a generation.
 
@@ -32,12 +32,13 @@ def open_loggers(
         config: the settings.
         run: the run directory, in which they write.
         records: the generations that are told already, if the run goes on.
+        start: the pre-trained parent on validation.
     """
     with contextlib.ExitStack() as stack:
         logs: dict[str, Log] = {}
         for name in config.log:
             try:
-                logs[name] = stack.enter_context(_LOGGERS[name](config, run, records))
+                logs[name] = stack.enter_context(_LOGGERS[name](config, run, records, start))
             except Exception as error:
                 raise InvalidValue(
                     f"log: expected {name} to start, got {error}; mend that, or leave it out"
@@ -55,17 +56,16 @@ def open_loggers(
 
 
 def _numbers(record: Mapping[str, Any]) -> dict[str, float]:
-    """A record without levels: ``validation_loss``, where it is there."""
+    """A record without levels and without what there is not: ``validation_loss``, where samples have classes."""
     flat = {name: value for name, value in record.items() if isinstance(value, int | float)}
     found = record.get("validation") or {}
-    return flat | {f"validation_{name}": 1 * value for name, value in found.items()}
+    return flat | {f"validation_{name}": 1 * value for name, value in found.items() if value is not None}
 
 
 @contextlib.contextmanager
-def _csv(config: EvolutionConfig, run: Path, records: Sequence[Mapping[str, Any]]) -> Iterator[Log]:
+def _csv(config: EvolutionConfig, run: Path, records: _Records, start: Validation) -> Iterator[Log]:
     """metrics.csv, written anew when a run goes on."""
-    empty = {"accuracy": 0, "loss": 0, "best": 0} | ({} if config.fitness in METRICS else {"fitness": 0})
-    columns = list(_numbers({**dict.fromkeys(Generation.__annotations__, 0), "validation": empty}))
+    columns = list(_numbers({**dict.fromkeys(Generation.__annotations__, 0), "validation": start.as_dict()}))
     with (run / "metrics.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [name for name in columns if name != "validation"])
         writer.writeheader()
@@ -79,7 +79,7 @@ def _csv(config: EvolutionConfig, run: Path, records: Sequence[Mapping[str, Any]
 
 
 @contextlib.contextmanager
-def _tensorboard(config: EvolutionConfig, run: Path, records: Sequence[Mapping[str, Any]]) -> Iterator[Log]:
+def _tensorboard(config: EvolutionConfig, run: Path, records: _Records, start: Validation) -> Iterator[Log]:
     """Event files in tensorboard/; what an interrupted run told too much is purged."""
     from torch.utils.tensorboard import SummaryWriter
 
@@ -94,7 +94,7 @@ def _tensorboard(config: EvolutionConfig, run: Path, records: Sequence[Mapping[s
 
 
 @contextlib.contextmanager
-def _mlflow(config: EvolutionConfig, run: Path, records: Sequence[Mapping[str, Any]]) -> Iterator[Log]:
+def _mlflow(config: EvolutionConfig, run: Path, records: _Records, start: Validation) -> Iterator[Log]:
     """A run of the tracking server that MLFLOW_TRACKING_URI names, or files in the run directory."""
     os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # or it wants a data base, which takes another package
     from mlflow.tracking import MlflowClient
@@ -121,7 +121,7 @@ def _mlflow(config: EvolutionConfig, run: Path, records: Sequence[Mapping[str, A
 
 
 @contextlib.contextmanager
-def _wandb(config: EvolutionConfig, run: Path, records: Sequence[Mapping[str, Any]]) -> Iterator[Log]:
+def _wandb(config: EvolutionConfig, run: Path, records: _Records, start: Validation) -> Iterator[Log]:
     """A run of Weights & Biases; WANDB_MODE=offline keeps it in the run directory."""
     import wandb
 

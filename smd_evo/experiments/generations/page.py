@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from smd_evo.experiments.facts import data_facts, environment, fitness_fact, stored_rows
@@ -11,7 +12,7 @@ from smd_evo.experiments.readers import schedule
 from smd_evo.experiments.record import RunRecord
 from smd_evo.experiments.scores import Row
 from smd_evo.experiments.sections import Cell, Group, Section, Table, decimal, figure, printed
-from smd_evo.experiments.settings import fitness_name
+from smd_evo.experiments.settings import fitness_name, in_percent
 from smd_evo.experiments.tables import percent, short
 
 __all__ = ["evolution_section"]
@@ -38,6 +39,7 @@ def evolution_section(record: RunRecord) -> Section:
     samples = f"{results['data']['samples']['validation']:,}"
     measure = fitness_name(config["fitness"])
     other = "accuracy" if config["fitness"] == "cross_entropy" else "cross-entropy"
+    other = measure if results["validation"].get("accuracy") is None else other
     return Section(
         title=f"Fine-tuning {config['model']} on {config['data']} over {results['generations']:,} generations",
         folder=record.name,
@@ -46,7 +48,7 @@ def evolution_section(record: RunRecord) -> Section:
         tables=[
             printed(evolution_table(rows, config["fitness"], results.get("sense", "min"))),
             _voters(results),
-            _validations(record.metrics, results["validation"], measure),
+            _validations(record.metrics, results["validation"], config["fitness"]),
         ],
         figure=figure(
             record,
@@ -173,7 +175,7 @@ def _voters(results: Mapping[str, Any]) -> Table:
     )
 
 
-def _validations(metrics: Sequence[Mapping[str, Any]], start: Mapping[str, Any], measure: str) -> Table:
+def _validations(metrics: Sequence[Mapping[str, Any]], start: Mapping[str, Any], fitness: str) -> Table:
     found = [line for line in metrics if line["validation"]]
     kept, every = kept_generation(metrics), -(-len(found) // _LINES)
     first = {"generation": 0, "evaluations": 0, "sigma": None, "validation": start}
@@ -182,31 +184,35 @@ def _validations(metrics: Sequence[Mapping[str, Any]], start: Mapping[str, Any],
         for place, line in enumerate(found, start=1)
         if place % every == 0 or place == len(found) or line["generation"] == kept
     ]
+    measure, classes = fitness_name(fitness), start.get("accuracy") is not None
+    # Beside accuracy and loss; JSON has no number for one that is not finite.
+    told = any(line["validation"].get("fitness") is not None for line in (first, *found))
+    own = (percent if in_percent(fitness) else short) if classes and told else None
     part = "" if every == 1 else f" One in {every} is shown, beside the kept and the last one."
     return Table(
         title="Parents on validation",
         columns=[
             *("generation", "networks evaluated", "sigma"),
-            *(("accuracy, %", "loss") if start.get("accuracy") is not None else (measure,)),
-            *([f"{measure}, %"] if _besides(start) else []),
+            *(("accuracy, %", "loss") if classes else (measure,)),
+            *([f"{measure}, %" if own is percent else measure] if own else []),
         ],
-        groups=[Group([_validation(line, kept) for line in (first, *shown)])],
+        groups=[Group([_validation(line, kept, own) for line in (first, *shown)])],
         note="Generation 0 is the pre-trained parent. Loss: negative log-likelihood, in nats. A star marks the "
         f"parent that was kept.{part}",
     )
 
 
-def _besides(found: Mapping[str, Any]) -> bool:
-    """Whether a fitness is told beside accuracy and loss."""
-    return found.get("accuracy") is not None and found.get("fitness") is not None
-
-
-def _validation(line: Mapping[str, Any], kept: int) -> list[Cell]:
+def _validation(line: Mapping[str, Any], kept: int, own: Callable[[float], str] | None) -> list[Cell]:
     found, star = line["validation"], _CHOSEN if line["generation"] == kept else ""
     sigma = "" if line["sigma"] is None else f"{line['sigma']:.3g}"
     cells = [f"{line['evaluations']:,}", sigma]
     if found.get("accuracy") is None:
-        return [Cell(f"{line['generation']:,}{star}"), *map(Cell, [*cells, short(found["fitness"])])]
-    cells += [percent(found["accuracy"]), decimal(found["loss"])]
-    own = [percent(found["fitness"])] if found.get("fitness") is not None else []
-    return [Cell(f"{line['generation']:,}{star}"), *map(Cell, [*cells, *own])]
+        cells.append(_finite(found.get("fitness"), short))
+    else:
+        cells += [percent(found["accuracy"]), decimal(found["loss"])]
+        cells += [_finite(found.get("fitness"), own)] if own else []
+    return [Cell(f"{line['generation']:,}{star}"), *map(Cell, cells)]
+
+
+def _finite(value: float | None, told: Callable[[float], str]) -> str:
+    return told(value) if value is not None and math.isfinite(value) else decimal(None)

@@ -16,14 +16,14 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodF
 from smd_evo.experiments.generations.run import Validation
 from smd_evo.experiments.generations.settings import EvolutionConfig
 from smd_evo.experiments.generations.table import kept_generation
-from smd_evo.experiments.settings import fitness_name
+from smd_evo.experiments.settings import fitness_name, in_percent
 
 __all__ = ["plot_evolution"]
 
 _Records = Sequence[Mapping[str, Any]]
 _NOISY = {"median": ("median child", "C1"), "fitness": ("best child", "C2"), "parent": ("parent", "0.6")}
 _MEASURES = {"cross_entropy": "loss", "accuracy": "accuracy"}
-"""Fitnesses that every validation tells under another name."""
+"""Fitnesses that every validation of a classifier tells under another name."""
 _MARKED = 60
 """Validations that have room for a mark each."""
 _THIN = 300
@@ -40,10 +40,10 @@ def plot_evolution(records: _Records, start: Validation, config: EvolutionConfig
         file: PNG file to write.
     """
     classes = start.accuracy is not None
-    measure = _MEASURES.get(config.fitness, "fitness")
+    measure = _MEASURES.get(config.fitness, "fitness") if classes else "fitness"
     other, other_label = ("accuracy", "accuracy, %") if measure == "loss" else ("loss", "cross-entropy")
-    other, other_label = (other, other_label) if classes else ("fitness", config.fitness)
-    scale = 100 if classes and measure != "loss" else 1
+    other, other_label = (other, other_label) if classes else ("fitness", fitness_name(config.fitness))
+    scale = 100 if classes and in_percent(config.fitness) else 1
     label = fitness_name(config.fitness) + (", %" if scale == 100 else "")
     changing = [name for name in ("sigma", "images") if len({record[name] for record in records}) > 1]
     with matplotlib.rc_context({"font.size": 11.5}):

@@ -188,12 +188,17 @@ class Evolution:
         with in_precision(self.config):
             return self._step()
 
+    def validate(self) -> Validation:
+        """Look at the present parent on validation, where that was not due, and keep it if it is the best so far."""
+        with in_precision(self.config):
+            return self._validate()
+
     @property
     def stopped(self) -> str | None:
-        """Why there is no next generation: "generations", "patience"; None while there is one."""
+        """Why there is no next generation: "generations", "callback", "patience"; None while there is one."""
         if self.generation >= self.config.generations:
             return "generations"
-        if self.progress.ended:
+        if self.progress.ended and self.generation:  # the first one is always made: there is no run without
             return "callback"
         return "patience" if self.config.patience is not None and self._without >= self.config.patience else None
 
