@@ -174,11 +174,11 @@ class AddMutation(CopyingOperator):  # type: ignore[misc]
 class LineageCrossOver(CrossOver):  # type: ignore[misc]
     """Two children of each pair of lineages, which exchange mutations: EvoTorch's cross-over for a FinetuneProblem.
 
-    What a pair has in common from the start, its last common ancestor, stays in both children. Of the mutations since
-    then each child gets as many as its own parent has, at random. Mutations add up, so a child is the ancestor and a
-    random share of what its parents found since; nothing is lost or doubled between the two. No lineage becomes
-    longer, so ``steps`` of the problem is the number of generations, as with AddMutation alone. EvoTorch's own
-    cross-overs would cut lineages inside a mutation; what they make is refused.
+    What a pair has in common stays in both children, wherever it stands. Of the other mutations each child gets as
+    many as its own parent has, at random. Mutations add up, so a child is the common ancestor and a random share of
+    what its parents found since; nothing is lost or doubled between the two. No lineage becomes longer, so ``steps``
+    of the problem is the number of generations, as with AddMutation alone. EvoTorch's own cross-overs would cut
+    lineages inside a mutation; what they make is refused.
 
     Args:
         problem: a FinetuneProblem; its lineages have one rule of the coordinates.
