@@ -365,6 +365,34 @@ class TestSigma:
 
 
 class TestRace:
+    @pytest.mark.parametrize("fitness", ["cross_entropy", "accuracy"])
+    def test_who_has_not_seen_all_samples_is_looked_at_again(self, fitness):
+        """In the next race, and out of races."""
+        problem = problem_of(fitness, steps=3)
+        searcher = evolution(problem, popsize=16, num_parents=6, num_elites=6, race=True)
+        for _ in range(3):
+            searcher.step()
+            population = searcher.population.clone()
+            problem.evaluate(population)
+            expected = Evaluator(problem.space, SAMPLES, fitness).evaluate(problem.lineages(population))
+            assert evals(population) == expected.fitness.tolist()
+
+    def test_it_goes_on_from_a_state_and_finalists_have_seen_all(self):
+        def made():
+            return evolution(problem_of(steps=3), popsize=16, num_parents=6, num_elites=6, race=True)
+
+        one, other = made(), made()
+        for generation in range(3):
+            before = one.problem.evaluations
+            one.step()
+            if generation == 1:  # only some of the parents have seen all samples
+                assert 16 < one.problem.evaluations - before < 16 + 6
+            other.step()
+            assert evals(other.population) == evals(one.population)
+            assert other.status["evaluations"] == one.status["evaluations"]
+            state, other = copy.deepcopy(other.state_dict()), made()
+            other.load_state_dict(state)
+
     def test_the_population_is_ranked_as_a_race_of_the_evaluators_is(self):
         problem = problem_of()
         searcher = evolution(problem, popsize=16, num_elites=0, race=True)

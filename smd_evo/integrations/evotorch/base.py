@@ -223,8 +223,9 @@ class NetworkProblem(EvaluatedProblem):
             "key": self.key,
             "seeded_at": self._seeded_at,
             "seen": {
-                label.hex(): value[0] if len(value) == 1 else list(value) for label, value in self._seen_now().items()
+                label.hex(): value[0] if len(value) == 1 else list(value) for label, value in self._known().items()
             },
+            "seen_in": self._seen_in,
             "extremes": self._extremes(),
             "generator": None if self.generator is None else self.generator.get_state(),
         }
@@ -253,7 +254,8 @@ class NetworkProblem(EvaluatedProblem):
             {
                 bytes.fromhex(label): tuple(value) if isinstance(value, list) else (value,)
                 for label, value in state["seen"].items()
-            }
+            },
+            state.get("seen_in", self._how()),
         )
         extremes = solutions_from(self, state.get("extremes"))
         self._best = self._worst = None

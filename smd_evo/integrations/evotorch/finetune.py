@@ -376,7 +376,7 @@ class FinetuneProblem(NetworkProblem):
         count = common_steps(steps) if len(rows) and bool((rule_of(rows) == rule_of(rows)[0]).all()) else 0
         if count:
             prefix = self._decoded(torch.cat([rows[:1, :1], steps[:1]], 1))[0].steps[:count]
-            known = self._seen_now()
+            known, seen_in = self._known(), self._seen_in
             self.change(Fold(Lineage(prefix)))
             begin = labels_of(torch.cat([rows[:1, :1], steps[:1]], 1))[0][: 8 * (1 + WORDS * count)]
             self._remember(
@@ -384,7 +384,8 @@ class FinetuneProblem(NetworkProblem):
                     without_steps(label, 8 * WORDS * count): value
                     for label, value in known.items()
                     if label.startswith(begin)
-                }
+                },
+                seen_in,
             )
             rest = torch.cat([steps[:, WORDS * count :], torch.zeros_like(steps[:, : WORDS * count])], 1)
             rows.copy_(self._sealed(self.changes, rule_of(rows), rest))
