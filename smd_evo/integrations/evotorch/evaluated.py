@@ -132,11 +132,8 @@ class EvaluatedProblem(SharedParent):
         if self.is_main:
             self._unsent = self.changes
             self._number += 1
-            assert self._parent_eval is not None
-            parent = self._parent_eval[: len(self.objectives)]
-            names = ["parent_eval"] if len(parent) == 1 else [f"obj{n}_parent_eval" for n in range(len(parent))]
             self._after_eval_status.update(
-                zip(names, parent, strict=True), nonfinite=self._nonfinite, evaluations=self._evaluations
+                self._told_of_parent(), nonfinite=self._nonfinite, evaluations=self._evaluations
             )
             if self.num_actors:
                 self._after_eval_status["restarts"] = self.restarts
@@ -148,6 +145,12 @@ class EvaluatedProblem(SharedParent):
                     f"evals: expected those that evaluate() has just set, got NaN in {cleared} of them; does a hook "
                     "call access_values(), which clears them? Read values, or access_values(keep_evals=True)"
                 )
+
+    def _told_of_parent(self) -> dict[str, float]:
+        """What the status tells of the parent's fitness, if it is known."""
+        parent = (self._parent_eval or ())[: len(self.objectives)]
+        names = ["parent_eval"] if len(parent) == 1 else [f"obj{n}_parent_eval" for n in range(len(parent))]
+        return dict(zip(names, parent, strict=True))
 
     def has_evaluated(self, batch: SolutionBatch) -> bool:
         """Whether the last evaluation was of these solutions, and their fitness is what it has found."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -143,11 +143,17 @@ class SubspaceEvolution(NetworkSearcher):
             "first_sigma": self._first_sigma,
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """See :meth:`NetworkSearcher.load_state_dict`."""
-        super().load_state_dict(state)
-        self._parents, self._dropped = solutions_from(self.problem, state["parents"]), state["dropped"]
-        self._dropped_at, self._first_sigma = state.get("dropped_at", -1), state.get("first_sigma")
+    def _loading(self, state: Mapping[str, Any]) -> Callable[[], None]:
+        become_searcher = super()._loading(state)
+        parents = solutions_from(self.problem, state["parents"])
+        dropped = check_count("state: dropped", state["dropped"], low=0)
+
+        def become() -> None:
+            become_searcher()
+            self._parents, self._dropped, self._dropped_at = parents, dropped, state.get("dropped_at", -1)
+            self._first_sigma = state.get("first_sigma")
+
+        return become
 
     def _get_dropped(self) -> int:
         return self._dropped

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy as shallow
 from typing import Any
 
@@ -43,6 +43,7 @@ from smd_evo.integrations.evotorch.solutions import (
     sealed,
     without_steps,
 )
+from smd_evo.integrations.evotorch.states import check_kind
 from smd_evo.integrations.words import PROBLEM_WORDS
 from smd_evo.mends import not_here
 
@@ -333,14 +334,23 @@ class FinetuneProblem(NetworkProblem):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See :meth:`NetworkProblem.load_state_dict`; solutions of parents before this one make no networks then."""
+        super().load_state_dict(state)
+
+    def _loading(self, state: Mapping[str, Any]) -> Callable[[], None]:
+        check_kind(self, state)
         rules = [[subspace.spec, scale] for subspace, scale in self._past.rules]
         if state["rules"] != rules:
             raise InvalidValue(
                 f"state: expected one of rules {rules}, got {state['rules']}; make the same searchers before"
             )
         key = None if state.get("history") is None else check_key(state["history"], "state: history")
-        super().load_state_dict(state)
-        self._first, self._past = None, Past(self.changes, key, self._past.rules)
+        become_parent = super()._loading(state)
+
+        def become() -> None:
+            become_parent()
+            self._first, self._past = None, Past(self.changes, key, self._past.rules)
+
+        return become
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Also of what former versions have pickled."""

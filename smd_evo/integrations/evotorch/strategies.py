@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
@@ -182,13 +182,18 @@ class SubspaceES(NetworkSearcher):
             rest = None if replica.rest is None else {"rest": replica.rest.to("cpu", copy=True)}
         return {**super().state_dict(), "optimizer": own, **(rest or {})}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """See :meth:`NetworkSearcher.load_state_dict`."""
-        super().load_state_dict(state)
-        if state["optimizer"] is not None:
-            replica, most = self.problem.replica, self.problem.space.size
-            replica.optimizer = self._key, self._optimizer.restored(state["optimizer"], most)
-            replica.rest = restored_rest(state.get("rest"), self._subspace, self._key, replica.space)
+    def _loading(self, state: Mapping[str, Any]) -> Callable[[], None]:
+        become_searcher, replica = super()._loading(state), self.problem.replica
+        if state["optimizer"] is None:
+            return become_searcher
+        optimizer = self._optimizer.restored(state["optimizer"], replica.space.size)
+        rest = restored_rest(state.get("rest"), self._subspace, state["key"], replica.space)
+
+        def become() -> None:
+            become_searcher()
+            replica.optimizer, replica.rest = (self._key, optimizer), rest
+
+        return become
 
     def _solutions(self) -> SolutionBatch:
         return self._mutated(self.problem.generate_batch(self._popsize), antithetic=True)
