@@ -186,6 +186,8 @@ class FinetuneProblem(NetworkProblem):
         Raises:
             InvalidValue: a lineage has ``steps`` steps already, or steps of another rule.
         """
+        if not isinstance(parents, SolutionBatch):
+            raise InvalidType(f"parents: expected a SolutionBatch, got a {type(parents).__name__}")
         rows = parents.access_values(keep_evals=True)
         self._check_whole(rows)
         rule = self.rule(subspace, scale)
@@ -199,6 +201,8 @@ class FinetuneProblem(NetworkProblem):
                 f"steps: expected room for another one in each lineage, got {self.steps} of {self.steps} taken; "
                 "FinetuneProblem(steps=...) makes more, rebase() folds them"
             )
+        if not len(rows):
+            return parents.clone()
         new = sample_rows(
             key,
             len(rows),
@@ -301,19 +305,24 @@ class FinetuneProblem(NetworkProblem):
         history = self.history
         return super().status if history is None else {**super().status, "history": history}
 
-    def rebase(self, child: Solution | Lineage | Mutation) -> None:
+    def rebase(self, child: Solution | SolutionBatch | Tensor | Lineage | Mutation) -> None:
         """Fold a child into the parent: the next population starts there, with room for all its steps.
 
         Args:
-            child: a child of the present parent.
+            child: a child of the present parent: a solution, a batch of one, the values of one, or its recipe.
 
         Raises:
             WrongParent: a solution of another parent.
+            InvalidValue, InvalidType: no solution, or several.
         """
-        if isinstance(child, Solution):
-            self._check_present(rows_of(child))
-            child = self.lineages(child)[0]
-        self.change(Fold(Lineage((child,)) if isinstance(child, Mutation) else child))
+        if isinstance(child, Mutation):
+            child = Lineage((child,))
+        elif not isinstance(child, Lineage):
+            row = row_of(child)
+            self._check_present(row)
+            self._check_whole(row, former=True)
+            child = self._decoded(row)[0]
+        self.change(Fold(child))
 
     def change(self, change: Change) -> None:
         """See :meth:`NetworkProblem.change`; the pre-trained parent is kept for :meth:`make_net`."""
