@@ -123,11 +123,11 @@ def common_steps(rows: Tensor) -> int:
 
 
 def cross_rows(first: Tensor, second: Tensor, key: Key) -> tuple[Tensor, Tensor]:
-    """Two children of each pair of compacted rows, which exchange the steps after their last common ancestor.
+    """Two children of each pair of compacted rows, which exchange the steps that only one of them has.
 
-    What a pair has in common from the start stays in both. Of the later steps each child gets as many as its own
-    parent has, at random and in their order, those of the first parent before those of the second. So nothing is lost
-    or doubled between the two, and no lineage becomes longer.
+    What a pair has in common stays in both, wherever it stands, in the first parent's order: of equal steps as many
+    as both have. Of the other steps each child gets as many as its own parent has, at random and in their order,
+    the first parent's before the second's. So nothing is lost or doubled, and no lineage becomes longer.
 
     Args:
         first, second: int64 [N, 3 * S].
@@ -143,15 +143,14 @@ def cross_rows(first: Tensor, second: Tensor, key: Key) -> tuple[Tensor, Tensor]
         [[2], [1]]
     """
     one, two = _triples(first), _triples(second)
-    common = ((one == two).all(2) & _used(one)).long().cumprod(1).bool()
-    pool, ancestor = torch.cat([one, two], 1), torch.cat([common, torch.zeros_like(common)], 1)
-    free = _used(pool) & ~torch.cat([common, common], 1)
+    pool, common, size = torch.cat([one, two], 1), _common(one, two), one.shape[1]
+    both = common & (torch.arange(2 * size, device=common.device) < size)
+    free = _used(pool) & ~common
     chances = derive_tensor(key, torch.arange(free.numel(), device=free.device)).view(free.shape)
     last = torch.iinfo(torch.int64).max
     ranks = chances.bitwise_right_shift(1).masked_fill(~free, last).argsort(stable=True, dim=1).argsort(1)
-    own = free & (ranks < (row_lengths(first) - common.sum(1))[:, None])
-    size = one.shape[1]
-    children = (_taken(pool, ancestor | mine)[:, :size].reshape(first.shape) for mine in (own, free & ~own))
+    own = free & (ranks < (row_lengths(first) - both.sum(1))[:, None])
+    children = (_taken(pool, both | mine)[:, :size].reshape(first.shape) for mine in (own, free & ~own))
     return next(children), next(children)
 
 
@@ -229,6 +228,22 @@ def decode_rows(rows: Tensor, *, subspace: Subspace, scale: str = "absolute") ->
 def _used(triples: Tensor) -> Tensor:
     """Which steps are some: those whose strength is not zero, of either sign."""
     return triples[..., 2].bitwise_and(2**63 - 1) != 0
+
+
+def _common(one: Tensor, two: Tensor) -> Tensor:
+    """Which steps of a pair both have: of equal ones the first, as many as there are in both; bool [N, 2 * S]."""
+    pool = torch.cat([one, two], 1)
+    labels = derive_tensor(pool, torch.arange(WORDS, device=pool.device)).sum(2)  # of two steps one, once in 2**64
+    labels, order = labels.sort(dim=1, stable=True)  # equal ones in a row, the first parent's before the second's
+    places = torch.arange(labels.shape[1], device=pool.device).expand_as(labels)
+    begins = torch.ones_like(labels, dtype=torch.bool)
+    begins[:, 1:] = labels[:, 1:] != labels[:, :-1]
+    group, begin = begins.cumsum(1) - 1, places.where(begins, 0).cummax(1).values
+    later = order >= one.shape[1]
+    counts = (torch.zeros_like(group).scatter_add(1, group, own.long()) for own in (~later, later))
+    firsts, seconds = (count.gather(1, group) for count in counts)
+    common = torch.where(later, places - begin - firsts < firsts, places - begin < seconds)
+    return torch.zeros_like(common).scatter(1, order, common) & _used(pool)
 
 
 def _taken(triples: Tensor, chosen: Tensor) -> Tensor:

@@ -198,7 +198,7 @@ def test_common_steps_are_those_of_the_lineages(lineages):
 STEPS = [[key, 7, 1 << 62] for key in range(1, 40)]
 
 
-@given(st.integers(0, 5), st.integers(0, 5), st.integers(0, 5), st.integers(0, 2**64 - 1))
+@given(st.integers(0, 5), st.integers(0, 5), st.integers(0, 5), KEYS)
 def test_crossed_rows_share_out_what_their_parents_found_since_their_ancestor(common, one, two, key):
     """Nothing is lost or doubled, the order stays, and so do the lengths."""
     first, second = STEPS[: common + one], STEPS[:common] + STEPS[20 : 20 + two]
@@ -211,7 +211,22 @@ def test_crossed_rows_share_out_what_their_parents_found_since_their_ancestor(co
     assert all(own == sorted(own) for own in keys)
 
 
-def test_every_later_step_goes_to_either_child_alike():
+@given(st.lists(st.sampled_from(STEPS[:6]), max_size=8), st.lists(st.sampled_from(STEPS[:6]), max_size=8), KEYS)
+def test_a_step_that_both_have_is_in_both_children_as_often_as_in_both(first, second, key):
+    """Wherever it stands; each other one is in one of them."""
+    parents = rows_of([first], 8), rows_of([second], 8)
+    children = [decode_rows(child, subspace=Dense())[0].steps for child in cross_rows(*parents, key)]
+    keys = [[step.key for step in child] for child in children]
+    assert [*map(len, keys)] == [len(first), len(second)]
+    for step in STEPS[:6]:
+        counts = first.count(step), second.count(step)
+        found = [own.count(step[0]) for own in keys]
+        assert sum(found) == sum(counts)
+        assert min(found) >= min(counts)
+        assert max(found) <= max(counts)
+
+
+def test_every_step_of_one_alone_goes_to_either_child_alike():
     """Each of six of the second child's own ones is in the first with a chance of a half."""
     parents = rows_of([STEPS[:6]] * 4000, 6), rows_of([STEPS[20:26]] * 4000, 6)
     child, _ = cross_rows(*parents, 5)

@@ -4,6 +4,7 @@ import copy
 import functools
 import pickle
 import random
+from contextlib import nullcontext
 from multiprocessing.dummy import Pool
 
 import numpy as np
@@ -39,17 +40,25 @@ def test_a_network_whose_copy_computes_something_else_is_refused():
     network = trained()
     network.head.register_forward_hook(lambda _module, _inputs, outputs: outputs + network.head.bias.mean())
     evaluator = evaluator_of(network=network)
-    with pytest.raises(InvalidValue, match="network: expected a copy that computes what the network does, got a fit"):
-        evaluator.rebase([LineageIndividual(Lineage(STEPS[:2]))])
+    one = LineageIndividual(Lineage(STEPS[:2]))
+    before, expected = evaluator.evaluate(one), state_bits(evaluator.make_net(one))
+    for steps in (2, 1, 0, 2):
+        refused = pytest.raises(InvalidValue, match="network: expected a copy that computes what the network does")
+        with refused if steps else nullcontext():
+            evaluator.rebase([LineageIndividual(Lineage(STEPS[:steps]))])
+        assert evaluator.evaluate(one) == before  # whatever was refused is not used either
+        assert same_bits(state_bits(evaluator.make_net(one)), expected)
 
 
 def test_a_network_that_was_changed_since_is_refused():
     network = trained()
     evaluator = evaluator_of(network=network)
+    one = LineageIndividual(Lineage(STEPS[:2]))
     assert evaluator.rebase([LineageIndividual(Lineage(STEPS[:1]))]) == 1
     network.head.bias.data += 1
     with pytest.raises(InvalidValue, match="network: expected it as it was at the first rebase, got other values"):
-        evaluator.rebase([LineageIndividual(Lineage(STEPS[:2]))])
+        evaluator.rebase([one])
+    assert evaluator.evaluate(one) == evaluator_of(network=network).evaluate(one)
 
 
 def generation(toolbox, evaluator, population, best=None, rebase=True, children=12):

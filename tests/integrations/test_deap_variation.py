@@ -286,6 +286,32 @@ class TestLineageCrossover:
             assert child.lineage.steps[: len(ancestor)] == ancestor.steps
         assert sorted(map(repr, (*one.lineage.steps, *two.lineage.steps))) == sorted(map(repr, before))
 
+    @given(LINEAGES, LINEAGES, st.integers(0, 2**32))
+    def test_a_step_that_both_have_is_in_both_children_as_often_as_in_both(self, first, second, seed):
+        """Wherever it stands; each other one is in one of them."""
+        one, two = LineageIndividual(first), LineageIndividual(second)
+        random.seed(seed)
+        cxLineage(one, two)
+        for step in {*first.steps, *second.steps}:
+            counts = first.steps.count(step), second.steps.count(step)
+            found = one.lineage.steps.count(step), two.lineage.steps.count(step)
+            assert sum(found) == sum(counts)
+            assert min(counts) <= min(found)
+            assert max(found) <= max(counts)
+
+    def test_sigma_is_not_multiplied_in_a_long_run(self):
+        random.seed(1)
+        population = [LineageIndividual() for _ in range(20)]
+        for _ in range(15):
+            population = [copy.deepcopy(random.choice(population[:5])) for _ in population]
+            for one, two in zip(population[::2], population[1::2], strict=True):
+                cxLineage(one, two)
+            for individual in population:
+                mutSparseGaussian(individual, 0, 1.0, 0.1)
+            random.shuffle(population)
+        assert max(map(len, population)) > 8
+        assert all(len({*one.lineage.steps}) == len(one) for one in population)
+
     @given(st.integers(0, 2**32))
     def test_mutations_keep_their_order(self, seed):
         one, two = LineageIndividual(Lineage(tuple(STEPS[:5]))), LineageIndividual(Lineage(tuple(STEPS[6:])))

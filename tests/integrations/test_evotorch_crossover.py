@@ -79,6 +79,21 @@ class TestSearches:
             runs.append(searcher.population.values.tolist())
         assert runs[0] == runs[1] != runs[2]
 
+    def test_one_of_several_objectives_may_say_which_is_the_best(self):
+        problem = FinetuneProblem(trained(), SAMPLES, ["cross_entropy", "change_norm"], steps=6, seed=1)
+        parents = AddMutation(problem, stdev=0.2, density=0.1)(problem.generate_batch(10))
+        problem.evaluate(parents)
+        for number in (0, 1, -1):
+            cross = LineageCrossOver(problem, tournament_size=200, obj_index=number)  # all pairs are of the best
+            best = problem.lineages(parents)[int(parents.evals[:, number].argmin())]
+            assert set(problem.lineages(cross(parents))) == {best}
+        for number, kind in ((2, InvalidValue), (-3, InvalidValue), (0.5, InvalidType)):
+            check_refused(
+                lambda number=number: LineageCrossOver(problem, tournament_size=2, obj_index=number),
+                kind,
+                "obj_index: ",
+            )
+
     @pytest.mark.parametrize(
         ("options", "count"), [({}, 10), ({"num_children": 4}, 4), ({"cross_over_rate": 0.6}, 6)], ids=str
     )
@@ -175,6 +190,13 @@ class TestBadInput:
     def test_settings(self, options, kind, message):
         problem = problem_of()
         check_refused(lambda: LineageCrossOver(problem, **{"tournament_size": 2} | options), kind, message)
+
+    def test_lineages_to_mutate_come_in_batches_and_none_is_a_batch_too(self):
+        problem = problem_of()
+        mutate = AddMutation(problem, stdev=0.1, density=0.5)
+        assert len(mutate(problem.generate_batch(3)[:0])) == 0
+        for wrong in (problem.generate_values(3), problem.generate_batch(3)[0], None):
+            check_refused(lambda wrong=wrong: mutate(wrong), InvalidType, "parents: expected a SolutionBatch, got a ")
 
     def test_a_problem_of_numbers(self):
         numbers = Problem("min", torch.linalg.norm, solution_length=3, initial_bounds=(-1, 1))

@@ -1,5 +1,6 @@
 """SubspaceEvolution against a plain loop that folds nothing, and its numbers by hand."""
 
+import copy
 import functools
 import itertools
 import math
@@ -145,6 +146,49 @@ class TestSelection:
         assert any(dropped for _, _, dropped in loop) == (1 < steps < 9)
         expected = problem_of().space.make_child(loop[-1][1])
         assert same_bits(state_bits(problem.make_net(searcher.status["pop_best"])), state_bits(expected))
+
+    def test_a_generation_that_begins_twice_has_the_parents_that_were_left(self):
+        """After ask(), an interrupt or a stored state, where some were dropped in it."""
+
+        def interrupted(searcher):
+            searcher.problem.progress = calls().__next__
+            with pytest.raises(KeyboardInterrupt):
+                searcher.step()
+            searcher.problem.progress = None
+
+        def calls():
+            yield from range(3)
+            raise KeyboardInterrupt
+
+        def resumed(searcher):
+            asked, other = searcher.ask(), made()
+            other.load_state_dict(copy.deepcopy(searcher.state_dict()))
+            assert torch.equal(other.ask().values, asked.values)
+            return other
+
+        def made():
+            return evolution(problem_of(steps=2), popsize=12, num_parents=4, sigma=1.0)
+
+        searchers, dropped = {name: made() for name in ("plain", "asked", "interrupted", "resumed")}, 0
+        for _ in range(6):
+            searchers["asked"].ask()
+            interrupted(searchers["interrupted"])
+            searchers["resumed"] = resumed(searchers["resumed"])
+            plain = searchers["plain"]
+            for name, searcher in searchers.items():
+                searcher.step()
+                assert evals(searcher.population) == evals(plain.population), name
+                assert searcher.status["dropped_parents"] == plain.status["dropped_parents"], name
+            dropped += plain.status["dropped_parents"]
+        assert dropped > 0
+
+    def test_it_settles_at_the_problems_parent_if_somebody_has_moved_that(self):
+        searcher = evolution(problem_of(steps=3), popsize=8)
+        searcher.run(2)
+        searcher.problem.rebase(Lineage((Mutation(1, 0.2, RULE, 1),)))
+        expected = state_bits(searcher.problem.make_net())
+        searcher.settle()
+        assert same_bits(state_bits(searcher.problem.make_net()), expected)
 
     @pytest.mark.parametrize("fitness", ["cross_entropy", "accuracy"])
     def test_one_generation_is_the_papers(self, fitness):
@@ -321,6 +365,34 @@ class TestSigma:
 
 
 class TestRace:
+    @pytest.mark.parametrize("fitness", ["cross_entropy", "accuracy"])
+    def test_who_has_not_seen_all_samples_is_looked_at_again(self, fitness):
+        """In the next race, and out of races."""
+        problem = problem_of(fitness, steps=3)
+        searcher = evolution(problem, popsize=16, num_parents=6, num_elites=6, race=True)
+        for _ in range(3):
+            searcher.step()
+            population = searcher.population.clone()
+            problem.evaluate(population)
+            expected = Evaluator(problem.space, SAMPLES, fitness).evaluate(problem.lineages(population))
+            assert evals(population) == expected.fitness.tolist()
+
+    def test_it_goes_on_from_a_state_and_finalists_have_seen_all(self):
+        def made():
+            return evolution(problem_of(steps=3), popsize=16, num_parents=6, num_elites=6, race=True)
+
+        one, other = made(), made()
+        for generation in range(3):
+            before = one.problem.evaluations
+            one.step()
+            if generation == 1:  # only some of the parents have seen all samples
+                assert 16 < one.problem.evaluations - before < 16 + 6
+            other.step()
+            assert evals(other.population) == evals(one.population)
+            assert other.status["evaluations"] == one.status["evaluations"]
+            state, other = copy.deepcopy(other.state_dict()), made()
+            other.load_state_dict(state)
+
     def test_the_population_is_ranked_as_a_race_of_the_evaluators_is(self):
         problem = problem_of()
         searcher = evolution(problem, popsize=16, num_elites=0, race=True)

@@ -31,6 +31,7 @@ from smd_evo.evaluation.fitness import TotalFitness
 from smd_evo.evaluation.response import RESPONSE_COST, calibrate_response
 from smd_evo.evaluation.stream import Stream
 from smd_evo.integrations.evotorch import evaluated
+from smd_evo.integrations.evotorch import newton as module
 from smd_evo.integrations.evotorch.history import decoded, encoded
 from smd_evo.integrations.evotorch.keys import draw_key
 
@@ -105,6 +106,21 @@ def test_the_step_mixes_the_very_children_that_were_evaluated(subspace):
         assert decoded(encoded(change)).mutations() == children
         losses.append(loss(problem.make_net()))
     assert losses[-1] < losses[0]
+    assert searcher.unit_chances != chances
+
+
+def test_an_interrupted_step_has_taught_nothing_of_units(monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    searcher = SubspaceNewton(problem_of(), popsize=12, subspace=UnitSubspace(1, Dense()), sigma=0.05)
+    chances = searcher.unit_chances
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "solve_weights", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            searcher.step()
+    assert searcher.unit_chances == chances
+    searcher.step()
     assert searcher.unit_chances != chances
 
 

@@ -407,6 +407,21 @@ class TestBothProblems:
         numbers = [{k: v for k, v in one.status.items() if isinstance(v, int | float)} for one in (problem, stored)]
         assert numbers[0] == numbers[1]
 
+    def test_fitness_of_one_precision_is_not_taken_for_that_of_another(self, kind, network, samples):
+        problem, fresh = (make(kind, network, samples) for _ in range(2))
+        batch = population(problem)
+        with torch.autocast("cpu", torch.bfloat16):
+            low = evaluated(problem, batch)
+            stored = problem.state_dict()
+            assert evaluated(problem, batch) == low
+        before, evaluations = evaluated(fresh, population(fresh)), problem.evaluations
+        assert evaluated(problem, batch) == before != low
+        assert problem.evaluations == 2 * evaluations
+        problem.load_state_dict(stored)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert evaluated(problem, batch) == low
+        assert problem.evaluations == evaluations  # the state says in which it is known
+
 
 @every_kind
 class TestMinibatches:

@@ -22,7 +22,7 @@ from smd_evo import (
     UnitSubspace,
     Within,
 )
-from smd_evo.errors import InvalidValue, WrongParent
+from smd_evo.errors import InvalidType, InvalidValue, WrongParent
 
 SAMPLES = blobs(shift=2.5)
 
@@ -174,21 +174,98 @@ def test_a_point_of_a_subspace_goes_on():
 
 
 def test_a_state_of_other_settings_is_refused_and_changes_nothing():
-    state, other = make("adam").state_dict(), make("(mu + lambda), partition")
+    state, other = make("(1 + lambda)").state_dict(), make("(mu + lambda), partition")
     before = copy.deepcopy(other.state_dict())
     with pytest.raises(InvalidValue, match=r"state: expected one of rules .*partition.*, got .*random"):
         other.load_state_dict(state)
     same_all(other.state_dict(), before)
     searcher = SubspaceES(
-        FinetuneProblem(torch.nn.Linear(3, 2), (torch.zeros(4, 3), torch.arange(4) % 2), seed=1),
+        FinetuneProblem(torch.nn.Linear(3, 2), (torch.zeros(4, 3), torch.arange(4) % 2), steps=3, seed=1),
         popsize=4,
         density=0.1,
         sigma=0.1,
         center_learning_rate=0.1,
     )
     with pytest.raises(WrongParent, match="values: expected the 2 selected parameters in their shapes and types"):
-        searcher.load_state_dict(state)
+        searcher.load_state_dict(make("adam").state_dict())
     assert searcher.step_count == 0
+
+
+def without(state, name):
+    return {own: value for own, value in state.items() if own != name}
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "change", "message"),
+    [
+        ("adam", "(1 + lambda)", dict, "state: expected one of SubspaceES, got one of 'SubspaceEvolution'; load"),
+        ("adam", "newton", lambda state: without(state, "kind"), "state: .*state_dict.*, got none of 'optimizer'"),
+        ("(1 + lambda)", "adam", lambda state: without(state, "kind"), "state: .*got none of 'parents'"),
+        ("adam", "staged", dict, "state: expected one of SubspaceES, got one of 'Staged'"),
+        ("staged", "staged", lambda state: state | {"searcher": make("adam").state_dict()}, "state: expected"),
+        ("adam", "adam", lambda state: state | {"problem": None}, "state: expected what state_dict"),
+        ("adam", "adam", lambda state: state | {"sigma": -1}, "state: sigma: expected a finite number > 0"),
+        ("adam", "adam", lambda state: state | {"optimizer": {}, "rest": torch.zeros(3)}, "rest: expected"),
+        ("adam", "adam", lambda state: changed(state, minibatch_size=1000), "minibatch_size: expected at most the"),
+        ("adam", "adam", lambda state: changed(state, share=[3, 2]), "share"),
+        (
+            "adam",
+            "adam",
+            lambda state: changed(state, solution_length=4),
+            "state: expected solutions of length 10, got 4",
+        ),
+        ("adam", "adam", lambda state: changed(state, generator=torch.zeros(3)), "state: expected"),
+        ("adam", "adam", lambda state: changed(state, changes=None), "state: changes: expected a whole number"),
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore")
+def test_a_state_that_is_refused_changes_nothing(name, other, change, message):
+    stored, searcher = make(other), make(name)
+    stored.run(2)
+    searcher.run(1)
+    before, status = copy.deepcopy(searcher.state_dict()), dict(searcher.status)
+    with pytest.raises((InvalidValue, InvalidType), match=message) as caught:
+        searcher.load_state_dict(change(stored.state_dict()))
+    assert "\n" not in str(caught.value)
+    same_all(searcher.state_dict(), before)
+    assert searcher.status["iter"] == status["iter"] == 1
+
+
+def changed(state, **changes):
+    return state | {"problem": state["problem"] | changes}
+
+
+def test_a_point_of_another_subspace_is_refused_and_changes_nothing():
+    one, other = (SubspaceProblem(trained(), SAMPLES, dimensions=size, seed=1) for size in (5, 6))
+    one.rebase(torch.ones(5))
+    one.evaluate(population(one))
+    before = copy.deepcopy(other.state_dict())
+    for state in (one.state_dict(), without(one.state_dict(), "solution_length")):
+        with pytest.raises(InvalidValue, match=r"^state: expected solutions of .* 6"):
+            other.load_state_dict(state)
+        same_all(other.state_dict(), before)
+
+
+@pytest.mark.parametrize("name", ["(mu + lambda), partition", "adam", "staged"])
+def test_the_status_is_that_of_the_state(name):
+    """And nothing of what was before it was loaded."""
+    searcher, other = make(name), make(name)
+    searcher.run(1)
+    told, state = dict(searcher.status), copy.deepcopy(searcher.state_dict())
+    assert searcher.problem.make_net(searcher.status["pop_best"])
+    for each in (searcher, other):
+        each.run(2)
+        each.load_state_dict(state)
+        status = dict(each.status)
+        for item in ("iter", "sigma", "pop_best_eval", "best_eval", "worst_eval", "evaluations"):
+            assert status[item] == told[item]
+        assert status.get("parent_eval") in (None, told["parent_eval"])  # a gradient searcher's has moved since
+        assert "pop_best_eval" in each._repr_html_()
+        assert torch.equal(status["pop_best"].values, told["pop_best"].values)
+    fresh = make(name)
+    fresh.load_state_dict(copy.deepcopy(make(name).state_dict()))
+    assert "iter" not in fresh.status
 
 
 def test_relative_scales_stay_those_of_the_first_parent():

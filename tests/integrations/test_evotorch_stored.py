@@ -214,6 +214,28 @@ class TestLoggers:
         batch = population(problem)
         assert not same_bits(state_bits(problem.make_net(batch[0])), state_bits(problem.make_net(batch[1])))
 
+    def test_what_rebase_refuses_does_not_end_the_history(self):
+        problem = FinetuneProblem(trained(), SAMPLES, steps=2, seed=1)
+        before = problem.history
+        for wrong in (problem.generate_batch(2), problem.generate_values(2), "child", None, trained()):
+            with pytest.raises((InvalidType, InvalidValue)):
+                problem.rebase(wrong)
+            with pytest.raises((InvalidType, AttributeError)):
+                problem.change(Fold(wrong))  # which nobody checks before it is noted
+            assert torch.equal(problem.history, before)
+            assert problem.changes == 0
+        problem.rebase(problem.generate_batch(1))
+        assert problem.history is not None
+
+    def test_rebase_takes_what_makes_a_network(self):
+        """A solution, a batch of one, the values of one, or a recipe."""
+        for take in (lambda b: b[1], lambda b: b[1:2], lambda b: b[1].values, lambda b: b.values[1:2].clone()):
+            problem = FinetuneProblem(trained(), SAMPLES, steps=2, seed=1)
+            children = problem.mutate(problem.generate_batch(3), key=1, subspace=RandomSubspace(0.2), sigma=0.3)
+            expected = state_bits(problem.make_net(children[1]))
+            problem.rebase(take(children))
+            assert same_bits(state_bits(problem.make_net()), expected)
+
     def test_an_interrupted_change_is_not_told(self, monkeypatch):
         problem = problem_of()
         batch = population(problem)

@@ -20,6 +20,7 @@ from smd_evo import (
     ModuleFitness,
     NeuronSubspace,
     OpenAIES,
+    ParameterSpace,
     PartitionSubspace,
     RandomSubspace,
     SubspaceES,
@@ -369,6 +370,28 @@ def quantised():
     return network
 
 
+def interrupted(method):
+    """Ctrl-C at its first call, and no other."""
+    calls = []
+
+    def call(*args):
+        calls.append(1)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return method(*args)
+
+    return call
+
+
+def same_state(one, other):
+    """Parents, and what their optimizers have gathered."""
+    assert same_bits(state_bits(one.problem.make_net()), state_bits(other.problem.make_net()))
+    replicas = one.problem.replica, other.problem.replica
+    here, there = ({"rest": each.rest, **each.optimizer[1].state} for each in replicas)
+    assert here.keys() == there.keys()
+    assert all(here[name] is there[name] is None or torch.equal(here[name], there[name]) for name in here)
+
+
 class TestStepsBelowTheResolution:
     """What types of few numbers round away is carried to the next step."""
 
@@ -410,6 +433,33 @@ class TestStepsBelowTheResolution:
         after = searcher.problem.space.copied()["levels"].float()
         assert (after != before).any()
         assert (after - before).abs().max() <= 3  # 24 steps of Adam of about 0.1
+
+    @pytest.mark.parametrize("what", ["fold", "coarseness"], ids=["before the parent moves", "after"])
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda own: own.integers(),
+            lambda own: own.searcher(torch.bfloat16, 0.01),
+            lambda own: own.searcher(torch.float32, 0.01),
+            lambda own: own.searcher(torch.float32, 0.01, optimizer="clipup"),
+            lambda own: own.searcher(torch.float32, 0.01, optimizer="sgd", optimizer_config={"momentum": 0.9}),
+        ],
+        ids=["integers", "bfloat16", "adam", "clipup", "momentum"],
+    )
+    def test_an_interrupted_step_leaves_parent_optimizer_and_rest(self, make, what, monkeypatch):
+        searcher, undisturbed = make(self), make(self)
+        searcher.run(2)
+        with monkeypatch.context() as patch:
+            patch.setattr(ParameterSpace, what, interrupted(getattr(ParameterSpace, what)))
+            try:
+                searcher.step()
+            except KeyboardInterrupt:
+                assert searcher.step_count == 2
+                undisturbed.run(2)
+                same_state(searcher, undisturbed)
+        searcher.run(4 - searcher.step_count)
+        undisturbed.run(4 - undisturbed.step_count)
+        same_state(searcher, undisturbed)
 
     def test_a_quantised_head_learns_by_steps_that_are_lost_one_by_one(self):
         """Loss from 1.25 to 0.69 here; without what is carried not one of its integers moves."""

@@ -32,6 +32,7 @@ from smd_evo import (
     RandomSubspace,
     SubspaceProblem,
     TensorSubspace,
+    gaussian,
 )
 from smd_evo.errors import InvalidType, InvalidValue
 
@@ -230,3 +231,11 @@ class TestBadInput:
         if values.shape != (20,):
             check_refused(lambda: problem.make_net(values), InvalidValue, message)
         assert problem.changes == 0
+
+
+def test_points_of_any_floating_type_are_evaluated_as_their_children_are_made():
+    network, samples = demo()
+    problem = make(SubspaceProblem, network, samples)
+    points = gaussian(3, torch.arange(3 * problem.solution_length), torch.float64).view(3, -1)
+    evaluate = problem.make_callable_evaluator()
+    assert torch.equal(evaluate(points), evaluate(points.float()))

@@ -60,6 +60,7 @@ class Rebased:
             InvalidValue: the network is another one by now, or its copy computes something else.
         """
         if self._first_checksum() != self._checksum:
+            self._taken = None  # the copy is of the network as it was
             raise InvalidValue(
                 "network: expected it as it was at the first rebase, got other values; make a new ToolboxEvaluator"
             )
@@ -114,7 +115,7 @@ class Rebased:
 
     def _rest(self, child: Child) -> Lineage | None:
         """The steps that are left, of a child that begins with those taken."""
-        taken = self._taken
+        taken = self._taken if self._compared else None  # a copy that may compute something else makes nobody
         if taken is None or not isinstance(child, Lineage) or child.steps[: len(taken)] != taken:
             return None
         return Lineage(child.steps[len(taken) :])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from typing import Any
@@ -9,10 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from deap import cma
+from numpy.typing import NDArray
 
 from smd_evo.core.delta import SparseDelta, placed
 from smd_evo.core.subspace import Subspace
-from smd_evo.errors import InvalidType, InvalidValue, WrongParent, check_choice, check_count, check_number
+from smd_evo.errors import InvalidType, InvalidValue, WrongParent, check_choice, check_count, check_number, shown
 from smd_evo.integrations.deap.evaluator import NetworkToolbox, ToolboxEvaluator
 from smd_evo.integrations.deap.variation import draw_key
 from smd_evo.integrations.rules import subspace_of_dimensions
@@ -83,7 +85,9 @@ class SubspaceStrategy(NetworkToolbox):
         space = self.evaluator.space
         rule = subspace_of_dimensions(dimensions, subspace, space.size)
         self._coordinates = rule.coordinates(rule.draw(draw_key()), space.layout, space.device)
-        self.strategy = cma.Strategy([0.0] * len(self._coordinates), sigma, **_checked(options))
+        self.strategy = cma.Strategy(
+            [0.0] * len(self._coordinates), sigma, **_checked(options, len(self._coordinates))
+        )
 
     def __getattr__(self, name: str) -> Any:
         """What ``cma.Strategy`` has: ``centroid``, ``sigma``, ``C``, ``lambda_``, ..."""
@@ -124,10 +128,28 @@ class SubspaceStrategy(NetworkToolbox):
         return placed(values, self._coordinates, space.layout, "absolute")
 
 
-def _checked(options: dict[str, Any]) -> dict[str, Any]:
+def _checked(options: dict[str, Any], size: int) -> dict[str, Any]:
     """Settings of ``cma.Strategy`` with plain numbers; it would ignore one that it does not know."""
     for name in options:
         check_choice("option", name, (*_COUNTS, *_NUMBERS, "weights", "cmatrix"))
     counts = {name: check_count(name, options[name]) for name in _COUNTS if name in options}
     numbers = {name: check_number(name, options[name], low=0, closed=True) for name in _NUMBERS if name in options}
-    return {**options, **counts, **numbers}
+    children = counts.get("lambda_", 4 + int(3 * math.log(size)))
+    if not 1 <= counts.get("mu", children // 2) <= children:
+        raise InvalidValue(
+            f"mu: expected 1 to lambda_ = {children}, got {counts.get('mu', children // 2)}; half of them by default"
+        )
+    if "weights" in options:
+        check_choice("weights", options["weights"], ("superlinear", "linear", "equal"))
+    matrices = {"cmatrix": _matrix(options["cmatrix"], size)} if "cmatrix" in options else {}
+    return {**options, **counts, **numbers, **matrices}
+
+
+def _matrix(values: Any, size: int) -> NDArray[np.float64]:
+    try:
+        matrix = np.array(values, np.float64)
+    except (TypeError, ValueError):
+        raise InvalidType(f"cmatrix: expected numbers, got {shown(values)}") from None
+    if matrix.shape != (size, size):
+        raise InvalidValue(f"cmatrix: expected shape {(size, size)}, as there are dimensions, got {matrix.shape}")
+    return matrix

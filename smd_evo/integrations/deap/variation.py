@@ -6,6 +6,7 @@ import array
 import functools
 import math
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ from smd_evo.core.subspace import RandomSubspace
 from smd_evo.core.vectors import sparse_noise
 from smd_evo.errors import InvalidType, InvalidValue, check_number, plain, shown
 from smd_evo.integrations.deap.individuals import LineageIndividual
+from smd_evo.integrations.deap.rebased import common_steps
 from smd_evo.integrations.words import OPERATOR_WORDS
 from smd_evo.mends import not_here
 
@@ -152,9 +154,9 @@ def cxLineage(  # noqa: N802  # DEAP's naming
 ) -> tuple[LineageIndividual, LineageIndividual]:
     """Exchange mutations between two lineages, in place.
 
-    What they have in common from the start, their last common ancestor, stays. Each mutation after that goes to
-    either child with equal chance. Mutations add up, so a child is the ancestor plus a random half of what its
-    parents found since; nothing is lost or doubled between the two.
+    What they have in common stays in both, wherever it stands, in the first one's order: of equal mutations as many
+    as both have. Each other one goes to either child with equal chance. Mutations add up, so a child is the common
+    ancestor plus a random half of what its parents found since; nothing is lost or doubled between the two.
 
     Returns:
         The two individuals.
@@ -173,11 +175,19 @@ def cxLineage(  # noqa: N802  # DEAP's naming
         if not isinstance(individual, LineageIndividual):
             raise InvalidType(f"individual: expected a LineageIndividual, got {shown(individual)}")
     first, second = ind1.lineage.steps, ind2.lineage.steps
-    common = 0
-    while common < min(len(first), len(second)) and first[common] == second[common]:
-        common += 1
-    children: tuple[list[Mutation], list[Mutation]] = (list(first[:common]), list(first[:common]))
-    for step in (*first[common:], *second[common:]):
-        children[random.randrange(2)].append(step)
+    start = len(common_steps((ind1.lineage, ind2.lineage)))
+    children: tuple[list[Mutation], list[Mutation]] = ([*first[:start]], [*first[:start]])
+    first, second = first[start:], second[start:]
+    common = Counter(first) & Counter(second)
+    for parent in (first, second):
+        left = common.copy()
+        for step in parent:
+            if not left[step]:
+                children[random.randrange(2)].append(step)
+                continue
+            left[step] -= 1
+            if parent is first:  # in whose place both children get it
+                for child in children:
+                    child.append(step)
     ind1.lineage, ind2.lineage = (Lineage(tuple(steps)) for steps in children)
     return ind1, ind2

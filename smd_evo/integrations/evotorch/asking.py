@@ -47,6 +47,13 @@ class AskAndTell(SearchAlgorithm, SinglePopulationAlgorithmMixin):  # type: igno
         finally:
             self._answers = None
 
+    def _tell_anew(self) -> None:
+        """Have the status tell what was loaded, and nothing of what was before."""
+        self.clear_status()
+        if self.step_count:
+            self.update_status({"iter": self.step_count})
+            self.update_status(self.problem.status)
+
     @abstractmethod
     def _checked(self, batch: SolutionBatch) -> SolutionBatch:
         """The batch, if it may be told."""

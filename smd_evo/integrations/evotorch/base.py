@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from smd_evo.core.keys import Key, check_key, derive
 from smd_evo.core.parameters import ParameterSpace
 from smd_evo.core.supported import check_uncopied
-from smd_evo.errors import InvalidType, InvalidValue, check_count, check_flag, shown
+from smd_evo.errors import InvalidType, InvalidValue, WrongParent, check_count, check_flag, shown
 from smd_evo.evaluation.data import share_of
 from smd_evo.evaluation.fitness import Fitness
 from smd_evo.evaluation.front import ParetoFront
@@ -26,6 +26,7 @@ from smd_evo.integrations.evotorch.host import checked_host, checked_size, key_o
 from smd_evo.integrations.evotorch.keys import generator_seed
 from smd_evo.integrations.evotorch.replica import Replica
 from smd_evo.integrations.evotorch.solutions import solutions_from, solutions_state
+from smd_evo.integrations.evotorch.states import check_kind, kind_of, read_state
 
 __all__ = ["NetworkProblem"]
 
@@ -128,14 +129,16 @@ class NetworkProblem(EvaluatedProblem):
 
     @share.setter
     def share(self, share: tuple[int, int] | None) -> None:
-        if share is not None:
-            if not isinstance(share, tuple | list) or len(share) != 2:
-                raise InvalidType(
-                    f"share: expected its number and how many there are, got {shown(share)}; try (0, 2)"
-                )
-            share = check_count("share", share[0], low=0), check_count("share", share[1])
-            share_of(self.key, *share, self.samples)  # which says if there is no such one
-        self._share = share
+        self._share = self._checked_share(share, self.key)
+
+    def _checked_share(self, share: Any, key: Key) -> tuple[int, int] | None:
+        if share is None:
+            return None
+        if not isinstance(share, tuple | list) or len(share) != 2:
+            raise InvalidType(f"share: expected its number and how many there are, got {shown(share)}; try (0, 2)")
+        found = check_count("share", share[0], low=0), check_count("share", share[1])
+        share_of(key, *found, self.samples)  # which says if there is no such one
+        return found
 
     @contextmanager
     def racing(self) -> Iterator[None]:
@@ -211,6 +214,8 @@ class NetworkProblem(EvaluatedProblem):
         The size is that of the parent's selected parameters, however many changes it has gone through.
         """
         return {
+            "kind": kind_of(self),
+            "solution_length": self.solution_length,
             "parent": self.space.copied(),
             "changes": self.changes,
             "minibatches": self._number,
@@ -223,8 +228,9 @@ class NetworkProblem(EvaluatedProblem):
             "key": self.key,
             "seeded_at": self._seeded_at,
             "seen": {
-                label.hex(): value[0] if len(value) == 1 else list(value) for label, value in self._seen_now().items()
+                label.hex(): value[0] if len(value) == 1 else list(value) for label, value in self._known().items()
             },
+            "seen_in": self._seen_in,
             "extremes": self._extremes(),
             "generator": None if self.generator is None else self.generator.get_state(),
         }
@@ -234,34 +240,65 @@ class NetworkProblem(EvaluatedProblem):
 
         Raises:
             WrongParent: the parent has other parameters.
+            InvalidValue, InvalidType: it is no such state; nothing has changed then.
         """
-        key, seeded_at = check_key(state.get("key", self.key), "state: key"), state.get("seeded_at", 0)
-        self.space.load(state["parent"])
-        self.key, self._seeded_at = key, seeded_at
-        if self.actors:
-            self.kill_actors()  # they hold another parent
-        self._replica.changes = self._logged_from = state["changes"]
-        self._replica.optimizer = self._replica.rest = None
-        self._log = []
-        vars(self.work).update(state.get("work", {}))
-        self._features_counted().clear()
-        self._features_counted().update(state.get("features", ()))
-        self._number, self.minibatch_size = state["minibatches"], state["minibatch_size"]
-        self.share = state.get("share")
-        self._evaluations, self._checked = state["evaluations"], state["checked"]
-        self._remember(
-            {
-                bytes.fromhex(label): tuple(value) if isinstance(value, list) else (value,)
-                for label, value in state["seen"].items()
-            }
+        read_state(self._loading, state)
+
+    def _loading(self, state: Mapping[str, Any]) -> Callable[[], None]:
+        """Check a state; what is returned becomes it, of which nothing is true before."""
+        check_kind(self, state)
+        if (length := state.get("solution_length", self.solution_length)) != self.solution_length:
+            raise InvalidValue(
+                f"state: expected solutions of length {self.solution_length}, got {length}; make the problem as it "
+                "was made then"
+            )
+        parent, key = state["parent"], check_key(state.get("key", self.key), "state: key")
+        here = {name: (own.shape, own.dtype) for name, own in self.space.copied().items()}
+        if here != {name: (own.shape, own.dtype) for name, own in parent.items()}:
+            raise WrongParent(
+                f"values: expected the {len(here)} selected parameters in their shapes and types, got {len(parent)} "
+                "others; take a state of the same network and selection"
+            )
+        changes, number, evaluations, seeded_at = (
+            check_count(f"state: {name}", state.get(name, 0) if name == "seeded_at" else state[name], low=0)
+            for name in ("changes", "minibatches", "evaluations", "seeded_at")
         )
+        size = checked_size(state["minibatch_size"], self.samples)
+        share = self._checked_share(state.get("share"), key)
+        checked = check_flag("state: checked", state["checked"])
+        seen = {
+            bytes.fromhex(label): tuple(value) if isinstance(value, list) else (value,)
+            for label, value in state["seen"].items()
+        }
         extremes = solutions_from(self, state.get("extremes"))
-        self._best = self._worst = None
-        if extremes is not None:
-            self._get_best_and_worst(extremes)  # EvoTorch's, which takes note of them
-        super().manual_seed(None if state["generator"] is None else 0)
-        if self.generator is not None:
-            self.generator.set_state(state["generator"])
+        generator = state["generator"]
+        if generator is not None:
+            torch.Generator(self.device).set_state(generator)  # which says if it is none of one
+
+        def become() -> None:
+            self.space.load(parent)
+            self.key, self._seeded_at = key, seeded_at
+            if self.actors:
+                self.kill_actors()  # they hold another parent
+            self._replica.changes = self._logged_from = changes
+            self._replica.optimizer = self._replica.rest = None
+            self._log = []
+            vars(self.work).update(state.get("work", {}))
+            self._features_counted().clear()
+            self._features_counted().update(state.get("features", ()))
+            self._number, self._minibatch_size, self._share = number, size, share
+            self._evaluations, self._checked = evaluations, checked
+            self._remember(seen, state.get("seen_in", self._how()))
+            self._parent_eval = seen.get(b"")
+            self._best = self._worst = None
+            # EvoTorch's, which takes note of them
+            self._after_eval_status = {} if extremes is None else self._get_best_and_worst(extremes)
+            self._after_eval_status.update(self._told_of_parent(), evaluations=evaluations)
+            super(NetworkProblem, self).manual_seed(None if generator is None else 0)
+            if generator is not None:
+                self.generator.set_state(generator)
+
+        return become
 
     def _extremes(self) -> dict[str, Tensor] | None:
         """The best solution so far in each objective, and then the worst."""

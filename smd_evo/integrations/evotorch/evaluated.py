@@ -15,10 +15,12 @@ from torch import Tensor
 from smd_evo.core.keys import Key
 from smd_evo.core.parameters import Child
 from smd_evo.errors import InvalidValue
+from smd_evo.evaluation.calls import autocast_now
 from smd_evo.evaluation.data import minibatch, share_of
 from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.evaluation.fitness import WORST
 from smd_evo.evaluation.objectives import Objectives
+from smd_evo.evaluation.race import finalists
 from smd_evo.evaluation.work import Work
 from smd_evo.integrations.evotorch.cluster import WatchedPool
 from smd_evo.integrations.evotorch.shared import SharedParent
@@ -42,6 +44,7 @@ class EvaluatedProblem(SharedParent):
     _measures: Objectives
     _minibatch_size: int | None
     _seeded_at: int
+    _seen_in: str | None = None  # see _how; pickles of 0.1.0 have none
 
     def __init__(self, sense: str | Sequence[str], **options: Any) -> None:
         super().__init__(sense, **options)
@@ -129,11 +132,8 @@ class EvaluatedProblem(SharedParent):
         if self.is_main:
             self._unsent = self.changes
             self._number += 1
-            assert self._parent_eval is not None
-            parent = self._parent_eval[: len(self.objectives)]
-            names = ["parent_eval"] if len(parent) == 1 else [f"obj{n}_parent_eval" for n in range(len(parent))]
             self._after_eval_status.update(
-                zip(names, parent, strict=True), nonfinite=self._nonfinite, evaluations=self._evaluations
+                self._told_of_parent(), nonfinite=self._nonfinite, evaluations=self._evaluations
             )
             if self.num_actors:
                 self._after_eval_status["restarts"] = self.restarts
@@ -145,6 +145,12 @@ class EvaluatedProblem(SharedParent):
                     f"evals: expected those that evaluate() has just set, got NaN in {cleared} of them; does a hook "
                     "call access_values(), which clears them? Read values, or access_values(keep_evals=True)"
                 )
+
+    def _told_of_parent(self) -> dict[str, float]:
+        """What the status tells of the parent's fitness, if it is known."""
+        parent = (self._parent_eval or ())[: len(self.objectives)]
+        names = ["parent_eval"] if len(parent) == 1 else [f"obj{n}_parent_eval" for n in range(len(parent))]
+        return dict(zip(names, parent, strict=True))
 
     def has_evaluated(self, batch: SolutionBatch) -> bool:
         """Whether the last evaluation was of these solutions, and their fitness is what it has found."""
@@ -195,7 +201,15 @@ class EvaluatedProblem(SharedParent):
         self._parent_eval = seen[b""]
         self._say_if_alike([seen[label] for label in new if label], self._parent_eval)
         self._nonfinite = sum(any(abs(value) >= WORST for value in values) for values in evals)
-        self._remember({label: seen[label] for label in (*labels, b"")})
+        out = self._out_of_the_race({label: seen[label] for label in new}) if self._race is not None else set()
+        self._remember({label: seen[label] for label in (*labels, b"") if label not in out}, self._how())
+
+    def _out_of_the_race(self, values: dict[bytes, Values]) -> set[bytes]:
+        """Who has not seen all samples: their fitness counts in this generation alone."""
+        ranked = sorted((label for label in values if label), key=values.__getitem__)
+        if self.objectives.senses[0] == "max":
+            ranked.reverse()
+        return {*ranked[finalists(len(ranked)) :]}
 
     def _say_if_alike(self, children: Sequence[Values], parent: Values) -> None:
         """Warn where nothing about networks differs from the parent; what is of the change alone always does."""
@@ -238,12 +252,20 @@ class EvaluatedProblem(SharedParent):
                     "and are its inputs scaled as it wants them?"
                 )
 
-    def _seen_now(self) -> dict[bytes, Values]:
+    def _known(self) -> dict[bytes, Values]:
         """Fitness of what the last evaluation saw, as long as parent and samples are the same."""
         return self._seen if self._seen is not None and self._seen_at == self._now() else {}
 
-    def _remember(self, seen: dict[bytes, Values]) -> None:
-        self._seen, self._seen_at = seen, self._now()
+    def _seen_now(self) -> dict[bytes, Values]:
+        """What is known by evaluations like the next one: in its precision, and in a race if it is one."""
+        return self._known() if self._seen_in == self._how() else {}
+
+    def _remember(self, seen: dict[bytes, Values], seen_in: str | None) -> None:
+        self._seen, self._seen_at, self._seen_in = seen, self._now(), seen_in
+
+    def _how(self) -> str:
+        """What the bits of a fitness follow from beside parent and samples."""
+        return f"{autocast_now()}" if self._race is None else f"{autocast_now()} race {self._race}"
 
     def _now(self) -> tuple[Any, ...]:
         return self._number if self.minibatch_size else 0, self.minibatch_size, self._share, self.changes

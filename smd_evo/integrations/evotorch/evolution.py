@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -73,6 +73,8 @@ class SubspaceEvolution(NetworkSearcher):
         multi-objective optimization", Evol. Comput. 15, 2007 (its form for lambda children; no damping here).
     """
 
+    _dropped_at = -1  # the generation that dropped parents are told of; pickles of 0.1.0 have none
+
     @not_here(**SEARCHER_WORDS)
     def __init__(
         self,
@@ -118,7 +120,7 @@ class SubspaceEvolution(NetworkSearcher):
             pass
         self._first_sigma: float | None = None
         self._parents = problem.generate_batch(1)
-        self._dropped = 0
+        self._dropped, self._dropped_at = 0, 0
         self.add_status_getters({"dropped_parents": self._get_dropped})
 
     @property
@@ -128,28 +130,36 @@ class SubspaceEvolution(NetworkSearcher):
 
     def settle(self) -> None:
         """The best of the parents becomes the problem's, and the only one; once more does no harm."""
-        self._parents = self._parents[:1]
+        self._parents = self._present()[:1]
         self.problem.fold_common(self._parents)
 
     def state_dict(self) -> dict[str, Any]:
         """See :meth:`NetworkSearcher.state_dict`."""
-        own = {"parents": solutions_state(self._parents), "dropped": self._dropped, "first_sigma": self._first_sigma}
-        return {**super().state_dict(), **own}
+        return {
+            **super().state_dict(),
+            "parents": solutions_state(self._parents),
+            "dropped": self._dropped,
+            "dropped_at": self._dropped_at,
+            "first_sigma": self._first_sigma,
+        }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """See :meth:`NetworkSearcher.load_state_dict`."""
-        super().load_state_dict(state)
-        self._parents, self._dropped = solutions_from(self.problem, state["parents"]), state["dropped"]
-        self._first_sigma = state.get("first_sigma")
+    def _loading(self, state: Mapping[str, Any]) -> Callable[[], None]:
+        become_searcher = super()._loading(state)
+        parents = solutions_from(self.problem, state["parents"])
+        dropped = check_count("state: dropped", state["dropped"], low=0)
+
+        def become() -> None:
+            become_searcher()
+            self._parents, self._dropped, self._dropped_at = parents, dropped, state.get("dropped_at", -1)
+            self._first_sigma = state.get("first_sigma")
+
+        return become
 
     def _get_dropped(self) -> int:
         return self._dropped
 
     def _solutions(self) -> SolutionBatch:
-        parents = self._parents
-        if bool((changes_of(rows_of(parents)) != self.problem.changes).any()):  # the problem's was moved
-            parents = self.problem.generate_batch(1)
-        parents = self._make_room(parents)
+        parents = self._make_room()
         children = self._mutated(parents.take(self._of(len(parents))))
         return SolutionBatch.cat([parents, children]) if self._competes else children
 
@@ -212,14 +222,21 @@ class SubspaceEvolution(NetworkSearcher):
         better = gain > 0 if self.problem.objective_sense == "max" else gain < 0
         return float(better.double().mean())
 
-    def _make_room(self, parents: SolutionBatch) -> SolutionBatch:
-        """The parents, best first, with room for another step."""
-        self._dropped = 0
+    def _present(self) -> SolutionBatch:
+        """The parents; the problem's own one where somebody has moved that."""
+        moved = bool((changes_of(rows_of(self._parents)) != self.problem.changes).any())
+        return self.problem.generate_batch(1) if moved else self._parents
+
+    def _make_room(self) -> SolutionBatch:
+        """The parents, best first, with room for another step; those that are left when a generation begins again."""
+        if self._dropped_at != self.step_count:
+            self._dropped, self._dropped_at = 0, self.step_count
+        self._parents = self._present()
         while True:
-            self.problem.fold_common(parents)
-            rows = parents.access_values(keep_evals=True)
+            self.problem.fold_common(self._parents)  # all others are of a former parent then
+            rows = rows_of(self._parents)
             if int(row_lengths(rows[:, 1:]).max()) < self.problem.steps:
-                return parents
+                return self._parents
             kin = (rows[:, 1 : 1 + WORDS] == rows[:1, 1 : 1 + WORDS]).all(1)
             self._dropped += int((~kin).sum())
-            parents = parents.take(kin.nonzero().flatten())
+            self._parents = self._parents.take(kin.nonzero().flatten())

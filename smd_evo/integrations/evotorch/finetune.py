@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy as shallow
 from typing import Any
 
@@ -43,6 +43,7 @@ from smd_evo.integrations.evotorch.solutions import (
     sealed,
     without_steps,
 )
+from smd_evo.integrations.evotorch.states import check_kind
 from smd_evo.integrations.words import PROBLEM_WORDS
 from smd_evo.mends import not_here
 
@@ -185,6 +186,8 @@ class FinetuneProblem(NetworkProblem):
         Raises:
             InvalidValue: a lineage has ``steps`` steps already, or steps of another rule.
         """
+        if not isinstance(parents, SolutionBatch):
+            raise InvalidType(f"parents: expected a SolutionBatch, got a {type(parents).__name__}")
         rows = parents.access_values(keep_evals=True)
         self._check_whole(rows)
         rule = self.rule(subspace, scale)
@@ -198,6 +201,8 @@ class FinetuneProblem(NetworkProblem):
                 f"steps: expected room for another one in each lineage, got {self.steps} of {self.steps} taken; "
                 "FinetuneProblem(steps=...) makes more, rebase() folds them"
             )
+        if not len(rows):
+            return parents.clone()
         new = sample_rows(
             key,
             len(rows),
@@ -300,19 +305,24 @@ class FinetuneProblem(NetworkProblem):
         history = self.history
         return super().status if history is None else {**super().status, "history": history}
 
-    def rebase(self, child: Solution | Lineage | Mutation) -> None:
+    def rebase(self, child: Solution | SolutionBatch | Tensor | Lineage | Mutation) -> None:
         """Fold a child into the parent: the next population starts there, with room for all its steps.
 
         Args:
-            child: a child of the present parent.
+            child: a child of the present parent: a solution, a batch of one, the values of one, or its recipe.
 
         Raises:
             WrongParent: a solution of another parent.
+            InvalidValue, InvalidType: no solution, or several.
         """
-        if isinstance(child, Solution):
-            self._check_present(rows_of(child))
-            child = self.lineages(child)[0]
-        self.change(Fold(Lineage((child,)) if isinstance(child, Mutation) else child))
+        if isinstance(child, Mutation):
+            child = Lineage((child,))
+        elif not isinstance(child, Lineage):
+            row = row_of(child)
+            self._check_present(row)
+            self._check_whole(row, former=True)
+            child = self._decoded(row)[0]
+        self.change(Fold(child))
 
     def change(self, change: Change) -> None:
         """See :meth:`NetworkProblem.change`; the pre-trained parent is kept for :meth:`make_net`."""
@@ -333,14 +343,23 @@ class FinetuneProblem(NetworkProblem):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See :meth:`NetworkProblem.load_state_dict`; solutions of parents before this one make no networks then."""
+        super().load_state_dict(state)
+
+    def _loading(self, state: Mapping[str, Any]) -> Callable[[], None]:
+        check_kind(self, state)
         rules = [[subspace.spec, scale] for subspace, scale in self._past.rules]
         if state["rules"] != rules:
             raise InvalidValue(
                 f"state: expected one of rules {rules}, got {state['rules']}; make the same searchers before"
             )
         key = None if state.get("history") is None else check_key(state["history"], "state: history")
-        super().load_state_dict(state)
-        self._first, self._past = None, Past(self.changes, key, self._past.rules)
+        become_parent = super()._loading(state)
+
+        def become() -> None:
+            become_parent()
+            self._first, self._past = None, Past(self.changes, key, self._past.rules)
+
+        return become
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Also of what former versions have pickled."""
@@ -376,7 +395,7 @@ class FinetuneProblem(NetworkProblem):
         count = common_steps(steps) if len(rows) and bool((rule_of(rows) == rule_of(rows)[0]).all()) else 0
         if count:
             prefix = self._decoded(torch.cat([rows[:1, :1], steps[:1]], 1))[0].steps[:count]
-            known = self._seen_now()
+            known, seen_in = self._known(), self._seen_in
             self.change(Fold(Lineage(prefix)))
             begin = labels_of(torch.cat([rows[:1, :1], steps[:1]], 1))[0][: 8 * (1 + WORDS * count)]
             self._remember(
@@ -384,7 +403,8 @@ class FinetuneProblem(NetworkProblem):
                     without_steps(label, 8 * WORDS * count): value
                     for label, value in known.items()
                     if label.startswith(begin)
-                }
+                },
+                seen_in,
             )
             rest = torch.cat([steps[:, WORDS * count :], torch.zeros_like(steps[:, : WORDS * count])], 1)
             rows.copy_(self._sealed(self.changes, rule_of(rows), rest))

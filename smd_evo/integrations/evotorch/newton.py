@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 
 import torch
 from evotorch import SolutionBatch
@@ -128,28 +129,33 @@ class SubspaceNewton(NetworkSearcher):
         with problem.observing() as outputs:
             self._population = self._mutated(problem.generate_batch(self._popsize))
             problem.evaluate(self._population)
-        if self._units is not None:
-            self._units.learn(self._population, problem.status["parent_eval"])
+        parent_eval = problem.status["parent_eval"]
+        step = self._mixed(outputs, loss_of(evaluator))
+        if step is not None:
+            problem.change(step)
+        if self._units is not None:  # after what takes time: an interrupted generation has taught nothing
+            self._units.learn(self._population, parent_eval)
+
+    def _mixed(self, outputs: Mapping[bytes, Tensor], loss: Loss) -> MixtureStep | None:
+        """The best step by the outputs of the population, by their labels; None where nothing is better."""
         parent = outputs[b""]
         children = torch.stack([outputs[label] for label in labels_of(rows_of(self._population))])
         directions, lengths = unit_directions(parent, children)
         if not bool(lengths.any()):
             self._say("no child has finite outputs other than the parent's")
-            return
-        weights = self._solved(parent, directions, loss_of(evaluator))
+            return None
+        weights = self._solved(parent, directions, loss)
         if weights is None:
             self._say("no mixture of the children is better than the parent")
-            return
-        problem.change(
-            MixtureStep(
-                key=self._key,
-                generation=self.step_count,
-                weights=(weights / lengths).where(lengths > 0, 0),
-                subspace=self._subspace,
-                sigma=self.sigma,
-                scale=self._scale,
-                units=None if self._units is None else self._units.drawn,
-            )
+            return None
+        return MixtureStep(
+            key=self._key,
+            generation=self.step_count,
+            weights=(weights / lengths).where(lengths > 0, 0),
+            subspace=self._subspace,
+            sigma=self.sigma,
+            scale=self._scale,
+            units=None if self._units is None else self._units.drawn,
         )
 
     def _solved(self, parent: Tensor, directions: Tensor, loss: Loss) -> Tensor | None:
@@ -174,5 +180,5 @@ class SubspaceNewton(NetworkSearcher):
                 f"the parent did not move in generation {self.step_count + 1}: {reason}; give a larger "
                 "minibatch_size, more children or another sigma",
                 RuntimeWarning,
-                stacklevel=2,
+                stacklevel=3,
             )

@@ -174,15 +174,16 @@ class AddMutation(CopyingOperator):  # type: ignore[misc]
 class LineageCrossOver(CrossOver):  # type: ignore[misc]
     """Two children of each pair of lineages, which exchange mutations: EvoTorch's cross-over for a FinetuneProblem.
 
-    What a pair has in common from the start, its last common ancestor, stays in both children. Of the mutations since
-    then each child gets as many as its own parent has, at random. Mutations add up, so a child is the ancestor and a
-    random share of what its parents found since; nothing is lost or doubled between the two. No lineage becomes
-    longer, so ``steps`` of the problem is the number of generations, as with AddMutation alone. EvoTorch's own
-    cross-overs would cut lineages inside a mutation; what they make is refused.
+    What a pair has in common stays in both children, wherever it stands. Of the other mutations each child gets as
+    many as its own parent has, at random. Mutations add up, so a child is the common ancestor and a random share of
+    what its parents found since; nothing is lost or doubled between the two. No lineage becomes longer, so ``steps``
+    of the problem is the number of generations, as with AddMutation alone. EvoTorch's own cross-overs would cut
+    lineages inside a mutation; what they make is refused.
 
     Args:
         problem: a FinetuneProblem; its lineages have one rule of the coordinates.
         tournament_size: solutions of which the best becomes a parent, >= 1.
+        obj_index: of several objectives the one that says which is the best; None for all of them, as in NSGA-II.
         num_children: how many children, an even number. Give this, or ``cross_over_rate``, or neither: as many as
             there are solutions.
         cross_over_rate: children for each solution, > 0.
@@ -210,6 +211,7 @@ class LineageCrossOver(CrossOver):  # type: ignore[misc]
         problem: FinetuneProblem,
         *,
         tournament_size: int,
+        obj_index: int | None = None,
         num_children: int | None = None,
         cross_over_rate: float | None = None,
     ) -> None:
@@ -221,6 +223,7 @@ class LineageCrossOver(CrossOver):  # type: ignore[misc]
         super().__init__(
             problem,
             tournament_size=check_count("tournament_size", tournament_size),
+            obj_index=None if obj_index is None else _objective_of(problem, obj_index),
             num_children=num_children,
             cross_over_rate=None
             if cross_over_rate is None
@@ -229,6 +232,14 @@ class LineageCrossOver(CrossOver):  # type: ignore[misc]
 
     def _do_cross_over(self, parents1: Tensor, parents2: Tensor) -> SolutionBatch:
         return self._make_children_batch(self.problem.cross(parents1, parents2, key=draw_key(self.problem)))
+
+
+def _objective_of(problem: FinetuneProblem, number: int) -> int:
+    count = len(problem.senses)
+    number = check_count("obj_index", number, low=-count)
+    if number >= count:
+        raise InvalidValue(f"obj_index: expected less than the {count} objectives, got {number}")
+    return number
 
 
 def _of_lineages(problem: Problem, mend: str) -> FinetuneProblem:

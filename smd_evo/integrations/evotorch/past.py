@@ -45,7 +45,7 @@ class Past:
         self.rules, self.former = list(rules), key is None
         self._first = first
         self._keys: dict[int, Key] = {first: key or 0}
-        self._lines: list[str] | None = []
+        self._lines: list[str | None] | None = []  # None instead: of a former version, in which no history was left
         self._start: tuple[int, int | None] | None = None
         self._told: tuple[tuple[int, int], Tensor] | None = None
 
@@ -76,10 +76,10 @@ class Past:
         try:
             line = json.dumps(encoded(change))
         except TypeError:  # somebody's own, of which nobody else can know
-            line, self._lines = "", None
-        self._keys[replica.changes + 1] = following(self.key_after(replica.changes), line)
+            line = None
+        self._keys[replica.changes + 1] = following(self.key_after(replica.changes), line or "")
         if self._lines is not None:
-            del self._lines[replica.changes - self._first :]  # noted, and then interrupted
+            del self._lines[replica.changes - self._first :]  # noted, and then interrupted or refused
             self._lines.append(line)
 
     def told(self, first: Replica, changes: int) -> Tensor | None:
@@ -90,7 +90,9 @@ class Past:
             return None
         now = changes, len(self.rules)
         if self._told is None or self._told[0] != now:
-            lines = self._lines[: changes - self._first]
+            lines = [line for line in self._lines[: changes - self._first] if line is not None]
+            if len(lines) < changes - self._first:
+                return None
             found = History(*self._checksums(first), self._first, self._keys[self._first], tuple(self.rules), lines)
             self._told = now, torch.frombuffer(bytearray(found.text.encode()), dtype=torch.uint8)
         return self._told[1]

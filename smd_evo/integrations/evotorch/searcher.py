@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from evotorch.algorithms import SearchAlgorithm
 from evotorch.algorithms.searchalgorithm import SinglePopulationAlgorithmMixin
 from torch import Tensor
 
+from smd_evo.core.keys import check_key
 from smd_evo.core.mutation import SCALES
 from smd_evo.core.rows import row_lengths
 from smd_evo.core.subspace import Subspace
@@ -33,6 +34,7 @@ from smd_evo.integrations.evotorch.asking import AskAndTell
 from smd_evo.integrations.evotorch.finetune import FinetuneProblem
 from smd_evo.integrations.evotorch.keys import draw_key
 from smd_evo.integrations.evotorch.solutions import rows_of, solutions_from, solutions_state
+from smd_evo.integrations.evotorch.states import check_kind, kind_of, read_state
 from smd_evo.integrations.evotorch.units import UnitChoice
 from smd_evo.markup import html_table
 
@@ -54,7 +56,7 @@ class NetworkSearcher(AskAndTell):
 
     def _repr_html_(self) -> str:
         names = ("iter", *_SHOWN) if self.step_count else ()  # before the first step EvoTorch knows nothing
-        known = [(name, self.status[name]) for name in names if name in self.status]
+        known = [(name, self.status[name]) for name in names if self.status.get(name) is not None]
         rows = [[name, f"{value:,}" if isinstance(value, int) else f"{value:.4g}"] for name, value in known]
         return html_table(type(self).__name__, ["status", ""], rows)
 
@@ -117,6 +119,7 @@ class NetworkSearcher(AskAndTell):
         """
         self._take_seed()
         return {
+            "kind": kind_of(self),
             "problem": self.problem.state_dict(),
             "generation": self.step_count,
             "key": self._key,
@@ -129,15 +132,33 @@ class NetworkSearcher(AskAndTell):
         """Become what :meth:`state_dict` told of a searcher of the same settings on a problem of the same settings.
 
         Raises:
-            WrongParent, InvalidValue: it is of another parent, subspace or scale.
+            WrongParent: it is of another parent.
+            InvalidValue, InvalidType: it is of another kind, subspace or scale, or none; nothing has changed then.
         """
-        self.problem.load_state_dict(state["problem"])
-        self._steps_count = state["generation"]
-        self._key, self._sigma = state["key"], state["sigma"]
-        self._population, self._asked = solutions_from(self.problem, state["population"]), None
-        self._seeding = self.problem.seedings
-        if self._units is not None:
-            self._units.load_state_dict(state["units"])
+        read_state(self._loading, state)
+        self._tell_anew()
+
+    def _loading(self, state: Mapping[str, Any]) -> Callable[[], None]:
+        """Check a state; what is returned becomes it, of which nothing is true before."""
+        check_kind(self, state)
+        problem = self.problem
+        become_problem = problem._loading(state["problem"])
+        generation = check_count("state: generation", state["generation"], low=0)
+        key, sigma = check_key(state["key"], "state: key"), state["sigma"]
+        if sigma != "auto":
+            sigma = check_number("state: sigma", sigma, low=0)
+        population = solutions_from(problem, state["population"])
+        become_units = None if self._units is None else self._units.loading(state["units"])
+
+        def become() -> None:
+            become_problem()
+            self._steps_count, self._key, self._sigma = generation, key, sigma
+            self._population, self._asked = population, None
+            self._seeding = problem.seedings
+            if become_units is not None:
+                become_units()
+
+        return become
 
     def ask(self) -> SolutionBatch:
         """See :meth:`AskAndTell.ask`; with a :class:`UnitSubspace` the last solution is the parent."""

@@ -155,10 +155,21 @@ def solutions_state(batch: SolutionBatch | None) -> dict[str, Tensor] | None:
 
 
 def solutions_from(problem: Problem, state: Mapping[str, Tensor] | None) -> SolutionBatch | None:
-    """The solutions of :func:`solutions_state` again."""
+    """The solutions of :func:`solutions_state` again.
+
+    Raises:
+        InvalidValue: they are of a problem of other solutions or objectives.
+    """
     if state is None:
         return None
-    batch = SolutionBatch(problem, popsize=len(state["values"]), empty=True)
-    batch.set_values(state["values"].to(batch.device))
-    batch.set_evals(state["evals"].to(batch.device))
+    values, evals = state["values"], state["evals"]
+    batch = SolutionBatch(problem, popsize=len(values), empty=True)
+    expected = [len(values), problem.solution_length], [*batch.evals.shape]
+    if ([*values.shape], [*evals.shape]) != expected:
+        raise InvalidValue(
+            f"state: expected solutions of shape {expected[0]} and evaluations of {expected[1]}, got "
+            f"{[*values.shape]} and {[*evals.shape]}; make the problem as it was made then"
+        )
+    batch.set_values(values.to(batch.device))
+    batch.set_evals(evals.to(batch.device))
     return batch

@@ -15,6 +15,7 @@ from smd_evo.errors import InvalidType, InvalidValue, check_count, shown
 from smd_evo.integrations.evotorch.asking import AskAndTell
 from smd_evo.integrations.evotorch.finetune import FinetuneProblem
 from smd_evo.integrations.evotorch.searcher import NetworkSearcher
+from smd_evo.integrations.evotorch.states import check_kind, kind_of, read_state
 
 __all__ = ["Staged"]
 
@@ -106,6 +107,7 @@ class Staged(AskAndTell):
         """See :meth:`NetworkSearcher.state_dict`."""
         begun = self._searcher is not None
         return {
+            "kind": kind_of(self),
             "generation": self.step_count,
             "stage": self._stage,
             "searcher": self.searcher.state_dict() if begun else None,
@@ -118,6 +120,11 @@ class Staged(AskAndTell):
         Raises:
             WrongParent, InvalidValue: it is of another parent, or of other stages.
         """
+        read_state(self._loading, state)
+        self._tell_anew()
+
+    def _loading(self, state: Mapping[str, Any]) -> Callable[[], None]:
+        check_kind(self, state)
         stage, generation = state["stage"], state["generation"]
         here = {self._stage_at(max(0, generation - 1)), self._stage_at(generation)}  # the next may have begun
         if stage not in (here if stage is not None or generation else {None}):
@@ -125,14 +132,18 @@ class Staged(AskAndTell):
                 f"state: expected one of stages that end after {self._ends} generations, got stage {stage} after "
                 f"{generation}"
             )
-        if stage is None:
-            self.problem.load_state_dict(state["problem"])
-            self._searcher = None
+        with self.problem._same_random_state():  # from which a searcher takes a key
+            searcher = None if stage is None else self._made(stage)
+        if searcher is None:
+            become_present = self.problem._loading(state["problem"])
         else:
-            searcher = self._made(stage)
-            searcher.load_state_dict(state["searcher"])
-            self._searcher = searcher
-        self._stage, self._steps_count = stage, generation
+            become_present = searcher._loading(state["searcher"])
+
+        def become() -> None:
+            become_present()
+            self._searcher, self._stage, self._steps_count = searcher, stage, generation
+
+        return become
 
     _repr_html_ = NetworkSearcher._repr_html_
 

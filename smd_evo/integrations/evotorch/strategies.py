@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from evotorch import SolutionBatch
+from torch import Tensor
 
-from smd_evo.core.delta import SparseDelta
+from smd_evo.core.delta import SparseDelta, SparseValues
 from smd_evo.core.feedback import take_step
 from smd_evo.core.gradient import centered_ranks, es_gradient
 from smd_evo.core.optimizers import Optimizer
+from smd_evo.core.parameters import ParameterSpace
 from smd_evo.core.subspace import Dense, Subspace
 from smd_evo.errors import InvalidValue, check_number
 from smd_evo.integrations.evotorch.finetune import FinetuneProblem
@@ -42,7 +45,10 @@ class GradientStep(GenerationStep):
     carries: bool = field(default=False, kw_only=True)
 
     def apply(self, replica: Replica) -> None:
-        """Make the children's noise again, and move the parent; the optimizer's state is the replica's."""
+        """Make the children's noise again, and move the parent; the optimizer's state is the replica's.
+
+        All of them move, or nothing does: Ctrl-C may come anywhere.
+        """
         space = replica.space
         layout, device = space.layout, space.device
         moved = moved_by(self.subspace)
@@ -55,23 +61,39 @@ class GradientStep(GenerationStep):
         if self.weight_decay:
             decay = self.weight_decay / self.sigma * space.values_at(coordinates)
             gradient -= decay if scales is None else decay / scales
-        step = self._optimizer_of(replica).ascent(gradient)
+        optimizer, rest = self._optimizer_of(replica)
+        step = optimizer.ascent(gradient)
         if scales is not None:
             step *= scales
         if self.carries:
-            rest = None if replica.rest is None else replica.rest.to(device)
-            replica.rest = take_step(space, coordinates, step, rest)
+            rest = self._carried(space, coordinates, step, rest)
         else:
             space.fold(SparseDelta(coordinates, step))
+        vars(replica).update(optimizer=(self.key, optimizer), rest=rest)
 
-    def _optimizer_of(self, replica: Replica) -> Optimizer:
-        """The optimizer of this searcher, which its key tells from another one's, with its state by the parent."""
+    def _carried(self, space: ParameterSpace, coordinates: Tensor, step: Tensor, rest: Tensor | None) -> Tensor:
+        """Take the step; what is left of it is found out when the parent has moved, which an interrupt takes back."""
+        before = space.values_at(coordinates, torch.promote_types(space.dtype, torch.float32))
+        try:
+            return take_step(space, coordinates, step, rest)
+        except BaseException:
+            space.fold(SparseValues(coordinates, before))
+            raise
+
+    def _optimizer_of(self, replica: Replica) -> tuple[Optimizer, Tensor | None]:
+        """A copy of this searcher's optimizer, which its key tells from another one's, and of what steps have left.
+
+        A copy, by which the replica's is as it was until the parent has moved; on the parent's device.
+        """
         if replica.optimizer is None or replica.optimizer[0] != self.key:
-            replica.optimizer, replica.rest = (self.key, self.optimizer.make()), None
-        optimizer: Optimizer = replica.optimizer[1]
-        moved = {name: tensor.to(replica.space.device) for name, tensor in optimizer.state.items() if tensor.dim()}
-        optimizer.state.update(moved)
-        return optimizer
+            return self.optimizer.make(), None
+        optimizer: Optimizer = copy(replica.optimizer[1])
+        device = replica.space.device
+        optimizer.state = {
+            name: tensor.to(device if tensor.dim() else tensor.device, copy=True)
+            for name, tensor in optimizer.state.items()
+        }
+        return optimizer, None if replica.rest is None else replica.rest.to(device)
 
 
 class SubspaceES(NetworkSearcher):
@@ -160,13 +182,18 @@ class SubspaceES(NetworkSearcher):
             rest = None if replica.rest is None else {"rest": replica.rest.to("cpu", copy=True)}
         return {**super().state_dict(), "optimizer": own, **(rest or {})}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """See :meth:`NetworkSearcher.load_state_dict`."""
-        super().load_state_dict(state)
-        if state["optimizer"] is not None:
-            replica, most = self.problem.replica, self.problem.space.size
-            replica.optimizer = self._key, self._optimizer.restored(state["optimizer"], most)
-            replica.rest = restored_rest(state.get("rest"), self._subspace, self._key, replica.space)
+    def _loading(self, state: Mapping[str, Any]) -> Callable[[], None]:
+        become_searcher, replica = super()._loading(state), self.problem.replica
+        if state["optimizer"] is None:
+            return become_searcher
+        optimizer = self._optimizer.restored(state["optimizer"], replica.space.size)
+        rest = restored_rest(state.get("rest"), self._subspace, state["key"], replica.space)
+
+        def become() -> None:
+            become_searcher()
+            replica.optimizer, replica.rest = (self._key, optimizer), rest
+
+        return become
 
     def _solutions(self) -> SolutionBatch:
         return self._mutated(self.problem.generate_batch(self._popsize), antithetic=True)

@@ -219,10 +219,11 @@ class SubspaceProblem(NetworkProblem):
         values.zero_()
 
     def _children(self, values: Tensor) -> Iterator[Child]:
-        return (self._delta(point) for point in values.to(self.space.device))
+        return (self._delta(point) for point in values.to(self.space.device, torch.float32))
 
     def _labels(self, values: Tensor) -> list[bytes]:
-        """A digest of each point's numbers."""
+        """A digest of each point's numbers, of the type that its child is made of."""
+        values = values.to(torch.float32)
         nonzero = (values != 0).any(1).tolist()
         rows = values.as_subclass(Tensor).detach().cpu().contiguous().numpy()
         return [

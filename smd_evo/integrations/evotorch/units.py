@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from evotorch import SolutionBatch
@@ -74,8 +74,8 @@ class UnitChoice:
         """What was learned."""
         return {"gains": list(self._gains), "costs": list(self._costs)}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Become what :meth:`state_dict` told.
+    def loading(self, state: Mapping[str, Any]) -> Callable[[], None]:
+        """Check what :meth:`state_dict` told; what is returned becomes it.
 
         Raises:
             InvalidValue, InvalidType: it is of other units.
@@ -84,4 +84,8 @@ class UnitChoice:
         costs = [check_number("costs", cost, low=0) for cost in state["costs"]]
         if len(gains) != len(self._units) or len(costs) not in (0, len(gains)):
             raise InvalidValue(f"state: expected one of {len(self._units)} units, got {len(gains)} and {len(costs)}")
-        self._gains, self._costs = gains, costs
+
+        def become() -> None:
+            self._gains, self._costs = gains, costs
+
+        return become

@@ -1,0 +1,53 @@
+"""States that are loaded: read as a whole before anything changes, and refused in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from smd_evo.errors import InvalidValue, SmdEvoError, shown
+
+__all__ = ["check_kind", "kind_of", "read_state"]
+
+
+def kind_of(thing: object) -> str:
+    """The class of this package that something is of.
+
+    Example:
+        >>> class Own(SmdEvoError):
+        ...     pass
+        >>> kind_of(Own())
+        'SmdEvoError'
+    """
+    return next(kind.__name__ for kind in type(thing).__mro__ if kind.__module__.startswith("smd_evo."))
+
+
+def check_kind(thing: object, state: Mapping[str, Any]) -> None:
+    """Raise if a state says that it is of another kind; those of 0.1.0 say nothing."""
+    expected, found = kind_of(thing), state.get("kind")
+    if found not in (None, expected):
+        raise InvalidValue(f"state: expected one of {expected}, got one of {shown(found)}; load it into such a one")
+
+
+def read_state(loading: Callable[[Mapping[str, Any]], Callable[[], None]], state: Mapping[str, Any]) -> None:
+    """Become what a state tells.
+
+    Args:
+        loading: checks a state, and returns what becomes it.
+        state: of anybody.
+
+    Raises:
+        InvalidValue: something of it is missing, or of another kind.
+        SmdEvoError: what ``loading`` raises.
+    """
+    try:
+        become = loading(state)
+    except SmdEvoError:
+        raise
+    except LookupError as error:
+        raise InvalidValue(f"state: expected all that state_dict() gave, got none of {error}") from None
+    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise InvalidValue(
+            f"state: expected what state_dict() gave, got something else ({shown(str(error))})"
+        ) from None
+    become()
