@@ -25,7 +25,7 @@ from smd_evo.core.rows import (
 )
 from smd_evo.core.selection import Select
 from smd_evo.core.subspace import Subspace, check_subspace
-from smd_evo.errors import InvalidType, InvalidValue, WrongParent, check_choice, check_count
+from smd_evo.errors import InvalidType, InvalidValue, WrongParent, check_choice, check_count, shown
 from smd_evo.evaluation.fitness import Fitness
 from smd_evo.evaluation.objectives import Objective
 from smd_evo.integrations.evotorch.base import NetworkProblem
@@ -318,6 +318,8 @@ class FinetuneProblem(NetworkProblem):
         if isinstance(child, Mutation):
             child = Lineage((child,))
         elif not isinstance(child, Lineage):
+            if not isinstance(child, Solution | SolutionBatch | Tensor):
+                raise InvalidType(f"child: expected a Mutation, Lineage or solution, got {shown(child)}")
             row = row_of(child)
             self._check_present(row)
             self._check_whole(row, former=True)

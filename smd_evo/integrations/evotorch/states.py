@@ -11,14 +11,7 @@ __all__ = ["check_kind", "kind_of", "read_state"]
 
 
 def kind_of(thing: object) -> str:
-    """The class of this package that something is of.
-
-    Example:
-        >>> class Own(SmdEvoError):
-        ...     pass
-        >>> kind_of(Own())
-        'SmdEvoError'
-    """
+    """The class of this package that something is of, also by a subclass of somebody's own."""
     return next(kind.__name__ for kind in type(thing).__mro__ if kind.__module__.startswith("smd_evo."))
 
 
