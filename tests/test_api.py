@@ -580,7 +580,9 @@ class TestFitness:
         result = smd_evo.load_run(tmp_path / "run")
         assert result.numbers["sense"] == "max"
         before, *others = result.numbers["rows"]
-        assert all(row["fitness_gain"]["value"] == pytest.approx(row["fitness"] - before["fitness"]) for row in others)
+        assert all(
+            row["fitness_gain"]["value"] == pytest.approx(row["fitness"] - before["fitness"]) for row in others
+        )
         for shown in (done.stdout, repr(result)):  # beside the accuracy, where else there is the loss
             assert "fitness: my_scores:margin, higher is better" in " ".join(shown.lower().split())
             assert "against the parent: my_scores:margin" in " ".join(shown.split())

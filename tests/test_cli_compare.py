@@ -166,9 +166,9 @@ def test_a_failing_one_ends_its_own_processes_alone(tmp_path):
     others = spawn.Process(target=time.sleep, args=(60,))
     others.start()
     try:
+        runner._pool = ProcessPoolExecutor(1, spawn)
+        work = runner._pool.submit(time.sleep, 60)
         with pytest.raises(KeyError), runner:
-            runner._pool = ProcessPoolExecutor(1, spawn)
-            work = runner._pool.submit(time.sleep, 60)
             raise KeyError
         assert isinstance(work.exception(timeout=30), BrokenProcessPool)
         assert others.is_alive()
