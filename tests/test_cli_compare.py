@@ -165,16 +165,11 @@ def test_a_failing_one_ends_its_own_processes_alone(tmp_path):
     runner, spawn = Runner(CompareConfig(), tmp_path, 1, Silent()), multiprocessing.get_context("spawn")
     others = spawn.Process(target=time.sleep, args=(60,))
     others.start()
-    runner._pool = ProcessPoolExecutor(1, spawn)
-    work = runner._pool.submit(time.sleep, 60)
-
-    def fail():
-        with runner:
-            raise KeyError
-
     try:
-        with pytest.raises(KeyError):
-            fail()
+        runner._pool = ProcessPoolExecutor(1, spawn)
+        work = runner._pool.submit(time.sleep, 60)
+        with pytest.raises(KeyError), runner:
+            raise KeyError
         assert isinstance(work.exception(timeout=30), BrokenProcessPool)
         assert others.is_alive()
     finally:

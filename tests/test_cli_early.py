@@ -98,15 +98,9 @@ def test_refusals_come_before_anything_heavy_is_imported(tmp_path):
 @pytest.mark.parametrize("name", ["data", "also"])
 def test_results_never_become_a_class_of_images(data, out, among, name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for folder in (
-        "flat/cat",
-        "parts/train/cat",
-        "parts/val/cat",
-        "others/train/cat",
-        "others/validation/cat",
-        "runs/cat",
-    ):
-        (tmp_path / folder).mkdir(parents=True)
+    parts = ["parts/train", "parts/val", "others/train", "others/validation"]
+    for folder in ("flat", *parts, "runs"):
+        (tmp_path / folder / "cat").mkdir(parents=True)
     settings = {"model": "timm:resnet18", "data": "imagefolder:elsewhere", name: f"imagefolder:{data}"}
     (tmp_path / "elsewhere").mkdir()
     with pytest.raises(InvalidValue, match=f"^out: .* of {name}$") if among else nullcontext():

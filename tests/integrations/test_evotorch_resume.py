@@ -1,6 +1,7 @@
 """A search that goes on in other objects: the same to the bit as if it had never stopped."""
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -217,7 +218,7 @@ def without(state, name):
         ("adam", "adam", lambda state: changed(state, generator=torch.zeros(3)), "state: expected"),
         ("adam", "adam", lambda state: changed(state, changes=None), "state: changes: expected a whole number"),
     ],
-    ids=str,
+    ids=itertools.count(),  # the text of a function holds its address, which each worker has another of
 )
 @pytest.mark.filterwarnings("ignore")
 def test_a_state_that_is_refused_changes_nothing(name, other, change, message):

@@ -257,8 +257,8 @@ class EvaluatedProblem(SharedParent):
         return self._seen if self._seen is not None and self._seen_at == self._now() else {}
 
     def _seen_now(self) -> dict[bytes, Values]:
-        """What is known by evaluations like the next one: in its precision, and in a race if it is one."""
-        return self._known() if self._seen_in == self._how() else {}
+        """What is known by evaluations like the next one: in its precision, of all samples or of the same race."""
+        return self._known() if self._seen_in in (self._how(), f"{autocast_now()}") else {}
 
     def _remember(self, seen: dict[bytes, Values], seen_in: str | None) -> None:
         self._seen, self._seen_at, self._seen_in = seen, self._now(), seen_in
