@@ -23,7 +23,7 @@ from torch import nn
 
 from smd_evo import Evaluator, Lineage
 from smd_evo.controls.batchnorm import blended, statistics_of
-from smd_evo.controls.outputs import fit_scaling
+from smd_evo.controls.outputs import Scaled, fit_scaling
 
 BITS, FORWARDS, MINIBATCH = 3, 100_000, 128
 FLOATS = "norm,bias"
@@ -56,17 +56,6 @@ def test(module: nn.Module) -> dict[str, float]:
 
 def outputs(network: nn.Module, samples: Any) -> Any:
     return Evaluator(network, samples).predict([Lineage()])[0]
-
-
-class Scaled(nn.Module):
-    """A network with a temperature and biases."""
-
-    def __init__(self, network: nn.Module, scaling: Any) -> None:
-        super().__init__()
-        self.network, self.scaling = network, scaling
-
-    def forward(self, x):
-        return self.scaling.of(self.network(x))
 
 
 def float_network(task: Task, seed: int) -> tuple[nn.Module, int]:
