@@ -196,6 +196,7 @@ def test_what_is_free_stands_beside(tmp_path):
     assert done.returncode == 0, done.stderr
     found = runs(tmp_path / "run")
     assert {name.split("/")[1] for name in found} == {"parent", "openai-es", "head-es", *CONTROLS}
+    assert {name.split("/")[1] for name in found if "trial" in name} <= set(CONTROLS)  # of one there is no choice
     for name in CONTROLS:  # they have one step
         assert found[f"runs/{name}/seed-1.json"]["evaluations"] == (0 if name == "views" else 300)
     assert found["runs/head-es/seed-1.json"]["forwards"] < found["runs/openai-es/seed-1.json"]["forwards"] / 2
@@ -261,6 +262,12 @@ class TestRefuses:
         )
         parent = ["--model", "regression:net", "--data", "regression:data"]
         refused(compare(tmp_path / "run", *parent, cwd=tmp_path), "data: expected a class number for each sample")
+        assert not (tmp_path / "run").exists()
+
+    def test_trials_whose_share_of_the_forward_passes_is_no_generation(self, tmp_path):
+        limits = ["--budget", "4800", "--forwards", "480", "--tuning-budget", "1000", "--trials", "2"]
+        result = compare(tmp_path / "run", *limits)
+        refused(result, "tuning_budget: expected at least 1600, whose share of 480", "is a generation of 160")
         assert not (tmp_path / "run").exists()
 
     def test_more_trials_than_a_method_has_settings(self, tmp_path):

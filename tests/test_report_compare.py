@@ -105,6 +105,13 @@ def test_says_how_settings_were_chosen(tuning, shown, metric, name):
     assert f"best by {name} on validation" in tuned
 
 
+def test_says_where_nothing_was_chosen():
+    result = compare_result(trials=1)
+    rows = page(dataclasses.replace(result, trials=dict.fromkeys(result.trials, ())))
+    assert fact(rows, "Tuning").startswith("each method has the first of its settings, untried")
+    assert rows.table("All settings that were tried") == [["settings", "accuracy, %", "loss"]]
+
+
 def test_a_star_marks_what_was_chosen_of_all_that_was_tried():
     rows = page().table("All settings that were tried")
     assert rows[1:] == [

@@ -45,7 +45,7 @@ EVOLVE = [
     *("--fitness-samples", "1000", "--validation-samples", "300", "--test-samples", "1000"),
     # A hundred generations of dense children; of those that share layers as many as take as much computing.
     *("--children", "16", "--images", "32", "--forwards", "51200", "--budget", "500000"),
-    *("--methods", "norm-bias-es,staged-es,early-newton", "--trials", "1", "--tuning-budget", "60000", "--seeds", "3"),
+    *("--methods", "norm-bias-es,staged-es,early-newton", "--trials", "1", "--seeds", "3"),
 ]
 ALL = [*SITUATIONS, "window", "evolve"]
 ENVIRONMENT = {

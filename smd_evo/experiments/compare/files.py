@@ -86,12 +86,10 @@ def compare(
         if new is not None:
             known = {"data": described(new.data), "parameters": new.parameters, "refused": new.refused_controls}
             write_results(folder / _DATA, "compare-data", known | _identity(new))
-        tuning = {
-            name: [Job(name, _TUNING, trial, False) for trial in range(tries(name, config.trials))] for name in names
-        }
+        tuning = {name: _tuning(name, config) for name in names}
         runner.make([Job(PARENT, _TUNING, 0, True), *(job for own in tuning.values() for job in own)])
         trials = {name: [runner.done[job] for job in own] for name, own in tuning.items()}
-        chosen = {name: best_trial(own, config.metric) for name, own in trials.items()}
+        chosen = {name: best_trial(own, config.metric) if own else 0 for name, own in trials.items()}
         seeds = range(1, config.seeds + 1)
         reported = {name: [Job(name, seed, chosen[name], True) for seed in seeds] for name in names}
         runner.make([job for own in zip(*reported.values(), strict=True) for job in own])  # each seed of all methods
@@ -129,8 +127,7 @@ def _workload(config: CompareConfig, folder: Path, names: Sequence[str], runner:
     trials, reported, strengths = [], [], 0
     for name in names:
         grid = [dict(settings) for settings in find_method(name).grid[: tries(name, config.trials)]]
-        tried = [stored_run(folder, Job(name, _TUNING, trial, False)) is None for trial in range(len(grid))]
-        missing = [settings for settings, new in zip(grid, tried, strict=True) if new]
+        missing = [grid[job.trial] for job in _tuning(name, config) if stored_run(folder, job) is None]
         runs = [
             seed for seed in range(1, config.seeds + 1) if not file_of(folder, Job(name, seed, 0, True)).is_file()
         ]
@@ -144,6 +141,12 @@ def _workload(config: CompareConfig, folder: Path, names: Sequence[str], runner:
     if not found.parts:  # then the parent is not loaded
         return found
     return runner.here().timed(found, f"in one process, which {workers} share" if workers > 1 else "")
+
+
+def _tuning(name: str, config: CompareConfig) -> list[Job]:
+    """A method's trials: none where there is nothing to choose."""
+    count = tries(name, config.trials)
+    return [Job(name, _TUNING, trial, False) for trial in range(count)] if count > 1 else []
 
 
 def finished(folder: Path) -> int:

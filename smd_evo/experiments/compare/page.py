@@ -51,15 +51,19 @@ def compare_section(record: RunRecord) -> Section:
 def _facts(record: RunRecord, result: found.CompareResult) -> dict[str, str]:
     config, samples = result.config, record.results["data"]["samples"]["fitness"]
     tuning = config.budget if config.tuning_budget is None else config.tuning_budget
+    tried = (
+        f"{config.trials} trials of each method, of {tuning:,} image evaluations each, on a seed of their own, and"
+    )
+    if config.trials == 1:
+        tried = "each method has the first of its settings, untried;"
     return {
         **data_facts(record.config, record.results, _ROLES),
         "Budget": f"{budget_text(config)} a run",
         "Generations": f"{config.children:,} children on {min(config.images, samples):,} of the {samples:,} fitness "
         "images; methods of a single generation, or of none, spend the same budget in their own way",
         "Runs": f"{config.seeds} of each method; a seed draws the same minibatches for all methods",
-        "Tuning": f"{config.trials} trials of each method, of {tuning:,} image evaluations each, on a seed of their "
-        f"own, and all settings of what is free; those that are best by {fitness_name(config.metric)} on validation "
-        "make the reported runs",
+        "Tuning": f"{tried} all settings of what is free; those that are best by {fitness_name(config.metric)} on "
+        "validation make the reported runs",
         "Fitness": fitness_name(config.fitness),
         "Seed": str(config.seed),
         "Computed on": f"{config.device}, {config.precision}",
@@ -67,10 +71,11 @@ def _facts(record: RunRecord, result: found.CompareResult) -> dict[str, str]:
 
 
 def _trials(result: found.CompareResult) -> Table:
+    tried = [(method, result.trials[method.method]) for method in result.methods]
     return Table(
         title="All settings that were tried",
         columns=["settings", "accuracy, %", "loss"],
-        groups=[Group(_tried(result.trials[method.method], method), method.method) for method in result.methods],
+        groups=[Group(_tried(trials, method), method.method) for method, trials in tried if trials],
         note="On validation, at the end of a trial. A star marks the settings of the reported runs.",
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -50,7 +51,12 @@ class CompareConfig(ExperimentConfig):
     seeds: int = setting(
         5, "N", "Reported runs of each method; 2 or more [5].", readers.whole("try 5", low=2, high=10_000)
     )
-    trials: int = setting(4, "N", "Settings that each method may try [4].", readers.whole("try 4"))
+    trials: int = setting(
+        4,
+        "N",
+        "Settings that each method may try; of 1 there is no choice, and no trial [4].",
+        readers.whole("try 4"),
+    )
     children: int = setting(
         32, "N", "Children a generation, even [32].", readers.whole("try 32", low=8, high=CHILDREN)
     )
@@ -85,4 +91,11 @@ class CompareConfig(ExperimentConfig):
                 raise InvalidValue(
                     f"{name}: expected at least one generation, {self.children} children x {self.images} images = "
                     f"{lowest}, got {budget}; give more, or fewer children or images"
+                )
+        if self.trials > 1 and self.tuning_budget is not None and self.forwards is not None:
+            share = self.forwards * self.tuning_budget / self.budget
+            if share < lowest:
+                raise InvalidValue(
+                    f"tuning_budget: expected at least {math.ceil(lowest * self.budget / self.forwards)}, whose "
+                    f"share of {self.forwards} forward passes is a generation of {lowest}, got {self.tuning_budget}"
                 )

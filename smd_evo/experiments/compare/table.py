@@ -208,9 +208,13 @@ def _targets(result: CompareResult) -> Table:
 
 
 def _costs(result: CompareResult) -> Table:
+    trials = result.config.trials
+    chosen = f"the best of {trials} trials of each method on validation"
+    if trials == 1:
+        chosen = "the first of each method, untried"
     table = _table(
         "Settings, and what a run took",
-        f"Settings: the best of {result.config.trials} trials of each method on validation, of what is free of all. "
+        f"Settings: {chosen}; of what is free the best of all on validation. "
         "Strengths are in units of the calibrated one, for which so many images were evaluated once, "
         "outside of the budget; forwards: passes of an image through the whole network that this took, as layers "
         "before what is mutated are computed once a minibatch; seconds: without the scores; MiB: at the peak, "
