@@ -10,6 +10,7 @@ from math import log
 from pathlib import Path
 from statistics import mean, stdev
 
+from smd_evo.experiments.compare.methods.registry import CONTROLS
 from smd_evo.statistics.tests import rank_correlation, t_interval, wilcoxon
 
 RESULTS = Path(__file__).parent / "results"
@@ -36,6 +37,8 @@ def tables():
             "imagenet windows over networks": over_windows,
             "imagenet spread": spread,
         }
+    if read("evolve"):
+        found["imagenet evolve"] = evolved
     return found | {"imagenet cost": cost}
 
 
@@ -232,6 +235,40 @@ def spread():
         rows.append([f"{density:g}", f"{mean(by_norm):.1f}", p_value, f"{mean(by_sigma):.1f}"])
     columns = ["density", "same norm: standard deviation, points", "Wilcoxon against dense", "same sigma"]
     return table(columns, rows)
+
+
+def evolved():
+    """A hundred generations: what each method ends with on test, beside OpenAI-ES and the best of what is free."""
+    networks, rows = json.loads((RESULTS / "networks.json").read_text()), []
+    for name, results in sorted(read("evolve").items(), key=lambda each: networks[each[0]]["parameters"]):
+        rows.append([name, "parent", f"{100 * results['parent']['test']['accuracy']:.1f}", *[""] * 5])
+        for method in results["methods"]:
+            if method["method"] in CONTROLS and method["method"] != results["control"]:
+                continue
+            label = f"{method['method']} (the best of what is free)"
+            rows.append(
+                [
+                    name,
+                    label if method["method"] == results["control"] else method["method"],
+                    f"{100 * method['accuracy']['value']:.1f}",
+                    *(difference(method[kind], "accuracy") for kind in ("against", "against_control")),
+                    f"{method['calibrated']['loss']['value']:.3f}",
+                    difference(method["against_control"], "loss"),
+                    f"{method['forwards']:,.0f}",
+                ]
+            )
+    columns = ["network", "method", "accuracy, %", "against openai-es", "against what is free", "loss, calibrated"]
+    return table([*columns, "against what is free", "forward passes"], rows)
+
+
+def difference(found, measure):
+    """With its interval and Holm's p; nothing for what others are compared with."""
+    if measure not in found:
+        return ""
+    value, p_value = found[measure]["value"], p_text(found[measure]["adjusted"])
+    if measure == "accuracy":
+        return f"{points(value)} (p {p_value})"
+    return f"{value['value']:+.3f} [{value['low']:+.3f}, {value['high']:+.3f}] (p {p_value})"
 
 
 def correlations(values, found):
