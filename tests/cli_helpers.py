@@ -7,11 +7,15 @@ import signal
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from scipy import stats
 
 from smd_evo import cli
 from smd_evo.commands import shared
+from smd_evo.statistics import bootstrap
 
 TINY = ["--children", "6", "--density", "0.1", "--sigma", "0.05"]
 
@@ -28,10 +32,15 @@ class Ended(subprocess.CompletedProcess):
         super().__init__(arguments, returncode, stdout, "".join(line for line in lines if not _TOLD.match(line)))
 
 
-def smd_evo(*arguments, cwd=None, **environment):
-    """The command line in a process of its own."""
+FEW = "import cli_helpers; cli_helpers.few_resamples(setattr); cli_helpers.cli.main()"
+
+
+def smd_evo(*arguments, cwd=None, few=False, **environment):
+    """The command line in a process of its own, perhaps with few resamples."""
+    if few:
+        environment["PYTHONPATH"] = os.pathsep.join((str(Path(__file__).parent), os.environ["PYTHONPATH"]))
     ended = subprocess.run(
-        [sys.executable, "-m", "smd_evo.cli", *arguments],
+        [sys.executable, *(["-c", FEW] if few else ["-m", "smd_evo.cli"]), *arguments],
         capture_output=True,
         text=True,
         check=False,
@@ -54,6 +63,12 @@ def here(*arguments, cwd=None):
         with pytest.raises(SystemExit) as end:
             cli.main()
     return Ended(arguments, end.value.code or 0, output.getvalue(), errors.getvalue())
+
+
+def few_resamples(setattr):
+    """Intervals of few resamples: what they are is tested elsewhere."""
+    few = lambda *samples, **options: stats.bootstrap(*samples, **options | {"n_resamples": 99})  # noqa: E731
+    setattr(bootstrap, "stats", SimpleNamespace(bootstrap=few))
 
 
 def refused(result, *texts):

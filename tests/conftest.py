@@ -19,8 +19,10 @@ os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "WANDB_ERROR_REPORTING": "fal
 import numpy as np
 import pytest
 import torch
+from cli_helpers import few_resamples
 from helpers import SmallNet
 from hypothesis import HealthCheck, settings
+from resume_helpers import Server
 
 from smd_evo.core import fast
 from smd_evo.core.exclusive import _blocks
@@ -145,6 +147,22 @@ def lean(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, path)))
         yield folder
+
+
+@pytest.fixture(scope="session")
+def server():
+    """The process that commands are forked from, with all imports."""
+    made = Server()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def quick():
+    """Intervals of few resamples, in all of a file."""
+    with pytest.MonkeyPatch.context() as patch:
+        few_resamples(patch.setattr)
+        yield
 
 
 @pytest.fixture(scope="session")

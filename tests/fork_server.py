@@ -5,9 +5,12 @@ A job is a line of JSON: ``arguments`` of smd-evo, and what is to happen to the 
 
 import contextlib
 import gc
+import glob
 import json
+import multiprocessing
 import os
 import resource
+import shutil
 import signal
 import sys
 import tempfile
@@ -15,11 +18,14 @@ import time
 import traceback
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import evolution_helpers
 import torch
+from cli_helpers import few_resamples
 
 from smd_evo import cli
+from smd_evo.experiments.compare import runner
 from smd_evo.experiments.generations import plot as evolution_plot
 from smd_evo.experiments.generations.run import Evolution
 
@@ -27,11 +33,14 @@ from smd_evo.experiments.generations.run import Evolution
 class Moments:
     """Counts what a process writes, byte streams half-way too, and what Python calls; something happens at one."""
 
-    def __init__(self, at, happens):
-        self.count, self.at, self.happens = 0, at, happens
+    def __init__(self, at, happens, copies=None):
+        self.count, self.at, self.happens, self.copies = 0, at, happens, copies
 
     def pass_one(self):
         self.count += 1
+        if self.copies is not None:
+            folder, target = self.copies
+            shutil.copytree(folder, os.path.join(target, str(self.count)))
         if self.count == self.at:
             self.happens()
 
@@ -105,7 +114,7 @@ def stop_in(generation, numbers):
 def prepare(job):
     """All that is to happen to this process."""
     happens = partial(fail, job["fails"]) if "fails" in job else die
-    moments = Moments(job.get("moment"), happens)
+    moments = Moments(job.get("moment"), happens, job.get("copies"))
     if job.get("watch") == "writing":
         moments.watch_writing()
     elif job.get("watch") == "calls":
@@ -114,6 +123,10 @@ def prepare(job):
         stop_in(*job["stop_in"])
     if "room" in job:
         resource.setrlimit(resource.RLIMIT_FSIZE, (job["room"], job["room"]))
+    if job.get("forks"):
+        runner.multiprocessing = SimpleNamespace(
+            get_context=lambda _: multiprocessing.get_context("fork"), parent_process=multiprocessing.parent_process
+        )
     if job.get("nobody") and os.geteuid() == 0:  # for whom permissions count
         os.setgid(65534)
         os.setuid(65534)
@@ -122,6 +135,8 @@ def prepare(job):
 
 def work(job, report):
     """In the forked process: the command line, and how it ended."""
+    os.setsid()
+    os.chdir(job.get("cwd", "."))
     sys.argv = ["smd-evo", *job["arguments"]]
     sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115 - this one may be a pipe
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -168,6 +183,23 @@ def heard(job):
     return contextlib.closing(Heard("room" in job))
 
 
+def come(child, number, pattern, count, group=False, after=0.0):
+    """A signal from outside, once there are so many files, or lines in the one file, and so many seconds later."""
+    while count > (lines_in(pattern) if pattern.endswith(".jsonl") else len(glob.glob(pattern))):
+        if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            return
+        time.sleep(0.002)
+    time.sleep(after)
+    (os.killpg if group else os.kill)(child, number)
+
+
+def lines_in(file):
+    try:
+        return Path(file).read_bytes().count(b"\n")
+    except FileNotFoundError:
+        return 0
+
+
 def run(job):
     """Fork, perhaps kill after so many seconds, and tell how it ended."""
     with tempfile.TemporaryFile() as output, heard(job) as errors:
@@ -181,12 +213,14 @@ def run(job):
         if "seconds" in job:
             time.sleep(job["seconds"])
             os.kill(child, signal.SIGKILL)
+        if "comes" in job:
+            come(child, *job["comes"])
         count = os.read(reading, 99)
         os.close(reading)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         output.seek(0)
         told = {"stdout": output.read().decode(), "stderr": errors.read().decode()}
-    return {"returncode": code, "moments": int(count) if count else None, **told}
+    return {"returncode": code, "process": child, "moments": int(count) if count else None, **told}
 
 
 def no_plot(*arguments):
@@ -197,6 +231,9 @@ def no_plot(*arguments):
 def main():
     torch.set_num_threads(1)
     os.environ["COLUMNS"] = "80"
+    del sys.modules["__main__"].__file__  # or workers that a command starts would import this
+    os.fsync = lambda _: None  # a process that is killed has left to the system what it wrote
+    few_resamples(setattr)
     evolution_helpers.network(3)  # trained once
     plot = evolution_plot.plot_evolution
     evolution_plot.plot_evolution = no_plot

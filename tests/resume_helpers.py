@@ -30,7 +30,7 @@ class Server:
         self._process.stdin.flush()
         told = json.loads(self._process.stdout.readline())
         result = Ended(arguments, told["returncode"], told["stdout"], told["stderr"])
-        result.moments = told["moments"]
+        result.process, result.moments = told["process"], told["moments"]
         return result
 
     def finetune(self, out, settings=TINY, **happens):
@@ -46,8 +46,8 @@ class Server:
             assert process.wait() == 0
 
 
-def environment():
-    path = os.pathsep.join(map(str, (SERVER.parent, SERVER.parent.parent)))
+def environment(*folders):
+    path = os.pathsep.join(map(str, (*folders, SERVER.parent, SERVER.parent.parent)))
     return os.environ | {"PYTHONPATH": path, "COLUMNS": "80", "WANDB_MODE": "offline"}
 
 
@@ -78,10 +78,17 @@ def same(run, expected):
     assert [name for name in found[2] if found[2][name] != expected[2][name]] == []
 
 
+def everything(folder):
+    """All that is in a folder: files with their content, and other folders."""
+    return {
+        str(each.relative_to(folder)): each.is_file() and hashlib.sha256(each.read_bytes()).hexdigest()
+        for each in sorted(folder.rglob("*"))
+    }
+
+
 def tree(folder):
     """All files of a folder with what is in them, but for the lock."""
-    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != "lock")
-    return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    return {name: content for name, content in everything(folder).items() if content and Path(name).name != "lock"}
 
 
 def checkpoints(run):

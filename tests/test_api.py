@@ -34,7 +34,7 @@ from smd_evo.experiments.generations.metrics import read_metrics
 from smd_evo.experiments.generations.settings import EvolutionConfig
 from smd_evo.experiments.window.settings import WindowConfig
 
-pytestmark = pytest.mark.numeric
+pytestmark = [pytest.mark.numeric, pytest.mark.usefixtures("quick")]
 
 ROOT = Path(__file__).parents[1]
 
@@ -91,7 +91,7 @@ def quiet(_):
 
 
 @pytest.fixture(scope="module")
-def results():
+def results(quick):
     return {function: run(function, callback=quiet) for function in FUNCTIONS}
 
 

@@ -6,12 +6,12 @@ import re
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
 import yaml
-from cli_helpers import TINY, here, refused, smd_evo
+from cli_helpers import TINY, few_resamples, here, refused, smd_evo
+from resume_helpers import ended
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from zoo_helpers import saved
@@ -25,6 +25,11 @@ def run(tmp_path_factory):
     result = smd_evo("finetune", *TINY, "--seed", "3", "--out", str(folder))
     assert result.returncode == 0, result.stderr
     return folder, result.stdout
+
+
+@pytest.fixture
+def few(monkeypatch):
+    few_resamples(monkeypatch.setattr)
 
 
 def table(output):
@@ -60,8 +65,9 @@ class TestRun:
         assert (folder / "plot.png").read_bytes().startswith(b"\x89PNG")
 
     def test_same_seed_same_table_from_the_stored_settings(self, run, tmp_path):
+        """In another process."""
         folder, output = run
-        again = smd_evo("finetune", "--config", str(folder / "config.yaml"), "--out", str(tmp_path / "again"))
+        again = here("finetune", "--config", str(folder / "config.yaml"), "--out", str(tmp_path / "again"))
         assert again.returncode == 0, again.stderr
         assert table(again.stdout) == table(output)
         for file in ("children.safetensors", "config.yaml", "shortlists.safetensors"):
@@ -91,12 +97,14 @@ class TestRun:
         assert (sigma["density"], sigma["sigma"]) == (1, 0.05)
         assert norm["sigma"] == pytest.approx(0.05 * sparse["density"] ** 0.5)
 
+    @pytest.mark.usefixtures("few")
     @pytest.mark.parametrize("subspace", ["neuron", "partition"])
     def test_other_subspaces(self, subspace, tmp_path):
         arguments = [*TINY, "--subspace", subspace, "--fitness", "accuracy", "--select", "conv2,head"]
         result = here("finetune", *arguments, "--out", str(tmp_path / "run"))
         assert result.returncode == 0, result.stderr
 
+    @pytest.mark.usefixtures("few")
     def test_one_child_of_the_tensor_subspace(self, tmp_path):
         result = here("finetune", "--children", "1", "--subspace", "tensor", "--out", str(tmp_path / "run"))
         assert result.returncode == 0, result.stderr
@@ -224,20 +232,11 @@ class TestWrongUse:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_runs_leave_nothing(tmp_path, number):
-    process = subprocess.Popen(
-        [sys.executable, "-m", "smd_evo.cli", "finetune", "--children", "5000", "--out", str(tmp_path / "a" / "run")],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    while not list(tmp_path.glob("a/.run.partial")):
-        assert process.poll() is None
-        time.sleep(0.05)
-    time.sleep(2)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert re.fullmatch("smd-evo: interrupted.*; nothing was (being )?written", errors.strip().splitlines()[-1])
+def test_interrupted_runs_leave_nothing(server, tmp_path, number):
+    """A moment after their folder is there: while children are evaluated."""
+    arguments = ["finetune", "--children", "5000", "--out", tmp_path / "a" / "run"]
+    result = ended(server.run(*arguments, comes=[number, f"{tmp_path}/a/.run.partial", 1, False, 0.2]), 130)
+    assert re.fullmatch("smd-evo: interrupted.*; nothing was (being )?written\n", result.stderr)
     assert os.listdir(tmp_path) == []
 
 
@@ -261,5 +260,6 @@ def test_help_and_version_are_quick_and_import_nothing_heavy():
     assert "--children N" in output
     assert output.strip().splitlines()[-1] in ("False 0", "False None")
     assert smd_evo("--version").stdout.startswith("smd-evo 0.")
-    assert smd_evo().stdout == smd_evo("--help").stdout
-    assert all(command in smd_evo().stdout for command in ("finetune", "verify", "ensemble", "export"))
+    told = smd_evo().stdout
+    assert told == here("--help").stdout
+    assert all(command in told for command in ("finetune", "verify", "ensemble", "export"))

@@ -3,11 +3,9 @@
 import csv
 import json
 import multiprocessing
-import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -15,7 +13,8 @@ from concurrent.futures.process import BrokenProcessPool
 import pytest
 import torch
 import yaml
-from cli_helpers import Ended, here, refused, smd_evo
+from cli_helpers import here, refused, smd_evo
+from resume_helpers import ended
 
 from smd_evo.experiments.compare.methods.registry import CONTROLS
 from smd_evo.experiments.compare.runner import Runner
@@ -137,28 +136,20 @@ class TestAFinishedOne:
         assert yaml.safe_load((first / "config.yaml").read_text())["methods"] == ["smd", "sgd"]
 
 
-def wait_for_runs(folder, process, count):
-    while len(list(folder.glob("runs/*/*.json"))) < count:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
-
-
-def test_killed_it_goes_on(done, tmp_path):
-    command = ["compare", *TINY, "--methods", ",".join(METHODS), "--out", str(tmp_path / "run"), "--jobs", "2"]
-    process = subprocess.Popen([sys.executable, "-m", "smd_evo.cli", *command], start_new_session=True)
-    wait_for_runs(tmp_path / "run", process, 4)
-    process.kill()
-    process.wait()
+def test_killed_it_goes_on(server, done, tmp_path):
+    command = ["compare", *TINY, "--methods", ",".join(METHODS), "--out", str(tmp_path / "run")]
+    killed = server.run(*command, "--jobs", "2", comes=[signal.SIGKILL, f"{tmp_path}/run/runs/*/*.json", 4])
+    assert killed.returncode == -signal.SIGKILL
     before = runs(tmp_path / "run")
-    result = here(*command[:-2])
+    result = here(*command)
     assert result.returncode == 0, result.stderr
     after = runs(tmp_path / "run")
     assert 4 <= len(before) < len(after)
     assert after == runs(done[0])
     deadline = time.monotonic() + 10
-    while subprocess.run(["pgrep", "-g", str(process.pid)], check=False, capture_output=True).stdout:
+    while subprocess.run(["pgrep", "-g", str(killed.process)], check=False, capture_output=True).stdout:
         assert time.monotonic() < deadline, "workers outlived the process that wanted their work"
-        time.sleep(0.1)
+        time.sleep(0.02)
 
 
 def test_a_failing_one_ends_its_own_processes_alone(tmp_path):
@@ -178,16 +169,12 @@ def test_a_failing_one_ends_its_own_processes_alone(tmp_path):
 
 
 @pytest.mark.parametrize(("number", "jobs"), [(signal.SIGINT, "2"), (signal.SIGTERM, "1")])
-def test_interrupted_it_says_how_to_go_on(tmp_path, number, jobs):
+def test_interrupted_it_says_how_to_go_on(server, tmp_path, number, jobs):
+    """A terminal interrupts the workers, too."""
     command = ["compare", *TINY, "--methods", ",".join(METHODS), "--out", str(tmp_path / "run"), "--jobs", jobs]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "smd_evo.cli", *command], stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    wait_for_runs(tmp_path / "run", process, 2)
-    (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    (line,) = Ended(command, 130, "", errors).stderr.splitlines()
+    comes = [number, f"{tmp_path}/run/runs/*/*.json", 2, number == signal.SIGINT]
+    result = ended(server.run(*command, comes=comes, forks=True), 130)
+    (line,) = result.stderr.splitlines()
     assert line.endswith("runs are finished; the same command goes on")
 
 

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from cli_helpers import here
+from cli_helpers import few_resamples, here
 from evolution_helpers import TINY, options
 from faults import ERRORS, Faults
 from report_helpers import finetune_results, png, write_run
@@ -18,7 +18,6 @@ from safetensors.torch import load_file
 
 from smd_evo import atomic
 from smd_evo.bar import Bar
-from smd_evo.experiments import scores
 from smd_evo.experiments.compare import files as compare
 from smd_evo.experiments.compare import runner as compare_runner
 from smd_evo.experiments.ensembles import files as ensemble
@@ -29,7 +28,6 @@ from smd_evo.experiments.generations import files as evolution
 from smd_evo.experiments.generations import plot as evolution_plot
 from smd_evo.experiments.window import files as window_run
 from smd_evo.experiments.window import run as window
-from smd_evo.statistics.bootstrap import mean_interval, paired_difference
 
 PARENT = {name: TINY[name] for name in ("model", "data", "fitness_samples", "validation_samples", "device")}
 SMALL = PARENT | {"children": 6, "sigma": 0.1, "density": 0.2}
@@ -62,8 +60,7 @@ def no_plot(*arguments):
 def _quick():
     """Plots and intervals are not what is tested."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scores, "mean_interval", lambda values, **_: mean_interval(values, resamples=9))
-        patch.setattr(scores, "paired_difference", lambda a, b, **_: paired_difference(a, b, resamples=9))
+        few_resamples(patch.setattr)
         for module, name in (
             *((finetune_run, "plot_finetune"), (window_run, "plot_window"), (ensemble, "plot_ensembles")),
             *((compare, "plot_compare"), (evolution_plot, "plot_evolution")),

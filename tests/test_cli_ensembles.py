@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,15 +14,16 @@ import pytest
 import torch
 import yaml
 from cli_helpers import TINY, here, refused, smd_evo
+from resume_helpers import ended
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from smd_evo import Evaluator, SparseEnsemble
-from smd_evo.experiments import scores
 from smd_evo.experiments.ensembles import run as module
 from smd_evo.experiments.shortlists import load_shortlists
-from smd_evo.statistics.bootstrap import mean_interval, paired_difference
 from smd_evo.zoo import load
+
+pytestmark = pytest.mark.usefixtures("quick")
 
 SEED = 3
 
@@ -39,9 +39,9 @@ def space(data):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(tmp_path_factory, quick):
     folder = tmp_path_factory.mktemp("runs") / "run"
-    result = smd_evo("finetune", *TINY, "--seed", str(SEED), "--out", str(folder))
+    result = here("finetune", *TINY, "--seed", str(SEED), "--out", str(folder))
     assert result.returncode == 0, result.stderr
     return folder
 
@@ -49,17 +49,10 @@ def run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def scored(run):
     """Of this method the sparse ensemble has several members here."""
-    result = smd_evo("ensemble", str(run), "--method", "diverse")
+    result = smd_evo("ensemble", str(run), "--method", "diverse", few=True)
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     return run / "ensemble-diverse-probabilities", result.stdout
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    """Intervals of few resamples, where they are not what is tested."""
-    monkeypatch.setattr(scores, "mean_interval", lambda values, **_: mean_interval(values, resamples=9))
-    monkeypatch.setattr(scores, "paired_difference", lambda a, b, **_: paired_difference(a, b, resamples=9))
 
 
 @pytest.fixture
@@ -149,7 +142,6 @@ class TestEnsemble:
         file = "ensemble.safetensors"
         assert (tmp_path / "deep" / "folder" / file).read_bytes() == (folder / file).read_bytes()
 
-    @pytest.mark.usefixtures("quick")
     def test_other_ways_have_other_names(self, copy):
         result = here("ensemble", str(copy), "--method", "top_k", "--size", "1", "--combine", "majority")
         assert result.returncode == 0, result.stderr
@@ -163,20 +155,13 @@ class TestEnsemble:
         )
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-    def test_interrupted_it_leaves_nothing(self, copy, number):
+    def test_interrupted_it_leaves_nothing(self, server, copy, number):
         before = everything(copy)
-        arguments = [sys.executable, "-m", "smd_evo.cli", "ensemble", str(copy)]
-        process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
-        while not list(copy.glob(".ensemble-greedy-probabilities.partial")):
-            assert process.poll() is None
-            time.sleep(0.02)
-        process.send_signal(number)
-        _, errors = process.communicate(timeout=60)
-        assert process.returncode == 130
-        assert errors.strip().splitlines()[-1] == "smd-evo: interrupted; nothing was written"
+        partial = copy / ".ensemble-greedy-probabilities.partial"
+        result = ended(server.run("ensemble", copy, comes=[number, str(partial), 1]), 130)
+        assert result.stderr == "smd-evo: interrupted; nothing was written\n"
         assert everything(copy) == before
 
-    @pytest.mark.usefixtures("quick")
     def test_what_could_be_written_is_kept_and_named(self, copy, monkeypatch, tmp_path):
         def full(*_, **__):
             raise OSError(28, "No space left on device")
@@ -270,7 +255,6 @@ class TestDamagedRuns:
         (copy / "config.yaml").write_text(yaml.safe_dump(settings | {"seeed": 5}))
         self.refuses(command, copy, "setting", "did you mean 'seed'")
 
-    @pytest.mark.usefixtures("quick")
     def test_a_run_from_a_machine_with_another_device(self, command, copy):
         settings = yaml.safe_load((copy / "config.yaml").read_text())
         (copy / "config.yaml").write_text(yaml.safe_dump(settings | {"device": "cuda:99"}))

@@ -4,9 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
@@ -14,7 +11,10 @@ import yaml
 from cli_helpers import here, refused, smd_evo
 from picture_helpers import SMALL, write_place, written
 from PIL import Image
+from resume_helpers import ended
 from safetensors.torch import load_file
+
+pytestmark = pytest.mark.usefixtures("quick")
 
 WINDOW = ["--model", "nets:first", "--children", "6", "--density", "1,0.1"]
 
@@ -28,9 +28,9 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def several(place):
+def several(place, quick):
     """Two networks, one after the other."""
-    result = smd_evo("finetune", *SMALL, "--models", "nets:first,nets:second", "--out", "both", cwd=place)
+    result = here("finetune", *SMALL, "--models", "nets:first,nets:second", "--out", "both", cwd=place)
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     return place / "both", result.stdout
@@ -126,22 +126,11 @@ class TestFinetune:
         refused(here(*arguments, cwd=place), "out: expected runs of the same settings", "seed 0 instead of 7")
         assert written(several[0]) == before
 
-    def test_interrupted_it_keeps_what_is_finished(self, place):
-        arguments = [sys.executable, "-m", "smd_evo.cli", "finetune", *SMALL, "--children", "200"]
-        process = subprocess.Popen(
-            [*arguments, "--models", "nets:first,nets:second", "--out", "cut"],
-            cwd=place,
-            stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            text=True,
-        )
-        while not list((place / "cut").glob(".nets-second.partial")):
-            assert process.poll() is None
-            time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
-        assert process.returncode == 130
-        assert errors.splitlines()[-1] == (
+    def test_interrupted_it_keeps_what_is_finished(self, server, place):
+        arguments = ["finetune", *SMALL, "--children", "200", "--models", "nets:first,nets:second", "--out", "cut"]
+        comes = [signal.SIGINT, str(place / "cut" / ".nets-second.partial"), 1]
+        result = ended(server.run(*arguments, cwd=str(place), comes=comes), 130)
+        assert result.stderr.splitlines()[-1] == (
             "smd-evo: interrupted; 1 of 2 models are finished; the same command goes on"
         )
         assert [path.name for path in (place / "cut").iterdir()] == ["nets-first"]
@@ -207,7 +196,7 @@ class TestFinetuneWrongUse:
 
 @pytest.fixture(scope="module")
 def window(place):
-    result = smd_evo("window", *WINDOW, "--data", "imagefolder:pictures", "--out", "window", cwd=place)
+    result = smd_evo("window", *WINDOW, "--data", "imagefolder:pictures", "--out", "window", cwd=place, few=True)
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     return place / "window", result.stdout

@@ -4,14 +4,12 @@ import html
 import json
 import re
 import shlex
-from functools import partial
 
 import pytest
 from cli_helpers import TINY, here, refused
 from report_helpers import finetune_results, write_run
 
-from smd_evo.experiments import scores
-from smd_evo.statistics.bootstrap import mean_interval, paired_difference
+pytestmark = pytest.mark.usefixtures("quick")
 
 WINDOW = ["--children", "6", "--density", "1,0.1", "--sigma", "0.01,0.1"]
 
@@ -22,17 +20,8 @@ def done(*arguments, cwd=None):
     return result
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    """Intervals of few resamples: what they are is tested elsewhere."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scores, "paired_difference", partial(paired_difference, resamples=9))
-        patch.setattr(scores, "mean_interval", lambda values, **_: mean_interval(values, resamples=9))
-        yield
-
-
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(tmp_path_factory, quick):
     """A folder with a run, which holds an ensemble, and a window."""
     folder = tmp_path_factory.mktemp("runs")
     done("finetune", *TINY, "--seed", "3", "--out", str(folder / "run"))

@@ -16,20 +16,13 @@ import time
 from pathlib import Path
 
 import pytest
-from cli_helpers import Ended, refused
+from cli_helpers import refused
 from evolution_helpers import SEARCHERS, TINY, network, options
-from resume_helpers import Server, checkpoints, ended, environment, lines, same, told, tree
+from resume_helpers import checkpoints, ended, environment, everything, lines, same, told, tree
 from safetensors.torch import save_file
 
 BRIEF = TINY | {"generations": 2, "children": 4, "checkpoint_every": 2, "keep_checkpoints": 1, "validate_every": 1}
 STOP = {"stop_in": [5, [signal.SIGTERM]]}
-
-
-@pytest.fixture(scope="module")
-def server():
-    made = Server()
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")
@@ -66,18 +59,23 @@ def run(stopped, tmp_path):
 
 class TestKilled:
     def test_at_every_moment_of_writing(self, server, whole, tmp_path):
-        """Before a write reaches the disk and half-way through it, before renaming and deletion: every other one."""
-        expected = whole(**BRIEF)
-        for moment in itertools.count(1, 2):
-            out = tmp_path / str(moment)
-            if server.finetune(out, BRIEF, watch="writing", moment=moment).returncode == 0:
-                break
+        """Before a write reaches the disk and half-way through it, before renaming and deletion.
+
+        What a process leaves that is killed there is a copy of what is there: every other one of those that differ.
+        """
+        work, copies = tmp_path / "work", tmp_path / "copies"
+        work.mkdir()
+        result = server.finetune(work / "run", BRIEF, watch="writing", copies=[str(work), str(copies)])
+        assert ended(result).moments == len(list(copies.iterdir())) > 50
+        left = {}
+        for moment in range(1, result.moments + 1):
+            left.setdefault(json.dumps(everything(copies / str(moment))), copies / str(moment) / "run")
+        assert len(left) > 40
+        for out in list(left.values())[::2]:
             if not (out / "results.json").exists():
                 ended(server.go_on(out, BRIEF))
-            same(out, expected)
+            same(out, whole(**BRIEF))
             assert checkpoints(out)[-1] == 2
-            shutil.rmtree(out)
-        assert moment > 50
 
     def test_and_again_while_it_goes_on(self, server, run, whole, tmp_path):
         """At each ninth of these moments."""
@@ -252,40 +250,27 @@ class TestSignals:
         assert result.stderr == "smd-evo: interrupted; nothing was written\n"
 
 
-def start(*arguments, count, run):
-    """A process of its own that has done so many generations by now."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "smd_evo.cli", *map(str, arguments)],
-        env=environment(),
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    while not (run / "metrics.jsonl").exists() or len(lines_so_far(run)) < count:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
-    return process
-
-
 def lines_so_far(run):
     return (run / "metrics.jsonl").read_bytes().split(b"\n")[:-1]
 
 
-def test_processes_of_their_own_killed_terminated_and_interrupted(server, tmp_path):
-    """One run, and meanwhile no other process may have it."""
+def test_processes_of_their_own_killed_terminated_and_interrupted(server, lean, tmp_path):
+    """One run, and meanwhile no other process may have it. The first one is forked from no other."""
     out, settings = tmp_path / "run", TINY | {"generations": 10**12}
-    process = start("finetune", *options(settings), "--out", out, count=3, run=out)
-    refused(server.run("resume", out), "run: expected one that no other process works on", str(out))
-    refused(server.finetune(out), "out: expected a new or empty folder")
-    process.kill()
-    process.communicate()
+    arguments = [sys.executable, "-m", "smd_evo.cli", "finetune", *options(settings), "--out", out]
+    with subprocess.Popen(arguments, env=environment(lean), stderr=subprocess.PIPE, text=True) as process:
+        while not (out / "metrics.jsonl").exists() or len(lines_so_far(out)) < 3:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.02)
+        refused(server.run("resume", out), "run: expected one that no other process works on", str(out))
+        refused(server.finetune(out), "out: expected a new or empty folder")
+        process.kill()
     for number in (signal.SIGTERM, signal.SIGINT):
         done = len(lines_so_far(out))
-        process = start("resume", out, "--trust", count=done + 3, run=out)
-        process.send_signal(number)
-        _, errors = process.communicate(timeout=300)
+        result = ended(server.run("resume", out, comes=[number, f"{out}/metrics.jsonl", done + 3]), 130)
+        assert len(lines_so_far(out)) >= done + 3
         done = len(lines_so_far(out))
-        assert process.returncode == 130
-        assert Ended((), 130, "", errors).stderr == (
+        assert result.stderr == (
             f"smd-evo: interrupted; {done} of 1000000000000 generations are done; "
             f"smd-evo resume {out} --trust goes on\n"
         )
@@ -509,7 +494,7 @@ class TestLogs:
             ended(server.finetune(tmp_path / "whole", settings))
             ended(server.finetune(tmp_path / "run", settings, stop_in=[6, [signal.SIGINT, signal.SIGINT]]), 130)
             assert checkpoints(tmp_path / "run")[-1] == 4
-            time.sleep(name == "wandb")  # it names parts by the second
+            time.sleep((1 - time.time() % 1) * (name == "wandb"))  # it names parts by the second
             result = ended(server.run("resume", tmp_path / "run"))
             assert result.stderr == "" or name == "wandb"  # which talks
             same(tmp_path / "run", told(tmp_path / "whole"))

@@ -1,5 +1,6 @@
 """Whatever a text holds and whatever the streams are, commands print, in one line what is one line."""
 
+import io
 import os
 import subprocess
 import sys
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from rich.table import Table
 
 from smd_evo.console import Plain
-from smd_evo.streams import printable
+from smd_evo.experiments.tables import new_table
+from smd_evo.streams import open_streams, printable
 from smd_evo.terminal import show
 
 ODD = "runs/[red]x[/red] :smile: \x1b[31m\udcff\u202e"
@@ -47,24 +49,17 @@ def test_narrow_terminals(width):
     assert smd_evo("verify", "nothere", COLUMNS=width).stderr.count("\n") == 1
 
 
-CODE = """
-import sys
-from smd_evo.streams import open_streams
-open_streams()
-from smd_evo.experiments.tables import new_table
-from smd_evo.terminal import show
-table = new_table("title", "caption \\N{EM DASH} \\N{BULLET}", ["a"], ["b"], edge=True)
-table.add_row("\\N{MINUS SIGN}1", "\\N{MULTIPLICATION SIGN}2 \\xe9")
-show([table], ["\\N{EM DASH}"], "there")
-"""
-
-
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
-def test_encodings_without_dashes(encoding):
-    environment = os.environ | {"PYTHONIOENCODING": encoding}
-    found = subprocess.run([sys.executable, "-c", CODE], env=environment, capture_output=True, check=True)
-    assert found.stderr == b""
-    output = found.stdout.decode(encoding)
+def test_encodings_without_dashes(encoding, monkeypatch):
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, io.TextIOWrapper(io.BytesIO(), encoding=encoding))
+    open_streams()
+    table = new_table("title", "caption \N{EM DASH} \N{BULLET}", ["a"], ["b"], edge=True)
+    table.add_row("\N{MINUS SIGN}1", "\N{MULTIPLICATION SIGN}2 \xe9")
+    show([table], ["\N{EM DASH}"], "there")
+    sys.stdout.flush()
+    output = sys.stdout.buffer.getvalue().decode(encoding)
+    assert sys.stderr.buffer.getvalue() == b""
     assert ("\N{EM DASH}" if encoding == "utf-8" else "\n-\n") in output
     assert ("\\xe9" if encoding == "ascii" else "\xe9") in output
 
