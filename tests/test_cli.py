@@ -261,5 +261,5 @@ def test_help_and_version_are_quick_and_import_nothing_heavy():
     assert output.strip().splitlines()[-1] in ("False 0", "False None")
     assert smd_evo("--version").stdout.startswith("smd-evo 0.")
     told = smd_evo().stdout
-    assert told == here("--help").stdout
+    assert told == smd_evo("--help").stdout
     assert all(command in told for command in ("finetune", "verify", "ensemble", "export"))

@@ -138,7 +138,8 @@ class TestAFinishedOne:
 
 def test_killed_it_goes_on(server, done, tmp_path):
     command = ["compare", *TINY, "--methods", ",".join(METHODS), "--out", str(tmp_path / "run")]
-    killed = server.run(*command, "--jobs", "2", comes=[signal.SIGKILL, f"{tmp_path}/run/runs/*/*.json", 4])
+    comes = [signal.SIGKILL, f"{tmp_path}/run/runs/*/*.json", 4]
+    killed = server.run(*command, "--jobs", "2", comes=comes, forks=True)
     assert killed.returncode == -signal.SIGKILL
     before = runs(tmp_path / "run")
     result = here(*command)
