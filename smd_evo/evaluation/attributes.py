@@ -9,13 +9,36 @@ from torch import Tensor, nn
 
 from smd_evo.core.blocks import Inference, within
 
-__all__ = ["OF_MODULES", "Attributes"]
+__all__ = ["Attributes", "attributes_of"]
 
-OF_MODULES = frozenset(vars(nn.Module()))
+_OF_MODULES = frozenset(vars(nn.Module()))
 """Names of what every module has."""
 
 _FEW = 1000
 """Entries of a list or dict that is looked into: no vocabulary."""
+
+
+def attributes_of(part: nn.Module) -> Iterator[tuple[str, Any, Any, Any]]:
+    """What a module keeps as attributes, and in a list, tuple or dict that is one.
+
+    Returns:
+        The attribute's name; what holds the value: the module's ``vars``, or the list, tuple or dict; its name or
+        number there; and the value.
+
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> layer.masks = [3, 4]
+        >>> [(name, key, value) for name, _, key, value in attributes_of(layer)][-2:]
+        [('masks', 0, 3), ('masks', 1, 4)]
+    """
+    own = vars(part)
+    for name, value in [*own.items()]:
+        if name in _OF_MODULES:
+            continue
+        yield name, own, name, value
+        if isinstance(value, list | tuple | dict) and len(value) <= _FEW:
+            for key, each in [*(value.items() if isinstance(value, dict) else enumerate(value))]:
+                yield name, value, key, each
 
 
 class Attributes:
@@ -41,14 +64,6 @@ class Attributes:
     def _made(self) -> Iterator[tuple[Any, Any, Tensor]]:
         """Where each inference tensor is, under which name or number, and the tensor."""
         for part in self._module.modules():
-            own = vars(part)
-            for name, value in [*own.items()]:
-                if name in OF_MODULES:
-                    continue
-                if isinstance(value, Tensor):
-                    if value.is_inference():
-                        yield own, name, value
-                elif isinstance(value, list | dict) and len(value) <= _FEW:
-                    for key, each in [*(value.items() if isinstance(value, dict) else enumerate(value))]:
-                        if isinstance(each, Tensor) and each.is_inference():
-                            yield value, key, each
+            for _, place, key, value in attributes_of(part):
+                if isinstance(value, Tensor) and value.is_inference() and not isinstance(place, tuple):
+                    yield place, key, value

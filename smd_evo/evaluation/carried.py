@@ -8,14 +8,14 @@ each other.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from torch import Tensor, nn
 
 from smd_evo.core.blocks import Inference, within
 from smd_evo.errors import InvalidValue
-from smd_evo.evaluation.attributes import OF_MODULES
+from smd_evo.evaluation.attributes import attributes_of
 from smd_evo.evaluation.buffers import same_bits, words_of
 
 __all__ = ["Carried", "check_attributes"]
@@ -105,18 +105,12 @@ def check_attributes(module: nn.Module, ask: Callable[[], object]) -> None:
         )
 
 
-def _attributes(module: nn.Module) -> Iterator[tuple[tuple[str, int], Tensor]]:
-    """Tensors that modules keep as attributes, or in a list, tuple or dict that is one: name, number, value."""
+def _attributes(module: nn.Module) -> Iterator[tuple[tuple[str, Any], Tensor]]:
+    """Tensors that modules keep: the attribute's name, the one within it, and the tensor."""
     for path, part in module.named_modules():
-        for name, value in vars(part).items():
-            if name not in OF_MODULES:
-                where = f"{path}.{name}" if path else name
-                yield from (((where, number), tensor) for number, tensor in enumerate(_tensors_in(value)))
-
-
-def _tensors_in(value: Any) -> Iterator[Tensor]:
-    several = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else [value]
-    yield from (each for each in several if isinstance(each, Tensor) and words_of(each) is not None)
+        for name, _, key, value in attributes_of(part):
+            if isinstance(value, Tensor) and words_of(value) is not None:
+                yield (f"{path}.{name}" if path else name, key), value
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

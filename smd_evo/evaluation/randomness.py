@@ -5,17 +5,14 @@ from __future__ import annotations
 import pickle
 import random
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
-from smd_evo.evaluation.attributes import OF_MODULES
+from smd_evo.evaluation.attributes import attributes_of
 
 __all__ = ["RandomStates", "reseed"]
-
-_FEW = 1000
 
 
 def reseed() -> None:
@@ -88,22 +85,13 @@ def _kept_by(module: nn.Module) -> list[Any]:
     found: dict[int, Any] = {}
     known: dict[type, bool] = {}  # modules have many attributes of few types
     for part in module.modules():
-        for value in _attributes(part):
+        for _, _, _, value in attributes_of(part):
             kind = type(value)
             if kind not in known:
                 known[kind] = issubclass(kind, kinds) and not issubclass(kind, random.SystemRandom)
             if known[kind]:
                 found[id(value)] = value
     return [value for number, value in found.items() if number not in map(id, own)]
-
-
-def _attributes(part: nn.Module) -> Iterator[Any]:
-    for name, value in vars(part).items():
-        if name in OF_MODULES:
-            continue
-        yield value
-        if isinstance(value, list | tuple | dict) and len(value) <= _FEW:  # no vocabulary
-            yield from value.values() if isinstance(value, dict) else value
 
 
 def _state_of(generator: Any) -> Any:
