@@ -12,7 +12,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from smd_evo.evaluation.buffers import same_bits
 
-__all__ = ["Call", "Key", "alike", "autocast_now", "bits_of", "copied", "is_plain", "is_simple", "same"]
+__all__ = ["Call", "Key", "alike", "autocast_now", "bits_of", "copied", "is_counted", "is_plain", "is_simple", "same"]
 
 Key = tuple[int, int]
 """Number of a module, and how often it has been called before in the same forward pass."""
@@ -30,6 +30,9 @@ _SIMPLE = (
     torch.memory_format,
     type(None),
 )
+
+_KINDS = frozenset(_SIMPLE)
+"""Looked up first: of each attribute of each module there are many."""
 
 _TENSORS = (Tensor, nn.Parameter, nn.Buffer)
 
@@ -112,7 +115,7 @@ def same(one: Any, other: Any) -> bool:
 
 def is_simple(leaf: Any) -> bool:
     """Whether an argument is a mere value, that nobody can change."""
-    return isinstance(leaf, _SIMPLE)
+    return type(leaf) in _KINDS or isinstance(leaf, _SIMPLE)
 
 
 def is_plain(leaf: Any) -> bool:
@@ -129,9 +132,13 @@ def autocast_now() -> tuple[Any, ...]:
     )
 
 
+def is_counted(leaf: Any) -> bool:
+    """Whether it is a tensor whose changes in place are counted."""
+    return isinstance(leaf, Tensor) and not leaf.is_inference()
+
+
 def _version(leaf: Any) -> int | None:
-    """How often a tensor was changed in place, where that is counted."""
-    return leaf._version if isinstance(leaf, Tensor) and not leaf.is_inference() else None
+    return leaf._version if is_counted(leaf) else None
 
 
 def copied(leaf: Any) -> Any:

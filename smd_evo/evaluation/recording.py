@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from smd_evo.core.exclusive import memory_of
-from smd_evo.evaluation.calls import Call, Key, autocast_now, is_simple
+from smd_evo.evaluation.calls import Call, Key, autocast_now, is_counted, is_simple
 from smd_evo.evaluation.keeping import sets_attributes
 from smd_evo.evaluation.watching import Watching
 
@@ -67,42 +68,53 @@ class Parts:
             memory = memory_of(tensor)
             bit = 2 << numbers[name] if name in numbers else 0
             self.memory[memory] = self.memory.get(memory, 0) | bit
-        self.bits = [self._bits(part) for part in self.all]
         every = any(vars(nn.modules.module).get(f"_global_forward_{kind}") for kind in ("hooks", "pre_hooks"))
-        self.whole = [
-            not any(sets_attributes(each) or (each is not part and (every or _has_hooks(each))) for each in inside)
-            for part, inside in ((part, part.modules()) for part in self.all)
-        ]
+        known: dict[nn.Module, tuple[int, bool]] = {}
 
-    def _bits(self, part: nn.Module) -> int:
-        found = 0
-        for tensor in part.parameters():
-            found |= self.memory[memory_of(tensor)]
-        return found
+        def look(part: nn.Module) -> tuple[int, bool]:
+            if part not in known:
+                bits, whole = 0, not sets_attributes(part)
+                for tensor in part._parameters.values():
+                    bits |= 0 if tensor is None else self.memory[memory_of(tensor)]
+                for child in part.children():
+                    inside, is_whole = look(child)
+                    bits, whole = bits | inside, whole and is_whole and not (every or _has_hooks(child))
+                known[part] = bits, whole
+            return known[part]
 
-    def attributes(self) -> list[Any]:
-        """What modules keep besides their tensors: values, and the identity and length of everything else."""
-        found: list[Any] = []
+        self.bits, self.whole = zip(*map(look, self.all), strict=True)
+
+    def attributes(self) -> Attributes:
+        """What modules keep besides their tensors."""
+        values: list[Any] = []
+        things: list[Any] = []
         for part in self.all:
             for name, value in vars(part).items():
                 if is_simple(value):
-                    found.append((name, value))
-                elif name in ("_buffers", "_parameters", "_modules"):
-                    found += map(_Thing, value.values())
+                    values += name, value
+                elif name in _REGISTERED:
+                    things += value.values()
                 elif name != "forward":
-                    found.append(_Thing(value))
-        return found
+                    things.append(value)
+        return Attributes(values, things)
 
 
-class _Thing:
-    """An object that is the same as long as it is itself and has not grown."""
+_REGISTERED = frozenset(("_buffers", "_parameters", "_modules"))
 
-    def __init__(self, value: Any) -> None:
-        self.value = value
-        self.length = len(value) if isinstance(value, list | dict | set) else 0
+
+class Attributes:
+    """Mere values, which are to be equal; and things, each the same as long as it is itself and has not grown."""
+
+    def __init__(self, values: list[Any], things: list[Any]) -> None:
+        self._values, self._things = values, things
+        self._lengths = [len(thing) if isinstance(thing, list | dict | set) else 0 for thing in things]
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Thing) and self.value is other.value and self.length == other.length
+        return (
+            isinstance(other, Attributes)
+            and (self._values, self._lengths) == (other._values, other._lengths)
+            and all(map(operator.is_, self._things, other._things))
+        )
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -232,13 +244,17 @@ class Replayer:
             self._record = self._records[self._passes] if self._passes < len(self._records) else {}
             self._passes += 1
             self._counts.clear()
+            inputs = [leaf for leaf in tree_flatten((arguments, keywords))[0] if is_counted(leaf)]
+            versions = [leaf._version for leaf in inputs]
         key = number, self._counts[number]
         self._counts[number] += 1
         call = self._record.get(key)
         if call is None or call.sources & self._touched or not call.is_of(arguments, keywords):
             result = forward(*arguments, **keywords)
-            if number == 0 and not all(call.intact for call in self.returned):
-                raise Spoiled("a child that writes to what its parent has computed")
+            if number == 0 and (
+                versions != [leaf._version for leaf in inputs] or not all(call.intact for call in self.returned)
+            ):
+                raise Spoiled("a child that writes to what its parent was given or has computed")
             return result
         self._counts.update(call.inside)
         self.returned.append(call)

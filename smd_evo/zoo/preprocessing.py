@@ -6,6 +6,7 @@ forward pass and that has no place in its state.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -111,12 +112,33 @@ class Normalize:
         )
         self.mean, self.std = 255 * mean, 255 * std
         self.channels_last = preprocessing.channels_last
+        self._last: tuple[Any, Any, tuple[int, int]] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_last": None}
 
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         """The inputs of the network's forward."""
         images = inputs[0] if inputs else None
         if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.dim() != 4:
             return inputs
+        return self._normalised(images), *inputs[1:]
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        """The pixels in units of their standard deviation.
+
+        Children that share layers come one after the other, with the batch that their parent's pass was recorded on.
+        They have the tensor that the record holds, as long as it does and nobody has written to either; what is made
+        in inference mode has no count of that.
+        """
+        if self._last is not None:
+            of, made, versions = self._last
+            found: Tensor | None = made()
+            if of() is images and found is not None and versions == (images._version, found._version):
+                return found
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         floats = images.float().contiguous(memory_format=layout)
-        return (floats - self.mean.to(images.device)) / self.std.to(images.device), *inputs[1:]
+        found = (floats - self.mean.to(images.device)) / self.std.to(images.device)
+        if not (images.is_inference() or found.is_inference()):
+            self._last = weakref.ref(images), weakref.ref(found), (images._version, found._version)
+        return found

@@ -48,6 +48,7 @@ from smd_evo.evaluation.features import Features
 from smd_evo.evaluation.recording import Met
 from smd_evo.evaluation.stream import Stream
 from smd_evo.evaluation.worth import pays, shared_calls, touched_by
+from smd_evo.zoo.preprocessing import Normalize, Preprocessing
 
 pytestmark = CARRIES
 
@@ -369,6 +370,31 @@ class TestTrust:
                 found = evaluator.predict(recipes)
             assert torch.equal(found, slow(evaluator.space, recipes, parts(images(), 5, 5, 2)))
             assert "writes to what" in known(evaluator).off
+
+    def test_a_child_that_writes_to_what_it_was_given(self, caplog):
+        """By a hook that gives the recorded tensor to all, as that which normalises pictures does."""
+
+        class Writes(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.head, self.stem = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1)
+
+            def forward(self, x):
+                found = self.head(x)
+                if self.head.bias[0] > 0:
+                    x.mul_(2)
+                return (found + self.stem(x)).mean((2, 3))
+
+        network = made(Writes)
+        nn.init.constant_(network.head.bias, -0.1)
+        hook = Normalize(Preprocessing(torch.as_tensor, (0.4,), (0.3,)))
+        network.register_forward_pre_hook(hook)
+        pictures = (images()[0] * 40 + 100).clamp(0, 255).to(torch.uint8), images()[1]
+        recipes = [SparseDelta(torch.tensor([12]), torch.tensor([value])) for value in (0.01, 1.0, 0.02, 2.0)]
+        evaluator = Evaluator(network, pictures, select=["head.*"], batch_size=5, reuse=True)
+        found = evaluator.predict(recipes)
+        assert torch.equal(found, slow(evaluator.space, recipes, parts(pictures, 5, 5, 2)))
+        assert "writes to what" in known(evaluator).off
 
 
 class TestMemory:

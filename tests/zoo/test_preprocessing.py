@@ -15,7 +15,7 @@ from torchvision import models
 from torchvision.transforms import v2
 from zoo_helpers import lively, picture, saved, untrained
 
-from smd_evo import ParameterSpace, RandomSubspace, sample_mutations
+from smd_evo import Evaluator, ParameterSpace, RandomSubspace, sample_mutations
 from smd_evo.errors import InvalidType
 from smd_evo.zoo.models import build_model
 from smd_evo.zoo.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Normalize, Preprocessing
@@ -192,6 +192,56 @@ class TestNormalize:
             assert one.stride() == other.stride()
             layout = torch.channels_last if channels_last else torch.contiguous_format
             assert one.is_contiguous(memory_format=layout)
+
+    def test_a_batch_is_normalised_once_as_long_as_somebody_holds_it_and_nobody_writes_to_it(self):
+        network = small()
+        (hook,) = network._forward_pre_hooks.values()
+        images = pixels()
+        first = hook(network, (images,))[0]
+        values = first.clone()
+        assert hook(network, (images,))[0] is first
+        assert hook(network, (images.clone(),))[0] is not first
+        again = hook(network, (images,))[0]
+        again.mul_(2)
+        assert torch.equal(hook(network, (images,))[0], values)
+        kept = hook(network, (images,))[0]
+        images += 1
+        assert torch.equal(
+            hook(network, (images,))[0], small()._forward_pre_hooks.popitem()[1](network, (images,))[0]
+        )
+        assert torch.equal(kept, values)
+
+    def test_what_nobody_counts_the_writes_to_is_made_anew(self):
+        network = small()
+        (hook,) = network._forward_pre_hooks.values()
+        with torch.inference_mode():
+            first = hook(network, (pixels(),))[0]
+            assert hook(network, (pixels(),))[0] is not first
+            unseen = pixels()
+        first = hook(network, (unseen,))[0]
+        assert hook(network, (unseen,))[0] is not first
+
+    @pytest.mark.parametrize("copied", [copy.deepcopy, lambda network: pickle.loads(pickle.dumps(network))])
+    def test_a_copy_begins_without(self, copied):
+        network, images = small(), pixels()
+        (hook,) = network._forward_pre_hooks.values()
+        first = hook(network, (images,))[0]
+        (other,) = copied(network)._forward_pre_hooks.values()
+        assert torch.equal(other(network, (images,))[0], first)
+        assert other(network, (images,))[0] is not first
+
+    def test_children_that_share_layers_have_it_from_the_record(self, monkeypatch):
+        network, images = small(3), pixels(3)
+        made = []
+        divided = torch.Tensor.__truediv__
+        monkeypatch.setattr(torch.Tensor, "__truediv__", lambda one, other: made.append(one) or divided(one, other))
+        evaluator = Evaluator(network, (images, torch.zeros(5, dtype=torch.int64)), select="3.*", reuse=True)
+        evaluator.features = None
+        recipes = sample_mutations(0, 8, subspace=RandomSubspace(0.5), sigma=0.1)
+        found = evaluator.predict(recipes[:2])
+        begun = len(made)
+        assert torch.equal(evaluator.predict(recipes)[:2], found)
+        assert len(made) - begun < len(recipes)
 
     def test_a_network_of_the_users_may_view_its_inputs(self):
         class Views(nn.Module):
