@@ -1,6 +1,6 @@
 """Is it better than OpenAI-ES? A method of one's own beside this package's, with the same budget and trials for each.
 
-python examples/compare_with_openai_es.py [GENERATIONS]
+python examples/compare_with_openai_es.py [GENERATIONS] [SEEDS]
 
 On the command line, from this folder:
 smd-evo compare --methods sparse-es,compare_with_openai_es:HillClimber --trials 2
@@ -47,13 +47,10 @@ class HillClimber(Method):
 
 if __name__ == "__main__":
     generations = int(sys.argv[1]) if len(sys.argv) > 1 else 10
-    config = CompareConfig.read(
-        {
-            "methods": f"sparse-es,{Path(__file__).stem}:HillClimber",
-            "budget": generations * 16 * 100,
-            **{"children": 16, "images": 100, "trials": 2, "seeds": 3},
-        }
-    )
+    seeds = int(sys.argv[2]) if len(sys.argv) > 2 else 3
+    methods = f"sparse-es,{Path(__file__).stem}:HillClimber"
+    sizes = {"children": 16, "images": 100, "trials": 2, "seeds": seeds}
+    config = CompareConfig.read({"methods": methods, "budget": generations * 16 * 100} | sizes)
     folder = Path(f"runs/compare-{generations}")  # if it is stopped, the same command goes on there
     result = compare(config, folder, workers=1, progress=Silent())
     show(compare_tables(result), compare_verdict(result), folder)

@@ -3,7 +3,7 @@
 The encoder adds up random vectors of a docstring's words, and evolution finds how much each word counts. A sentence
 encoder goes in its place: any network that returns a vector for each query and one for its answer.
 
-python examples/finetune_retrieval.py [GENERATIONS]
+python examples/finetune_retrieval.py [GENERATIONS] [FOLDER]
 """
 
 import re
@@ -51,7 +51,7 @@ def reciprocal_rank(vectors, numbers):
 
 
 torch.manual_seed(0)
-files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
+files = sorted(Path(sys.argv[2] if len(sys.argv) > 2 else sysconfig.get_path("stdlib")).glob("*.py"))
 data = smd_evo.Splits(*(pairs(files[start::3]) for start in range(3)))  # no file is in two of them
 mrr = smd_evo.WholeFitness("MRR", "max", reciprocal_rank)
 result = smd_evo.evolve(Encoder(), data, fitness=mrr, select="weights", generations=generations, images=200)

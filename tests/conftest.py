@@ -94,8 +94,9 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
-def pytest_collection_finish():
-    """What the imports have made stays: collections, of which `compare` asks one a run, need not look at it again."""
+@pytest.fixture(scope="module", autouse=True)
+def _what_there_is_stays():
+    """What imports and other files have made: collections, of which `compare` asks one a run, pass it over."""
     gc.collect()
     gc.freeze()
 

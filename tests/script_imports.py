@@ -1,5 +1,6 @@
 """What scripts import, for the process that they are forked from; by itself it does nothing."""
 
+import gc
 import importlib
 import warnings
 
@@ -14,3 +15,5 @@ with warnings.catch_warnings():
     for name in ("matplotlib.pyplot", "sklearn.datasets", "timm", "torchvision", *EXTRAS):
         if name not in EXTRAS or importlib.util.find_spec(name):
             importlib.import_module(name)
+gc.collect()
+gc.freeze()  # a collection in a forked process would copy all of this one's memory

@@ -1,6 +1,9 @@
 """Every example runs, at a tiny budget."""
 
+from pathlib import Path
+
 import pytest
+import torch
 from helpers import ROOT
 from script_helpers import run_script
 
@@ -17,7 +20,7 @@ BUDGETS = {
     "several_objectives.py": ["1"],
     "map_elites.py": ["1"],
     "deap_islands.py": ["2"],
-    "compare_with_openai_es.py": ["1"],
+    "compare_with_openai_es.py": ["1", "2"],
     "multi_generation.py": ["1"],
     "ray_cluster.py": ["1"],
     "evolve_a_policy.py": ["1"],
@@ -26,7 +29,7 @@ BUDGETS = {
     "finetune_a_transformer.py": ["1"],
     "reward_a_language_model.py": ["1"],
     "finetune_spikes_and_integers.py": ["1"],
-    "finetune_retrieval.py": ["1"],
+    "finetune_retrieval.py": ["1", str(Path(torch.__file__).parent)],
 }
 NEEDED = {"finetune_a_transformer.py": "transformers", "reward_a_language_model.py": "transformers"}
 """What an example imports that is an extra."""

@@ -2,17 +2,16 @@
 
 import dataclasses
 import math
-from functools import partial
 
 import pytest
 import torch
+from evolution_helpers import few_resamples
 from helpers import same_bits, state_bits
 
 from smd_evo import Dense, Evaluator, Lineage, Mutation, RandomSubspace, SparseEnsemble, sample_mutations
 from smd_evo.ensemble.combine import COMBINES
 from smd_evo.ensemble.selection import METHODS
 from smd_evo.errors import WrongParent
-from smd_evo.experiments import scores
 from smd_evo.experiments.ensembles import run as module
 from smd_evo.experiments.ensembles.plot import plot_ensembles
 from smd_evo.experiments.ensembles.run import score_ensembles
@@ -21,7 +20,7 @@ from smd_evo.experiments.finetune.settings import FinetuneConfig
 from smd_evo.experiments.parent import load_parent
 from smd_evo.experiments.shortlists import SPARSE, Shortlist
 from smd_evo.experiments.views import views
-from smd_evo.statistics.bootstrap import mean_interval, paired_difference, statistic_interval
+from smd_evo.statistics.bootstrap import paired_difference
 from smd_evo.statistics.tests import Estimate, mcnemar_exact
 from smd_evo.zoo import load
 
@@ -69,10 +68,7 @@ def result(shortlists):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Intervals of few resamples, where they are not what is tested."""
-    monkeypatch.setattr(scores, "mean_interval", lambda values, **_: mean_interval(values, resamples=9))
-    monkeypatch.setattr(scores, "paired_difference", lambda a, b, **_: paired_difference(a, b, resamples=9))
-    monkeypatch.setattr(scores, "statistic_interval", partial(statistic_interval, resamples=9))
+    few_resamples(monkeypatch)
 
 
 def rows(result):
@@ -121,8 +117,10 @@ def predicted(result, arm, data, parent):
     }
 
 
-@pytest.mark.parametrize("combine", COMBINES)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("method", "combine"),
+    [*((method, "probabilities") for method in METHODS), *(("greedy", combine) for combine in COMBINES[1:])],
+)
 @pytest.mark.usefixtures("quick")
 def test_rows_are_what_independent_networks_predict(method, combine, shortlists, data, parent):
     result = score_ensembles(CONFIG, shortlists, method=method, combine=combine)
@@ -282,8 +280,9 @@ def test_the_parent_is_as_it_was(shortlists, parent, data, monkeypatch):
     assert same_bits(before, state_bits(parent))
 
 
-def test_same_shortlists_same_result(result, shortlists):
-    again = score_ensembles(CONFIG, shortlists)
+@pytest.mark.usefixtures("quick")
+def test_same_shortlists_same_result(shortlists):
+    result, again = (score_ensembles(CONFIG, shortlists) for _ in "ab")
     for name in ("selections", "scores", "against", "diversity", "curves"):
         assert getattr(again, name) == getattr(result, name)
 

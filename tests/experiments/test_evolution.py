@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from evolution_helpers import SEARCHERS, TINY
+from evolution_helpers import SEARCHERS, TINY, few_resamples
 from torch.nn import functional
 
 from smd_evo import ParameterSpace
@@ -18,6 +18,12 @@ from smd_evo.experiments.generations.run import Evolution
 from smd_evo.experiments.generations.settings import EvolutionConfig
 from smd_evo.experiments.parent import load_parent
 from smd_evo.zoo.data import Data
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    few_resamples(monkeypatch)
+
 
 every_searcher = pytest.mark.parametrize("name", SEARCHERS)
 

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from evolution_helpers import few_resamples
 from helpers import Counter, blobs
 
 import smd_evo
@@ -34,6 +35,23 @@ from smd_evo.experiments.shortlists import SPARSE
 pytestmark = pytest.mark.numeric
 
 CONFIG = FinetuneConfig.read({"children": 12, "density": [0.3, 0.05], "seed": 1})
+
+
+def load_few(*arguments):
+    """The demo's parent, with 60 samples in place of 300 to rank and to choose by."""
+    parent, data = load_parent(*arguments)
+    splits = ("fitness", "validation")
+    fewer = {name: tuple(each[:60] for each in getattr(data, name)) for name in splits}
+    indices = data.indices | {name: data.indices[name][:60] for name in splits}
+    return parent, dataclasses.replace(data, indices=indices, **fewer)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("smd_evo.experiments.parent.load_parent", load_few)
+        few_resamples(patch)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +88,7 @@ def test_any_fitness_ranks_and_chooses(fitness, tmp_path):
     config = FinetuneConfig.read({"children": 6, "density": "0.1", "sigma": "0.02", "fitness": fitness})
     found = finetune(config)
     group = found.arms[0].group
-    parent, data = load_parent(config)
+    parent, data = load_few(config)
     expected = Evaluator(parent, data.fitness, fitness).evaluate(group.recipes)
     assert group.result.fitness.tolist() == pytest.approx(expected.fitness.tolist())
     assert group.result.sense == "max"
@@ -78,7 +96,7 @@ def test_any_fitness_ranks_and_chooses(fitness, tmp_path):
 
 
 def test_a_race_finds_the_same_best_child_and_tells_what_it_saved(result, tmp_path):
-    config = dataclasses.replace(CONFIG, density=(0.3,), controls=False)
+    config = dataclasses.replace(CONFIG, density=(0.3,), sigma=0.02, controls=False)
     counter = Counter()
     whole, raced = finetune(config), finetune(dataclasses.replace(config, race=True), counter)
     before, after = (found.arms[0].group for found in (whole, raced))
@@ -89,8 +107,8 @@ def test_a_race_finds_the_same_best_child_and_tells_what_it_saved(result, tmp_pa
     assert ["children", 12, 12] in counter.phases
     took, all_of_it = raced.evaluations[RACED], raced.evaluations[UNRACED]
     assert took == sum(part.count * part.images for part in counter.workload.parts if "round" in part.name)
-    assert all_of_it == 12 * 300
-    assert finetune_verdict(raced)[-1].startswith(f"The race took {took:,} of 3,600 image evaluations")
+    assert all_of_it == 12 * 60
+    assert finetune_verdict(raced)[-1].startswith(f"The race took {took:,} of 720 image evaluations")
     assert not any("race" in line for line in finetune_verdict(whole))
     save_children(tmp_path / "children", raced.space, after.recipes, after.result, "cross_entropy")
     checked = verify_children(raced.config, tmp_path / "children")
@@ -119,7 +137,7 @@ def test_choices_never_depend_on_the_test_split(result, monkeypatch):
     """With other test images and labels every choice is the same, and only the table differs."""
 
     def tampered(config, progress):
-        parent, data = load_parent(config, progress)
+        parent, data = load_few(config, progress)
         images, targets = data.test
         return parent, dataclasses.replace(data, test=(images.flip(0) * 0.5, targets))
 
@@ -142,7 +160,7 @@ def test_choices_are_what_the_other_splits_say(result):
             probabilities = judge.predict([group.recipes[number] for number in ranking]).softmax(-1)
             votes = {}
             for size in range(2, 13):
-                likelihoods = probabilities[:size].mean(0)[torch.arange(300), data.validation[1]]
+                likelihoods = probabilities[:size].mean(0)[torch.arange(60), data.validation[1]]
                 votes[size] = float(-likelihoods.log().mean())
             assert group.ensemble.fitness == pytest.approx(min(votes.values()), rel=1e-4)
             assert votes[len(group.ensemble.members)] == pytest.approx(min(votes.values()), rel=1e-4)
@@ -176,7 +194,7 @@ def test_what_is_free_is_fitted_on_one_split_chosen_on_another_and_reported_on_t
     assert list(result.free) == list(rows)
     assert set(rows) == set(CONTROLS)
     assert (rows["views"].members, result.free["views"]["images"]) == (10, 0)
-    assert result.free["head-refit"]["images"] == 300
+    assert result.free["head-refit"]["images"] == 60
     losses = [each["validation"] for each in result.free.values()]
     assert losses[0] == min(losses)
     statistics = statistics_of(space.module, make_batches(data.fitness, "auto", space.device))

@@ -1,11 +1,10 @@
 """What is to be evaluated, told beforehand: never less than what is evaluated then, exact where nothing is open."""
 
 from contextlib import suppress
-from functools import partial
 
 import pytest
 import torch
-from evolution_helpers import SEARCHERS, TINY
+from evolution_helpers import SEARCHERS, TINY, few_resamples
 from helpers import SmallNet, blobs, trained
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,7 +15,7 @@ from smd_evo.evaluation import heads, sharing, visit
 from smd_evo.evaluation.calibration import calibrate_sigma, calibration_cost
 from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.evaluation.fitness import ModuleFitness
-from smd_evo.experiments import scores, speed
+from smd_evo.experiments import speed
 from smd_evo.experiments.compare import files as module
 from smd_evo.experiments.compare.files import compare
 from smd_evo.experiments.compare.methods.registry import CONTROLS
@@ -54,10 +53,7 @@ class Watch(Silent):
 def watch(monkeypatch):
     monkeypatch.setattr(speed, "seconds_per_image", lambda evaluator: 0.0)
     monkeypatch.setattr(visit, "probe", lambda *_: None)  # of each network, once, a few samples
-    for name in ("mean_interval", "paired_difference", "statistic_interval"):  # intervals of few resamples
-        made = getattr(scores, name)
-        few = partial(lambda made, *given, **named: made(*given, **named | {"resamples": 9}), made)
-        monkeypatch.setattr(scores, name, few)
+    few_resamples(monkeypatch)
     for part in (sharing, heads):  # what is recorded is seen once more
         monkeypatch.setattr(part, "unfit", lambda _: "a test that counts")
     found = Watch()
