@@ -3,12 +3,17 @@
 import ctypes
 import mmap
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from smd_evo.experiments.compare import memory
+from smd_evo.experiments.compare import memory, runner
 from smd_evo.experiments.compare.memory import PeakMemory
+from smd_evo.experiments.compare.run import Job
+from smd_evo.experiments.compare.runner import Runner
+from smd_evo.experiments.compare.settings import CompareConfig
+from smd_evo.experiments.progress import Silent
 
 MIB = 2**20
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts a process's peak anew")
@@ -109,6 +114,22 @@ class TestElsewhere:
             (tmp_path / "status").write_text("VmPeak:\t  999999 kB\nVmHWM:\t    7500 kB\nVmRSS:\t    2000 kB\n")
         assert measured.peak == 4500 * 1024
         assert (tmp_path / "clear_refs").read_text() == "5"
+
+
+@pytest.mark.parametrize("others", [0, 7])
+def test_a_comparisons_collections_pass_over_what_was_there_unless_somebody_has_frozen_that(
+    others, monkeypatch, tmp_path
+):
+    """Frozen with the imports of the first run, between runs alone, and never for longer than the comparison."""
+    calls = []
+    asked = {name: lambda name=name: calls.append(name) for name in ("collect", "freeze", "unfreeze")}
+    monkeypatch.setattr(runner, "gc", SimpleNamespace(get_freeze_count=lambda: others, **asked))
+    made = Runner(CompareConfig(), tmp_path, 1, Silent())
+    made._comparison = SimpleNamespace(steps=1, run=lambda job: calls.append(job.seed))
+    with made:
+        assert len([*made._made([Job("smd", seed, 0, True) for seed in range(3)])]) == 3
+    expected = ["collect", "freeze", 0, "collect", "freeze", 1, 2, "unfreeze"]
+    assert calls == [call for call in expected if not others or isinstance(call, int)]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
