@@ -1,11 +1,7 @@
 """A tiny parent, its data, and settings: a generation takes a few milliseconds."""
 
-from functools import partial
-
 import torch
 from helpers import blobs, trained
-
-from smd_evo.experiments import scores
 
 TINY = {
     "model": "evolution_helpers:network",
@@ -33,16 +29,6 @@ SEARCHERS = {
     "stages of selection": {"searcher": "selection", "sigma": None, "subspace": "within:head:dense/random@3"},
     "by accuracy": {"searcher": "gradient", "fitness": "accuracy"},
 }
-
-
-def few_resamples(patch):
-    """Intervals of nine resamples, where they are not what is tested."""
-    for name in ("mean_interval", "paired_difference", "statistic_interval"):
-        patch.setattr(scores, name, partial(_of_nine, getattr(scores, name)))
-
-
-def _of_nine(interval, *given, **named):
-    return interval(*given, **named | {"resamples": 9})
 
 
 def network(classes):

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from evolution_helpers import few_resamples
+from cli_helpers import few_resamples
 from helpers import same_bits, state_bits
 
 from smd_evo import Dense, Evaluator, Lineage, Mutation, RandomSubspace, SparseEnsemble, sample_mutations
@@ -68,7 +68,7 @@ def result(shortlists):
 
 @pytest.fixture
 def quick(monkeypatch):
-    few_resamples(monkeypatch)
+    few_resamples(monkeypatch.setattr)
 
 
 def rows(result):

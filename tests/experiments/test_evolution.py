@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 import torch
-from evolution_helpers import SEARCHERS, TINY, few_resamples
+from cli_helpers import few_resamples
+from evolution_helpers import SEARCHERS, TINY
 from torch.nn import functional
 
 from smd_evo import ParameterSpace
@@ -22,7 +23,7 @@ from smd_evo.zoo.data import Data
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    few_resamples(monkeypatch)
+    few_resamples(monkeypatch.setattr)
 
 
 every_searcher = pytest.mark.parametrize("name", SEARCHERS)
