@@ -3,6 +3,7 @@
 import os
 import random
 import sys
+from collections import Counter
 from contextlib import contextmanager
 
 import numpy as np
@@ -18,6 +19,7 @@ from smd_evo import Evaluator, ModuleFitness, Objectives, ParameterSpace, Sparse
 from smd_evo.core.exclusive import _blocks
 from smd_evo.evaluation import probe, sharing, together
 from smd_evo.evaluation.stream import Stream
+from smd_evo.evaluation.visit import visit
 
 pytestmark = CARRIES
 
@@ -95,55 +97,86 @@ def everything(network):
 
 
 @contextmanager
-def watched(at_line):
-    """Calls a function at every line of this package and of torch's contexts, in this thread."""
+def watched(at_line, wanted):
+    """Calls a function at every line of some code, in this thread."""
 
     def line(frame, event, _):
         if event == "line":
-            at_line(frame.f_code.co_filename, frame.f_lineno)
+            at_line(frame)
         return line
 
     before = sys.gettrace()
-    sys.settrace(lambda frame, event, _: line if frame.f_code.co_filename.startswith(WATCHED) else None)
+    sys.settrace(lambda frame, event, _: line if wanted(frame.f_code) else None)
     try:
         yield
     finally:
         sys.settrace(before)
+        while torch._C._len_torch_function_stack():  # as in conftest.py; each that stays slows all tensors
+            torch.overrides._pop_mode()
 
 
-def moments(act):
-    """Numbers of the lines that an action runs, counted from its start: each where it is met first, and last."""
-    met: list[tuple[str, int]] = []
-    with watched(lambda *line: met.append(line)):
+def lines(act):
+    """The lines of this package and of torch's contexts that an action runs: each, and the way that led to it."""
+    met = []
+
+    def note(frame):
+        code, number, way = frame.f_code, frame.f_lineno, []
+        while frame and frame.f_code is not act.__code__:
+            if frame.f_code.co_filename.startswith(WATCHED):
+                way.append((frame.f_code, frame.f_lineno))
+            frame = None if frame.f_code is visit.__code__ else frame.f_back  # whatever is visited for
+        met.append(((code, number), tuple(way)))
+
+    with watched(note, lambda code: code.co_filename.startswith(WATCHED)):
         act()
-    first, last = ({line: number for number, line in order} for order in (list(enumerate(met))[::-1], enumerate(met)))
-    return sorted({*first.values(), *last.values()}), met
+    return met
 
 
-def interrupted(act, number):
-    """The KeyboardInterrupt that comes out of an action if one is raised at the line of this number."""
-    lines = iter(range(number + 1))
+def moments(act, known, files):
+    """Where to interrupt an action: at each line where it is met first, and last, by ways that are not known."""
+    times, found = Counter(), {}
+    for line, way in lines(act):
+        times[line] += 1
+        if way not in known and line[0].co_filename.endswith(files):
+            found.setdefault(line, []).append(times[line])
+    return [(*line, time) for line, met in found.items() for time in sorted({met[0], met[-1]})]
 
-    def interrupt(*_):
-        if next(lines) == number:
+
+def interrupted(act, code, number, time):
+    """The KeyboardInterrupt that comes out of an action if one is raised when it gets to a line for the n-th time."""
+    left = iter(range(time)[::-1])
+
+    def interrupt(frame):
+        if frame.f_lineno == number and not next(left):
             sys.settrace(None)
             raise KeyboardInterrupt
 
     try:
-        with watched(interrupt):
+        with watched(interrupt, lambda other: other is code):
             act()
     except KeyboardInterrupt as caught:
         return caught
     return None
 
 
+def try_the_weights_first(network, data, children):
+    return lambda: Evaluator(network, data).evaluate([])
+
+
+def of_tried_weights(network, data, **options):
+    """An evaluator that need not try them, which would take most of the time."""
+    evaluator = Evaluator(network, data, **options)
+    probe.tried.add(evaluator.space)
+    return evaluator
+
+
 def evaluate(network, data, children):
-    return lambda: Evaluator(network, data).evaluate(children)
+    return lambda: of_tried_weights(network, data).evaluate(children)
 
 
 def evaluate_on_a_stream(network, data, children):
     stream = Stream(*data)
-    return lambda: Evaluator(network, stream, batch_size=2).evaluate(children)
+    return lambda: of_tried_weights(network, stream, batch_size=2).evaluate(children)
 
 
 def evaluate_the_network_itself(network, data, children):
@@ -155,7 +188,7 @@ def evaluate_what_children_share_once(network, data, children):
     of_the_head = [SparseDelta(torch.tensor([11]), torch.tensor([value])) for value in (0.5, 1.0)]
 
     def act():
-        evaluator = Evaluator(network, data, reuse=True)
+        evaluator = of_tried_weights(network, data, reuse=True)
         evaluator.evaluate(of_the_head)
         assert sharing._known[evaluator.space].checked
 
@@ -166,7 +199,7 @@ def evaluate_heads(network, data, children):
     of_the_head = [SparseDelta(torch.tensor([1]), torch.tensor([value])) for value in (0.5, 1.0)]
 
     def act():
-        evaluator = Evaluator(network, data, select="head")
+        evaluator = of_tried_weights(network, data, select="head")
         evaluator.evaluate(of_the_head)
         assert evaluator.features.kept.counted
 
@@ -175,7 +208,7 @@ def evaluate_heads(network, data, children):
 
 def evaluate_together(network, data, children):
     def act():
-        evaluator = Evaluator(network, data, together=2)
+        evaluator = of_tried_weights(network, data, together=2)
         evaluator.evaluate(children)
         assert [reason for reason, _ in together._known[evaluator.space].tried.values()] == [""]
 
@@ -188,15 +221,7 @@ def evaluate_objectives(network, data, children):
 
 
 def predict(network, data, children):
-    return lambda: Evaluator(network, data).predict(children)
-
-
-def try_the_weights_first(network, data, children):
-    def act():
-        probe.tried.clear()
-        return Evaluator(network, data).evaluate([])
-
-    return act
+    return lambda: of_tried_weights(network, data).predict(children)
 
 
 def ensemble(network, data, children):
@@ -240,10 +265,29 @@ LAYERS = {
 }
 """Networks that some are about, and the lines; others are those of others."""
 
+LIKE = {
+    evaluate: [try_the_weights_first],
+    evaluate_on_a_stream: [try_the_weights_first, evaluate],
+    predict: [try_the_weights_first, evaluate],
+}
+"""What gets to a line as one of these does, by the same calls, is not interrupted there once more."""
+
+
+def prepared(make):
+    """A network, and what is done with it; what is imported and tried once has been."""
+    torch.manual_seed(0)
+    kind, files = LAYERS.get(make, (Restless, ("",)))
+    network, data = kind().train(), (torch.randn(4, 2), torch.arange(4) % 2)
+    network.norm.eval()
+    act = make(network, data, [SparseDelta(torch.tensor([0, 5]), torch.tensor([1.0, -1.0]))])
+    act()
+    return network, act, files
+
 
 @pytest.mark.parametrize(
     "make",
     [
+        try_the_weights_first,
         evaluate,
         evaluate_on_a_stream,
         evaluate_what_children_share_once,
@@ -252,7 +296,6 @@ LAYERS = {
         evaluate_the_network_itself,
         evaluate_objectives,
         predict,
-        try_the_weights_first,
         ensemble,
         soup,
         fingerprint,
@@ -260,19 +303,14 @@ LAYERS = {
     ],
 )
 def test_at_every_line(make):
-    torch.manual_seed(0)
-    kind, files = LAYERS.get(make, (Restless, ("",)))
-    network, data = kind().train(), (torch.randn(4, 2), torch.arange(4) % 2)
-    network.norm.eval()
-    children = [SparseDelta(torch.tensor([0, 5]), torch.tensor([1.0, -1.0]))]
-    act = make(network, data, children)
-    act()  # what is imported and tried once
+    known = {way for other in LIKE.get(make, ()) for _, way in lines(prepared(other)[1])}
+    network, act, files = prepared(make)
     before = everything(network)
-    numbers, met = moments(act)
-    numbers = [number for number in numbers if met[number][0].endswith(files)]
-    for number in numbers:
-        kept = interrupted(act, number)  # with its traceback: what ends only with that has not ended here
+    found = moments(act, known, files)
+    for code, number, time in found:
+        kept = interrupted(act, code, number, time)  # with its traceback: what ends only with that has not ended here
         after = everything(network)
-        assert after == before, f"{met[number]}: {[name for name in before if after[name] != before[name]]}"
+        different = [name for name in before if after[name] != before[name]]
+        assert not different, f"{code.co_filename}:{number}, time {time}: {different}"
         del kept
-    assert len(numbers) > 50
+    assert len(found) > 50
