@@ -39,10 +39,11 @@ def here(tmp_path, monkeypatch):
     """An empty current folder; modules that are imported from it are forgotten afterwards."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
-    before = set(sys.modules)
     yield tmp_path
-    for name in set(sys.modules) - before:
-        del sys.modules[name]
+    folder = os.path.join(os.getcwd(), "")  # others would be imported again by later tests, which some do not bear
+    for name, module in list(sys.modules.items()):
+        if (getattr(module, "__file__", None) or "").startswith(folder):
+            del sys.modules[name]
 
 
 LONGEST = (

@@ -19,6 +19,7 @@ def cluster(lean, **options):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "disabled")  # else Ray leaves a token in the user's home
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_worker_niceness", "0")  # 15 would wait for the other files' tests
         patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), str(lean)]))
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, **options)
         try:

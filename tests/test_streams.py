@@ -49,6 +49,14 @@ def test_narrow_terminals(width):
     assert smd_evo("verify", "nothere", COLUMNS=width).stderr.count("\n") == 1
 
 
+def test_the_environment_says_which_encoding():
+    code = "from smd_evo.streams import open_streams; open_streams(); print('\N{EM DASH}\xe9')"
+    environment = os.environ | {"PYTHONIOENCODING": "latin-1"}
+    found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True)
+    assert found.stdout == b"\\u2014\xe9\n"
+    assert found.stderr == b""
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_encodings_without_dashes(encoding, monkeypatch):
     for name in ("stdout", "stderr"):

@@ -1,7 +1,7 @@
 """The compiled noise against the tensor operations, which are the reference: every bit, and who is asked when."""
 
+import json
 import logging
-import os
 import subprocess
 import sys
 import threading
@@ -315,7 +315,45 @@ def test_an_interrupt_while_a_kernel_loads_is_one(fresh, monkeypatch):
     assert fresh.kernels
 
 
-def test_forked_processes_have_their_parents_kernels_and_load_others():
+PROCESSES = """
+import io, json, os, sys, traceback
+from contextlib import redirect_stdout
+import torch
+import smd_evo.core.gradient
+from smd_evo.core import fast
+for name in ("Dense", "Layout", "gaussian", "permutation", "sample_mutations"):
+    getattr(smd_evo, name)
+assert not {"numba", "smd_evo.core.compiled"} & set(sys.modules) and not fast._state.kernels
+for line in sys.stdin:
+    code, environment = json.loads(line)
+    if not (process := os.fork()):
+        os.environ.update(environment)
+        with redirect_stdout(io.StringIO()) as told:
+            try:
+                exec(code, {})
+            except BaseException:
+                traceback.print_exc(file=told)
+        print(json.dumps(told.getvalue()), flush=True)
+        os._exit(0)
+    os.waitpid(process, 0)
+"""
+
+
+@pytest.fixture(scope="module")
+def printed():
+    """What code prints in a process that has imported this package, and no kernels yet."""
+    command, pipe = [sys.executable, "-c", PROCESSES], subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as server:
+
+        def printed(code, **environment):
+            print(json.dumps([code, environment]), file=server.stdin, flush=True)
+            return json.loads(server.stdout.readline())
+
+        yield printed
+        server.stdin.close()
+
+
+def test_forked_processes_have_their_parents_kernels_and_load_others(printed):
     code = """
 import os, sys, threading, torch
 from smd_evo import gaussian, permutation
@@ -356,22 +394,20 @@ COMPILED = "assert len(fast._state.kernels) == 6 and not fast._state.off"
 EAGER = "assert not fast._state.kernels and fast._state.off"
 
 
-def printed(code, **environment):
-    return subprocess.check_output([sys.executable, "-c", code], text=True, env={**os.environ, **environment})
-
-
 @pytest.fixture(scope="module")
-def expected():
-    return printed(PRINT + COMPILED)
+def expected(printed):
+    told = printed(PRINT + COMPILED)
+    assert "Error" not in told
+    return told
 
 
-def test_without_numba_all_is_the_same(expected):
+def test_without_numba_all_is_the_same(expected, printed):
     assert printed("import sys; sys.modules['numba'] = None" + PRINT + EAGER) == expected
     assert printed(PRINT + EAGER, NUMBA_DISABLE_JIT="1") == expected
 
 
 @pytest.mark.numeric
-def test_another_processor_gives_the_same(expected):
+def test_another_processor_gives_the_same(expected, printed):
     """One without AVX, FMA and whatever else this one has."""
     assert printed(PRINT + COMPILED, NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES="") == expected
 
@@ -390,7 +426,7 @@ def test_no_folder_for_a_cache_is_needed(fresh, monkeypatch):
     assert fresh.kernels
 
 
-def test_a_small_request_does_not_import_numba():
+def test_a_small_request_does_not_import_numba(printed):
     code = """
 import sys, torch, smd_evo
 from smd_evo import Layout, Mutation, RandomSubspace

@@ -5,13 +5,14 @@ import os
 import pickle
 import random
 import signal
+import sys
 import threading
 import time
 
 import pytest
 import torch
+from cli_helpers import here as smd_evo_command
 from cli_helpers import refused
-from cli_helpers import smd_evo as smd_evo_command
 from helpers import same_bits, state_bits
 from torch import nn
 
@@ -510,21 +511,20 @@ def prompts():
 class TestCommandLine:
     WORDS = ("--generations", "2", "--children", "6", "--sigma", "0.5", "--density", "0.5", "--model", "mine:network")
 
-    def test_names_the_prompts_as_data_and_the_reward_as_fitness(self, tmp_path):
-        (tmp_path / "mine.py").write_text(MINE)
+    def test_names_the_prompts_as_data_and_the_reward_as_fitness(self, here):
+        (here / "mine.py").write_text(MINE)
         words = [*self.WORDS, "--data", "mine:prompts", "--fitness", "mine:fitness", "--images", "5", "--out", "run"]
-        done = smd_evo_command("finetune", *words, cwd=tmp_path)
+        done = smd_evo_command("finetune", *words)
         assert done.returncode == 0, done.stderr
-        before, after = smd_evo.load_run(tmp_path / "run").numbers["rows"]
+        before, after = smd_evo.load_run(here / "run").numbers["rows"]
         assert after["fitness_gain"]["value"] == pytest.approx(after["fitness"] - before["fitness"])
-        verified = smd_evo_command("verify", "run", "--trust", cwd=tmp_path)
+        del sys.modules["mine"]  # what the reward has said is forgotten
+        verified = smd_evo_command("verify", "run", "--trust")
         assert verified.returncode == 0, verified.stderr
 
-    def test_refuses_other_samples(self, tmp_path):
-        (tmp_path / "mine.py").write_text(
+    def test_refuses_other_samples(self, here):
+        (here / "mine.py").write_text(
             MINE + "\ndef others():\n    return split((torch.rand(30, 1), torch.zeros(30)))\n"
         )
         words = [*self.WORDS, "--data", "mine:others", "--fitness", "mine:fitness", "--out", "run"]
-        refused(
-            smd_evo_command("finetune", *words, cwd=tmp_path), "data: expected numbers of the 30 prompts of 'near'"
-        )
+        refused(smd_evo_command("finetune", *words), "data: expected numbers of the 30 prompts of 'near'")

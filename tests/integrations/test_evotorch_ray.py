@@ -434,6 +434,7 @@ class TestDeaths:
     def test_between_generations_and_then_no_processors_for_new_actors(self, pair, monkeypatch):
         pair.evaluate()
         monkeypatch.setattr("smd_evo.integrations.evotorch.actors._START", 1)
+        monkeypatch.setattr("smd_evo.integrations.evotorch.actors._LOOK", 0.5)
         monkeypatch.setattr(pair.parallel, "_actor_config", {"num_cpus": 64})
         ray.kill(pair.parallel.actors[0])
         check_error(
