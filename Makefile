@@ -18,7 +18,7 @@ demo: $(READY)  ## fine-tunes and ensembles a small CNN on real scans of digits
 # round as no modern processor does by itself.
 test: $(READY) lint docs  ## everything, as continuous integration does
 	$(BIN)/python -m pytest $(WORKERS)
-	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 $(BIN)/python -m pytest $(WORKERS) -m numeric tests
+	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 $(BIN)/python -m pytest $(WORKERS) -m numeric $$(grep -rl --include='*.py' mark.numeric tests)
 
 quick: $(READY)  ## tests of the method itself, in a minute: no other processes, no Ray
 	$(BIN)/python -m pytest $(WORKERS) -m "not slow" tests/core tests/evaluation tests/ensemble tests/controls
