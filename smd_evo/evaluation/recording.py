@@ -84,7 +84,7 @@ class Parts:
 
         self.bits, self.whole = zip(*map(look, self.all), strict=True)
 
-    def attributes(self) -> Attributes:
+    def attributes(self) -> _Kept:
         """What modules keep besides their tensors."""
         values: list[Any] = []
         things: list[Any] = []
@@ -96,13 +96,13 @@ class Parts:
                     things += value.values()
                 elif name != "forward":
                     things.append(value)
-        return Attributes(values, things)
+        return _Kept(values, things)
 
 
 _REGISTERED = frozenset(("_buffers", "_parameters", "_modules"))
 
 
-class Attributes:
+class _Kept:
     """Mere values, which are to be equal; and things, each the same as long as it is itself and has not grown."""
 
     def __init__(self, values: list[Any], things: list[Any]) -> None:
@@ -111,7 +111,7 @@ class Attributes:
 
     def __eq__(self, other: object) -> bool:
         return (
-            isinstance(other, Attributes)
+            isinstance(other, _Kept)
             and (self._values, self._lengths) == (other._values, other._lengths)
             and all(map(operator.is_, self._things, other._things))
         )

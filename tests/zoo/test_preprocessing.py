@@ -212,11 +212,11 @@ class TestNormalize:
         assert torch.equal(kept, values)
 
     def test_what_nobody_counts_the_writes_to_is_made_anew(self):
-        network = small()
+        network, images = small(), pixels()
         (hook,) = network._forward_pre_hooks.values()
         with torch.inference_mode():
-            first = hook(network, (pixels(),))[0]
-            assert hook(network, (pixels(),))[0] is not first
+            first = hook(network, (images,))[0]
+            assert hook(network, (images,))[0] is not first
             unseen = pixels()
         first = hook(network, (unseen,))[0]
         assert hook(network, (unseen,))[0] is not first
