@@ -52,7 +52,10 @@ class DemoCNN(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits [n, 10] of images [n, 1, 8, 8]."""
         features = functional.relu(self.bn1(self.conv1(images)))
-        features = functional.max_pool2d(functional.relu(self.bn2(self.conv2(features))), 2)
+        features = functional.relu(self.bn2(self.conv2(features)))
+        # The largest of 2 x 2 pixels; `max_pool2d`, which also notes where they are, would take as long as all else.
+        rows = torch.maximum(features[:, :, ::2], features[:, :, 1::2])
+        features = torch.maximum(rows[..., ::2], rows[..., 1::2])
         features = functional.relu(self.bn3(self.conv3(features)))
         return self.head(features.mean((2, 3)))  # type: ignore[no-any-return]
 
