@@ -19,6 +19,7 @@ from frame import Cost, Task, calibrated, run
 from ours import MOVES, OpenAIESSearch
 from torch import Tensor, nn
 
+from smd_evo.core.keys import derive
 from smd_evo.core.selection import select_names
 
 __all__ = ["GRIDS", "MAKERS", "rival"]
@@ -66,28 +67,29 @@ class MeZO(Rival):
 
     def __init__(self, task: Task, seed: int, sigma: float, rate: float) -> None:
         super().__init__(task, seed)
-        self.sigma, self.rate, self.seed, self.slope = sigma * self.unit, rate * self.unit, seed << 32, 0.0
+        self.sigma, self.rate, self.slope = sigma * self.unit, rate * self.unit, 0.0
+        self.key, self.number = derive(seed, "mezo"), 0
 
     def _step(self) -> None:
         if not self.slope:
-            found = torch.tensor([self._difference(number) for number in range(8)])
+            found = torch.tensor([self._difference() for _ in range(8)])
             self.slope = float(found.square().mean().sqrt()) or 1.0
-            self.seed += 8
-        difference = self._difference(0)
-        self._move(0, -self.rate * difference / self.slope)
-        self.seed += 1
+        self._move(-self.rate * self._difference() / self.slope)
 
-    def _difference(self, number: int) -> float:
-        self._move(number, self.sigma)
+    def _difference(self) -> float:
+        """The slope along a new direction."""
+        self.number += 1
+        self._move(self.sigma)
         above = self.cost(self._network)
-        self._move(number, -2 * self.sigma)
+        self._move(-2 * self.sigma)
         below = self.cost(self._network)
-        self._move(number, self.sigma)
+        self._move(self.sigma)
         return (above - below) / (2 * self.sigma)
 
     @torch.no_grad()
-    def _move(self, number: int, by: float) -> None:
-        noise = torch.Generator().manual_seed(self.seed + number)
+    def _move(self, by: float) -> None:
+        """Along the present direction."""
+        noise = torch.Generator().manual_seed(derive(self.key, self.number) % 2**32)  # all that it takes
         for parameter in self.chosen.values():
             parameter.add_(torch.randn(parameter.shape, generator=noise), alpha=by)
 

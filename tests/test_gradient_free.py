@@ -1,0 +1,60 @@
+"""The comparisons of benchmarks/gradient_free: what is the same for all methods, and what a seed changes."""
+
+import importlib
+
+import pytest
+import torch
+from helpers import ROOT
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+import smd_evo
+
+SETTINGS = {
+    "openai-es": {"sigma": 1.0, "rate": 0.2},
+    "mezo": {"sigma": 0.5, "rate": 0.05},
+    "sparse-es": {"density": 0.5, "sigma": 1.0, "rate": 0.2},
+    "newton": {"select": "all", "ridge": 0.1, "children": 8},
+}
+
+
+@pytest.fixture
+def gradient_free(monkeypatch):
+    """A module of the folder by its name, which is a script's there."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks" / "gradient_free")
+    monkeypatch.setenv("EVOTORCH_VERBOSE_LEVEL", "0")
+    return importlib.import_module
+
+
+@pytest.fixture
+def task(gradient_free):
+    """A small classifier, all of whose samples are in each minibatch."""
+    inputs = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
+    data = smd_evo.split((inputs, inputs[:, :3].argmax(1)), fitness=20, validation=10, seed=0)
+
+    def loss(module, samples):
+        with torch.no_grad():
+            return float(cross_entropy(module(samples[0]), samples[1]))
+
+    torch.manual_seed(0)
+    return gradient_free("frame").Task(
+        nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)).eval(),
+        lambda module, numbers: loss(module, tuple(part[numbers] for part in data.fitness)),
+        samples=20,
+        minibatch=20,
+        validate=lambda module: -loss(module, data.validation),
+        data=data,
+        children=4,
+    )
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_seeds_differ_in_their_children(gradient_free, task, name):
+    makers = {**gradient_free("rivals").MAKERS, **gradient_free("ours").MAKERS}
+    found = []
+    for seed in (0, 1, 2):
+        search = makers[name](task, seed, **SETTINGS[name])
+        search.step()
+        found.append(nn.utils.parameters_to_vector(search.module.parameters()).detach())
+    for own, other in ((0, 1), (0, 2), (1, 2)):
+        assert not torch.allclose(found[own], found[other], atol=1e-4)
