@@ -1,6 +1,7 @@
 """The comparisons of benchmarks/gradient_free: what is the same for all methods, and what a seed changes."""
 
 import importlib
+from dataclasses import replace
 
 import pytest
 import torch
@@ -58,3 +59,12 @@ def test_seeds_differ_in_their_children(gradient_free, task, name):
         found.append(nn.utils.parameters_to_vector(search.module.parameters()).detach())
     for own, other in ((0, 1), (0, 2), (1, 2)):
         assert not torch.allclose(found[own], found[other], atol=1e-4)
+
+
+def test_a_strength_is_that_of_what_is_mutated(gradient_free, task):
+    calibrated = gradient_free("frame").calibrated
+    last = replace(task, select="2", unit={})
+    alone = calibrated(last)
+    assert calibrated(task) < 0.9 * alone  # more coordinates bear less
+    assert calibrated(replace(task, select="2")) == alone  # beside others, whose strengths are known
+    assert calibrated(task, select="2") == alone

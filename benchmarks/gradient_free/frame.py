@@ -125,6 +125,7 @@ def calibrated(
     if task.sigma is not None and subspace is None:
         return task.sigma
     subspace = subspace or smd_evo.Dense()
+    select = task.select if select is None else select
     known = subspace.spec, str(select), network is None
     if known not in task.unit:
         ranker = task.problem(0, network, select).evaluator  # on the first minibatch
