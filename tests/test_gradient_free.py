@@ -68,3 +68,28 @@ def test_a_strength_is_that_of_what_is_mutated(gradient_free, task):
     assert calibrated(task) < 0.9 * alone  # more coordinates bear less
     assert calibrated(replace(task, select="2")) == alone  # beside others, whose strengths are known
     assert calibrated(task, select="2") == alone
+
+
+class Steps:
+    """A method whose steps take some forward passes, and come to what its setting and seed say."""
+
+    def __init__(self, task, seed, cost, value):
+        self.cost, self.value, self.module = cost, value + seed, nn.Identity()
+        self.module.score = 0
+
+    def step(self):
+        self.module.score = self.value
+        return self.cost
+
+
+def test_trials_take_a_tenth_of_the_budget_each_or_there_are_none(gradient_free, task):
+    tuned, seen = gradient_free("frame").tuned, []
+    task = replace(task, validate=lambda module: seen.append(module.score) or module.score)
+    for cost, best in ((100, 1), (101, 0)):
+        grid = [{"cost": cost, "value": value} for value in (1, 3, 2)]
+        setting, trials = tuned(task, Steps, 1000, 0, grid)
+        assert setting == grid[best]
+        assert [setting for setting, _ in trials] == (grid if best else [])
+    tuned(task, Steps, 1000, 7, grid)
+    assert seen[-1] == 1 + 1007  # other children for each seed
+    assert tuned(task, Steps, 1000, 0, grid[:1]) == (grid[0], [])

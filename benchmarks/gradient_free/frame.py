@@ -5,8 +5,9 @@ besides (its parent, a base line, a first scale) counts, too. Not counted, for a
 strength at which the median dense mutation keeps 0.9 of the parent's score, in whose units all strengths are.
 
 Every method has the same budget, and as many trials as there are settings in its grid, three, each on a tenth of it;
-validation chooses among them. Of a run comes the best of five equally spaced checks and its start, by validation.
-Test is read once a method and seed.
+validation chooses among them, for each seed anew. A method of which one step takes more than a trial has the first
+setting. Of a run comes the best of five equally spaced checks and its start, by validation. Test is read once a
+method and seed.
 """
 
 from __future__ import annotations
@@ -173,12 +174,17 @@ def run(task: Task, maker: Maker, forwards: int, seed: int, setting: Mapping[str
         torch.random.set_rng_state(before)
 
 
-def tuned(task: Task, maker: Maker, forwards: int, grid: list[dict[str, Any]]) -> tuple[dict[str, Any], list[Any]]:
+def tuned(
+    task: Task, maker: Maker, forwards: int, seed: int, grid: list[dict[str, Any]]
+) -> tuple[dict[str, Any], list[Any]]:
     """The setting of a grid that does best on a tenth of the budget, and what each came to on validation."""
-    if len(grid) == 1:
-        return grid[0], []
-    found = [(setting, run(task, maker, forwards // SHARE, 1000, setting).validation) for setting in grid[:TRIALS]]
-    return max(found, key=lambda each: each[1])[0], found
+    found: list[Any] = []
+    for setting in grid[:TRIALS] if len(grid) > 1 else []:
+        outcome = run(task, maker, forwards // SHARE, 1000 + seed, setting)
+        if outcome.forwards > forwards // SHARE:  # one step, and more than others have for a trial
+            return grid[0], []
+        found.append((setting, outcome.validation))
+    return max(found, key=lambda each: each[1], default=(grid[0], 0.0))[0], found
 
 
 def main(
@@ -227,7 +233,7 @@ def main(
                 record |= {"forwards": spent, "validation": made.validate(module)}
             else:
                 maker, grid = methods[method]
-                setting, trials = tuned(made, maker, given.forwards, grid)
+                setting, trials = tuned(made, maker, given.forwards, seed, grid)
                 outcome = run(made, maker, given.forwards, seed, setting)
                 module = outcome.module
                 record |= {"setting": setting, "trials": trials, "forwards": outcome.forwards}

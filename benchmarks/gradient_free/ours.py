@@ -114,7 +114,7 @@ GRIDS: Mapping[str, list[dict[str, Any]]] = {
 
 def of_few(select: Any) -> dict[str, Any]:
     """Makers and grids of what mutates few parameters of an image network, densely."""
-    ridges = [{"select": select, "ridge": ridge, "images": 500, "share": 0.75} for ridge in (0.03, 0.1, 0.3)]
+    ridges = [{"select": select, "ridge": ridge, "images": 500, "share": 0.75} for ridge in (0.1, 0.03, 0.3)]
     return {
         "norm-es": (SparseSearch, [{"select": select, "density": 1.0, **each} for each in MOVES]),
         "norm-newton": (NewtonSearch, ridges),
