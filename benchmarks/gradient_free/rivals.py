@@ -15,14 +15,14 @@ import warnings
 from typing import Any
 
 import torch
-from frame import Cost, Task, calibrated, run
+from frame import Cost, Task, calibrated
 from ours import MOVES, OpenAIESSearch
 from torch import Tensor, nn
 
 from smd_evo.core.keys import derive
 from smd_evo.core.selection import select_names
 
-__all__ = ["GRIDS", "MAKERS", "rival"]
+__all__ = ["GRIDS", "MAKERS"]
 
 RANKS = 12**-0.5
 """Root mean square of centred ranks."""
@@ -145,7 +145,7 @@ class XEvolution(Rival):
             noise_scale=strength,
             learning_rate=rate * self.unit * strength * task.children**0.5,
             params_to_optimize=[*self.chosen],
-            checkpoint_path=tempfile.mkdtemp(),
+            checkpoint_path=tempfile.gettempdir(),  # which has to be there
             cpu=True,
             verbose=False,
         )
@@ -214,8 +214,3 @@ GRIDS: dict[str, list[dict[str, Any]]] = {
     "polystep": [{"radius": 1.0, "reach": 1.0}, {"radius": 1.0, "reach": 0.3}, {"radius": 0.5, "reach": 1.0}],
     "x-evolution": MOVES,
 }
-
-
-def rival(name: str, task: Task, forwards: int, seed: int, setting: dict[str, Any]) -> nn.Module:
-    """The network that a rival of this name makes."""
-    return run(task, MAKERS[name], forwards, seed, setting).module
