@@ -1,6 +1,8 @@
 """The comparisons of benchmarks/gradient_free: what is the same for all methods, and what a seed changes."""
 
 import importlib
+import json
+import sys
 from dataclasses import replace
 
 import pytest
@@ -93,3 +95,27 @@ def test_trials_take_a_tenth_of_the_budget_each_or_there_are_none(gradient_free,
     tuned(task, Steps, 1000, 7, grid)
     assert seen[-1] == 1 + 1007  # other children for each seed
     assert tuned(task, Steps, 1000, 0, grid[:1]) == (grid[0], [])
+
+
+def test_a_folder_of_results_has_one_budget(gradient_free, task, tmp_path, monkeypatch, capsys):
+    frame = gradient_free("frame")
+    monkeypatch.setattr(frame, "RESULTS", tmp_path)
+
+    def told(*arguments):
+        monkeypatch.setattr(sys, "argv", ["task", str(tmp_path), *arguments])
+        methods = {name: (Steps, [{"cost": 10, "value": value}]) for name, value in (("one", 1), ("other", 2))}
+        scored = replace(task, validate=lambda module: getattr(module, "score", 0))
+        frame.main("own", lambda seed: scored, lambda module: {"score": scored.validate(module)}, 1000, methods)
+
+    told("--methods", "one", "--seeds", "0")
+    made = tmp_path / "own" / "one-seed0.json"
+    first = made.read_text()
+    told("--seeds", "0,1")
+    assert made.read_text() == first
+    assert json.loads((tmp_path / "own" / "other-seed1.json").read_text())["test"] == {"score": 3}
+    assert capsys.readouterr().out.count("| `other` | 2 | 1,000 |") == 1
+    for wrong, reason in ((("--forwards", "500"), "expected 1000"), (("--methods", "nobody"), "got nobody")):
+        with pytest.raises(SystemExit):
+            told(*wrong)
+        assert reason in capsys.readouterr().err
+    assert len([*made.parent.iterdir()]) == 4

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 import smd_evo
+from smd_evo.atomic import write_whole
 from smd_evo.evaluation.data import minibatch
 
 os.environ.setdefault("EVOTORCH_VERBOSE_LEVEL", "0")  # which EvoTorch reads when it is imported: at its first use
@@ -199,6 +200,8 @@ def main(
 ) -> None:
     """The command line of a task: a file a method and seed, those that exist skipped, and the table at the end.
 
+    Files of another budget are refused, which a table would mix with these.
+
     Args:
         name: of the folder of results.
         task: makes it for a seed.
@@ -215,9 +218,14 @@ def main(
     parser.add_argument("--methods", default=",".join([*methods, *special]))
     parser.add_argument("--forwards", type=int, default=forwards)
     given = parser.parse_args()
-    prepare(given.work)
+    if unknown := {*given.methods.split(",")} - {*methods, *special}:
+        parser.error(f"--methods: expected some of {', '.join([*methods, *special])}, got {', '.join(unknown)}")
     folder = RESULTS / name
+    for file in folder.glob("*-seed*.json"):
+        if (budget := json.loads(file.read_text())["budget"]) != given.forwards:
+            parser.error(f"--forwards: expected {budget}, as in {file}, got {given.forwards}; move {folder} away")
     folder.mkdir(parents=True, exist_ok=True)
+    prepare(given.work)
     for seed in map(int, given.seeds.split(",")):
         made: Task | None = None
         parent: dict[str, Any] = {}
@@ -239,7 +247,7 @@ def main(
                 record |= {"setting": setting, "trials": trials, "forwards": outcome.forwards}
                 record |= {"validation": outcome.validation, "checks": outcome.checks}
             record |= {"test": test(module), "parent": parent, "seconds": round(time.perf_counter() - start, 1)}
-            file.write_text(json.dumps({**record, "machine": machine()}, indent=1) + "\n")
+            write_whole(file, (json.dumps({**record, "machine": machine()}, indent=1) + "\n").encode())
             print(f"{method}, seed {seed}: {record['validation']:.4g}, {record['seconds']} s", flush=True)
     from tables import table
 
