@@ -119,3 +119,14 @@ def test_a_folder_of_results_has_one_budget(gradient_free, task, tmp_path, monke
             told(*wrong)
         assert reason in capsys.readouterr().err
     assert len([*made.parent.iterdir()]) == 4
+
+
+def test_no_sum_that_is_asked_is_an_example(gradient_free, monkeypatch):
+    pytest.importorskip("transformers")
+    language = gradient_free("language")
+    asked, tried = language.asked(), []
+    assert len(asked) == len({*asked}) == 888
+    monkeypatch.setattr(language, "among", lambda task, forms: tried.extend(forms))
+    language.prompts(None, 0)
+    assert max(len(form.examples) for form in tried) == 12
+    assert not {*asked} & {pair for form in tried for pair in form.examples}
