@@ -130,3 +130,15 @@ def test_no_sum_that_is_asked_is_an_example(gradient_free, monkeypatch):
     language.prompts(None, 0)
     assert max(len(form.examples) for form in tried) == 12
     assert not {*asked} & {pair for form in tried for pair in form.examples}
+
+
+def test_a_surrogate_has_slopes_and_the_same_outputs(gradient_free):
+    codes, inputs = gradient_free("codes"), torch.ones(1, 4)
+    network = codes.quantised(nn.Sequential(nn.Linear(4, 3)), 3, floats=True)
+    outputs = network(inputs)
+    network[0].surrogate = True
+    found = network(inputs)
+    assert torch.allclose(found, outputs)
+    for result, some in ((outputs, False), (found, True)):
+        slopes = torch.autograd.grad(result.sum(), network[0].levels, materialize_grads=True)[0]
+        assert bool(slopes.any()) == some

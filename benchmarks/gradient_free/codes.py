@@ -49,12 +49,15 @@ class Quantised(nn.Module):
         self.register_buffer("scale", scale)
         self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().clone())
         self.most, self.stride, self.padding = 2 ** (bits - 1) - 1, None, None
+        self.surrogate = False
         if isinstance(layer, nn.Conv2d):
             self.stride, self.padding = layer.stride, layer.padding
 
     def forward(self, x: Tensor) -> Tensor:
-        """As the layer's, with the weights that the levels stand for."""
-        weight = self.levels.float().round().clamp(-self.most, self.most) * self.scale
+        """As the layer's, with the weights that the levels stand for; a surrogate's slope is straight through."""
+        levels = self.levels.float()
+        rounded = levels.round().clamp(-self.most, self.most)
+        weight = (levels + (rounded - levels).detach() if self.surrogate else rounded) * self.scale
         if self.stride is None:
             return functional.linear(x, weight, self.bias)
         return functional.conv2d(x, weight, self.bias, self.stride, self.padding)

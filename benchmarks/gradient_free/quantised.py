@@ -17,7 +17,7 @@ from typing import Any
 import ours
 import rivals
 from cifar import Images, descend
-from codes import quantised
+from codes import Quantised, quantised
 from frame import Task, main
 from torch import nn
 
@@ -91,6 +91,18 @@ def adam_beside(task: Task, seed: int) -> tuple[nn.Module, int]:
     return network, 3 * 5000 * epochs
 
 
+def adam_surrogate(task: Task, seed: int) -> tuple[nn.Module, int]:
+    """A gradient on everything in the quantised network, straight through what is rounded."""
+    network, epochs = copy.deepcopy(task.network), FORWARDS // 15_000
+    layers = [layer for layer in network.modules() if isinstance(layer, Quantised)]
+    for layer in layers:
+        layer.surrogate = True
+    descend(network, task.data.fitness, epochs, 3e-3, seed)
+    for layer in layers:
+        layer.surrogate = False
+    return network, 3 * 5000 * epochs
+
+
 METHODS = {
     **{name: (maker, rivals.GRIDS[name]) for name, maker in rivals.MAKERS.items()},
     "int8-es": (ours.SparseSearch, ours.GRIDS["sparse-es"]),
@@ -102,6 +114,7 @@ SPECIAL = {
     "batchnorm": batchnorm,
     "adam-quantised": adam_then_quantised,
     "adam-norms": adam_beside,
+    "adam-surrogate": adam_surrogate,
 }
 
 
