@@ -142,3 +142,17 @@ def test_a_surrogate_has_slopes_and_the_same_outputs(gradient_free):
     for result, some in ((outputs, False), (found, True)):
         slopes = torch.autograd.grad(result.sum(), network[0].levels, materialize_grads=True)[0]
         assert bool(slopes.any()) == some
+
+
+def test_tables_have_methods_first_and_no_interval_of_what_is_not_random(gradient_free, tmp_path):
+    parent, setting = {"test": {"loss": 2.0}}, {"setting": {}}
+    found = {"openai-es": (1.5, 1.0), "batchnorm": (1.25, 1.25), "newton": (1.0,)}
+    for method, losses in found.items():
+        for seed, loss in enumerate(losses):
+            record = {"method": method, "seed": seed, "forwards": 10, "seconds": 1, "test": {"loss": loss}}
+            record |= {"parent": parent, **(setting if method != "batchnorm" else {})}
+            (tmp_path / f"{method}-seed{seed}.json").write_text(json.dumps(record))
+    rows = [line.strip("| ").split(" | ") for line in gradient_free("tables").table(tmp_path).splitlines()]
+    assert [row[0] for row in rows[2:]] == ["parent", "`openai-es`", "`newton`", "`batchnorm`"]
+    assert rows[4][4:] == ["1", "-1", "-0.5"]
+    assert rows[5][4:] == ["1.25", "-0.75", "+0 [-3.18, +3.18]"]

@@ -1,4 +1,7 @@
-"""The table of a folder of results: means over seeds, and paired differences to the parent and to dense OpenAI-ES."""
+"""The table of a folder of results: means over seeds, and paired differences to the parent and to dense OpenAI-ES.
+
+Methods come first, then what is no search: what is free, and gradients.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,8 @@ def table(folder: Path) -> str:
     for name in names:
         parent_row += [f"{mean(each['test'][name] for each in parents.values()):.4g}", "", ""]
     rows.append(parent_row)
-    for method in sorted(runs, key=lambda method: (method != REFERENCE, method)):
+    searches = {method for method, records in runs.items() if any("setting" in each for each in records.values())}
+    for method in sorted(runs, key=lambda method: (method != REFERENCE, method not in searches, method)):
         records = runs[method]
         row = [f"`{method}`", str(len(records))]
         row += [f"{mean(each[part] for each in records.values()):,.0f}" for part in ("forwards", "seconds")]
@@ -48,7 +52,7 @@ def table(folder: Path) -> str:
 
 
 def _difference(name: str, records: dict[int, Any], others: dict[int, Any]) -> str:
-    """Mean of the paired differences, with Student's interval where there are two seeds or more."""
+    """Mean of the paired differences, with Student's interval where seeds, two or more, differ."""
     seeds = sorted(set(records) & set(others))
     if not seeds:
         return ""
@@ -56,6 +60,8 @@ def _difference(name: str, records: dict[int, Any], others: dict[int, Any]) -> s
     if len(seeds) < 2:
         return f"{mine[0] - theirs[0]:+.3g}"
     found, _ = paired_t(mine, theirs)
+    if found.low == found.high:  # nothing random, which is no certainty
+        return f"{found.value:+.3g}"
     return f"{found.value:+.3g} [{found.low:+.3g}, {found.high:+.3g}]"
 
 
