@@ -161,24 +161,26 @@ def summarise(work, situation):
 def command(work, kind, name, *arguments):
     """A command with a folder of its own."""
     kept = RESULTS / kind / name
-    if not kept.exists():
+    if not (kept / "results.json").exists():
         run(work, *arguments, "--out", f"runs/{kind}/{name}")
         keep(work / "runs" / kind / name, kept, ("plot.png", "points.csv", "table.csv"))
 
 
 def bring_back(kept, part):
-    if kept.exists() and not part.exists():
+    if (kept / "results.json").exists() and not part.exists():
         shutil.copytree(kept, part)
 
 
 def keep(part, kept, others=()):
-    """Results and settings, without the children's recipes and predictions."""
-    kept.mkdir(parents=True, exist_ok=True)
+    """Results and settings, without the children's recipes and predictions; results seal it: last, and whole."""
     results = json.loads((part / "results.json").read_text())
-    (kept / "results.json").write_text(json.dumps(results, separators=(",", ":")) + "\n")
+    kept.mkdir(parents=True, exist_ok=True)
     for name in ("config.yaml", *others):
         if (part / name).exists():
             shutil.copy(part / name, kept / name)
+    partial = kept / "results.partial"
+    partial.write_text(json.dumps(results, separators=(",", ":")) + "\n")
+    partial.replace(kept / "results.json")
 
 
 def run(work, *arguments):

@@ -1,7 +1,8 @@
-"""The comparisons of benchmarks/gradient_free: what is the same for all methods, and what a seed changes."""
+"""The benchmarks that compare: what is the same for all methods, what a seed changes, what is kept."""
 
 import importlib
 import json
+import shutil
 import sys
 from dataclasses import replace
 
@@ -156,3 +157,25 @@ def test_tables_have_methods_first_and_no_interval_of_what_is_not_random(gradien
     assert [row[0] for row in rows[2:]] == ["parent", "`openai-es`", "`newton`", "`batchnorm`"]
     assert rows[4][4:] == ["1", "-1", "-0.5"]
     assert rows[5][4:] == ["1.25", "-0.75", "+0 [-3.18, +3.18]"]
+
+
+def test_a_part_of_the_study_that_is_half_kept_is_kept_again(gradient_free, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks" / "imagenet")
+    study, made = gradient_free("study"), []
+    monkeypatch.setattr(study, "RESULTS", tmp_path / "results")
+    part = tmp_path / "work" / "runs" / "window" / "net"
+    part.mkdir(parents=True)
+    (part / "results.json").write_text("{}")
+    (part / "config.yaml").write_text("")
+    monkeypatch.setattr(study, "run", lambda *arguments: made.append(arguments))
+    with monkeypatch.context() as broken:
+        broken.setattr(shutil, "copy", lambda *names: (_ for _ in ()).throw(OSError("full")))
+        with pytest.raises(OSError, match="full"):
+            study.command(tmp_path / "work", "window", "net", "window")
+    for _ in range(2):
+        study.command(tmp_path / "work", "window", "net", "window")
+        assert len(made) == 2
+        assert {file.name for file in (tmp_path / "results" / "window" / "net").iterdir()} == {
+            "results.json",
+            "config.yaml",
+        }
