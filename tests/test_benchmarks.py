@@ -122,6 +122,21 @@ def test_a_folder_of_results_has_one_budget(gradient_free, task, tmp_path, monke
     assert len([*made.parent.iterdir()]) == 4
 
 
+def test_what_is_made_once_is_there_whole_or_not_at_all(gradient_free, tmp_path):
+    once, file = gradient_free("frame").once, tmp_path / "images"
+
+    def stopped(place):
+        place.write_text("half")
+        assert not file.exists()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        once(file, stopped)
+    assert not file.exists()
+    for text in ("whole", "another"):
+        assert once(file, lambda place, text=text: place.write_text(text)).read_text() == "whole"
+
+
 def test_no_sum_that_is_asked_is_an_example(gradient_free, monkeypatch):
     pytest.importorskip("transformers")
     language = gradient_free("language")

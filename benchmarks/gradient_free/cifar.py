@@ -12,6 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from frame import once
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -64,23 +65,28 @@ def scores(module: nn.Module, samples: tuple[Tensor, Tensor]) -> dict[str, float
     return {"accuracy, %": 100 * float(right), "loss": float(cross_entropy(logits, samples[1]))}
 
 
+def _save_images(work: Path, file: Path) -> None:
+    inputs, classes = pictures(work / "test")
+    save_file({"inputs": inputs, "classes": classes}, file)
+
+
+def _save_parent(work: Path, file: Path) -> None:
+    parent = CifarResNet(20).eval()
+    parent.load_state_dict(load_file(work / "cifar10-resnet20.safetensors"))
+    descend(parent, pictures(work / "train", STEP), EPOCHS, RATE)
+    save_file(parent.state_dict(), file)
+
+
 class Images:
     """The splits and the float parent, from files in WORK or made there."""
 
     def __init__(self, work: Path) -> None:
-        kept = work / "images.safetensors"
-        if not kept.exists():
-            inputs, classes = pictures(work / "test")
-            save_file({"inputs": inputs, "classes": classes}, kept)
-        tensors = load_file(kept)
+        tensors = load_file(once(work / "images.safetensors", lambda file: _save_images(work, file)))
         self.data = smd_evo.split((tensors["inputs"], tensors["classes"]), fitness=5000, validation=1000, seed=0)
-        kept = work / "parent.safetensors"
         self.parent = CifarResNet(20).eval()
-        if not kept.exists():
-            self.parent.load_state_dict(load_file(work / "cifar10-resnet20.safetensors"))
-            descend(self.parent, pictures(work / "train", STEP), EPOCHS, RATE)
-            save_file(self.parent.state_dict(), kept)
-        self.parent.load_state_dict(load_file(kept))
+        self.parent.load_state_dict(
+            load_file(once(work / "parent.safetensors", lambda file: _save_parent(work, file)))
+        )
 
     def cost(self, module: nn.Module, numbers: Tensor) -> float:
         """Mean cross-entropy of some fitness images."""

@@ -27,14 +27,14 @@ import torch
 from torch import Tensor, nn
 
 import smd_evo
-from smd_evo.atomic import write_whole
+from smd_evo.atomic import partial_name, write_whole
 from smd_evo.evaluation.data import minibatch
 
 os.environ.setdefault("EVOTORCH_VERBOSE_LEVEL", "0")  # which EvoTorch reads when it is imported: at its first use
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from measure import machine
 
-__all__ = ["Cost", "Outcome", "Search", "Task", "calibrated", "main", "run", "tuned"]
+__all__ = ["Cost", "Outcome", "Search", "Task", "calibrated", "main", "once", "run", "tuned"]
 
 RESULTS = Path(__file__).with_name("results")
 CHECKS, TRIALS, SHARE = 5, 3, 10
@@ -186,6 +186,14 @@ def tuned(
             return grid[0], []
         found.append((setting, outcome.validation))
     return max(found, key=lambda each: each[1], default=(grid[0], 0.0))[0], found
+
+
+def once(file: Path, save: Callable[[Path], object]) -> Path:
+    """A file that is made once, and appears whole: two of these commands may look for it at a time."""
+    if not file.exists():
+        save(partial := partial_name(file))
+        partial.replace(file)
+    return file
 
 
 def main(

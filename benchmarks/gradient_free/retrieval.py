@@ -22,7 +22,7 @@ import ours
 import rivals
 import torch
 from docstrings import splits
-from frame import Task, main
+from frame import Task, main, once
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModel, AutoTokenizer
@@ -107,7 +107,8 @@ def prepare(work: Path) -> None:
     encoder.encoder.layer = layers[:-1]
     roles = [[[getattr(pair, side) for pair in role] for side in ("query", "answer")] for role in splits()]
     file = work / f"retrieval-{zlib.crc32(repr((LENGTHS, roles)).encode()):08x}.pt"
-    if not file.exists():
+
+    def save(to: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(folder)
         work.mkdir(parents=True, exist_ok=True)
         torch.save(
@@ -115,8 +116,10 @@ def prepare(work: Path) -> None:
                 tuple(hidden(encoder, tokenizer, texts, most) for texts, most in zip(role, LENGTHS, strict=True))
                 for role in roles
             ],
-            file,
+            to,
         )
+
+    once(file, save)
     sides = [dict(zip(("query", "answer"), role, strict=True)) for role in torch.load(file)]
     MADE["data"] = smd_evo.Splits(*((role, torch.arange(len(role["query"]))) for role in sides))
 
