@@ -16,6 +16,7 @@ import smd_evo
 
 SETTINGS = {
     "openai-es": {"sigma": 1.0, "rate": 0.2},
+    "eggroll": {"sigma": 1.0, "rate": 0.2, "rank": 1},
     "mezo": {"sigma": 0.5, "rate": 0.05},
     "sparse-es": {"density": 0.5, "sigma": 1.0, "rate": 0.2},
     "newton": {"select": "all", "ridge": 0.1, "children": 8},

@@ -133,7 +133,7 @@ METHODS = {
     "sparse-es": (ours.SparseSearch, [{"select": "all", "density": DENSITY, **each} for each in ours.MOVES]),
     **{name: (rivals.MAKERS[name], rivals.GRIDS[name]) for name in ("mezo", "x-evolution")},
     # These hold all children at once: 16 of 135 million parameters are 9 GB, polystep's 64 more.
-    **{name: (of(rivals.MAKERS[name], "norm"), rivals.GRIDS[name]) for name in ("eggroll", "polystep")},
+    **{name: (of(rivals.MAKERS[name], "norm"), rivals.GRIDS[name]) for name in ("eggroll-es", "polystep")},
 }
 SPECIAL = {"prompts": prompts, "examples": examples, "digits-only": digits_only}
 

@@ -31,14 +31,18 @@ class Searching:
 
 
 class OpenAIESSearch(Searching):
-    """Dense OpenAI-ES: antithetic pairs, centred ranks, Adam; no decay of weights."""
+    """Dense OpenAI-ES: antithetic pairs, centred ranks, Adam; no decay of weights.
 
-    def __init__(self, task: Task, seed: int, sigma: float, rate: float) -> None:
+    Args:
+        rank: of the noise in each matrix, which makes it EGGROLL (Sarkar et al., arXiv 2511.16652); 0: any.
+    """
+
+    def __init__(self, task: Task, seed: int, sigma: float, rate: float, rank: int = 0) -> None:
         problem, unit = task.problem(seed), calibrated(task)
         searcher = smd_evo.SubspaceES(
             problem,
             popsize=task.children,
-            subspace=smd_evo.Dense(),
+            subspace=smd_evo.LowRank(rank) if rank else smd_evo.Dense(),
             sigma=sigma * unit,
             center_learning_rate=rate * unit,
         )

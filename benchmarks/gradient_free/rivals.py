@@ -98,7 +98,8 @@ class Eggroll(Rival):
     """The package eggroll-es: its noise, its trainer's evaluation of a population, its step.
 
     Its noise is the sum over the rank of products of two normal numbers, for each coordinate by itself: no matrix of
-    low rank, and by the root of the rank weaker than its sigma says, which is made good here.
+    low rank, so it is not the method of its name, which is ``OpenAIESSearch`` with a rank; and by the root of the
+    rank weaker than its sigma says, which is made good here.
     """
 
     def __init__(self, task: Task, seed: int, sigma: float, rate: float, rank: int = 8) -> None:
@@ -202,14 +203,16 @@ class PolyStep(Rival):
 
 MAKERS: dict[str, Any] = {
     "openai-es": OpenAIESSearch,
-    "eggroll": Eggroll,
+    "eggroll": OpenAIESSearch,
+    "eggroll-es": Eggroll,
     "mezo": MeZO,
     "polystep": PolyStep,
     "x-evolution": XEvolution,
 }
 GRIDS: dict[str, list[dict[str, Any]]] = {
     "openai-es": MOVES,
-    "eggroll": MOVES,
+    "eggroll": [{"rank": 1, **each} for each in MOVES],
+    "eggroll-es": MOVES,
     "mezo": [{"sigma": 0.5, "rate": rate} for rate in (0.02, 0.05, 0.15)],
     "polystep": [{"radius": 1.0, "reach": 1.0}, {"radius": 1.0, "reach": 0.3}, {"radius": 0.5, "reach": 1.0}],
     "x-evolution": MOVES,
