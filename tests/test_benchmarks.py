@@ -107,7 +107,9 @@ def test_a_folder_of_results_has_one_budget(gradient_free, task, tmp_path, monke
         monkeypatch.setattr(sys, "argv", ["task", str(tmp_path), *arguments])
         methods = {name: (Steps, [{"cost": 10, "value": value}]) for name, value in (("one", 1), ("other", 2))}
         scored = replace(task, validate=lambda module: getattr(module, "score", 0))
-        frame.main("own", lambda seed: scored, lambda module: {"score": scored.validate(module)}, 1000, methods)
+        beside = {"gradient": lambda task, seed: (task.network, task.forwards)}
+        test = lambda module: {"score": scored.validate(module)}  # noqa: E731
+        frame.main("own", lambda seed: scored, test, 1000, methods, special=beside)
 
     told("--methods", "one", "--seeds", "0")
     made = tmp_path / "own" / "one-seed0.json"
@@ -115,12 +117,13 @@ def test_a_folder_of_results_has_one_budget(gradient_free, task, tmp_path, monke
     told("--seeds", "0,1")
     assert made.read_text() == first
     assert json.loads((tmp_path / "own" / "other-seed1.json").read_text())["test"] == {"score": 3}
+    assert json.loads((tmp_path / "own" / "gradient-seed1.json").read_text())["forwards"] == 1000
     assert capsys.readouterr().out.count("| `other` | 2 | 1,000 |") == 1
     for wrong, reason in ((("--forwards", "500"), "expected 1000"), (("--methods", "nobody"), "got nobody")):
         with pytest.raises(SystemExit):
             told(*wrong)
         assert reason in capsys.readouterr().err
-    assert len([*made.parent.iterdir()]) == 4
+    assert len([*made.parent.iterdir()]) == 6
 
 
 def test_what_is_made_once_is_there_whole_or_not_at_all(gradient_free, tmp_path):

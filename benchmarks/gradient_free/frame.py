@@ -19,7 +19,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -55,7 +55,7 @@ class Task:
         fitness, data: the same as ``cost``, as smd_evo takes it; None where the fitness brings its samples.
         own, own_select: what our method mutates, where it can do without the floats: integers.
         children: of a generation, even.
-        sigma: strength of a dense mutation, where the cost has no share to keep; else it is calibrated.
+        forwards: the budget, which ``main`` is told: what is no search has it from here.
         unit: see ``calibrated``: found once for each network, selection and subspace.
     """
 
@@ -70,7 +70,7 @@ class Task:
     own: nn.Module | None = None
     own_select: Any = None
     children: int = 32
-    sigma: float | None = None
+    forwards: int = 0
     unit: dict[Any, float] = field(default_factory=dict)
 
     def problem(self, seed: int, network: nn.Module | None = None, select: Any = None) -> smd_evo.FinetuneProblem:
@@ -124,8 +124,6 @@ def calibrated(
     task: Task, subspace: smd_evo.Subspace | None = None, network: nn.Module | None = None, select: Any = None
 ) -> float:
     """Strength of a mutation that keeps 0.9 of the parent's score on a minibatch; the same for all seeds."""
-    if task.sigma is not None and subspace is None:
-        return task.sigma
     subspace = subspace or smd_evo.Dense()
     select = task.select if select is None else select
     known = subspace.spec, str(select), network is None
@@ -232,8 +230,8 @@ def main(
     for file in folder.glob("*-seed*.json"):
         if (budget := json.loads(file.read_text())["budget"]) != given.forwards:
             parser.error(f"--forwards: expected {budget}, as in {file}, got {given.forwards}; move {folder} away")
-    folder.mkdir(parents=True, exist_ok=True)
     prepare(given.work)
+    folder.mkdir(parents=True, exist_ok=True)
     for seed in map(int, given.seeds.split(",")):
         made: Task | None = None
         parent: dict[str, Any] = {}
@@ -241,7 +239,7 @@ def main(
             file = folder / f"{method}-seed{seed}.json"
             if file.exists():
                 continue
-            made = made or task(seed)
+            made = made or replace(task(seed), forwards=given.forwards)
             parent = parent or {"validation": made.validate(made.network), "test": test(made.network)}
             start, record = time.perf_counter(), {"method": method, "seed": seed, "budget": given.forwards}
             if method in special:

@@ -79,21 +79,21 @@ def batchnorm(task: Task, seed: int) -> tuple[nn.Module, int]:
 
 def adam_then_quantised(task: Task, seed: int) -> tuple[nn.Module, int]:
     """A gradient on the float network, the same images, and quantised again: three forward passes an image."""
-    network, epochs = copy.deepcopy(MADE["images"].parent), FORWARDS // 15_000
+    network, epochs = copy.deepcopy(MADE["images"].parent), task.forwards // 15_000
     descend(network, task.data.fitness, epochs, 3e-4, seed)
     return quantised(network, BITS, floats=True), 3 * 5000 * epochs
 
 
 def adam_beside(task: Task, seed: int) -> tuple[nn.Module, int]:
     """A gradient on what is float in the quantised network: norms and biases."""
-    network, epochs = quantised(MADE["images"].parent, BITS, floats=False), FORWARDS // 15_000
+    network, epochs = quantised(MADE["images"].parent, BITS, floats=False), task.forwards // 15_000
     descend(network, task.data.fitness, epochs, 3e-3, seed)
     return network, 3 * 5000 * epochs
 
 
 def adam_surrogate(task: Task, seed: int) -> tuple[nn.Module, int]:
     """A gradient on everything in the quantised network, straight through what is rounded."""
-    network, epochs = copy.deepcopy(task.network), FORWARDS // 15_000
+    network, epochs = copy.deepcopy(task.network), task.forwards // 15_000
     layers = [layer for layer in network.modules() if isinstance(layer, Quantised)]
     for layer in layers:
         layer.surrogate = True

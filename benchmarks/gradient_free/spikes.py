@@ -113,7 +113,7 @@ def test(module: nn.Module) -> dict[str, float]:
 
 def surrogate(task: Task, seed: int) -> tuple[nn.Module, int]:
     """Adam on the network as it is now, by the surrogate's slopes: three forward passes a digit."""
-    network, epochs = copy.deepcopy(task.network), FORWARDS // 2400
+    network, epochs = copy.deepcopy(task.network), task.forwards // 2400
     descend(network, task.data.fitness, epochs, 1e-3, seed)
     return network, 3 * 800 * epochs
 

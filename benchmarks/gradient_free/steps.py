@@ -91,7 +91,7 @@ def float_network(task: Task, seed: int) -> tuple[nn.Module, int]:
 
 def surrogate(task: Task, seed: int) -> tuple[nn.Module, int]:
     """Adam on everything, by slopes that are not the network's: three forward passes an image."""
-    network, epochs = copy.deepcopy(task.network), FORWARDS // 15_000
+    network, epochs = copy.deepcopy(task.network), task.forwards // 15_000
     hooks = [hook for layer in network.modules() for hook in layer._forward_pre_hooks.values()]
     for hook in hooks:
         hook.surrogate = True
