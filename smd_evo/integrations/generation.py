@@ -35,17 +35,19 @@ class FromTransformers:
         pad = next((number for number in ends if number is not None), 0)
         width = max(1, *map(len, asked))
         device = next(module.parameters()).device
+        apart = getattr(getattr(module, "config", None), "is_encoder_decoder", False)
         numbers = torch.full((len(asked), width), pad, device="cpu")
         mask = torch.zeros_like(numbers)
         for row, one in enumerate(asked):
-            numbers[row, width - len(one) :] = torch.tensor(one, dtype=torch.int64, device="cpu")
-            mask[row, width - len(one) :] = 1
+            # Encoders count positions from the left, whatever is padding; answers follow prompts where there is none.
+            begin = 0 if apart else width - len(one)
+            numbers[row, begin : begin + len(one)] = torch.tensor(one, dtype=torch.int64, device="cpu")
+            mask[row, begin : begin + len(one)] = 1
         found = module.generate(
             input_ids=numbers.to(device),
             attention_mask=mask.to(device),
             **{"do_sample": False, "pad_token_id": pad, "max_new_tokens": self.max_new_tokens, **self.options},
         )
-        apart = getattr(getattr(module, "config", None), "is_encoder_decoder", False)
         answers = found if apart else found[:, width:]
         texts: list[str] = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
         return texts
@@ -54,8 +56,8 @@ class FromTransformers:
 def from_transformers(tokenizer: Any, *, max_new_tokens: int, **options: Any) -> FromTransformers:
     """A ``generate(module, prompts)`` for :class:`smd_evo.RewardFitness`, of a transformers model or adapter.
 
-    Prompts of a batch are padded on the left. The most likely token is taken each time; with ``do_sample=True`` they
-    are drawn, with the same random numbers for every child.
+    Prompts of a batch are padded on the left, those of a network with an encoder on the right. The most likely token
+    is taken each time; with ``do_sample=True`` they are drawn, with the same random numbers for every child.
 
     Args:
         tokenizer: the model's; it stays as it is.

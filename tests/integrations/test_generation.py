@@ -60,6 +60,22 @@ def test_a_batch_is_padded_on_the_left_and_answers_come_without_their_prompts(mo
     assert all(len(text) <= 5 for text in together)
 
 
+@pytest.mark.parametrize("kind", ["Bart", "T5"])
+def test_a_batch_for_an_encoder_is_padded_on_the_right_as_it_counts_positions(kind, generate):
+    torch.manual_seed(0)
+    names = ("layers", "attention_heads")
+    own = {
+        "Bart": {"init_std": 2.0, **{f"{side}_{name}": 2 for side in ("encoder", "decoder") for name in names}},
+        "T5": {"initializer_factor": 3.0, "num_layers": 2, "num_heads": 2},
+    }
+    usual = {"vocab_size": 14, "d_model": 16, "decoder_start_token_id": 0, "eos_token_id": 13, "bos_token_id": 13}
+    config = getattr(transformers, f"{kind}Config")(**usual, **own[kind], forced_eos_token_id=None)
+    model = getattr(transformers, f"{kind}ForConditionalGeneration")(config).eval()
+    together = generate(model, PROMPTS)
+    assert together == [generate(model, [prompt])[0] for prompt in PROMPTS]
+    assert len(set(together)) > 1
+
+
 def test_a_tokenizer_of_its_own_library_has_its_special_tokens(model):
     tokenizers = pytest.importorskip("tokenizers", reason="tokenizers comes with transformers")
     words = {character: number for number, character in enumerate(CHARACTERS)} | {"<end>": 13}
