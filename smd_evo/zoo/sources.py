@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import warnings
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -192,6 +192,8 @@ def _targets(dataset: Any) -> NDArray[np.int64]:
     found = getattr(dataset, "targets", None)
     if found is None:
         found = [_class_of(dataset[number]) for number in range(len(dataset))]  # iteration may have no end
+    elif (transform := getattr(dataset, "target_transform", None)) is not None:  # torchvision's: of samples alone
+        found = [transform(number) for number in (found if isinstance(found, Sequence) else found.tolist())]
     try:
         numbers = np.array([operator.index(number) for number in found], dtype=np.int64)
     except TypeError as error:

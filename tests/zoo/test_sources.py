@@ -292,6 +292,11 @@ def counted_alone(): return [Counted(7), None]
 def tensor_pair(): return tensors(6), tensors(3)
 def tensor_targets(): return Counted(3, torch.tensor([2, 0, 1])), None
 def array_targets(): return Counted(3, np.array([2, 0, 1], dtype=np.int32)), None
+def transformed_targets():
+    '''As torchvision's data sets have them: each sample's class goes through a function.'''
+    found = Counted(6, torch.arange(6) % 3)
+    found.target_transform = [2, 0, 1].__getitem__
+    return found, None
 def more_classes_in_test(): return tensors(2), tensors(3)
 
 def one_only(): return Numbered(9)
@@ -335,6 +340,7 @@ class TestFactories:
             ("tensor_pair", "012", [0, 1, 2] * 2, [0, 1, 2]),
             ("tensor_targets", "xyz", [2, 0, 1], None),
             ("array_targets", "xyz", [2, 0, 1], None),
+            ("transformed_targets", "xyz", [2, 0, 1] * 2, None),
             ("more_classes_in_test", "012", [0, 1], [0, 1, 2]),
         ],
     )
