@@ -122,10 +122,11 @@ class Normalize:
         images = inputs[0] if inputs else None
         if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.dim() != 4:
             return inputs
-        return self._normalised(images), *inputs[1:]
+        own = (each.dtype for each in module.parameters() if each.is_floating_point() and each.element_size() > 1)
+        return self._normalised(images, next(own, torch.float32)), *inputs[1:]
 
-    def _normalised(self, images: Tensor) -> Tensor:
-        """The pixels in units of their standard deviation.
+    def _normalised(self, images: Tensor, dtype: torch.dtype) -> Tensor:
+        """The pixels in units of their standard deviation, in the type of the network's parameters.
 
         Children that share layers come one after the other, with the batch that their parent's pass was recorded on.
         They have the tensor that the record holds, as long as it does and nobody has written to either; what is made
@@ -134,11 +135,12 @@ class Normalize:
         if self._last is not None:
             of, made, versions = self._last
             found: Tensor | None = made()
-            if of() is images and found is not None and versions == (images._version, found._version):
+            there = of() is images and found is not None and found.dtype == dtype
+            if there and found is not None and versions == (images._version, found._version):
                 return found
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         floats = images.float().contiguous(memory_format=layout)
-        found = (floats - self.mean.to(images.device)) / self.std.to(images.device)
+        found = ((floats - self.mean.to(images.device)) / self.std.to(images.device)).to(dtype)
         if not (images.is_inference() or found.is_inference()):
             self._last = weakref.ref(images), weakref.ref(found), (images._version, found._version)
         return found

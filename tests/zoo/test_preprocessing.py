@@ -221,6 +221,15 @@ class TestNormalize:
         first = hook(network, (unseen,))[0]
         assert hook(network, (unseen,))[0] is not first
 
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
+    def test_is_in_the_type_that_the_network_has_by_now(self, dtype):
+        network, images = small(), pixels()
+        outputs = network(images)
+        network.to(dtype)
+        found = network(images)
+        assert found.dtype == dtype
+        torch.testing.assert_close(found.float(), outputs, rtol=0.1, atol=0.1)
+
     @pytest.mark.parametrize("copied", [copy.deepcopy, lambda network: pickle.loads(pickle.dumps(network))])
     def test_a_copy_begins_without(self, copied):
         network, images = small(), pixels()
