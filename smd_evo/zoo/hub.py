@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,14 @@ from smd_evo.zoo.fetching import ask_hub, cached_folder, fetching
 from smd_evo.zoo.names import is_folder
 from smd_evo.zoo.weights import load_weights
 
-__all__ = ["Processor", "check_labels", "classifier_of", "processor_of"]
+__all__ = ["Processor", "check_config", "check_labels", "classifier_of", "processor_of"]
 
 _NAMED = 3
 
 _CONFIG = "config.json"
+
+_ALIKE = 2.0
+"""Mean difference of pixels, of 256, that resizing in another order may make; another crop makes some more."""
 
 _IN_A_FOLDER = "expected an image classifier of transformers in {}, got none"
 
@@ -92,19 +95,54 @@ class Processor:
         return pixels if pixels.dtype == torch.uint8 else pixels.round().clamp(0, 255).to(torch.uint8)
 
     def config(self) -> dict[str, Any]:
-        """What it does, in timm's words."""
+        """What it does, in timm's words, as far as these go: see :func:`check_config`."""
         own, size = self.processor, dict(self.processor.size or {})
         resized = size.get("shortest_edge") or size.get("height") or 224
         is_cropped = bool(getattr(own, "do_center_crop", False)) and own.crop_size
-        side = dict(own.crop_size)["height"] if is_cropped else resized
+        side = (dict(own.crop_size).get("height") if is_cropped else None) or resized
+        share, squashed = (
+            getattr(own, "crop_pct", None),
+            "shortest_edge" not in size,
+        )  # that is ConvNeXt's, of its size
+        if share and not is_cropped and side >= 384:
+            share, squashed = 1.0, True
+        resample = getattr(own, "resample", None)
         return {
             "input_size": (len(self.mean), side, side),
-            "crop_pct": min(1.0, side / resized),
-            "interpolation": _INTERPOLATIONS.get(int(getattr(own, "resample", None) or 2), "bilinear"),
+            "crop_pct": share or min(1.0, side / resized),
+            "interpolation": _INTERPOLATIONS.get(2 if resample is None else int(resample), "bilinear"),
             "mean": self.mean,
             "std": self.std,
-            "crop_mode": "center" if is_cropped or "shortest_edge" in size else "squash",
+            "crop_mode": "squash" if squashed else "center",
         }
+
+
+def check_config(name: str, processor: Processor, pixels: Callable[[Image.Image], Tensor]) -> None:
+    """Refuse to change what an image processor does where :meth:`Processor.config` does not tell all of that.
+
+    Args:
+        name: of the model.
+        processor: its own.
+        pixels: what is made of its config.
+
+    Raises:
+        InvalidValue: it crops otherwise, or makes blue of red.
+    """
+    picture = _picture(len(processor.mean))
+    own, found = processor(picture).float(), pixels(picture).float()
+    if own.shape != found.shape or float((own - found).abs().mean()) > _ALIKE:
+        raise InvalidValue(
+            "preprocessing: expected an image processor that resizes, and crops the middle, where that is to change, "
+            f"got {type(processor.processor).__name__} of {name}, which does something else; give mean and std "
+            "alone, or preprocess them yourself and give smd_evo.Splits"
+        )
+
+
+def _picture(channels: int) -> Image.Image:
+    """One whose sides differ, of which every part looks otherwise, and so does each channel."""
+    down = Image.linear_gradient("L")
+    found = Image.merge("RGB", (down, down.rotate(90), Image.radial_gradient("L"))).resize((160, 120))
+    return found if channels == 3 else found.convert("L")
 
 
 def processor_of(place: str, channels: int, **options: Any) -> Processor | None:
@@ -131,10 +169,13 @@ def processor_of(place: str, channels: int, **options: Any) -> Processor | None:
         for given, usual in ((own.image_mean, 0.0), (own.image_std, 1.0))
     )
     found = Processor(own, mean, std)
-    picture = Image.linear_gradient("L").resize((160, 120)).convert("RGB" if channels == 3 else "L")
+    picture = _picture(channels)
     whole = torch.as_tensor(own(images=picture, return_tensors="pt")["pixel_values"][0])
-    pixels = found(picture).float()
     again = 255 * (whole * torch.tensor(std)[:, None, None] + torch.tensor(mean)[:, None, None])
+    try:
+        pixels = found(picture).float()
+    except (TypeError, ValueError, RuntimeError):  # it computes on, with pixels of 8 bits: EfficientNet's
+        pixels = torch.empty(0)
     if whole.shape != pixels.shape or float((again - pixels).abs().max()) > 1:
         raise InvalidValue(
             f"model: expected an image processor that resizes, crops and normalises, got {type(own).__name__} of "

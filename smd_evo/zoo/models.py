@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from smd_evo.errors import InvalidValue
 from smd_evo.zoo.checkpoint import weights_of
 from smd_evo.zoo.factories import made
 from smd_evo.zoo.fetching import ask_hub, fetching
-from smd_evo.zoo.hub import classifier_of
+from smd_evo.zoo.hub import check_config, classifier_of
 from smd_evo.zoo.names import CIFAR_RESNETS, MODELS, check_place, unknown, user_object
 from smd_evo.zoo.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from smd_evo.zoo.published import timm_from, torchvision_from
@@ -210,15 +211,22 @@ def _hf(name: str, classes: int, weights: _Weights | None, wanted: Wanted) -> tu
     network, processor = classifier_of(name, classes, weights)
     config: Any = network.config
     _check_head(f"hf:{name}", config.num_labels, classes)
-    if processor is None or wanted != OWN:
-        if processor is None and wanted.size is None:
+    if processor is None:
+        if wanted.size is None:
             raise InvalidValue(
                 f"preprocessing: expected an image processor of hf:{name}, got none; put its "
                 "preprocessor_config.json into the folder, or add size=224, say"
             )
-        own = _own(wanted.size or 0) if processor is None else processor.config()
+        return network, _through_timm(_own(wanted.size), wanted, channels_last=False)
+    own = processor.config()
+    if replace(wanted, mean=None, std=None) != OWN:
+        check_config(f"hf:{name}", processor, _through_timm(own, OWN).pixels)
         return network, _through_timm(own, wanted, channels_last=False)
-    return network, Preprocessing(processor, processor.mean, processor.std, len(processor.mean))
+    numbers = wanted.over(own)
+    preprocessing = Preprocessing(
+        processor, numbers["mean"], numbers["std"], len(processor.mean), is_asked=wanted != OWN
+    )
+    return network, preprocessing
 
 
 def _cifar_resnet(

@@ -28,17 +28,18 @@ transformers = pytest.importorskip("transformers", reason="needs smd-evo[hf]")
 
 CLASSES = ("cat", "dog", "hen")
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+SQUARE = {"height": 32, "width": 32}
 PROCESSORS = {
-    "square": {"size": {"height": 32, "width": 32}},
+    "square": {"size": SQUARE},
     "cropped": {
         "size": {"shortest_edge": 40},
         "do_center_crop": True,
-        "crop_size": {"height": 32, "width": 32},
+        "crop_size": SQUARE,
         "image_mean": [0.4, 0.5, 0.6],
         "image_std": [0.2, 0.3, 0.25],
     },
-    "plain": {"size": {"height": 32, "width": 32}, "do_normalize": False},
-    "scaled": {"size": {"height": 32, "width": 32}, "rescale_factor": 1 / 127.5, "image_mean": [1.0] * 3},
+    "plain": {"size": SQUARE, "do_normalize": False},
+    "scaled": {"size": SQUARE, "rescale_factor": 1 / 127.5, "image_mean": [1.0] * 3},
 }
 
 
@@ -97,6 +98,37 @@ class TestFolder:
         _, preprocessing = build_model(f"hf:{tmp_path / 'b'}", 3, wanted=read_wanted("size=32"))
         assert preprocessing(picture()).shape == (3, 32, 32)
 
+    @pytest.mark.parametrize(
+        ("kind", "settings"),
+        [
+            ("ViT", {"size": SQUARE}),
+            ("ViT", {"size": SQUARE, "resample": 0}),
+            ("DeiT", {"size": {"height": 40, "width": 40}, "crop_size": SQUARE}),
+            ("ConvNext", {"size": {"shortest_edge": 32}, "crop_pct": 0.8}),
+            ("ConvNext", {"size": {"shortest_edge": 384}}),
+            (
+                "PoolFormer",
+                {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}, "crop_pct": 0.8},
+            ),
+            ("Levit", {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}),
+            ("MobileViT", {"size": {"shortest_edge": 40}, "crop_size": {"height": 32, "width": 32}}),
+        ],
+    )
+    def test_what_a_user_does_not_say_stays_its_own(self, tmp_path, kind, settings):
+        getattr(transformers, f"{kind}ImageProcessor")(**settings).save_pretrained(write(tmp_path))
+        image = picture(1, size=(50, 40))
+        _, own = build_model(f"hf:{tmp_path}", 3)
+        _, other = build_model(f"hf:{tmp_path}", 3, wanted=read_wanted("mean=0.25"))
+        assert torch.equal(other(image), own(image))
+        assert (other.mean, other.std, other.is_asked) == ((0.25,) * 3, own.std, True)
+        wanted = read_wanted(f"size={own(image).shape[1]}")  # as it is
+        if kind in ("Levit", "MobileViT"):  # a share of its own, and blue for red
+            with pytest.raises(InvalidValue, match=rf"^preprocessing: .* got {kind}Im.* give mean and std alone, or"):
+                build_model(f"hf:{tmp_path}", 3, wanted=wanted)
+        else:
+            _, other = build_model(f"hf:{tmp_path}", 3, wanted=wanted)
+            assert float((other(image).float() - own(image).float()).abs().mean()) < 0.5
+
     def test_a_checkpoint_of_other_classes(self, folder, tmp_path):
         own = vit("abcdefg")
         network, _ = build_model(f"hf:{folder}", 7, saved(own, tmp_path / "x.safetensors"))
@@ -154,6 +186,11 @@ class TestRefused:
         transformers.ViTModel(config).save_pretrained(folder)
         (folder / "config.json").write_text(json.dumps(config.to_dict()))
         with pytest.raises(InvalidValue, match=r"^model: expected all tensors .* got none for .*classifier\.weight"):
+            build_model(f"hf:{folder}", 3)
+
+    def test_an_image_processor_that_does_more(self, folder):
+        transformers.EfficientNetImageProcessor().save_pretrained(folder)  # it divides by the deviation twice
+        with pytest.raises(InvalidValue, match=r"^model: expected an image processor that .* got EfficientNetImageP"):
             build_model(f"hf:{folder}", 3)
 
     def test_no_image_processor(self, tmp_path):
