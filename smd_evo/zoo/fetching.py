@@ -8,7 +8,7 @@ from pathlib import Path
 
 from smd_evo.errors import InvalidValue, SmdEvoError
 
-__all__ = ["ask_hub", "cached_folder", "fetching"]
+__all__ = ["ask_hub", "cached_folder", "fetching", "is_on_hub"]
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json", "pytorch_model.bin.index.json")
 """Files of which a repository has one."""
@@ -33,6 +33,17 @@ def ask_hub(repository: str | None, revision: str | None = None) -> None:
     if repository and cached_folder(repository, revision) is None:
         with contextlib.suppress(HfHubHTTPError):  # an answer, too
             get_hf_file_metadata(hf_hub_url(repository, WEIGHTS[0], revision=revision))
+
+
+def is_on_hub(repository: str, file: str) -> bool:
+    """Whether a repository has a file, by one request; where there is no network it has none."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    try:
+        get_hf_file_metadata(hf_hub_url(repository, file))
+    except Exception:  # there are many to say that there is no network
+        return False
+    return True
 
 
 @contextlib.contextmanager

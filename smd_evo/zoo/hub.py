@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from smd_evo.errors import InvalidValue
-from smd_evo.zoo.fetching import ask_hub, cached_folder, fetching
+from smd_evo.zoo.fetching import ask_hub, cached_folder, fetching, is_on_hub
 from smd_evo.zoo.names import is_folder
 from smd_evo.zoo.weights import load_weights
 
@@ -22,7 +22,7 @@ __all__ = ["Processor", "check_config", "check_labels", "classifier_of", "proces
 
 _NAMED = 3
 
-_CONFIG = "config.json"
+_CONFIG, _PROCESSOR = "config.json", "preprocessor_config.json"
 
 _ALIKE = 2.0
 """Mean difference of pixels, of 256, that resizing in another order may make; another crop makes some more."""
@@ -71,8 +71,12 @@ def classifier_of(
             config = AutoConfig.from_pretrained(place, num_labels=classes, **options)
             network = AutoModelForImageClassification.from_config(config, trust_remote_code=False)
             load_weights(network, *weights)
-        config = network.config
-        return network, processor_of(place, getattr(config, "num_channels", 3), **options)
+        channels = getattr(network.config, "num_channels", 3)
+        processor = processor_of(place, channels, **options)
+        is_cached = place != name and not is_folder(name)
+        if processor is None and is_cached and is_on_hub(name, _PROCESSOR):  # others cache what they need of a model
+            processor = processor_of(name, channels, trust_remote_code=False)
+        return network, processor
 
 
 @dataclass(frozen=True)
@@ -189,13 +193,17 @@ def check_labels(model: str, network: nn.Module, classes: Sequence[str]) -> None
 
     Args:
         model: the network's name.
-        network: a ``config.id2label`` of it says what its outputs are; others are not known.
+        network: its ``config.id2label``, or timm's ``label_names``, say what its outputs are; others are not known.
         classes: names of the data's.
 
     Raises:
         InvalidValue: a class is called as another output than its own.
     """
     labels = getattr(getattr(network, "config", None), "id2label", None)
+    if labels is None:
+        config = getattr(network, "pretrained_cfg", None)
+        labels = config.get("label_names") if isinstance(config, Mapping) else None
+        labels = dict(enumerate(labels)) if isinstance(labels, list | tuple) else labels
     if not isinstance(labels, Mapping):
         return
     outputs = {int(number): {_plain(word) for word in str(label).split(",")} for number, label in labels.items()}

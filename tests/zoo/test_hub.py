@@ -242,6 +242,13 @@ class TestLabels:
         check_labels("hf:x", self.network(*labels), ["cat", "dog"])
         check_labels("x", nn.Linear(2, 2), ["cat", "dog"])
 
+    def test_of_timm(self, tmp_path):
+        timm.models.save_for_hf(untrained("test_resnet", 2), tmp_path, model_config={"label_names": ["dog", "cat"]})
+        network, _ = build_model(f"timm:local-dir:{tmp_path}", 2)
+        check_labels("x", network, ["dog", "cat"])
+        with pytest.raises(InvalidValue, match=r"labels, got cat as class 0, which is its output 1; rename"):
+            check_labels("x", network, ["cat", "dog"])
+
     def test_in_another_order(self):
         order = sorted(str(number) for number in range(11))  # 0, 1, 10, 2: as folders are read
         expected = r"in the order of hf:x's labels, got 10 as class 2, which is its output 10; rename"
@@ -293,6 +300,28 @@ class TestHub:
         assert preprocessing(picture()).shape == (3, 32, 32)
         assert not asked
         assert capfd.readouterr() == ("", "")
+
+    def test_an_image_processor_that_nobody_has_cached_is_fetched(self, tmp_path, asked, monkeypatch):
+        cached = tmp_path / "cache" / "models--owner--name"
+        write(cached / "snapshots" / "abc")
+        (cached / "refs").mkdir()
+        (cached / "refs" / "main").write_text("abc")
+        with pytest.raises(
+            InvalidValue, match=r"^preprocessing: expected an image processor of hf:owner/name, got n"
+        ):
+            build_model("hf:owner/name", 3)
+        assert len(asked) <= 2  # and there is no network
+        found = {"owner/name": transformers.ViTImageProcessor(size=SQUARE)}
+
+        def from_pretrained(place, **_options):
+            if place not in found:
+                raise OSError("no such file")
+            return found[place]
+
+        monkeypatch.setattr(transformers.AutoImageProcessor, "from_pretrained", from_pretrained)
+        monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda url: url.endswith("r_config.json"))
+        _, preprocessing = build_model("hf:owner/name", 3)
+        assert preprocessing(picture()).shape == (3, 32, 32)
 
 
 def test_a_folder_of_timm(tmp_path):
