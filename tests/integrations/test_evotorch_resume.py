@@ -13,6 +13,7 @@ from smd_evo import (
     FinetuneProblem,
     Mutation,
     OpenAIES,
+    ParameterSpace,
     PartitionSubspace,
     RandomSubspace,
     Staged,
@@ -246,6 +247,24 @@ def test_a_point_of_another_subspace_is_refused_and_changes_nothing():
         with pytest.raises(InvalidValue, match=r"^state: expected solutions of .* 6"):
             other.load_state_dict(state)
         same_all(other.state_dict(), before)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"dimensions": 5, "scale": "relative"},
+        {"subspace": RandomSubspace(5 / ParameterSpace(trained()).size, static=True)},
+    ],
+    ids=["scale", "subspace"],
+)
+def test_a_point_of_as_many_numbers_of_another_rule_is_refused(settings):
+    stored = SubspaceProblem(trained(), SAMPLES, seed=1, **settings)
+    problem = SubspaceProblem(trained(), SAMPLES, dimensions=5, seed=1)
+    before = copy.deepcopy(problem.state_dict())
+    with pytest.raises(InvalidValue, match=r"^state: expected one of random:\S+ absolute, got one of random:\S+ "):
+        problem.load_state_dict(stored.state_dict())
+    same_all(problem.state_dict(), before)
+    problem.load_state_dict(without(SubspaceProblem(trained(), SAMPLES, dimensions=5).state_dict(), "rule"))
 
 
 @pytest.mark.parametrize("name", ["(mu + lambda), partition", "adam", "staged"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -126,6 +126,19 @@ class SubspaceProblem(NetworkProblem):
             raise InvalidValue("values: expected finite ones, got NaN or infinity; has the searcher diverged?")
         self.change(Move(self.subspace, self._draw(), point.cpu().clone(), self.scale))  # the caller's may change
         self._best = self._worst = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """See :meth:`NetworkProblem.state_dict`."""
+        return {**super().state_dict(), "rule": [self.subspace.spec, self.scale]}
+
+    def _loading(self, state: Mapping[str, Any]) -> Callable[[], None]:
+        become, rule = super()._loading(state), [self.subspace.spec, self.scale]
+        if state.get("rule", rule) != rule:  # those of 0.1.0 have none
+            raise InvalidValue(
+                f"state: expected one of {' '.join(rule)}, got one of {' '.join(map(str, state['rule']))}, in which "
+                "points are other networks; make the problem as it was made then"
+            )
+        return become
 
     def _take_key(self, key: Key) -> None:
         """Another subspace, to which the best and the worst so far do not belong."""
