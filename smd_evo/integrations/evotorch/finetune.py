@@ -273,7 +273,8 @@ class FinetuneProblem(NetworkProblem):
             values: a solution, a batch of one, or the values of one, as EvoTorch's loggers store them.
             history: ``status["history"]`` from after the solution was made, if that was in another problem or
                 process: what became of the parent, and the rules of the coordinates. This problem must be of the same
-                pre-trained parent and selection; nothing else of it counts.
+                pre-trained parent and selection, and have loaded the same state, if that one had loaded one; nothing
+                else of it counts.
 
         Raises:
             WrongParent: a solution of a parent, rule or history that this problem, or ``history``, does not know.
