@@ -232,6 +232,13 @@ class TestBadInput:
             check_refused(lambda: problem.make_net(values), InvalidValue, message)
         assert problem.changes == 0
 
+    @pytest.mark.parametrize("values", [None, "center"])  # a searcher without a center has None of it
+    def test_what_are_no_points(self, values):
+        problem = make(SubspaceProblem, Counting(), FOUR)
+        message = rf"values: expected a solution or \[20\] numbers, got {values!r}"
+        check_refused(lambda: problem.rebase(values), InvalidType, message)
+        assert problem.changes == 0
+
 
 def test_points_of_any_floating_type_are_evaluated_as_their_children_are_made():
     network, samples = demo()

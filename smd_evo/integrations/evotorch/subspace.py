@@ -18,7 +18,7 @@ from smd_evo.core.mutation import SCALES, Lineage
 from smd_evo.core.parameters import Child, ParameterSpace
 from smd_evo.core.selection import Select
 from smd_evo.core.subspace import RandomSubspace, Subspace
-from smd_evo.errors import InvalidValue, check_choice
+from smd_evo.errors import InvalidType, InvalidValue, check_choice, shown
 from smd_evo.evaluation.fitness import Fitness
 from smd_evo.evaluation.objectives import Objective
 from smd_evo.integrations.evotorch.base import NetworkProblem
@@ -157,7 +157,12 @@ class SubspaceProblem(NetworkProblem):
         batched = isinstance(values, Solution | SolutionBatch)
         tensor: Any = values.access_values(keep_evals=True) if batched else values  # type: ignore[union-attr]
         device = self.space.device
-        point: Tensor = torch.as_tensor(tensor, device=device).as_subclass(Tensor).detach().to(torch.float32)
+        try:
+            point: Tensor = torch.as_tensor(tensor, device=device).as_subclass(Tensor).detach().to(torch.float32)
+        except (TypeError, ValueError, RuntimeError):
+            raise InvalidType(
+                f"values: expected a solution or [{self.solution_length}] numbers, got {shown(values)}"
+            ) from None
         if point.shape != (self.solution_length,):
             raise InvalidValue(f"values: expected [{self.solution_length}] numbers, got shape {list(point.shape)}")
         return point
