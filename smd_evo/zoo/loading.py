@@ -16,7 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from smd_evo.errors import InvalidValue, SmdEvoError, check_choice, check_count, check_key, check_number
+from smd_evo.errors import (
+    InvalidType,
+    InvalidValue,
+    SmdEvoError,
+    check_choice,
+    check_count,
+    check_key,
+    check_number,
+    shown,
+)
 from smd_evo.evaluation.classification import logits_of
 from smd_evo.evaluation.randomness import reseed
 from smd_evo.evaluation.stream import Stream
@@ -28,7 +37,7 @@ from smd_evo.zoo.decoding import Decoder, splits_of
 from smd_evo.zoo.demo import DemoCNN, shifted_digits, trained_cnn
 from smd_evo.zoo.hub import check_labels
 from smd_evo.zoo.models import build_model, check_name
-from smd_evo.zoo.names import OUTPUTS
+from smd_evo.zoo.names import OUTPUTS, check_words
 from smd_evo.zoo.outputs import check_narrowed, head_to_narrow, narrow, with_present
 from smd_evo.zoo.own import Splits, data_of
 from smd_evo.zoo.preprocessing import Normalize
@@ -92,6 +101,9 @@ def load(
         >>> len(data.fitness[1]), len(data.validation[1]), len(data.test[1])
         (300, 300, 500)
     """
+    check_words(model=model, data=data, **({} if also is None else {"also": also}))
+    if not isinstance(sizes, Mapping | None):
+        raise InvalidType(f"sizes: expected a dict such as {{'test': 500}}, got {shown(sizes)}")
     given = {
         check_choice("sizes", name, SPLITS): check_count(f"sizes[{name!r}]", size)
         for name, size in (sizes or {}).items()

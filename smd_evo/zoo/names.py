@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from smd_evo.errors import InvalidValue
+from smd_evo.errors import InvalidType, InvalidValue, shown
 
 __all__ = [
     "ABOUT_DATA",
@@ -22,6 +22,7 @@ __all__ = [
     "TEST_FOLDERS",
     "TORCHVISION_DATA",
     "check_place",
+    "check_words",
     "is_folder",
     "unknown",
     "user_object",
@@ -91,6 +92,18 @@ def check_place(name: str) -> None:
         raise InvalidValue(
             f"model: expected {kind}:OWNER/NAME, as on the Hugging Face Hub, or a folder, got {name!r}"
         )
+
+
+def check_words(**words: Any) -> None:
+    """Raise InvalidType for a name that is no text.
+
+    >>> check_words(data=["cifar10"])
+    Traceback (most recent call last):
+    smd_evo.errors.InvalidType: data: expected a name, got ['cifar10']; smd_evo.finetune takes objects, too
+    """
+    for name, word in words.items():
+        if not isinstance(word, str):
+            raise InvalidType(f"{name}: expected a name, got {shown(word)}; smd_evo.finetune takes objects, too")
 
 
 def unknown(what: str, name: str, named: str, known: Sequence[str]) -> InvalidValue:

@@ -5,6 +5,7 @@ import multiprocessing
 import pickle
 import random
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -329,6 +330,14 @@ class TestArguments:
             ({"model": "timm:resnt18"}, InvalidValue, "did you mean 'timm:resnet18'\\?$"),
             ({"data": "digit"}, InvalidValue, "did you mean 'digits'\\?$"),
             ({"seed": -1}, InvalidValue, "seed"),
+            (
+                {"model": nn.Flatten()},
+                InvalidType,
+                "^model: expected a name, got .*Flatten.*; smd_evo.finetune takes",
+            ),
+            ({"data": Path("images")}, InvalidType, "^data: expected a name, got .*images.*; smd_evo.finetune"),
+            ({"also": ["digits"]}, InvalidType, "^also: expected a name, got .'digits'.; smd_evo.finetune takes"),
+            ({"sizes": 300}, InvalidType, "^sizes: expected a dict such as {'test': 500}, got 300$"),
         ],
     )
     def test_unusable_ones(self, arguments, error, text):
