@@ -422,6 +422,16 @@ class TestBothProblems:
             assert evaluated(problem, batch) == low
         assert problem.evaluations == evaluations  # the state says in which it is known
 
+    def test_what_is_forgotten_is_evaluated_anew(self, kind, network, samples):
+        inputs, targets = samples[0].clone(), samples[1]
+        problem = make(kind, network, (inputs, targets))
+        batch = population(problem)
+        before = evaluated(problem, batch)
+        inputs.mul_(2)
+        problem.forget()
+        other = make(kind, network, (inputs, targets))
+        assert evaluated(problem, batch) == evaluated(other, population(other)) != before
+
 
 @every_kind
 class TestMinibatches:

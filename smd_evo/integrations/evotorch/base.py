@@ -208,6 +208,14 @@ class NetworkProblem(EvaluatedProblem):
         """Take note of networks that were evaluated beside the populations, by a calibration."""
         self._evaluations += check_count("evaluations", evaluations, low=0)
 
+    def forget(self) -> None:
+        """Evaluate everything anew from now on: after what fitness depends on has been changed from outside.
+
+        That is samples that were written to, or what a fitness of the network looks at. Actors have the samples that
+        they were sent.
+        """
+        self._forget()
+
     def state_dict(self) -> dict[str, Any]:
         """All that the problem has become since it was made: dicts and lists of tensors, numbers and texts.
 

@@ -61,7 +61,8 @@ class FinetuneProblem(NetworkProblem):
     one-step child, whatever the network's size.
 
     Solutions that are equal are evaluated once, and those of the last evaluation not again while parent and
-    samples are the same, so GeneticAlgorithm's default of evaluating its parents again costs nothing.
+    samples are the same, so GeneticAlgorithm's default of evaluating its parents again costs nothing. Whoever changes
+    the samples in place, or what the fitness looks at, says so by :meth:`forget`.
 
     Args:
         parent: the network, which is copied and never touched, unless ``copy`` is False; or a ParameterSpace of it.
