@@ -79,7 +79,7 @@ def load(
         sizes: samples of "fitness" and "validation" (None: 5,000, at most a third of the training data) and of
             "test" (None: all).
         memory: see :data:`MEMORY`.
-        seed: of the splits, and of the training of the demo's parent.
+        seed: of the splits, and of the noise of the demo's camera.
         skip_unreadable: whether unreadable images are left out and named, however many there are; else at most 1 %
             of a split are, or one.
         outputs: "all", or "present": the network keeps those alone of the classes that the images have; not for
