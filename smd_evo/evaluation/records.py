@@ -149,13 +149,19 @@ def pad_of(module: nn.Module) -> int:
 
 
 def check_fields(module: nn.Module, inputs: Any) -> None:
-    """Refuse named inputs that a network does not take.
+    """Refuse named inputs that a network does not take, or from which its decoder could only guess the answer.
 
     Raises:
-        InvalidValue: they are named.
+        InvalidValue: what is too much, or missing, is named.
     """
     if not isinstance(inputs, Mapping):
         return
+    told = {LABELS[0], "decoder_input_ids", "decoder_inputs_embeds"}
+    if hasattr(module, "prepare_decoder_input_ids_from_labels") and told.isdisjoint(inputs):  # of transformers
+        raise InvalidValue(
+            f"data: expected labels or decoder_input_ids among the fields, for {type(module).__name__}'s decoder, "
+            f"got {', '.join(map(str, inputs))}; labels are taken out, so give (samples with labels, labels)"
+        )
     try:
         known = inspect.signature(module.forward).parameters.values()
     except (TypeError, ValueError):  # of something that is not written in Python

@@ -76,6 +76,35 @@ class TestText:
             assert torch.equal(Evaluator(bert(), data, batch_size=5).evaluate(children()).fitness, expected)
         assert len(Evaluator(bert(), (tensors, torch.zeros(4).long())).evaluate(children()).fitness) == 5
 
+    def test_a_decoder_is_given_the_labels_or_nothing_is_evaluated(self):
+        """Without them BART's would be given the prompt, and T5's raises."""
+        torch.manual_seed(0)
+        sides, sizes = ("encoder", "decoder"), {"layers": 1, "attention_heads": 2, "ffn_dim": 16}
+        own = {f"{side}_{name}": size for side in sides for name, size in sizes.items()}
+        config = transformers.BartConfig(vocab_size=40, d_model=16, max_position_embeddings=16, **own)
+        network = transformers.BartForConditionalGeneration(config).eval()
+        samples = [{"input_ids": [5, 6, 7 + n], "labels": [8, 9 + n] + [10] * n} for n in range(4)]
+        labels = [sample["labels"] for sample in samples]
+
+        def score(logits, targets):
+            losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
+            return losses.sum(1) / (targets != -100).sum(1)
+
+        loss = BatchFitness("loss", "min", score)
+        found = Evaluator(network, (samples, labels), loss).evaluate([Lineage()]).fitness
+        with torch.no_grad():
+            alone = [network(**{name: torch.tensor([row]) for name, row in each.items()}).loss for each in samples]
+        torch.testing.assert_close(found, torch.stack(alone).mean()[None].double(), rtol=1e-5, atol=1e-5)
+        expected = (
+            r"^data: expected labels or decoder_input_ids among the fields, for BartForC.*'s decoder, got input"
+        )
+        for data in (samples, [{**each, "labels": each["input_ids"]} for each in samples]):
+            with pytest.raises(InvalidValue, match=expected):
+                Evaluator(network, data, loss)
+        decoded = [{**each, "decoder_input_ids": [2, *each["labels"][:-1]]} for each in samples]
+        own = Evaluator(network, decoded, loss).evaluate([Lineage()]).fitness
+        torch.testing.assert_close(own, found, rtol=1e-5, atol=1e-5)
+
     def test_dropout_is_off_and_the_mode_stays(self):
         network = bert().train()
         first, second = (Evaluator(network, texts(), reuse=False).evaluate(children()).fitness for _ in range(2))
