@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.utils._pytree import tree_map
 
 from smd_evo.core.blocks import within
 from smd_evo.core.delta import SparseValues
@@ -27,6 +28,7 @@ from smd_evo.ensemble.soup import soup
 from smd_evo.ensemble.weights import check_weights
 from smd_evo.errors import InvalidType, InvalidValue, SmdEvoError, check_choice, check_count
 from smd_evo.evaluation.buffers import Buffers
+from smd_evo.evaluation.calls import copied
 from smd_evo.evaluation.classification import logits_of
 from smd_evo.evaluation.guard import Predicting
 from smd_evo.markup import html_table
@@ -143,8 +145,9 @@ class SparseEnsemble(nn.Module):
 
     def _one_by_one(self, buffers: Buffers, inputs: Any, named: Any) -> Iterator[Tensor]:
         for member in self.members:
+            given, by_name = tree_map(copied, (inputs, named))  # a forward pass may write to what it is given
             with self.space.applied(member) as module:
-                output = logits_of(module(*inputs, **named)).clone()  # it may be a weight or a buffer
+                output = logits_of(module(*given, **by_name)).clone()  # it may be a weight or a buffer
             buffers.restore()
             yield output  # outside: whoever drops this iterator half-way leaves the parent as it was
 
@@ -152,7 +155,7 @@ class SparseEnsemble(nn.Module):
         """Outputs of all members, several in a pass."""
 
         def run(weights: dict[str, Tensor]) -> Tensor:
-            return logits_of(functional_call(self.parent, weights, inputs, named))
+            return logits_of(functional_call(self.parent, weights, *tree_map(copied, (inputs, named))))
 
         own = [(part, name, tensor) for part in self.parent.modules() for name, tensor in part._parameters.items()]
         changing = self._changing()

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from smd_evo.core.blocks import Inference, within
 from smd_evo.errors import InvalidType, InvalidValue
 
 __all__ = ["Batch", "Batches", "MemoryBatches", "changed", "lengths_of", "pieces", "sorted_numbers", "tensors_of"]
+
+_writes: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
+"""Whether a network writes to its inputs; those that do are given copies."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,12 +47,29 @@ class Batch:
         return cls(inputs, targets, count, start)
 
     def outputs(self, module: nn.Module) -> Any:
-        """What the network returns for the inputs."""
-        if isinstance(self.inputs, Mapping):
-            return module(**self.inputs)
-        if isinstance(self.inputs, tuple | list):
-            return module(*self.inputs)
-        return module(self.inputs)
+        """What the network returns for the inputs, which are there for others, too, and stay as they are.
+
+        Raises:
+            InvalidValue: it has written to them, though it did not at its first pass.
+        """
+        writes = _writes.get(module) if isinstance(module, nn.Module) else False
+        given = self if writes is False else self.copy()
+        before = _versions(given.inputs)
+        found = _called(module, given.inputs)
+        wrote = _versions(given.inputs) != before
+        if writes is None or wrote:
+            _writes[module] = wrote
+        if wrote and given is self:
+            raise InvalidValue(
+                f"parent: expected a forward pass that leaves its inputs as they are, got {type(module).__name__}, "
+                f"which has written to those of samples {self.start} to {self.start + self.count - 1}; let it begin "
+                "with a copy (x = x.clone()), and load the data anew"
+            )
+        return found
+
+    def copy(self) -> Batch:
+        """The same samples, of which the inputs may be written to; such changes are counted."""
+        return within(Inference(False), lambda: replace(self, inputs=changed(self.inputs, Tensor.clone)))
 
     def to(self, device: torch.device | str) -> Batch:
         """The same samples on a device."""
@@ -157,6 +179,19 @@ def changed(part: Any, function: Callable[..., Any]) -> Any:
     if isinstance(part, tuple | list):
         return tuple(changed(value, function) for value in part)
     raise InvalidType(f"data: expected tensors, got {type(part).__name__}; convert with torch.as_tensor")
+
+
+def _called(module: nn.Module, inputs: Any) -> Any:
+    if isinstance(inputs, Mapping):
+        return module(**inputs)
+    if isinstance(inputs, tuple | list):
+        return module(*inputs)
+    return module(inputs)
+
+
+def _versions(inputs: Any) -> list[int]:
+    """Counts of changes in place; of what is made in inference mode there are none."""
+    return [tensor._version for tensor in tensors_of(inputs) if not tensor.is_inference()]
 
 
 def tensors_of(part: Any) -> list[Tensor]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,7 +20,7 @@ from smd_evo.core.delta import SparseValues
 from smd_evo.core.exclusive import memory_of
 from smd_evo.core.parameters import ParameterSpace
 from smd_evo.errors import InvalidValue
-from smd_evo.evaluation.batches import Batch, changed
+from smd_evo.evaluation.batches import Batch
 from smd_evo.evaluation.carried import Carried, check_attributes
 from smd_evo.evaluation.differing import distance, size
 from smd_evo.evaluation.dispatch import DispatchBlock
@@ -133,7 +132,7 @@ def _asker(
 
     def ask_now(some: Batch) -> list[Tensor]:
         torch.clear_autocast_cache()
-        same = replace(some, inputs=changed(some.inputs, Tensor.clone))  # it may write to them
+        same = some.copy()  # a child may write to its inputs, where the parent does not
         return [output.clone() for output in tensors_in(same.outputs(module))]
 
     def ask(some: Batch) -> list[Tensor]:

@@ -179,6 +179,22 @@ class TestForward:
             assert torch.allclose(ensemble(x, shift=shift, times=2.0), expected, atol=1e-5)
             assert torch.allclose(ensemble(x, shift, times=2.0), expected, atol=1e-5)
 
+    @pytest.mark.parametrize("per_pass", [1, 3])
+    def test_inputs_that_the_network_writes_to(self, per_pass):
+        class Writes(SmallNet):
+            def forward(self, x, *, shift):
+                x -= shift.sub_(0.5)
+                return super().forward(x)
+
+        torch.manual_seed(0)
+        network, x, shift = Writes().eval(), torch.randn(5, 1, 4, 4), torch.ones(())
+        ensemble = SparseEnsemble(network, recipes(5), per_pass=per_pass)
+        before, each = x.clone(), [ensemble.member(number) for number in range(5)]
+        expected = combined([member(x.clone(), shift=shift.clone()).detach() for member in each])
+        assert torch.allclose(ensemble(x, shift=shift), expected, atol=1e-6)
+        assert torch.equal(x, before)
+        assert shift == 1
+
     def test_no_gradients_and_eval_mode_for_good(self):
         parent = make().train()
         ensemble = SparseEnsemble(parent, recipes())

@@ -23,7 +23,9 @@ from smd_evo import (
     sample_mutations,
 )
 from smd_evo.core.parameters import Child
+from smd_evo.errors import InvalidValue
 from smd_evo.evaluation.fitness import ACCURACY, CROSS_ENTROPY, WORST
+from smd_evo.evaluation.stream import Stream
 
 pytestmark = CARRIES
 
@@ -261,6 +263,34 @@ class TestNoTrace:
         evaluator, before = Evaluator(restless, samples), state_bits(restless)
         assert torch.equal(evaluator.evaluate(children()).fitness, evaluator.evaluate(children()).fitness)
         assert same_bits(before, state_bits(restless))
+
+    @pytest.mark.parametrize("when", ["always", "some children", "on request"])
+    @pytest.mark.parametrize("kind", [tuple, dict, Stream])
+    def test_samples_that_a_forward_pass_writes_to(self, samples, kind, when):
+        class Writes(SmallNet):
+            asked = False
+
+            def forward(self, x):
+                if when == "always" or self.asked or (when == "some children" and self.head.bias[0] > 0):
+                    x.sub_(0.5)
+                return super().forward(x)
+
+        torch.manual_seed(0)
+        network, mine = Writes().eval(), (samples[0].clone(), samples[1])
+        nn.init.constant_(network.head.bias, -0.3)
+        data = ({"x": mine[0]}, mine[1]) if kind is dict else Stream(*mine) if kind is Stream else mine
+        evaluator, recipes = Evaluator(network, data, batch_size=15), [*children(6, 1.0), Lineage()]
+        expected = []
+        for recipe in recipes:
+            child = evaluator.space.make_child(recipe)
+            expected.append(torch.cat([child(some.clone()).detach() for some in samples[0].split(15)]))
+        assert torch.equal(evaluator.predict(recipes), torch.stack(expected))
+        assert torch.equal(mine[0], samples[0])
+        Writes.asked = when == "on request"
+        if Writes.asked:
+            with pytest.raises(InvalidValue, match="leaves its inputs as they are, got Writes, which has written to"):
+                evaluator.predict(recipes)
+        assert torch.equal(evaluator.on(samples).predict(recipes), evaluator.on(samples).predict(recipes))
 
     def test_inside_an_outer_child(self, network, samples):
         """Children of a child: the outer patch stays in place."""
