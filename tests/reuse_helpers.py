@@ -1,5 +1,8 @@
 """Networks that do what makes it hard to return what was computed before."""
 
+from functools import partial
+from typing import ClassVar
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -303,6 +306,59 @@ class Whispers(nn.Module):
         return self.head(self.hears(self.loud(self.stem(x.flatten(1)))))
 
 
+class Note:
+    """What everybody may write on."""
+
+    def write(self, level):
+        self.level = level
+
+    def read(self):
+        return self.level
+
+
+class Notes(nn.Module):
+    """One leaves a number where its caller finds it: in a list or a dict that it keeps, or in what it was given."""
+
+    WAYS: ClassVar = {
+        "list": (list, lambda note, level: (note.clear(), note.append(level)), lambda note: note[0]),
+        "dict": (dict, lambda note, level: note.update(level=level), lambda note: note["level"]),
+        "number": (dict, lambda note, level: note.update(level=float(level)), lambda note: note["level"]),
+        "object": (Note, Note.write, Note.read),
+        "argument": (list, lambda note, level: note.append(level), sum),
+    }
+
+    class Loud(nn.Linear):
+        def __init__(self, note, write):
+            super().__init__(16, 16)
+            self.note, self.write = note, write
+
+        def forward(self, x, note=None):
+            x = super().forward(x)
+            self.write(self.note if note is None else note, x.abs().max())
+            return x
+
+    class Hears(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(16, 16)
+
+        def forward(self, x, level):
+            return self.layer(x) * level
+
+    def __init__(self, way):
+        super().__init__()
+        self.given = way == "argument"
+        self.kind, write, self.read = self.WAYS[way]
+        self.stem = nn.Linear(192, 16)
+        self.loud, self.hears = self.Loud(self.kind(), write), self.Hears()
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x):
+        x, note = self.stem(x.flatten(1)), self.kind() if self.given else self.loud.note
+        x = self.loud(x, note) if self.given else self.loud(x)
+        return self.head(self.hears(x, self.read(note)))
+
+
 class Pair(nn.Module):
     """Its input and what it makes of it."""
 
@@ -439,6 +495,9 @@ NETWORKS = [
     Structures,
     Hooked, Autocast,
 ]  # fmt: skip
+
+
+NOTES = [partial(Notes, way) for way in Notes.WAYS]
 
 
 def made(kind):

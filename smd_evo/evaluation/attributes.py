@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from smd_evo.core.blocks import Inference, within
 
-__all__ = ["Attributes", "attributes_of"]
+__all__ = ["FEW", "Attributes", "attributes_of"]
 
 _OF_MODULES = frozenset(vars(nn.Module()))
 """Names of what every module has."""
 
-_FEW = 1000
+FEW = 1000
 """Entries of a list or dict that is looked into: no vocabulary."""
 
 
@@ -36,7 +36,7 @@ def attributes_of(part: nn.Module) -> Iterator[tuple[str, Any, Any, Any]]:
         if name in _OF_MODULES:
             continue
         yield name, own, name, value
-        if isinstance(value, list | tuple | dict) and len(value) <= _FEW:
+        if isinstance(value, list | tuple | dict) and len(value) <= FEW:
             for key, each in [*(value.items() if isinstance(value, dict) else enumerate(value))]:
                 yield name, value, key, each
 

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from smd_evo.core.exclusive import memory_of
+from smd_evo.evaluation.attributes import FEW
 from smd_evo.evaluation.calls import Call, Key, autocast_now, is_counted, is_simple
 from smd_evo.evaluation.keeping import sets_attributes
-from smd_evo.evaluation.watching import Watching
+from smd_evo.evaluation.watching import Frame, Watching
 
 __all__ = ["Limits", "Met", "Parts", "Record", "Recorder", "Replayer", "Spoiled", "TooLarge"]
 
@@ -96,6 +97,8 @@ class Parts:
                     things += value.values()
                 elif name != "forward":
                     things.append(value)
+                    if isinstance(value, list | dict) and len(value) <= FEW:
+                        things += value.values() if isinstance(value, dict) else value
         return _Kept(values, things)
 
 
@@ -103,7 +106,10 @@ _REGISTERED = frozenset(("_buffers", "_parameters", "_modules"))
 
 
 class _Kept:
-    """Mere values, which are to be equal; and things, each the same as long as it is itself and has not grown."""
+    """Mere values, which are to be equal; and things, each the same as long as it is itself and has not grown.
+
+    What is in a list or dict is a thing, numbers, too: one that is put there anew is another one, if an equal one.
+    """
 
     def __init__(self, values: list[Any], things: list[Any]) -> None:
         self._values, self._things = values, things
@@ -140,17 +146,16 @@ class Recorder:
         state: what a call must leave as it was, if it was seen that some do not; compared around each.
 
     Attributes:
-        met: the calls that the forward pass has met.
-        record: those that may be returned again.
+        record: the calls that may be returned again.
     """
 
     def __init__(self, parts: Parts, limits: Limits, state: Callable[[], object] | None) -> None:
-        self.met: list[Met] = []
         self.record: Record = {}
         self.watching = Watching(parts.memory, set(parts.memory), counting=limits.wanted is None)
         self._parts, self._limits, self._state = parts, limits, state
         self._thread = threading.get_ident()
         self._counts: Counter[int] = Counter()
+        self._seen: list[tuple[Frame, int]] = []
         self._open: list[int] = []
         self._kept: dict[int, int] = {}
 
@@ -169,20 +174,19 @@ class Recorder:
         call = Call(key, inputs, given, autocast_now(), sources=self._parts.bits[number])
         if number == 0:
             self.watching.give(inputs)
-        place = len(self.met)
-        self.met.append(Met(key, self._open[-1] if self._open else -1, 0, False, 0))
-        self._open.append(place)
         before, counts = self._state_now(), self._counts.copy()
-        self.watching.begin(call)
+        self._seen.append((self.watching.begin(call), self._open[-1] if self._open else -1))
+        self._open.append(len(self._seen) - 1)
         result = forward(*arguments, **keywords)
         call.outputs, call.returned = tree_flatten(result)
-        frame = self.watching.end()
+        self.watching.end()
         self._open.pop()
         call.usable &= self._parts.whole[number] and before == self._state_now()
-        self.met[place] = Met(key, self.met[place].parent, call.sources, call.usable, frame.cost)
         if call.usable and key in (self._limits.wanted or ()):
             call.inside = self._counts - counts
             self._keep(call)
+        else:
+            call.inputs, call.outputs = [], []
         return result
 
     def _state_now(self) -> object:
@@ -199,6 +203,14 @@ class Recorder:
                 self._kept[memory_of(tensor)] = tensor.untyped_storage().nbytes()
         if sum(self._kept.values()) > self._limits.nbytes:
             raise TooLarge
+
+    @property
+    def met(self) -> list[Met]:
+        """The calls that the forward pass has met, once it has ended: what one leaves behind is read later."""
+        return [
+            Met(frame.call.key, parent, frame.call.sources, frame.call.usable, frame.cost)
+            for frame, parent in self._seen
+        ]
 
     def finish(self) -> Record:
         """The record, once the forward pass has ended."""

@@ -38,12 +38,13 @@ class Frame:
     Attributes:
         call: what is recorded of it.
         start: number of the operation before its first.
+        first: how many memories had been made before.
         memory: of its inputs.
         cost: of all operations before it began; later of its own.
     """
 
-    def __init__(self, call: Call, start: int, memory: set[int], cost: float) -> None:
-        self.call, self.start, self.memory, self.cost = call, start, memory, cost
+    def __init__(self, call: Call, start: int, first: int, memory: set[int], cost: float) -> None:
+        self.call, self.start, self.first, self.memory, self.cost = call, start, first, memory, cost
 
 
 class Watching(DispatchBlock):
@@ -74,16 +75,19 @@ class Watching(DispatchBlock):
         self._fixed, self._counting = set(fixed), counting
         self._comes_from = dict(sources)
         self._made: dict[int, int] = {}  # by which operation
+        self._order: list[int] = []  # of what is made
+        self._inside: defaultdict[int, list[Call]] = defaultdict(list)  # calls that have made and not returned it
         self._held: defaultdict[int, list[tuple[Call, list[Any], int]]] = defaultdict(list)
         self._now = 0
 
-    def begin(self, call: Call) -> None:
+    def begin(self, call: Call) -> Frame:
         """A call begins."""
         tensors = [leaf for leaf in call.inputs if isinstance(leaf, Tensor)]
         memory = {memory_of(tensor) for tensor in tensors}
         call.usable = all(map(is_plain, call.inputs))
         call.sources |= self._of(memory)
-        self.frames.append(Frame(call, self._now, memory, self.cost))
+        self.frames.append(Frame(call, self._now, len(self._order), memory, self.cost))
+        return self.frames[-1]
 
     def give(self, inputs: list[Any]) -> None:
         """These are samples."""
@@ -97,7 +101,12 @@ class Watching(DispatchBlock):
         frame.cost = self.cost - frame.cost
         call = frame.call
         tensors = [leaf for leaf in call.outputs if isinstance(leaf, Tensor)]
-        own = all(self._made.get(memory_of(tensor), -1) > frame.start for tensor in tensors)
+        returned = {memory_of(tensor) for tensor in tensors}
+        own = all(self._made.get(memory, -1) > frame.start for memory in returned)
+        for memory in returned:
+            self._find(memory)
+        for memory in {*self._order[frame.first :]} - returned:
+            self._inside[memory].append(call)
         call.usable &= own and all(map(is_plain, call.outputs)) and not any(t.requires_grad for t in tensors)
         return frame
 
@@ -144,7 +153,7 @@ class Watching(DispatchBlock):
         for tensor in tensors_in(result):
             memory = memory_of(tensor)
             if memory not in before:
-                self._made[memory], self._comes_from[memory] = self._now, source
+                self._make(memory, source)
                 made += tensor.numel()
         for memory in written:
             self._comes_from[memory] = self._comes_from.get(memory, 0) | source
@@ -152,7 +161,19 @@ class Watching(DispatchBlock):
             self.cost += _PER_ELEMENT * made + _operations(function, arguments, keywords, result)
         return result
 
+    def _make(self, memory: int, source: int) -> None:
+        self._made[memory], self._comes_from[memory] = self._now, source
+        self._order.append(memory)
+        self._inside.pop(memory, None)
+
+    def _find(self, memory: int) -> None:
+        """Somebody has this: the calls that have made it without returning it have left it somewhere."""
+        if self._comes_from.get(memory, 0):  # what is always the same may stay
+            for call in self._inside.get(memory, ()):
+                call.usable = False
+
     def _read(self, memory: int) -> None:
+        self._find(memory)
         source = self._comes_from.get(memory, 0)
         made = self._made.get(memory, -1)
         for frame in self.frames:

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reuse_helpers import (
     NETWORKS,
+    NOTES,
     Autocast,
     Cnn,
     Leaves,
@@ -81,7 +82,7 @@ class TestSame:
     """Every way to evaluate gives the outputs of a slow loop over deep copies, to the bit."""
 
     @pytest.mark.filterwarnings("ignore:.*do not reach the outputs:UserWarning")
-    @pytest.mark.parametrize("kind", NETWORKS)
+    @pytest.mark.parametrize("kind", [*NETWORKS, *NOTES])
     def test_bits(self, kind):
         network = made(kind)
         batches = parts(images(), 5, 5, 2)
@@ -139,8 +140,9 @@ class TestSame:
         assert torch.equal(evaluator.predict(kinds), slow(space, kinds, parts(images(), 7, 5)))
         assert not known(evaluator).off
 
-    def test_what_others_have_left_is_not_taken_for_ones_own(self):
-        network = made(Whispers)
+    @pytest.mark.parametrize("kind", [Whispers, *NOTES])
+    def test_what_others_have_left_is_not_taken_for_ones_own(self, kind):
+        network = made(kind)
         evaluator = Evaluator(network, images(), reuse=True)
         places = dict(zip(evaluator.space.names, evaluator.space.layout.offsets, strict=False))
         loud, hears, stem = (
@@ -150,6 +152,7 @@ class TestSame:
         kinds = [hears, Lineage(), loud, hears, Lineage(), stem, hears, loud, hears]
         for _ in range(2):
             assert torch.equal(evaluator.predict(kinds), slow(evaluator.space, kinds, parts(images(), 12)))
+        assert "not those" not in known(evaluator).off
 
     def test_children_of_all_kinds(self):
         network = made(Cnn)

@@ -10,7 +10,7 @@ import torch
 from helpers import CARRIES, same_bits, state_bits
 from hypothesis import given
 from hypothesis import strategies as st
-from reuse_helpers import NETWORKS, Cnn, Net, Tied, Vit, children, images, made, mlp, parts, slow
+from reuse_helpers import NETWORKS, Cnn, Net, Notes, Tied, Vit, children, images, made, mlp, parts, slow
 from torch import nn
 
 from smd_evo import (
@@ -102,6 +102,16 @@ class TestSame:
             assert used(evaluator) or name not in STRICT
         assert all(map(operator.is_, network.parameters(), weights))
         assert same_bits(before, state_bits(network))
+
+    @pytest.mark.parametrize("way", ["list", "dict", "number"])
+    def test_what_a_network_leaves_in_a_list_or_dict_is_none_of_several_children(self, way, caplog):
+        network = made(lambda: Notes(way))
+        evaluator = Evaluator(network, images(), batch_size=5, reuse=False, together=4)
+        with caplog.at_level(logging.INFO, LOGGER):
+            found = evaluator.predict(children())
+        assert torch.equal(found, slow(evaluator.space, children(), parts(images(), 5, 5, 2)))
+        assert "leaves something behind" in told(caplog)[0] or "vmap" in told(caplog)[0]
+        assert float(network.read(network.loud.note)) > 0
 
     def test_fitness_and_ranks(self):
         for fitness in ("cross_entropy", BALANCED_ACCURACY, "accuracy"):
