@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from smd_evo.core.exclusive import memory_of
 from smd_evo.evaluation.calls import Call, is_plain
@@ -75,6 +76,7 @@ class Watching(DispatchBlock):
         self._fixed, self._counting = set(fixed), counting
         self._comes_from = dict(sources)
         self._made: dict[int, int] = {}  # by which operation
+        self._storages: dict[int, StorageWeakRef] = {}  # of what is made, which may be gone by now
         self._order: list[int] = []  # of what is made
         self._inside: defaultdict[int, list[Call]] = defaultdict(list)  # calls that have made and not returned it
         self._held: defaultdict[int, list[tuple[Call, list[Any], int]]] = defaultdict(list)
@@ -135,6 +137,8 @@ class Watching(DispatchBlock):
             return function(*arguments, **keywords)
         self._now += 1
         before = {memory_of(tensor) for tensor in tensors_in((arguments, keywords))}
+        if function is torch.ops.aten.lift_fresh.default:  # of torch.tensor, in memory of no operation's
+            self._lift(arguments[0])
         written = {memory_of(tensor) for tensor in tensors_in(_written(function, arguments, keywords))}
         for memory in written:
             self._write(memory)
@@ -153,7 +157,7 @@ class Watching(DispatchBlock):
         for tensor in tensors_in(result):
             memory = memory_of(tensor)
             if memory not in before:
-                self._make(memory, source)
+                self._make(tensor, source)
                 made += tensor.numel()
         for memory in written:
             self._comes_from[memory] = self._comes_from.get(memory, 0) | source
@@ -161,8 +165,17 @@ class Watching(DispatchBlock):
             self.cost += _PER_ELEMENT * made + _operations(function, arguments, keywords, result)
         return result
 
-    def _make(self, memory: int, source: int) -> None:
+    def _lift(self, tensor: Tensor) -> None:
+        storage = self._storages.get(memory_of(tensor))
+        if storage is not None and storage.expired():  # not that of an array in a tensor's memory
+            self._make(tensor, 0)
+
+    def _make(self, tensor: Tensor, source: int) -> None:
+        memory = memory_of(tensor)
         self._made[memory], self._comes_from[memory] = self._now, source
+        self._storages.pop(memory, None)
+        if memory != id(tensor):
+            self._storages[memory] = StorageWeakRef(tensor.untyped_storage())
         self._order.append(memory)
         self._inside.pop(memory, None)
 

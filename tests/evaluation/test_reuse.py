@@ -154,6 +154,32 @@ class TestSame:
             assert torch.equal(evaluator.predict(kinds), slow(evaluator.space, kinds, parts(images(), 12)))
         assert "not those" not in known(evaluator).off
 
+    def test_a_constant_in_memory_that_was_let_go_is_nobodys(self):
+        class Layer(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.layer = nn.Linear(16, 16)
+
+            def forward(self, x):
+                return self.layer(x) * sum(torch.tensor(0.1) for _ in range(9))
+
+        class Network(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.stem, self.body = nn.Linear(192, 16), nn.ModuleList(Layer() for _ in range(6))
+
+            def forward(self, x):
+                x = self.stem(x.flatten(1))
+                for layer in self.body:
+                    scale = 1 + torch.stack([x.mean() for _ in range(9)]).mean()
+                    x = layer(x / scale)
+                return x
+
+        evaluator = Evaluator(made(Network), images(), select="body.5", reuse=True)
+        assert torch.equal(evaluator.predict(children()), slow(evaluator.space, children(), parts(images(), 12)))
+        assert not known(evaluator).off
+        assert all(call.usable for call in known(evaluator).met)
+
     def test_children_of_all_kinds(self):
         network = made(Cnn)
         evaluator = Evaluator(network, images(), batch_size=5, reuse=True)
