@@ -31,6 +31,7 @@ _SAME = frozenset(
         *("_to_copy", "cat", "clone", "copy", "empty_like", "fill", "stack", "zeros_like"),
         *("_softmax", "_log_softmax", "addmm", "baddbmm", "bmm", "convolution", "mean", "mm", "sum"),
         *("_unsafe_view", "mkldnn_convolution", "native_batch_norm", "native_layer_norm", "repeat"),
+        *("gather", "mse_loss", "nll_loss2d_forward", "nll_loss_forward"),
     )
 )
 """Operations that are rounded correctly by any instruction, or go row by row, so that a trial shows what they do."""

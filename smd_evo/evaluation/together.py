@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from smd_evo.core.blocks import Inference, within
 from smd_evo.core.parameters import ParameterSpace
 from smd_evo.errors import InvalidValue
 from smd_evo.evaluation import sharing
@@ -24,6 +25,7 @@ from smd_evo.evaluation.guard import Evaluating
 from smd_evo.evaluation.limit import BatchLimit
 from smd_evo.evaluation.sharing import Deltas, Visitor
 from smd_evo.evaluation.stack import Stack, check_stackable
+from smd_evo.evaluation.tails import tails_in
 from smd_evo.evaluation.trial import tried
 from smd_evo.evaluation.turns import Turns
 from smd_evo.evaluation.watching import Refused
@@ -204,32 +206,33 @@ def several_scored(
 ) -> Several:
     """Scores all children of a pass at once, where that gives the bits of each one's own score.
 
-    It does where the score of a sample does not depend on the others in the batch; two children of the first pass are
-    scored alone, too.
+    It does where the score of a sample does not depend on the others in the batch, nor on its place among them: for
+    each shape of outputs two children are scored alone, too, and operations with tails are looked for.
 
     Args:
         fitness: of the outputs.
         classes: lowest and highest of the targets, if they are numbers of outputs.
         add: given the children's totals, float64 [] each.
     """
-    right: list[bool] = []
+    right: dict[torch.Size, bool] = {}
 
     def several(batches: Sequence[Batch]) -> bool:
         parts: list[Tensor] = []
         for batch in batches:
             (outputs,) = batch.inputs
-            if right == [False] or not isinstance(outputs, Tensor):
+            if not all(right.values()) or not isinstance(outputs, Tensor):
                 return False
             if classes is not None:
                 check_range(classes, outputs[0])
             try:
-                parts.append(fitness.totals(outputs, batch.targets, batch.count))
+                if outputs.shape not in right:
+                    own, right[outputs.shape] = _compared(fitness, outputs, batch)
+                else:
+                    own = fitness.totals(outputs, batch.targets, batch.count)
             except InvalidValue:  # whatever is wrong, a child's own score says it better
                 return False
-            if not right:
-                alone = [fitness.total(outputs[place], batch.targets, batch.count) for place in (0, -1)]
-                right.append(torch.equal(torch.stack(alone), parts[0][[0, -1]]))
-        if right == [False]:
+            parts.append(own)
+        if not all(right.values()):
             return False
         total = parts[0]
         for part in parts[1:]:
@@ -238,6 +241,19 @@ def several_scored(
         return True
 
     return several
+
+
+def _compared(fitness: BatchFitness, outputs: Tensor, batch: Batch) -> tuple[Tensor, bool]:
+    """Totals of several children, and whether they are those of each."""
+    found: list[Tensor] = []
+    known = within(Inference(False), outputs.clone)  # of tensors of that mode operations are seen whole
+
+    def score() -> None:
+        found.append(fitness.totals(known, batch.targets, batch.count))
+        found.extend(fitness.total(known[place], batch.targets, batch.count) for place in (0, -1))
+
+    tails = tails_in(score)
+    return found[0], not tails and torch.equal(torch.stack(found[1:]), found[0][[0, -1]])
 
 
 def _known_outputs(found: Sequence[tuple[Batch, Any]], place: int | slice) -> list[Batch]:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reuse_helpers import NETWORKS, Cnn, Net, Notes, Tied, Vit, children, images, made, mlp, parts, slow
 from torch import nn
+from torch.nn import functional
 
 from smd_evo import (
     BatchFitness,
@@ -222,6 +223,23 @@ class TestBits:
         found = evaluator.evaluate(children(5)).fitness
         assert calls == [48, 12, 12, *[12] * 6]
         assert found.tolist() == [evaluator.fitness.of(own, images()[1]) for own in outputs]
+
+    def test_a_score_whose_last_bits_depend_on_the_place(self):
+        """In the last batch alone: no number of the first one is in a tail."""
+        score = BatchFitness("own", "min", lambda out, _: functional.softplus(out) * out.sigmoid())
+        evaluator = Evaluator(made(mlp), images(37), score, reuse=False, together=4, batch_size=32)
+        recipes = children(40)[:-1]
+        outputs, found = evaluator.predict(recipes), evaluator.totals(recipes)
+        batches = [(0, 32), (32, 37)]
+        alone = [[score.total(own[a:b], images(37)[1][a:b], b - a) for a, b in batches] for own in outputs]
+        assert torch.equal(found, torch.tensor([float(one + other) for one, other in alone], dtype=torch.float64))
+        assert used(evaluator)
+
+    @pytest.mark.parametrize("fitness", ["cross_entropy", "accuracy"])
+    def test_classes_are_scored_at_once(self, fitness, monkeypatch):
+        evaluator = Evaluator(made(mlp), images(37), fitness, reuse=False, together=4, batch_size=32)
+        monkeypatch.setattr(Evaluator, "_scoring", lambda *_: (evaluator.batches, None))  # of each alone
+        assert len(evaluator.totals(children(5))) == 6
 
     def test_minibatches_and_races(self):
         evaluator = Evaluator(made(mlp), images(), reuse=False, together=4)
