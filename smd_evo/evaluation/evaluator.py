@@ -31,7 +31,7 @@ from smd_evo.evaluation.probe import say_if_alike
 from smd_evo.evaluation.race import race
 from smd_evo.evaluation.randomness import reseed
 from smd_evo.evaluation.records import check_fields, pad_of
-from smd_evo.evaluation.result import Evaluation, evaluation
+from smd_evo.evaluation.result import Evaluation, evaluation, parents_among
 from smd_evo.evaluation.rewards import RewardFitness
 from smd_evo.evaluation.stream import StreamBatches
 from smd_evo.evaluation.together import Several, several_scored
@@ -253,10 +253,10 @@ class Evaluator:
         return [max(_LEAST_COST, 1 - saved) for saved in shares_of(self.space, bits, self._batches, self.reuse)]
 
     def race(
-        self, children: Sequence[Child], key: Key = 0, progress: Callable[[], object] | None = None
+        self, children: Iterable[Child], key: Key = 0, progress: Callable[[], object] | None = None
     ) -> Evaluation:
         """Fitness of children of which only the best matter, for 31 % of the images: see :func:`.race.race`."""
-        return race(self, _several(children), key, progress)
+        return race(self, list(_several(children)), key, progress)
 
     def totals(
         self,
@@ -317,11 +317,12 @@ class Evaluator:
         if not self._said and say_if_alike(fitness, parent):
             self._said.append(True)
 
-    def predict(self, children: Sequence[Child]) -> Tensor:
+    def predict(self, children: Iterable[Child]) -> Tensor:
         """Outputs of each child for all samples: float32 [N, samples, ...] on the CPU."""
         if not self._batches.samples or isinstance(self.fitness, RewardFitness):
             raise InvalidValue("data: expected samples to predict, got none; use evaluator.on(data)")
-        if not _several(children):
+        children = list(_several(children))
+        if not children:
             raise InvalidValue("children: expected at least one, got none")
         outputs = Outputs(len(children), self.samples)
 
@@ -332,7 +333,7 @@ class Evaluator:
         self._visit(predict, children, self._batches)
         return outputs.all()
 
-    def scores(self, children: Sequence[Child], progress: Callable[[], object] | None = None) -> Tensor:
+    def scores(self, children: Iterable[Child], progress: Callable[[], object] | None = None) -> Tensor:
         """Score of each child for each sample, of which its fitness is the mean: float64 [N, samples] on the CPU.
 
         Args:
@@ -345,7 +346,8 @@ class Evaluator:
         fitness = self.fitness
         if not isinstance(fitness, BatchFitness | RewardFitness):
             raise InvalidType(f"fitness: expected a BatchFitness or a RewardFitness, got {fitness.name!r}")
-        found = torch.zeros(len(_several(children)), self.samples, dtype=torch.float64, device="cpu")
+        children = list(_several(children))
+        found = torch.zeros(len(children), self.samples, dtype=torch.float64, device="cpu")
 
         def look(number: int, module: nn.Module, some: Sequence[Batch]) -> None:
             for batch in some:
@@ -359,7 +361,7 @@ class Evaluator:
         return found
 
     def observe(
-        self, children: Sequence[Child], progress: Callable[[], object] | None = None, most: int | None = None
+        self, children: Iterable[Child], progress: Callable[[], object] | None = None, most: int | None = None
     ) -> tuple[Evaluation, Tensor]:
         """What :meth:`evaluate` and :meth:`predict` return, to the same bits, for the forward passes of one of them.
 
@@ -371,12 +373,13 @@ class Evaluator:
         Raises:
             InvalidValue: no children, a fitness that is not of outputs, or outputs of more bytes.
         """
-        if isinstance(self.fitness, ModuleFitness) or not _several(children):
+        children = list(_several(children))
+        if isinstance(self.fitness, ModuleFitness) or not children:
             got = "no children" if not children else f"a ModuleFitness, {self.fitness.name!r}"
             raise InvalidValue(f"children: expected some, and a fitness of their outputs, got {got}")
         outputs = Outputs(len(children), self.samples, most)
         fitness = self._value(self.totals(children, progress, outputs.keep))
-        return evaluation(fitness, self.fitness.sense, []), outputs.all()
+        return evaluation(fitness, self.fitness.sense, parents_among(children)), outputs.all()
 
     def outputs(self, children: Iterable[Child]) -> Iterator[Tensor]:
         """What :meth:`predict` returns, one child after the other, for more children than memory holds at once."""

@@ -16,12 +16,11 @@ import torch
 from torch import Tensor
 
 from smd_evo.core.keys import Key, check_key
-from smd_evo.core.mutation import Lineage
 from smd_evo.core.noise import permutation
 from smd_evo.core.parameters import Child
 from smd_evo.errors import InvalidValue
 from smd_evo.evaluation.fitness import Fitness, ModuleFitness, OutputFitness, WholeFitness
-from smd_evo.evaluation.result import Evaluation, evaluation
+from smd_evo.evaluation.result import Evaluation, evaluation, parents_among
 from smd_evo.evaluation.rewards import RewardFitness
 
 __all__ = ["Racing", "finalists", "race", "race_rounds", "raced"]
@@ -69,7 +68,7 @@ def race(
     if total < len(_SHARES):
         raise InvalidValue(f"race: expected at least {len(_SHARES)} samples, got {total}")
     order = permutation(check_key(key), torch.arange(total, device="cpu"), total)
-    parents = [n for n, child in enumerate(children) if isinstance(child, Lineage) and not child.steps]
+    parents = parents_among(children)
     racing = [n for n in range(len(children)) if n not in set(parents)]
     sums: dict[int, Tensor] = {}
     values = torch.zeros(len(children), dtype=torch.float64, device="cpu")

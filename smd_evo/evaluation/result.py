@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from smd_evo.core.mutation import Lineage
+from smd_evo.core.parameters import Child
 from smd_evo.evaluation.fitness import WORST, Sense
 from smd_evo.evaluation.histogram import histogram, picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Evaluation", "evaluation", "finite"]
+__all__ = ["Evaluation", "evaluation", "finite", "parents_among"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +59,11 @@ def evaluation(fitness: Tensor, sense: Sense, parents: list[int]) -> Evaluation:
     values = finite(fitness, sense)
     nonfinite = int((values.abs() >= WORST).sum())
     return Evaluation(values, sense, nonfinite, float(values[parents[0]]) if parents else None)
+
+
+def parents_among(children: Sequence[Child]) -> list[int]:
+    """Numbers of those that are the parent."""
+    return [number for number, child in enumerate(children) if isinstance(child, Lineage) and not child.steps]
 
 
 def finite(fitness: Tensor, sense: Sense) -> Tensor:

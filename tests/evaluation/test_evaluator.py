@@ -153,6 +153,15 @@ class TestRight:
         Evaluator(network, samples).evaluate(children(), lambda: calls.append(1))
         assert len(calls) == 6
 
+    def test_children_that_are_made_as_they_are_asked_for(self, network, samples):
+        evaluator, recipes = Evaluator(network, samples), [*children(8), Lineage()]
+        assert torch.equal(evaluator.predict(iter(recipes)), evaluator.predict(recipes))
+        assert torch.equal(evaluator.scores(iter(recipes)), evaluator.scores(recipes))
+        assert torch.equal(evaluator.race(iter(recipes)).fitness, evaluator.race(recipes).fitness)
+        found, expected = evaluator.observe(iter(recipes))[0], evaluator.evaluate(iter(recipes))
+        assert torch.equal(found.fitness, expected.fitness)
+        assert found.parent == expected.parent == found.fitness[-1]
+
     def test_no_children(self, network, samples):
         assert Evaluator(network, samples).evaluate([]).fitness.shape == (0,)
         with pytest.raises(ValueError, match="children: expected at least one"):
