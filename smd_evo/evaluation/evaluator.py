@@ -233,8 +233,8 @@ class Evaluator:
         fitness = self._value(totals) if len(totals) else torch.zeros(0, dtype=torch.float64, device="cpu")
         result = evaluation(fitness, self.fitness.sense, parents)
         if result.parent is not None:
-            values = result.fitness.tolist()
-            self.say_if_alike([value for number, value in enumerate(values) if number not in parents], result.parent)
+            values, own = result.fitness.tolist(), set(parents)
+            self.say_if_alike([value for number, value in enumerate(values) if number not in own], result.parent)
         return result
 
     def costs(self, parts: Sequence[Collection[str]]) -> list[float]:

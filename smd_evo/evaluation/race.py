@@ -69,7 +69,7 @@ def race(
         raise InvalidValue(f"race: expected at least {len(_SHARES)} samples, got {total}")
     order = permutation(check_key(key), torch.arange(total, device="cpu"), total)
     parents = parents_among(children)
-    racing = [n for n in range(len(children)) if n not in set(parents)]
+    racing = sorted({*range(len(children))} - {*parents})
     sums: dict[int, Tensor] = {}
     values = torch.zeros(len(children), dtype=torch.float64, device="cpu")
     dropped: list[list[int]] = []
@@ -77,7 +77,7 @@ def race(
     for number, end in enumerate(_ends(total)):
         if number:
             kept = sorted(sorted(racing, key=lambda n: _order(values[n], rule.sense))[: -(-len(racing) // 2)])
-            dropped.append([n for n in racing if n not in set(kept)])
+            dropped.append(sorted({*racing} - {*kept}))
             racing = kept
         seen = [*racing, *parents]
         found = evaluator.on_samples(order[begin:end]).totals(
