@@ -200,15 +200,35 @@ class TestState:
         ):
             Evaluator(Remembers().eval(), digits().fitness, batch_size=60).evaluate([Lineage()])
 
+    @pytest.mark.parametrize("kept", ["attribute", "dict"])
+    def test_numbers_are_refused_too(self, kept):
+        class Counts(Thresholds):
+            def __init__(self):
+                super().__init__()
+                self.calls, self.seen = 0, {"calls": 0}
+
+            def forward(self, x):
+                if kept == "attribute":
+                    self.calls += 1
+                else:
+                    self.seen["calls"] += 1
+                return super().forward(x) * (self.calls + self.seen["calls"])
+
+        with pytest.raises(
+            InvalidValue, match=r"same outputs for the same samples, got others, as it keeps (calls|seen)"
+        ):
+            Evaluator(Counts().eval(), digits().fitness, batch_size=60).evaluate([Lineage()])
+
     def test_what_changes_no_answer_is_no_matter(self):
         class Counts(Thresholds):
             def __init__(self):
                 super().__init__()
                 self.register_buffer("calls", torch.zeros(()))
-                self.seen = None
+                self.seen, self.times = None, 0
 
             def forward(self, x):
                 self.calls += 1
+                self.times += 1
                 self.seen = x
                 return super().forward(x)
 

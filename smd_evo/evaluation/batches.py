@@ -69,7 +69,9 @@ class Batch:
 
     def copy(self) -> Batch:
         """The same samples, of which the inputs may be written to; such changes are counted."""
-        return within(Inference(False), lambda: replace(self, inputs=changed(self.inputs, Tensor.clone)))
+        return within(
+            Inference(False), lambda: replace(self, inputs=changed(self.inputs, lambda t: t.detach().clone()))
+        )
 
     def to(self, device: torch.device | str) -> Batch:
         """The same samples on a device."""

@@ -1,8 +1,8 @@
 """Carried: what a network keeps from one forward pass to the next, such as membrane potentials of spiking neurons.
 
 Buffers are put back before each child, so in these nothing gets from one child to the next, but it does from one
-batch of a child to its next one. Tensors that are mere attributes nobody puts back, so there children would depend on
-each other.
+batch of a child to its next one. Tensors and numbers that are mere attributes nobody puts back, so there children
+would depend on each other.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from smd_evo.core.blocks import Inference, within
 from smd_evo.errors import InvalidValue
 from smd_evo.evaluation.attributes import attributes_of
 from smd_evo.evaluation.buffers import same_bits, words_of
+from smd_evo.evaluation.calls import copied, is_simple, same
 
 __all__ = ["Carried", "check_attributes"]
 
@@ -84,7 +85,7 @@ class Carried:
 
 
 def check_attributes(module: nn.Module, ask: Callable[[], object]) -> None:
-    """Refuse a network that answers otherwise each time, if tensors that it keeps as attributes are others by then.
+    """Refuse a network that answers otherwise each time, if what it keeps as attributes is something else by then.
 
     Args:
         module: the network.
@@ -93,9 +94,9 @@ def check_attributes(module: nn.Module, ask: Callable[[], object]) -> None:
     Raises:
         InvalidValue: there are such attributes.
     """
-    before = {place: tensor.detach().clone() for place, tensor in _attributes(module)}
+    before = {place: copied(value) for place, value in _attributes(module)}
     ask()
-    places = [place for place, now in _attributes(module) if place not in before or not _same(before[place], now)]
+    places = [place for place, now in _attributes(module) if place not in before or not _alike(before[place], now)]
     changed = dict.fromkeys(name for name, _ in places)
     if changed:
         raise InvalidValue(
@@ -105,12 +106,18 @@ def check_attributes(module: nn.Module, ask: Callable[[], object]) -> None:
         )
 
 
-def _attributes(module: nn.Module) -> Iterator[tuple[tuple[str, Any], Tensor]]:
-    """Tensors that modules keep: the attribute's name, the one within it, and the tensor."""
+def _attributes(module: nn.Module) -> Iterator[tuple[tuple[str, Any], Any]]:
+    """Tensors and mere values that modules keep: the attribute's name, the one within it, and the value."""
     for path, part in module.named_modules():
         for name, _, key, value in attributes_of(part):
-            if isinstance(value, Tensor) and words_of(value) is not None:
+            if words_of(value) is not None if isinstance(value, Tensor) else is_simple(value):
                 yield (f"{path}.{name}" if path else name, key), value
+
+
+def _alike(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return _same(one, other)
+    return same(one, other)
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
