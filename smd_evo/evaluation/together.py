@@ -220,7 +220,7 @@ def several_scored(
         parts: list[Tensor] = []
         for batch in batches:
             (outputs,) = batch.inputs
-            if not all(right.values()) or not isinstance(outputs, Tensor):
+            if not all(right.values()) or not isinstance(outputs, Tensor) or outputs.dim() < 2:
                 return False
             if classes is not None:
                 check_range(classes, outputs[0])

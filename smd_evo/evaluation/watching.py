@@ -76,6 +76,7 @@ class Watching(DispatchBlock):
         self._fixed, self._counting = set(fixed), counting
         self._comes_from = dict(sources)
         self._made: dict[int, int] = {}  # by which operation
+        self._told = 0  # what numbers of Python come from, which may have got anywhere
         self._storages: dict[int, StorageWeakRef] = {}  # of what is made, which may be gone by now
         self._order: list[int] = []  # of what is made
         self._inside: defaultdict[int, list[Call]] = defaultdict(list)  # calls that have made and not returned it
@@ -87,7 +88,7 @@ class Watching(DispatchBlock):
         tensors = [leaf for leaf in call.inputs if isinstance(leaf, Tensor)]
         memory = {memory_of(tensor) for tensor in tensors}
         call.usable = all(map(is_plain, call.inputs))
-        call.sources |= self._of(memory)
+        call.sources |= self._of(memory) | self._told
         self.frames.append(Frame(call, self._now, len(self._order), memory, self.cost))
         return self.frames[-1]
 
@@ -153,17 +154,21 @@ class Watching(DispatchBlock):
             source |= DATA
             for frame in self.frames:
                 frame.call.usable = False
-        made = 0
-        for tensor in tensors_in(result):
-            memory = memory_of(tensor)
-            if memory not in before:
-                self._make(tensor, source)
-                made += tensor.numel()
+        made = self._note(result, before, source)
         for memory in written:
             self._comes_from[memory] = self._comes_from.get(memory, 0) | source
         if self._counting:
             self.cost += _PER_ELEMENT * made + _operations(function, arguments, keywords, result)
         return result
+
+    def _note(self, result: Any, before: set[int], source: int) -> int:
+        """What comes of an operation; the number of elements that it has made."""
+        if isinstance(result, bool | int | float | complex):
+            self._told |= source & ~DATA
+        new = [tensor for tensor in tensors_in(result) if memory_of(tensor) not in before]
+        for tensor in new:
+            self._make(tensor, source)
+        return sum(tensor.numel() for tensor in new)
 
     def _lift(self, tensor: Tensor) -> None:
         storage = self._storages.get(memory_of(tensor))

@@ -154,6 +154,29 @@ class TestSame:
             assert torch.equal(evaluator.predict(kinds), slow(evaluator.space, kinds, parts(images(), 12)))
         assert "not those" not in known(evaluator).off
 
+    def test_a_number_that_is_told_past_all_arguments(self):
+        """By one child of many, so that it is not compared with a full forward pass."""
+
+        class Beside(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.stem, self.loud = nn.Linear(192, 16), Whispers.Loud(16, 16)
+                self.hears, self.head = Whispers.Hears(self.loud), nn.Linear(16, 4)
+                self.others = nn.ModuleList(nn.Linear(16, 4) for _ in range(8))
+
+            def forward(self, x):
+                x = self.stem(x.flatten(1))
+                self.loud(x)
+                return self.head(self.hears(x)) + sum(other(x) for other in self.others)
+
+        evaluator = Evaluator(made(Beside), images(), reuse=True)
+        places = dict(zip(evaluator.space.names, evaluator.space.layout.offsets, strict=False))
+        names = [*(f"others.{number}.weight" for number in range(8)), "loud.weight", "stem.weight"]
+        kinds = [SparseDelta(torch.tensor([places[name]]), torch.tensor([5.0])) for name in names]
+        assert torch.equal(evaluator.predict(kinds), slow(evaluator.space, kinds, parts(images(), 12)))
+        assert not known(evaluator).off
+        assert [call.usable for call in known(evaluator).met if call.key[0] == 3] == [True]
+
     def test_a_constant_in_memory_that_was_let_go_is_nobodys(self):
         class Layer(nn.Module):
             def __init__(self):
@@ -410,7 +433,7 @@ class TestTrust:
 
             def forward(self, x):
                 found = self.head(x)
-                if self.head.bias[0] > 0:
+                if self.head.bias.numpy(force=True)[0] > 0:  # of which nobody is told
                     x.mul_(2)
                 return (found + self.stem(x)).mean((2, 3))
 

@@ -235,6 +235,16 @@ class TestBits:
         assert torch.equal(found, torch.tensor([float(one + other) for one, other in alone], dtype=torch.float64))
         assert used(evaluator)
 
+    def test_one_number_for_all_samples_is_refused_as_one_by_one(self):
+        class Mean(nn.Linear):
+            def forward(self, x):
+                return super().forward(x.flatten(1)).mean()
+
+        score = BatchFitness("own", "min", lambda out, _: out)
+        evaluator = Evaluator(made(lambda: Mean(192, 4)), images(), score, reuse=False, together=4)
+        with pytest.raises(InvalidValue, match="own: expected one score a sample"):
+            evaluator.evaluate(children())
+
     @pytest.mark.parametrize("fitness", ["cross_entropy", "accuracy"])
     def test_classes_are_scored_at_once(self, fitness, monkeypatch):
         evaluator = Evaluator(made(mlp), images(37), fitness, reuse=False, together=4, batch_size=32)
