@@ -59,7 +59,8 @@ class Evaluator:
 
     The children are made in place, one after the other. Afterwards the parent's weights, buffers and modes
     and all random states are as they were, bit for bit, also after an exception or Ctrl-C. A network that
-    draws random numbers in its forward pass draws the same ones for each child. Threads take turns.
+    draws random numbers in its forward pass draws the same ones for each child; one that writes to its inputs is
+    given copies. Threads take turns.
 
     Before its first children, four or five forward passes of eight samples show whether the selected weights reach
     the outputs: see :func:`smd_evo.evaluation.probe.probe`.
