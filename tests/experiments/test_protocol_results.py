@@ -30,7 +30,7 @@ SAMPLES = 80
 
 
 def run(name, seed=0, parameters=1000, right=None, keeps=True):
-    """A run whose rows have each sample right by chance, the more often the further down."""
+    """A run whose rows have each sample right by chance, the more often the further down; no seed shares any."""
     draws = np.random.default_rng([seed, parameters])
     if right is None:
         right = np.stack([draws.random(SAMPLES) < 0.4 + 0.05 * place for place in range(len(NAMES))])
@@ -46,7 +46,8 @@ def run(name, seed=0, parameters=1000, right=None, keeps=True):
         p_value = mcnemar_exact(right[2], right[place])
         against[other] = Gain(paired_difference(right[2], right[place]), p_value, p_value)
     groups = {"sparse": [(0.1, 1.0), (0.01, 1.2)], MATCHED: [(1.0, 1.1), (1.0, 1.1)]}
-    return Run(name, seed, f"timm:{name}", parameters, rows, right if keeps else None, against, groups)
+    samples = SAMPLES * seed + np.arange(SAMPLES)
+    return Run(name, seed, f"timm:{name}", parameters, rows, right if keeps else None, samples, against, groups)
 
 
 def test_a_network_with_one_seed_has_the_numbers_of_its_run():
@@ -75,9 +76,23 @@ def test_of_several_seeds_all_images_count_alike():
         now, before = (np.concatenate([each.right[number] for each in runs]) for number in (place, 0))
         assert found.value.value == pytest.approx(now.mean() - before.mean())
         assert found.value.low < found.value.value < found.value.high
-        assert found.p_value == mcnemar_exact(now, before)
+        assert found.p_value == pytest.approx(mcnemar_exact(now, before))
     sparse, dense = (np.concatenate([each.right[number] for each in runs]) for number in (2, 4))
-    assert line.against["ensemble"][MATCHED].p_value == mcnemar_exact(sparse, dense)
+    assert line.against["ensemble"][MATCHED].p_value == pytest.approx(mcnemar_exact(sparse, dense))
+
+
+def test_an_image_that_several_seeds_have_seen_is_drawn_once():
+    one = run("a")
+    same = [dataclasses.replace(one, seed=seed) for seed in range(3)]
+    (line,), (alone,) = summarise(same).networks, summarise([one]).networks
+    for name in ("best child", "ensemble"):
+        for found, expected in (
+            (line.gains["sparse"][name], alone.gains["sparse"][name]),
+            (line.against[name][MATCHED], alone.against[name][MATCHED]),
+        ):
+            assert found.value.value == pytest.approx(expected.value.value)
+            assert found.value.high - found.value.low > 0.85 * (expected.value.high - expected.value.low)
+            assert found.p_value == pytest.approx(expected.p_value)
 
 
 def test_p_values_are_adjusted_for_every_network_of_a_table():

@@ -78,6 +78,7 @@ def read_run(run: Path, name: str) -> Run:
             parameters=int(results["parameters"]),
             rows=stored_rows(results),
             right=_right(results),
+            samples=np.array(results["splits"]["test"], dtype=np.int64),
             against=against,
             groups={
                 arm: [(float(group["density"]), float(group["validation"])) for group in each["groups"]]

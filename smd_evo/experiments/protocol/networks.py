@@ -1,7 +1,7 @@
 """What the runs of a network say together: its gains over its parent, and over other arms.
 
-The mean over its seeds, with an interval and an exact McNemar test over the images of all of them, and Holm's
-correction over networks.
+The mean over its seeds, with an interval and an exact McNemar test over the images of all of them, each drawn once
+however many seeds have seen it, and Holm's correction over networks.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ class Run:
         parameters: how many may be mutated.
         rows: the run's table; what is nearly free last, the best on validation first.
         right: whether each row has each test sample right, [rows, n]; None of runs of before that was kept.
+        samples: which samples of the data set these are, [n]: those of another seed may be the same ones.
         against: the stored gain of the sparse ensemble over each other arm's, and over the best of what is free.
         groups: of each arm its groups' densities and fitness of their ensembles on validation.
         sense: of the fitness.
@@ -63,6 +64,7 @@ class Run:
     parameters: int
     rows: Sequence[Row]
     right: NDArray[np.bool_] | None
+    samples: NDArray[np.int64]
     against: Mapping[str, Gain]
     groups: Mapping[str, Sequence[tuple[float, float]]]
     sense: str = "min"
@@ -158,8 +160,7 @@ def _places(run: Run) -> dict[tuple[str, str], int]:
 
 def _pooled(runs: Sequence[Run], now: Sequence[int], before: Sequence[int]) -> Gain:
     """The difference of two rows of each run, over the samples of all of them."""
-    from smd_evo.statistics.bootstrap import paired_difference
-    from smd_evo.statistics.tests import mcnemar_exact
+    from smd_evo.statistics.repeated import repeated_difference
 
     for run in runs:
         if run.right is None:
@@ -171,8 +172,9 @@ def _pooled(runs: Sequence[Run], now: Sequence[int], before: Sequence[int]) -> G
         np.concatenate([run.right[place] for run, place in zip(runs, places, strict=True) if run.right is not None])
         for places in (now, before)
     )
-    p_value = mcnemar_exact(one, two)
-    return Gain(paired_difference(one, two, resamples=_RESAMPLES), p_value, p_value)
+    samples = np.concatenate([run.samples for run in runs])
+    value, p_value = repeated_difference(one, two, samples, resamples=_RESAMPLES)
+    return Gain(value, p_value, p_value)
 
 
 def adjusted(networks: Sequence[Network]) -> list[Network]:

@@ -107,7 +107,7 @@ def _gains(networks: list[Network]) -> Table:
         groups=[Group(lines)],
         note="Millions: of parameters that may be mutated. Best child and ensemble: difference of the sparse ones to "
         "the parent, in points of test accuracy, with 95 % paired bootstrap intervals, each by itself, not "
-        "corrected; of several seeds the mean, over all of their images. p: exact McNemar test, "
+        "corrected; of several seeds the mean, over all of their images, each drawn once. p: exact McNemar test, "
         f"adjusted by Holm for the {len(lines) * len(CANDIDATES)} gains of this table.",
     )
 

@@ -1,9 +1,9 @@
 """The paper's set-up over many architectures: one generation each, sigma calibrated for each, one summary.
 
 The statistics are ours. Of a network: the mean over its seeds, with an interval and an exact McNemar test over the
-images of all of them, and Holm's correction over networks. Over networks, which count alike: Student's interval of
-the mean, Wilcoxon's signed-rank test, a sign test. The question of such a study is what sparse mutations gain *over
-dense ones at matched norm*: that a child is better than its parent is true of dense ones, too.
+images of all of them, each drawn once, and Holm's correction over networks. Over networks, which count alike:
+Student's interval of the mean, Wilcoxon's signed-rank test, a sign test. The question of such a study is what sparse
+mutations gain *over dense ones at matched norm*: that a child is better than its parent is true of dense ones, too.
 
 Reference: Whitaker & Whitley, arXiv 2302.05832.
 """

@@ -26,7 +26,7 @@ def protocol_table(summary: Summary) -> Table:
         title=f"{count} network{'s' if count != 1 else ''}{several}, each on its test split, read once",
         caption="acc.: the parent's accuracy in %; gains in points with 95 % paired bootstrap intervals,\n"
         "each by itself, not corrected"
-        + ("; of several seeds the mean, over all of their images;\n" if several else ";\n")
+        + ("; of several seeds the mean, over all of their images,\neach drawn once;\n" if several else ";\n")
         + f"p: exact McNemar test, adjusted by Holm for the {count * len(CANDIDATES)} gains of this table;\n"
         "d: parameters, in millions.",
         names=["network"],
