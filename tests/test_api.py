@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import inspect
 import json
+import math
 import sys
 import threading
 import types
@@ -538,6 +539,21 @@ class TestFitness:
         assert best["fitness"] == pytest.approx(float(found))
         assert "absolute error, lower is better" in " ".join(repr(result).lower().split())
 
+    @pytest.mark.parametrize("shape", [(), (3,), (3, 2)], ids=["one number", "three", "three by two"])
+    def test_an_ensemble_without_classes_is_the_mean_of_its_outputs(self, shape, tmp_path):
+        """Also as it is read back, whatever the outputs' shape."""
+        inputs = torch.randn(90, 6, generator=torch.Generator().manual_seed(0))
+        last = nn.Unflatten(1, shape) if shape else nn.Flatten(0)
+        network = nn.Sequential(nn.Linear(6, math.prod(shape)), last)
+        samples = split((inputs, network(inputs).detach() + 0.1))
+        result = run(smd_evo.finetune, network, samples, fitness=ABSOLUTE, out=tmp_path / "run", callback=quiet)
+        row = next(
+            row for row in result.numbers["rows"] if (row["method"], row["candidate"]) == ("sparse", "ensemble")
+        )
+        for ensemble in (result.ensemble, smd_evo.load_run(tmp_path / "run", network).ensemble):
+            outputs = ensemble(samples.test[0])
+            assert float((outputs - samples.test[1]).abs().mean()) == pytest.approx(row["fitness"])
+
     def test_a_score_of_ones_own_may_be_infinite_for_broken_children(self, tmp_path):
         def likelihood(outputs, targets):
             return outputs.softmax(1).gather(1, targets[:, None]).log().squeeze(1)
@@ -628,6 +644,10 @@ class TestFitness:
         assert "labels, lower is better" in " ".join(done.stdout.lower().split())
         reported = here("report", "run", cwd=tmp_path)
         assert reported.returncode == 0, reported.stderr
+        exported = here("export", "run", "--trust", "--child", "ensemble", "--out", "weights", cwd=tmp_path)
+        assert "weights of its networks' logits: " in exported.stdout, exported.stderr
+        if not many:
+            refused(here("ensemble", "run", "--trust", cwd=tmp_path), "run: expected samples with classes")
 
     @pytest.mark.parametrize(
         ("function", "arguments", "options", "kind", "message"),

@@ -171,6 +171,7 @@ def _evolved(found: EvolutionResult, source: Source) -> Made:
 
 
 def _found(result: FinetuneResult) -> Networks:
-    chosen = result.arms[0].group.chosen(result.space)
+    group = result.arms[0].group
+    chosen = group.chosen(result.space)
     best, members = (list(chosen[name].members.values()) for name in ("best child", "ensemble"))
-    return Networks(lambda: result.space, best[0], members, result.best_free)
+    return Networks(lambda: result.space, best[0], members, group.ensemble.combine, result.best_free)

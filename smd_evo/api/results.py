@@ -43,13 +43,20 @@ class Networks:
         parent: gives the parent, and the selection of its parameters.
         best: the best child on validation.
         members: of the ensemble.
+        combine: how their outputs become one.
         free: the best on validation of what is nearly free; None: there is none.
     """
 
     def __init__(
-        self, parent: Callable[[], ParameterSpace], best: Child, members: list[Child], free: Free | None = None
+        self,
+        parent: Callable[[], ParameterSpace],
+        best: Child,
+        members: list[Child],
+        combine: str,
+        free: Free | None = None,
     ) -> None:
         self._parent, self._best, self._members, self._free = parent, best, members, free
+        self._combine = combine
 
     def best(self) -> nn.Module:
         """A network of its own."""
@@ -57,7 +64,9 @@ class Networks:
 
     @cached_property
     def _ensemble(self) -> SparseEnsemble | None:
-        return SparseEnsemble(copy.deepcopy(self._parent()), self._members) if self._members else None
+        if not self._members:
+            return None
+        return SparseEnsemble(copy.deepcopy(self._parent()), self._members, combine=self._combine)
 
     def ensemble(self) -> SparseEnsemble | None:
         """All members in the memory of one network, which is theirs alone."""

@@ -10,7 +10,7 @@ from torch import nn
 
 from smd_evo.api.results import Networks, RunResult
 from smd_evo.core.copying import whole_copy
-from smd_evo.core.parameters import ParameterSpace
+from smd_evo.core.parameters import Child, ParameterSpace
 from smd_evo.ensemble.module import SparseEnsemble
 from smd_evo.errors import InvalidType, WrongParent
 from smd_evo.experiments.finetune.files import read_config, read_shortlists
@@ -87,6 +87,8 @@ class _Shortlisted:
         self._run, self._select, self._parent = run, select, parent
         own = results["arms"][SPARSE]
         self._size = own["groups"][own["chosen"]]["ensemble_size"]
+        # Where samples have no classes there are no probabilities.
+        self._combine = "logits" if results["rows"][0]["accuracy"] is None else "probabilities"
 
     def best(self) -> nn.Module:
         """A network of its own."""
@@ -104,4 +106,5 @@ class _Shortlisted:
                 f"network: expected the parent of {self._run}, {sparse.fingerprint}, got {space.fingerprint()}; give "
                 "the network that the run began with"
             )
-        return Networks(lambda: space, sparse.recipes[sparse.best], list(sparse.recipes[: self._size]))
+        members: list[Child] = list(sparse.recipes[: self._size])
+        return Networks(lambda: space, sparse.recipes[sparse.best], members, self._combine)

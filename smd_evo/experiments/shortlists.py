@@ -32,7 +32,8 @@ class Shortlist:
         recipes: the children, best first.
         fitness: float64, one a child.
         best: place of the child that is best on validation.
-        logits: float32 [children, n, classes] on validation; not finite where a child's are not.
+        logits: float32 [children, n, classes] on validation, or [children, n, ...] where samples have no classes; not
+            finite where a child's are not.
         fingerprint: of their parent.
     """
 
@@ -81,7 +82,7 @@ def _shortlist(about: Mapping[str, Any], tensors: Mapping[str, Tensor], place: s
     """One arm, if its parts agree with each other."""
     fitness, logits = tensors[f"{place}.fitness"], tensors[f"{place}.logits"]
     encoded, best = entry(about, "recipes", list), entry(about, "best", int)
-    if (fitness.dim(), fitness.dtype, logits.dim(), logits.dtype) != (1, torch.float64, 3, torch.float32):
+    if (fitness.dim(), fitness.dtype, logits.dtype) != (1, torch.float64, torch.float32) or logits.dim() < 2:
         raise InvalidValue("its fitness or its predictions are of another type or shape")
     if not len(encoded) == len(fitness) == len(logits) > best >= 0:
         raise InvalidValue("its numbers of children differ")

@@ -68,6 +68,13 @@ def test_what_was_written_comes_back(tmp_path_factory, counts):
     assert [bits(own) for own in load_shortlists(path)] == [bits(own) for own in written]
 
 
+@pytest.mark.parametrize("shape", [(3, 7), (3, 7, 2, 4)])
+def test_predictions_of_any_shape_come_back(shape, tmp_path):
+    one = dataclasses.replace(shortlist(), logits=torch.rand(shape))
+    save_shortlists(tmp_path / "file", [one])
+    assert [bits(own) for own in load_shortlists(tmp_path / "file")] == [bits(one)]
+
+
 def test_predictions_that_are_not_finite_come_back(tmp_path):
     broken = shortlist()
     broken.logits[0, 0] = torch.tensor([NAN, math.inf, -math.inf])
@@ -118,7 +125,7 @@ RECIPE = "random:0.1|absolute|0000000000000005|0000000000000007|0.5"
     [
         ({"without": ["0.logits"]}, "its tensors are not those of 2 shortlists"),
         ({"tensors": {"2.logits": torch.zeros(3, 7, 3)}}, "its tensors are not those of 2 shortlists"),
-        ({"tensors": {"0.logits": torch.zeros(3, 7)}}, "another type or shape"),
+        ({"tensors": {"0.logits": torch.zeros(3)}}, "another type or shape"),
         ({"tensors": {"0.logits": torch.zeros(3, 7, 3, dtype=torch.int64)}}, "another type or shape"),
         ({"tensors": {"0.fitness": torch.zeros(3, 1, dtype=torch.float64)}}, "another type or shape"),
         ({"tensors": {"0.fitness": torch.zeros(3)}}, "another type or shape"),

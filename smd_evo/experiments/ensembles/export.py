@@ -57,7 +57,7 @@ def exported(
         shares = ", ".join(str(Fraction(weight).limit_denominator(len(chosen.curve))) for weight in chosen.weights)
         if child == "ensemble":
             networks = nn.ModuleList([space.make_child(recipe) for recipe in recipes])
-            how = f"a torch.nn.ModuleList; weights of its networks' {_POOLED[combine]}: {shares}"
+            how = f"a torch.nn.ModuleList; weights of its networks' {_POOLED[chosen.combine]}: {shares}"
             return plain_state(networks), how
         mean = space.make_child(soup(space, recipes, chosen.weights))
         return plain_state(mean), f"a soup of children, weights {shares}"

@@ -29,7 +29,7 @@ from smd_evo.experiments.ensembles.counts import ensemble_workload
 from smd_evo.experiments.finetune.settings import FinetuneConfig
 from smd_evo.experiments.parent import find_fitness, in_precision, load_parent
 from smd_evo.experiments.progress import Logged, Progress
-from smd_evo.experiments.scores import Curve, Diversity, Score, against, curve, diversity, score
+from smd_evo.experiments.scores import Curve, Diversity, Score, against, curve, diversity, of_classes, score
 from smd_evo.experiments.shortlists import SPARSE, Shortlist
 from smd_evo.experiments.speed import timed
 from smd_evo.experiments.views import are_images, changes, voted_views
@@ -70,7 +70,8 @@ def choose(shortlist: Shortlist, validation: Evaluator, method: str, size: int |
     Args:
         shortlist: the candidates.
         validation: the judge.
-        method, size, combine: see :func:`smd_evo.ensemble.selection.select_members`.
+        method, size: see :func:`smd_evo.ensemble.selection.select_members`.
+        combine: likewise; where samples have no classes "probabilities" is the mean of outputs, as in the run.
 
     Raises:
         InvalidValue: more members than the shortlist has children, an unknown method or combination, or stored
@@ -80,13 +81,17 @@ def choose(shortlist: Shortlist, validation: Evaluator, method: str, size: int |
     count = len(shortlist.recipes)
     if size is not None and (size := check_count("size", size)) > count:
         raise InvalidValue(f"size: expected 1 to {count}, the children on each shortlist, got {size}")
-    targets = validation.targets()
-    samples, classes = shortlist.logits.shape[1:]
-    if samples != len(targets) or classes <= int(targets.max()):
+    targets, (samples, *rest) = validation.targets(), shortlist.logits.shape[1:]
+    least = f" of {int(targets.max()) + 1} classes or more" if of_classes(shortlist.logits[0], targets) else ""
+    if samples != len(targets) or (least and rest[0] <= int(targets.max())):
         raise InvalidValue(
-            f"run: expected predictions of {len(targets)} validation samples of {int(targets.max()) + 1} classes or "
-            f"more, got those of {samples} of {classes}; the data have changed since: run finetune again"
+            f"run: expected predictions of {len(targets)} validation samples{least}, got those of "
+            f"{' of '.join(map(str, (samples, *rest)))}; the data have changed since: run finetune again"
         )
+    if not least and combine == "majority":
+        raise InvalidValue("combine: expected logits for samples without classes, got majority; leave it out")
+    if not least and combine == "probabilities":
+        combine = "logits"
     return select_from(
         stored(shortlist.logits),
         count,
@@ -166,6 +171,10 @@ def _scored(
     progress: Progress,
 ) -> EnsembleResult:
     data, validation = parent_on_validation(config, shortlists, progress)
+    if not of_classes(shortlists[0].logits[0], validation.targets()):
+        raise InvalidValue(
+            "run: expected samples with classes to score ensembles on, got others; the run's own table has one"
+        )
     selections = {arm.name: choose(arm, validation, method, size, combine) for arm in shortlists}
     space, seed = validation.space, config.seed
     passes = len(selections[SPARSE].members)

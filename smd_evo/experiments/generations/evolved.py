@@ -71,4 +71,4 @@ def evolved_weights(
     if child == "soup":
         return plain_state(ensemble.soup()), f"a soup of the ensemble's networks, weights {shares}"
     networks = nn.ModuleList([ensemble.member(number) for number in range(len(ensemble))])
-    return plain_state(networks), f"a torch.nn.ModuleList; weights of its networks' probabilities: {shares}"
+    return plain_state(networks), f"a torch.nn.ModuleList; weights of its networks' {ensemble.combine}: {shares}"
