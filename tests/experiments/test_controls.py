@@ -13,6 +13,7 @@ from smd_evo.core.mutation import Lineage
 from smd_evo.evaluation import heads, sharing, visit
 from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.experiments.compare.methods.base import Task
+from smd_evo.experiments.compare.methods.free import refused
 from smd_evo.experiments.compare.methods.registry import CONTROLS, find_method
 from smd_evo.experiments.finetune.free import choose_free
 from smd_evo.experiments.free import FREE
@@ -142,6 +143,23 @@ def test_those_that_make_no_sense_are_refused_by_name():
     convolution = nn.Sequential(nn.Conv2d(1, 3, 4), nn.Flatten())
     assert find_method("head-refit").refusal(convolution, SAMPLES) == "its last layer is no torch.nn.Linear"
     assert not any(find_method(name).refusal(trained(), SAMPLES) for name in CONTROLS)
+
+
+def test_those_that_fail_at_a_forward_pass_are_found_before_a_comparison_begins():
+    """A head on each part of a sample: its inputs are no vectors, which nothing but a forward pass shows."""
+
+    class Parts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.head = nn.Linear(4, 6), nn.Linear(6, 3)
+
+        def forward(self, images):
+            return self.head(self.first(images.flatten(1, 2)).relu()).mean(1)
+
+    found = refused(ParameterSpace(Parts()), SAMPLES, "auto")
+    assert set(found) == {"head-refit", "head-tuned", "batchnorm-blend"}
+    assert found["head-tuned"].startswith("head: expected one vector of features for each of 8 samples, got")
+    assert refused(ParameterSpace(trained()), SAMPLES, "auto") == {}
 
 
 def test_all_settings_of_a_control_are_fitted_to_one_look(monkeypatch):

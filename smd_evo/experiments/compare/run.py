@@ -27,7 +27,8 @@ from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.experiments.chance import remark
 from smd_evo.experiments.compare.memory import PeakMemory
 from smd_evo.experiments.compare.methods.base import Method, Strength, Task, alone
-from smd_evo.experiments.compare.methods.registry import CONTROLS, find_method
+from smd_evo.experiments.compare.methods.free import refused
+from smd_evo.experiments.compare.methods.registry import find_method
 from smd_evo.experiments.compare.settings import CompareConfig
 from smd_evo.experiments.parent import NAMED, Source, check_of_outputs, in_precision
 from smd_evo.experiments.progress import Logged, Progress
@@ -152,8 +153,8 @@ class Comparison:
     @cached_property
     def refused_controls(self) -> dict[str, str]:
         """Controls that make no sense for this network or these samples, and why."""
-        reasons = {name: find_method(name).refusal(self._space.module, self.data.fitness) for name in CONTROLS}
-        return {name: why for name, why in reasons.items() if why}
+        with in_precision(self.config):
+            return refused(self._space, self.data.fitness, self.config.batch_size)
 
     @property
     def steps(self) -> int:

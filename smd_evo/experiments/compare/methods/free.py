@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
+from smd_evo.core.parameters import ParameterSpace
 from smd_evo.evaluation.data import minibatch
+from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.evaluation.work import Work
 from smd_evo.experiments import free
 from smd_evo.experiments.compare.methods.base import Method, Settings, Task, alone
+from smd_evo.experiments.compare.methods.registry import CONTROLS, find_method
 from smd_evo.zoo.data import Samples
 
 __all__ = [
@@ -23,7 +27,11 @@ __all__ = [
     "PriorMatch",
     "Temperature",
     "Views",
+    "refused",
 ]
+
+_FEW = 8
+"""Samples that show what a network makes of any."""
 
 _IMAGES = ({"images": 1000}, {"images": 300}, {"images": 3000}, {"images": 10000})
 
@@ -126,3 +134,27 @@ class Views(Control):
         {"views": 5, "flips": True},
         {"views": 5, "flips": False},
     )
+
+
+def refused(space: ParameterSpace, samples: Samples, batch_size: int | str) -> dict[str, str]:
+    """Controls that make no sense for a network or samples, and why.
+
+    Args:
+        space: of the network.
+        samples: of the fitness split.
+        batch_size: samples a forward pass, or "auto".
+    """
+    parent = Evaluator(space, samples, batch_size=batch_size)
+    found, few = {}, parent.on_samples(torch.arange(min(_FEW, parent.samples), device="cpu"))
+    for name in CONTROLS:
+        control = find_method(name)
+        assert issubclass(control, Control)
+        why = control.refusal(space.module, samples)
+        try:
+            if not why:
+                control.kind.look(few)
+        except Exception as error:  # of features that only a forward pass shows: it would end the whole comparison
+            why = str(error).partition("\n")[0] or type(error).__name__
+        if why:
+            found[name] = why
+    return found
