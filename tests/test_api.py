@@ -416,6 +416,14 @@ class TestFolders:
         with pytest.raises(InvalidValue, match=r"^resume: expected the run's own settings, .*seed"):
             run(smd_evo.evolve, out=tmp_path / "run", callback=quiet, seed=5)
 
+    @pytest.mark.parametrize(("name", "value"), [("generations", 4), ("patience", 1)])
+    def test_a_finished_run_that_would_have_gone_on_or_ended_before_is_another_one(self, name, value, tmp_path):
+        run(smd_evo.evolve, out=tmp_path / "run", callback=quiet)
+        with pytest.raises(
+            InvalidValue, match=f"^out: expected a finished run that ends .* {name} .* instead of {value};"
+        ):
+            run(smd_evo.evolve, out=tmp_path / "run", callback=quiet, **{name: value})
+
     @pytest.mark.parametrize("what", ["network", "data"])
     @pytest.mark.parametrize("function", [smd_evo.evolve, smd_evo.compare], ids=lambda each: each.__name__)
     def test_a_finished_run_of_another_network_or_other_data_is_none_to_go_on_with(self, function, what, tmp_path):

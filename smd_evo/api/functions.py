@@ -20,10 +20,11 @@ from smd_evo.api.results import RunResult, read_files
 from smd_evo.api.runs import Stored
 from smd_evo.api.settings import has_settings, taken
 from smd_evo.core.parameters import ParameterSpace
+from smd_evo.errors import InvalidValue
 from smd_evo.evaluation.fitness import BatchFitness, Fitness, Sense
 from smd_evo.experiments.compare.settings import CompareConfig
 from smd_evo.experiments.finetune.settings import FinetuneConfig
-from smd_evo.experiments.folders.content import IDENTITY, digest
+from smd_evo.experiments.folders.content import CONFIG, IDENTITY, differing, digest
 from smd_evo.experiments.folders.rescue import RESULTS, fill
 from smd_evo.experiments.folders.survival import Interrupted
 from smd_evo.experiments.folders.take import new_run
@@ -32,6 +33,7 @@ from smd_evo.experiments.generations.identity import changed_config, check_data,
 from smd_evo.experiments.generations.settings import EvolutionConfig
 from smd_evo.experiments.parent import Source
 from smd_evo.experiments.progress import Progress
+from smd_evo.experiments.settings import load_settings
 from smd_evo.experiments.window.settings import WindowConfig
 from smd_evo.report.records import read_record
 
@@ -43,6 +45,9 @@ if TYPE_CHECKING:
 __all__ = ["compare", "evolve", "finetune", "window"]
 
 Callback = Callable[[State], Any]
+
+_ENDS = ("generations", "patience")
+"""Settings that a run which is not finished may go on with others of."""
 
 
 @has_settings(FinetuneConfig)
@@ -215,6 +220,11 @@ def _gone_on(
     wanted = {name: value for name, value in config.as_dict().items() if name != "device" or name in given}
     if (folder / RESULTS).is_file():
         changed_config(folder, wanted, trust=True)  # which raises if it is another run's
+        if differ := differing(load_settings(folder / CONFIG), {name: wanted[name] for name in _ENDS}):
+            raise InvalidValue(
+                f"out: expected a finished run that ends where this one would, got {folder} with {differ}; it has "
+                "read its test split and does not go on, choose another"
+            )
         network, data = source.parent(config, progress)
         identity = read_identity(folder)
         check_parent(identity, ParameterSpace(network, config.select).fingerprint())
