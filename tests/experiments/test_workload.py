@@ -68,11 +68,15 @@ def assert_told(watch):
     assert certain <= watch.images <= watch.workload.evaluations
 
 
-@pytest.mark.parametrize("more", [{}, {"sigma": 0.1, "subspace": "tensor", "density": None}])
+@pytest.mark.parametrize(
+    "more", [{"also": PLACE["data"]}, {"sigma": 0.1, "subspace": "tensor", "density": None}], ids=["also", "tensor"]
+)
 def test_finetune(watch, more):
     wanted = PLACE | {"children": 6, "density": [0.3, 0.1]} | more
     result = finetune(FinetuneConfig.read({name: value for name, value in wanted.items() if value}), watch)
     assert_told(watch)
+    for part in ("", "free, "):
+        assert watch.counts().get(f"{part}also") == (watch.counts()[f"{part}test"] if "also" in more else None)
     assert watch.counts()["children"] == len(result.arms) * result.evaluations["children of each arm"]
     calibrated = sum(count for name, count in result.evaluations.items() if name.startswith("calibration"))
     assert calibrated <= watch.counts()["calibration"]

@@ -44,18 +44,24 @@ def _children(config: FinetuneConfig, groups: int, samples: int) -> list[Part]:
 
 
 def _free(sizes: Sizes) -> list[Part]:
-    """What is nearly free: fitted with each of its settings, tried on validation, the chosen one on test."""
+    """What is nearly free: fitted with each of its settings, tried on validation, the chosen one reported."""
     made = [[kind(**settings) for settings in kind.grid] for kind in FREE.values()]
     tried = sum(each.passes for several in made for each in several)
+    chosen = sum(several[0].passes for several in made)
     return [
         Part("free, fitted", sum(map(len, made)), sizes["fitness"], bound=True),
         Part("free, validation", tried, sizes["validation"], bound=True),
-        Part("free, test", sum(several[0].passes for several in made), sizes["test"], bound=True),
+        Part("free, test", chosen, sizes["test"], bound=True),
+        Part("free, also", chosen, sizes.get("also", 0), bound=True),
     ]
 
 
 def finetune_workload(config: FinetuneConfig, sizes: Sizes) -> Workload:
     """A single generation with its controls.
+
+    Args:
+        config: the settings.
+        sizes: of the splits, and of the other data under "also" if there are any.
 
     Example:
         >>> config, sizes = FinetuneConfig(density=(0.1,)), {"fitness": 300, "validation": 300, "test": 500}
@@ -66,6 +72,8 @@ def finetune_workload(config: FinetuneConfig, sizes: Sizes) -> Workload:
     votes = min(config.shortlist, config.children)
     number, effort = calibrations(config)
     calibrating = number * calibration_cost(effort.children, effort.bisections)
+    # Of each arm the median child, those that vote, the best one among them, and their soup.
+    reported = 1 + arms * (1 + votes + ("soup" in config.ensembles))
     return workload(
         [
             Part("calibration", calibrating, few(sizes["fitness"], config.race), bound=True),
@@ -73,7 +81,7 @@ def finetune_workload(config: FinetuneConfig, sizes: Sizes) -> Workload:
             Part("parent", 2, sizes["fitness"]),
             Part("validation", groups * votes, sizes["validation"]),
             *(_free(sizes) if config.controls else ()),
-            # Of each arm the median child, those that vote, the best one among them, and their soup.
-            Part("test", 1 + arms * (1 + votes + ("soup" in config.ensembles)), sizes["test"], bound=True),
+            Part("test", reported, sizes["test"], bound=True),
+            Part("also", reported, sizes.get("also", 0), bound=True),
         ]
     )

@@ -62,7 +62,8 @@ def _finetuned(config: FinetuneConfig, progress: Progress, source: Source) -> Fi
     check_of_outputs(ranker.fitness)
     if config.race:
         raced(ranker.fitness)
-    progress.expect(timed(finetune_workload(config, data.sizes), ranker))
+    sizes = {name: len(numbers) for name, numbers in data.indices.items()}  # of other data, too
+    progress.expect(timed(finetune_workload(config, sizes), ranker))
     judge = ranker.on(data.validation)
     before, outputs = ranker.observe([Lineage()])
     if told := remark(outputs[0], ranker.targets()):
