@@ -9,6 +9,7 @@ from matplotlib.image import imread
 from rich.console import Console
 
 from smd_evo import Evaluator
+from smd_evo.experiments.sections import printed as on_page
 from smd_evo.experiments.window.numbers import PartialEstimate
 from smd_evo.experiments.window.plot import plot_window
 from smd_evo.experiments.window.results import BestChild, Cell, Profile, Window, WindowResult
@@ -128,6 +129,14 @@ def test_costs_and_lost_children_are_told():
 def test_the_table_says_where_an_edge_is_or_why_it_is_unknown(values, text):
     edges, _ = window_tables(result(profile("random:0.01", window(0.9, **values))))
     assert [" ".join(line.split()) for line in printed(edges).splitlines() if "90 %" in line] == [f"90 % {text}"]
+
+
+def test_a_window_without_a_child_is_a_row_of_the_page_and_no_heading():
+    nothing = dataclasses.replace(window(0.99, sigma=None, beyond="below"), best=None)
+    _, children = window_tables(result(profile("random:0.01", nothing, window(0.9))))
+    (group,) = on_page(children).groups
+    assert group.heading == "random:0.01"
+    assert [[cell.text for cell in row[:2]] for row in group.rows] == [["99 %", "none"], ["90 %", "0.01"]]
 
 
 @pytest.fixture(scope="module")

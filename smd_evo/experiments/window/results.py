@@ -111,8 +111,8 @@ class WindowResult:
         chance: the most frequent class's share of the fitness split, what a constant answer reaches there.
         destroyed: the accuracy below which a cell counts as destroyed.
         profiles: one a rule.
-        evaluations: "children" on the fitness split, the parent included; of the "full grid" of the same strengths
-            and rules; on the "validation" split.
+        evaluations: "children" on the fitness split, and of the "full grid" of the same strengths and rules; the best
+            ones on the "validation" split. The parent, which is evaluated once on each, is none of them.
     """
 
     config: WindowConfig

@@ -118,7 +118,7 @@ def _short(number: float, digits: int) -> str:
 def _best(window: Window) -> tuple[str, ...]:
     best = window.best
     if best is None:
-        return ("", "", "", "")
+        return ("none", "", "", "")
     return _short(best.sigma, 3), f"{100 * best.accuracy:.1f}", points(best.gain), p_text(best.p_value)
 
 
