@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import torch
-
+from smd_evo.core.keys import derive
+from smd_evo.evaluation.data import minibatch
 from smd_evo.evaluation.evaluator import Evaluator
 
 __all__ = ["few", "on_few"]
 
 _MOST = 500
 """A calibration's children are many, and its answer is a median."""
+
+_KEY = derive(0, "samples of calibrations")
 
 
 def few(samples: int, race: bool = False) -> int:
@@ -22,6 +24,6 @@ def few(samples: int, race: bool = False) -> int:
 
 
 def on_few(evaluator: Evaluator, race: bool = False) -> Evaluator:
-    """The same evaluator, on the first of its samples."""
-    count = few(evaluator.samples, race)
-    return evaluator if count == evaluator.samples else evaluator.on_samples(torch.arange(count, device="cpu"))
+    """The same evaluator, on some of its samples: drawn, as the first ones may all be of one class."""
+    count, samples = few(evaluator.samples, race), evaluator.samples
+    return evaluator if count == samples else evaluator.on_samples(minibatch(_KEY, 0, count, samples))

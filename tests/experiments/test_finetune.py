@@ -18,7 +18,7 @@ from smd_evo.evaluation.calibration import Effort, calibration_cost
 from smd_evo.evaluation.data import make_batches
 from smd_evo.evaluation.evaluator import Evaluation
 from smd_evo.evaluation.race import finalists
-from smd_evo.experiments.calibration import few
+from smd_evo.experiments.calibration import few, on_few
 from smd_evo.experiments.compare.methods.registry import CONTROLS
 from smd_evo.experiments.finetune import run as module
 from smd_evo.experiments.finetune.arms import Strength
@@ -355,6 +355,14 @@ class TestArms:
 
     def test_fewer_calibration_samples_in_a_race(self):
         assert (few(5000), few(300), few(300, race=True), few(5000, race=True)) == (500, 300, 150, 500)
+
+    def test_calibration_samples_are_of_all_classes_however_these_are_ordered(self):
+        inputs, targets = torch.zeros(1500, 1), torch.arange(1500) // 500
+        evaluator = Evaluator(torch.nn.Linear(1, 3), (inputs, targets))
+        counts = torch.bincount(on_few(evaluator).targets(), minlength=3)
+        assert int(counts.sum()) == 500
+        assert int(counts.min()) > 130  # of 167, with a standard deviation of 9
+        assert on_few(evaluator.on_samples(torch.arange(300))).samples == 300
 
     @pytest.mark.parametrize(
         ("settings", "message"),
