@@ -31,9 +31,11 @@ from smd_evo.api.options import CompareOptions, EvolutionOptions, FinetuneOption
 from smd_evo.errors import InvalidType, InvalidValue, OutputExists, SmdEvoError, Stopped, UnsupportedParameter
 from smd_evo.experiments.compare.settings import CompareConfig
 from smd_evo.experiments.finetune.settings import FinetuneConfig
+from smd_evo.experiments.folders.content import digest
 from smd_evo.experiments.generations.metrics import read_metrics
 from smd_evo.experiments.generations.settings import EvolutionConfig
 from smd_evo.experiments.window.settings import WindowConfig
+from smd_evo.zoo.own import data_of
 
 pytestmark = [pytest.mark.numeric, pytest.mark.usefixtures("quick")]
 
@@ -120,6 +122,14 @@ class TestSplits:
             assert (torch.bincount(own % 3) - len(own) // 3).abs().max() <= 1  # stratified
             seen += own.tolist()
         assert sorted(seen) == numbers.tolist()
+
+    def test_what_they_hold_is_noted_whatever_they_come_in(self):
+        """Or a run would go on, without a word, with other samples of a data set or a loader."""
+        inputs, targets = torch.randn(90, 4, generator=torch.Generator().manual_seed(0)), torch.arange(90) % 3
+        forms = [lambda *pair: pair, TensorDataset, lambda *pair: DataLoader(TensorDataset(*pair), 7)]
+        same, others = ([digest(data_of(split(form(each, targets)))) for form in forms] for each in (inputs, -inputs))
+        assert len(set(same)) == len(set(others)) == 1
+        assert same != others
 
     def test_a_test_set_of_its_own_is_left_as_it_is(self):
         found = split(blobs(60), blobs(30, key=5), fitness=10)

@@ -153,7 +153,8 @@ def digest(data: Data) -> str:
     for indices in data.indices.values():
         found.update(indices.tobytes())
     for samples in (data.fitness, data.validation):
-        parts = tensors_of(samples) if isinstance(samples, tuple) else []
+        whole = [samples] if isinstance(samples, tuple) else samples if isinstance(samples, list) else []
+        parts = [part for each in zip(*map(tensors_of, whole), strict=True) for part in each]  # however many batches
         for part in samples.tensors() if isinstance(samples, Records) else parts:
             found.update(part.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
