@@ -557,6 +557,16 @@ class TestFitness:
         assert best["fitness"] == pytest.approx(float(found))
         assert "absolute error, lower is better" in " ".join(repr(result).lower().split())
 
+    @with_networks
+    def test_a_metric_of_one_output_for_yes_or_no(self, function):
+        inputs = torch.randn(150, 4, generator=torch.Generator().manual_seed(0))
+        samples, network = split((inputs, (inputs[:, 0] > 0).long())), nn.Linear(4, 1)
+        network.weight.data = torch.tensor([[1.0, 0.5, 0, 0]])
+        result = run(function, network, samples, fitness="auroc", callback=quiet)
+        before = Evaluator(network, samples.test, "auroc").evaluate([Lineage()]).fitness[0]
+        assert result.numbers["rows"][0]["fitness"] == pytest.approx(float(before))
+        assert result.ensemble(inputs).shape == (150, 1)
+
     @pytest.mark.parametrize("shape", [(), (3,), (3, 2)], ids=["one number", "three", "three by two"])
     def test_an_ensemble_without_classes_is_the_mean_of_its_outputs(self, shape, tmp_path):
         """Also as it is read back, whatever the outputs' shape."""

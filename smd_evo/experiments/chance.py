@@ -32,7 +32,7 @@ def remark(outputs: Tensor, targets: Tensor, split: str = "fitness") -> str:
         targets: class numbers, int64 [n].
         split: where these samples are from.
     """
-    if not of_classes(outputs, targets) or outputs.shape[1] < 2:
+    if not of_classes(outputs, targets):
         return ""
     return near_chance(float(accuracy(outputs, targets).mean()), targets, split)
 

@@ -239,8 +239,8 @@ def _gain(outputs: Tensor, parent: Tensor, targets: Tensor, fitness: OutputFitne
 
 
 def of_classes(outputs: Tensor, targets: Tensor) -> bool:
-    """Whether targets [n] are numbers of the outputs [n, classes]."""
-    return outputs.dim() == 2 and targets.dim() == 1 and not targets.is_floating_point()
+    """Whether targets [n] are numbers of the outputs [n, classes]; of a single output, yes or no, they are none."""
+    return outputs.dim() == 2 and outputs.shape[1] > 1 and targets.dim() == 1 and not targets.is_floating_point()
 
 
 def pooling(outputs: Tensor, targets: Tensor) -> str:
