@@ -286,12 +286,16 @@ class TestResults:
 
         inputs = torch.linspace(-1, 1, 90)[:, None]
         settings = {"generations": 50, "validate_every": 10, "children": 10, "sigma": 0.3, "learning_rate": 0.3}
+        settings["log"] = "csv"
         arguments = nn.Linear(1, 1), split((inputs, 3 * inputs))
         result = smd_evo.evolve(*arguments, fitness=ABSOLUTE, out=tmp_path, callback=ending, **settings)
         assert result.numbers["stopped"] == "callback"
         assert result.numbers["generations"] == (1 if phase == "begin" else 4)
         *_, last = result.to_pandas().to_dict("records")
         assert last["validation.fitness"] < result.numbers["validation"]["fitness"]
+        logged = pandas.read_csv(tmp_path / "metrics.csv").to_dict("records")
+        assert logged[-1]["validation_fitness"] == last["validation.fitness"]
+        assert len(logged) == result.numbers["generations"]
         before, best, *_ = result.numbers["rows"]
         assert best["fitness"] < before["fitness"]
         again = smd_evo.evolve(*arguments, fitness=ABSOLUTE, out=tmp_path, callback=quiet, **settings)

@@ -31,7 +31,7 @@ from smd_evo.experiments.folders.survival import Interrupted, disk, has_checkpoi
 from smd_evo.experiments.folders.take import new_run
 from smd_evo.experiments.generations.checkpoints import newest, notes_its_run, write_checkpoint
 from smd_evo.experiments.generations.identity import check_same, identity_of, read_identity, resumed_config
-from smd_evo.experiments.generations.loggers import open_loggers
+from smd_evo.experiments.generations.loggers import open_loggers, tell_csv_anew
 from smd_evo.experiments.generations.metrics import HISTORY, Metrics, read_metrics
 from smd_evo.experiments.generations.results import EvolutionResult, finish
 from smd_evo.experiments.generations.run import Evolution
@@ -218,6 +218,7 @@ def _validate_last(evolution: Evolution, run: Path, records: list[dict[str, Any]
     with disk(run, evolution.generation):
         with Metrics(run, records) as metrics:
             metrics.sync()
+        tell_csv_anew(evolution.config, run, records, evolution.start)
         if lasting:
             write_checkpoint(run, evolution.generation, evolution.state_dict(), evolution.config.keep_checkpoints)
 

@@ -16,7 +16,7 @@ from smd_evo.errors import InvalidValue
 from smd_evo.experiments.generations.run import Generation, Validation
 from smd_evo.experiments.generations.settings import EvolutionConfig
 
-__all__ = ["open_loggers"]
+__all__ = ["open_loggers", "tell_csv_anew"]
 
 Log = Callable[[Mapping[str, float], int], object]
 _Records = Sequence[Mapping[str, Any]]
@@ -53,6 +53,13 @@ def open_loggers(
                     warnings.warn(f"{name}: no more generations are told there ({error})", stacklevel=2)
 
         yield tell
+
+
+def tell_csv_anew(config: EvolutionConfig, run: Path, records: _Records, start: Validation) -> None:
+    """Write metrics.csv once more, if there is one: more has become known of a generation that was told already."""
+    if "csv" in config.log:
+        with _csv(config, run, records, start):
+            pass
 
 
 def _numbers(record: Mapping[str, Any]) -> dict[str, float]:
