@@ -108,7 +108,9 @@ def test_a_race_finds_the_same_best_child_and_tells_what_it_saved(result, tmp_pa
     took, all_of_it = raced.evaluations[RACED], raced.evaluations[UNRACED]
     assert took == sum(part.count * part.images for part in counter.workload.parts if "round" in part.name)
     assert all_of_it == 12 * 60
-    assert finetune_verdict(raced)[-1].startswith(f"The race took {took:,} of 720 image evaluations")
+    assert finetune_verdict(raced)[-1].startswith(
+        f"The race took {took:,} of 720 image evaluations of the sparse children"
+    )
     assert not any("race" in line for line in finetune_verdict(whole))
     save_children(tmp_path / "children", raced.space, after.recipes, after.result, "cross_entropy")
     checked = verify_children(raced.config, tmp_path / "children")

@@ -98,12 +98,12 @@ def _finetuned(config: FinetuneConfig, progress: Progress, source: Source) -> Fi
         evaluations={
             **calibrations,
             "children of each arm": config.children * len(plans[SPARSE]),
+            **_raced(config, len(plans[SPARSE]), ranker.samples),
             **{
                 f"children of {name}": config.children * len(plan)
                 for name, plan in plans.items()
                 if len(plan) != len(plans[SPARSE])
             },
-            **_raced(config, len(plans[SPARSE]), ranker.samples),
             "forward passes of an image, children and parent": round(work.forwards),
         },
     )

@@ -114,7 +114,7 @@ def raced(evaluations: Mapping[str, int]) -> list[str]:
     if RACED not in evaluations:
         return []
     took, whole = evaluations[RACED], evaluations[UNRACED]
-    return [f"The race took {took:,} of {whole:,} image evaluations of each arm's children, {took / whole:.0%}."]
+    return [f"The race took {took:,} of {whole:,} image evaluations of the sparse children, {took / whole:.0%}."]
 
 
 def _cells(row: Row) -> list[str]:
