@@ -462,6 +462,15 @@ class TestFolders:
         again = run(smd_evo.compare, **(options | {"seeds": 3}))
         assert again.numbers["trials"] == before.numbers["trials"]
 
+    def test_a_comparison_that_is_stopped_with_more_seeds_is_still_one_of_those_it_has(self, tmp_path):
+        before = run(smd_evo.compare, out=tmp_path / "run", callback=quiet)
+        with pytest.raises(Stopped):
+            run(smd_evo.compare, out=tmp_path / "run", seeds=3, callback=lambda state: state.phase[:5] != "run 2")
+        stopped = smd_evo.load_run(tmp_path / "run")
+        assert stopped.config["seeds"] == 2
+        assert repr(stopped) == repr(before)
+        assert run(smd_evo.compare, out=tmp_path / "run", seeds=3, callback=quiet).config["seeds"] == 3
+
     def test_commands_that_need_the_parent_say_who_has_it(self, tmp_path):
         run(smd_evo.finetune, out=tmp_path / "run", callback=quiet)
         for command in ("verify", "ensemble"):

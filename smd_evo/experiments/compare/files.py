@@ -81,9 +81,9 @@ def compare(
         if new is None and (workload.parts or source is not NAMED):
             _check_same(folder, runner.here())
         progress.expect(workload)
-        write_config(folder, config)  # there may be more methods and seeds now
-        (folder / RUNS).mkdir(exist_ok=True)
         if new is not None:
+            write_config(folder, config)
+            (folder / RUNS).mkdir(exist_ok=True)
             known = {"data": described(new.data), "parameters": new.parameters, "refused": new.refused_controls}
             write_results(folder / _DATA, "compare-data", known | _identity(new))
         tuning = {name: _tuning(name, config) for name in names}
@@ -186,6 +186,7 @@ def _check_same(folder: Path, comparison: Comparison) -> None:
 def _write(folder: Path, result: CompareResult, runs: Sequence[Run], data: Mapping[str, Any]) -> None:
     results = {name: value for name, value in dataclasses.asdict(result).items() if name != "config"}
     seconds = sum(run.seconds for run in runs)
+    write_config(folder, result.config)  # with results of fewer methods and seeds these were those of their settings
     write_results(folder / RESULTS, "compare", {**results, "data": dict(data)}, seconds)
     write_whole(folder / POINTS, points_table(runs).encode())
     write_plot(folder / PLOT, lambda file: plot_compare(result, file))
