@@ -86,10 +86,10 @@ class Steps:
         return self.cost
 
 
-def test_trials_take_a_tenth_of_the_budget_each_or_there_are_none(gradient_free, task):
+def test_trials_are_of_two_steps_within_a_tenth_of_the_budget_each_or_there_are_none(gradient_free, task):
     tuned, seen = gradient_free("frame").tuned, []
     task = replace(task, validate=lambda module: seen.append(module.score) or module.score)
-    for cost, best in ((100, 1), (101, 0)):
+    for cost, best in ((50, 1), (51, 0), (101, 0)):
         grid = [{"cost": cost, "value": value} for value in (1, 3, 2)]
         setting, trials = tuned(task, Steps, 1000, 0, grid)
         assert setting == grid[best]

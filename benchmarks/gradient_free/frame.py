@@ -5,7 +5,7 @@ besides (its parent, a base line, a first scale) counts, too. Not counted, for a
 strength at which the median dense mutation keeps 0.9 of the parent's score, in whose units all strengths are.
 
 Every method has the same budget, and as many trials as there are settings in its grid, three, each on a tenth of it;
-validation chooses among them, for each seed anew. A method of which one step takes more than a trial has the first
+validation chooses among them, for each seed anew. A method that makes less than two steps in a trial has the first
 setting. Of a run comes the best of five equally spaced checks and its start, by validation. Test is read once a
 method and seed.
 """
@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,8 +38,9 @@ from measure import machine
 __all__ = ["Cost", "Outcome", "Search", "Task", "calibrated", "main", "once", "run", "tuned"]
 
 RESULTS = Path(__file__).with_name("results")
-CHECKS, TRIALS, SHARE = 5, 3, 10
+CHECKS, TRIALS, SHARE, LEAST = 5, 3, 10, 2
 KEEP, TESTED, BISECTIONS = 0.9, 8, 4
+OTHERS = ("eggroll-es", "polystep", "x-evolution", "snntorch", "transformers")
 
 
 @dataclass
@@ -143,12 +145,14 @@ class Outcome:
         module: the best of the checks and the start, by validation.
         validation: its score.
         forwards: forward passes taken.
+        steps: that took these.
         checks: forward passes and validation at each check, the start's first.
     """
 
     module: nn.Module
     validation: float
     forwards: int
+    steps: int
     checks: list[tuple[int, float]]
 
 
@@ -160,15 +164,15 @@ def run(task: Task, maker: Maker, forwards: int, seed: int, setting: Mapping[str
         search = maker(task, seed, **setting)
         start = search.module  # the parent, or what the method makes of it first
         best, kept = task.validate(start), copy.deepcopy(start)
-        checks, spent, last = [(0, best)], 0, 0
+        checks, spent, last, steps = [(0, best)], 0, 0, 0
         while spent + last <= forwards:
             last = search.step()
-            spent += last
+            spent, steps = spent + last, steps + 1
             if spent >= forwards * len(checks) / CHECKS or spent + last > forwards:
                 checks.append((spent, task.validate(search.module)))
                 if checks[-1][1] > best:
                     best, kept = checks[-1][1], copy.deepcopy(search.module)
-        return Outcome(kept, best, spent, checks)
+        return Outcome(kept, best, spent, steps, checks)
     finally:
         torch.random.set_rng_state(before)
 
@@ -180,7 +184,7 @@ def tuned(
     found: list[Any] = []
     for setting in grid[:TRIALS] if len(grid) > 1 else []:
         outcome = run(task, maker, forwards // SHARE, 1000 + seed, setting)
-        if outcome.forwards > forwards // SHARE:  # one step, and more than others have for a trial
+        if outcome.steps < LEAST:  # which says little of it, or takes more than others have for a trial
             return grid[0], []
         found.append((setting, outcome.validation))
     return max(found, key=lambda each: each[1], default=(grid[0], 0.0))[0], found
@@ -232,6 +236,7 @@ def main(
             parser.error(f"--forwards: expected {budget}, as in {file}, got {given.forwards}; move {folder} away")
     prepare(given.work)
     folder.mkdir(parents=True, exist_ok=True)
+    versions = {each.name: each.version for each in distributions() if each.name in OTHERS}
     for seed in map(int, given.seeds.split(",")):
         made: Task | None = None
         parent: dict[str, Any] = {}
@@ -253,7 +258,8 @@ def main(
                 record |= {"setting": setting, "trials": trials, "forwards": outcome.forwards}
                 record |= {"validation": outcome.validation, "checks": outcome.checks}
             record |= {"test": test(module), "parent": parent, "seconds": round(time.perf_counter() - start, 1)}
-            write_whole(file, (json.dumps({**record, "machine": machine()}, indent=1) + "\n").encode())
+            record["machine"] = {**machine(), **versions}
+            write_whole(file, (json.dumps(record, indent=1) + "\n").encode())
             print(f"{method}, seed {seed}: {record['validation']:.4g}, {record['seconds']} s", flush=True)
     from tables import table
 
