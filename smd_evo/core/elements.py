@@ -59,7 +59,8 @@ class Elements:
         if not any(tensor.numel() for tensor in chosen.values()):
             raise InvalidValue(f"select: expected at least one parameter element, got none from {select!r}")
         self.module = module
-        self.names = tuple(chosen)
+        # Integers last, also those that are parameters: with the frozen ones these come in the parameters' order.
+        self.names = tuple(sorted(chosen, key=lambda name: name in spelt))
         self._floats = tuple(found[name] for name in chosen if name not in spelt)
         self._places = tuple(integers[name] for name in chosen if name in spelt)
         self._layout: Layout | None = None

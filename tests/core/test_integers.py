@@ -105,6 +105,17 @@ class TestSelection:
         with pytest.raises(TypeError, match=r"weight: .*it is torch\.int8; name it in select"):
             ParameterSpace(module, include_frozen=True)
 
+    def test_parameters_of_integers_come_last_too_beside_frozen_ones(self):
+        """They come first among the frozen ones, and each name had the other one's values."""
+        module = nn.Linear(3, 2).requires_grad_(False)
+        module.weight = nn.Parameter(torch.ones(2, 3, dtype=torch.int8), requires_grad=False)
+        space = ParameterSpace(module, ["weigh?", "bias"], include_frozen=True)
+        assert (space.names, space.integers) == (("bias", "weight"), ("weight",))
+        assert [(slot.name, slot.shape) for slot in space.layout.slots] == [("bias", (2,)), ("weight", (2, 3))]
+        assert all(
+            value is module.get_parameter(name) for name, value in zip(space.names, space.tensors, strict=True)
+        )
+
     def test_where_nothing_else_can_be_selected_that_is_told(self):
         module = network().requires_grad_(False)
         with pytest.raises(ValueError, match=r"2 frozen ones; name its integers, as in select='0\.levels'"):
