@@ -293,6 +293,19 @@ class TestDense:
         evaluator.dense()[:] = 0
         assert evaluator.evaluate(evaluator.dense()) == evaluator.evaluate(evaluator.lineage())
 
+    def test_is_what_its_genes_say_also_when_the_network_was_trained_since(self):
+        network = trained()
+        evaluator = evaluator_of(network=network)
+        (individual,) = toolbox_of(evaluator, density=0.1).mutate(evaluator.dense())
+        before, made = evaluator.evaluate(individual), state_bits(evaluator.make_net(individual))
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter += 0.5
+        assert evaluator.evaluate(individual) == before
+        assert same_bits(state_bits(evaluator.make_net(individual)), made)
+        assert not np.array_equal(evaluator.dense(), individual)
+        assert evaluator.evaluate(evaluator.dense()) == evaluator.evaluate(evaluator.lineage()) != before
+
     @pytest.mark.parametrize("genes", [[], [0.0], np.zeros((20, 13)), 1.0], ids=["none", "one", "2-d", "0-d"])
     def test_another_number_of_genes(self, genes):
         evaluator = evaluator_of()

@@ -176,11 +176,6 @@ class ToolboxEvaluator(NetworkToolbox):
             parent, data, select=select, batch_size=batch_size, device=device, together=together
         )
 
-    @functools.cached_property
-    def _parent(self) -> torch.Tensor:
-        """All selected parameters, for individuals that hold as many: none of the others needs them."""
-        return self.evaluator.space.flat()
-
     @property
     def fitness(self) -> type[base.Fitness]:
         """Class of the individuals' fitness: MinFitness or MaxFitness, or one with a weight for each objective."""
@@ -192,7 +187,7 @@ class ToolboxEvaluator(NetworkToolbox):
 
     def dense(self) -> DenseIndividual:
         """The parent as an individual of all its selected parameters."""
-        return DenseIndividual(self._parent.cpu().numpy(), self.fitness)
+        return DenseIndividual(self.evaluator.space.flat().cpu().numpy(), self.fitness)
 
     def rebase(self, population: Iterable[LineageIndividual]) -> int:
         """Have what all lineages of a population begin with replayed once, and no more for each child.
@@ -255,11 +250,12 @@ class ToolboxEvaluator(NetworkToolbox):
     def _child(self, individual: Any) -> Child:
         if isinstance(individual, LineageIndividual):
             return individual.lineage
-        values = torch.as_tensor(np.asarray(individual, dtype=np.float32), device=self._parent.device)
-        if values.shape != self._parent.shape:
+        parent = self.evaluator.space.flat()  # as it is now: its owner may have trained it since the last generation
+        values = torch.as_tensor(np.asarray(individual, dtype=np.float32), device=parent.device)
+        if values.shape != parent.shape:
             raise WrongParent(
-                f"individual: expected {len(self._parent)} numbers, one for each selected parameter, got "
+                f"individual: expected {len(parent)} numbers, one for each selected parameter, got "
                 f"{list(values.shape)}; evaluator.dense() makes one"
             )
-        changed = (values != self._parent).nonzero().flatten()
+        changed = (values != parent).nonzero().flatten()
         return SparseValues(changed, values[changed])
