@@ -35,6 +35,9 @@ _AT_ONCE = 2**15
 _WORTH_IT = 4
 """Children that are replayed in one go, if it is not one by one: sorting them apart costs a little, too."""
 
+_MORE = 4
+"""By which one go may have more children than the one before, as those of one rule may be of many sizes."""
+
 
 class Applying(Elements):
     """What turns a network into its children, and back.
@@ -62,20 +65,24 @@ class Applying(Elements):
     def replayed(self, children: Iterable[Child]) -> Iterator[tuple[SparseDelta | SparseValues, ...]]:
         """The deltas of each child; recipes of few coordinates are replayed several at a time, to the same bits."""
         waiting: list[tuple[Mutation, ...]] = []
-        at_once = 1
+        at_once, rule = 1, None
         for child in children:
             if not isinstance(child, Mutation | Lineage):
                 yield from self._replayed(waiting)
                 waiting = []
                 yield tuple(self.deltas(child))
                 continue
-            waiting.append(child.steps if isinstance(child, Lineage) else (child,))
+            steps = child.steps if isinstance(child, Lineage) else (child,)
+            if steps and steps[-1].subspace != rule:  # of which nothing is known yet
+                yield from self._replayed(waiting)
+                waiting, at_once, rule = [], 1, steps[-1].subspace
+            waiting.append(steps)
             if len(waiting) >= at_once:
                 done = self._replayed(waiting)
-                touched = sum(len(delta) for deltas in done for delta in deltas)
-                at_once = _AT_ONCE * len(done) // max(1, touched)
-                at_once = at_once if at_once >= _WORTH_IT else 1
                 waiting = []
+                if most := max(sum(map(len, deltas)) for deltas in done):  # parents touch nothing, and tell nothing
+                    at_once = min(_AT_ONCE // most, _MORE * at_once)  # the next ones may be larger
+                    at_once = at_once if at_once >= _WORTH_IT else 1
                 yield from done
         yield from self._replayed(waiting)
 

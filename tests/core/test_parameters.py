@@ -4,6 +4,7 @@ import copy
 import gc
 import signal
 import time
+from itertools import pairwise
 from multiprocessing.reduction import ForkingPickler
 
 import pytest
@@ -24,11 +25,13 @@ from smd_evo import (
     PartitionSubspace,
     RandomSubspace,
     SparseDelta,
+    TensorSubspace,
     sample_mutations,
 )
-from smd_evo.core import fast
+from smd_evo.core import applying, fast
 from smd_evo.core.delta import SparseValues
 from smd_evo.core.memory import Written
+from smd_evo.core.mutation import replay
 from smd_evo.core.selection import within_kinds
 from smd_evo.errors import InvalidType, InvalidValue, WrongParent
 
@@ -361,6 +364,24 @@ def test_several_recipes_at_once_are_the_same_children_in_the_same_order(network
         with space.applied(child):
             assert torch.equal(flat(space), together)
     assert list(space.replayed([])) == []
+
+
+def test_large_children_are_replayed_one_by_one_whoever_comes_before_them(network, monkeypatch):
+    """Behind a parent, or small ones, a whole generation of dense deltas was in memory at once."""
+    space, gone = ParameterSpace(network), []
+    monkeypatch.setattr(applying, "_AT_ONCE", 2 * space.size)
+    monkeypatch.setattr(applying, "replay", lambda steps, *place: gone.append(len(steps)) or replay(steps, *place))
+    parents, large = [Lineage()] * 3, [mutation(key, 1.0) for key in range(20)]
+    small = [mutation(key, 1 / space.size) for key in range(40)]
+    list(space.replayed([*parents, *large, Lineage(), *large]))
+    assert gone == [1] * 40
+    gone.clear()
+    list(space.replayed([*parents, *small, *large]))
+    assert gone == [1, 4, 16, 19, *[1] * 20]
+    gone.clear()
+    list(space.replayed(sample_mutations(1, 64, subspace=TensorSubspace(), sigma=0.1)))  # of many sizes
+    assert sum(gone) == 64
+    assert all(after <= 4 * before for before, after in pairwise(gone))
 
 
 class TestFolding:
