@@ -63,6 +63,10 @@ class LowRank(Subspace):
         """There is only one, 0."""
         return torch.zeros_like(indices)
 
+    def mean_count(self, layout: Layout) -> float:
+        """D."""
+        return layout.size
+
     def _chosen(self, draw: int, layout: Layout, device: torch.device) -> Tensor:
         return torch.arange(layout.size, device=device)
 

@@ -48,7 +48,12 @@ class TensorSubspace(Subspace):
             static=check_flag("static", self.static),
         )
 
-    def _chosen(self, draw: int, layout: Layout, device: torch.device) -> Tensor:
+    def mean_count(self, layout: Layout) -> float:
+        """See :meth:`Subspace.mean_count`."""
+        return layout.size * self.count / len(self._units(layout))
+
+    def _units(self, layout: Layout) -> list[list[range]]:
+        """The coordinates of each tensor or layer."""
         units: dict[str, list[range]] = {}
         for slot, start in zip(layout.slots, layout.offsets, strict=False):
             if slot.size:
@@ -58,8 +63,12 @@ class TensorSubspace(Subspace):
             raise InvalidValue(
                 f"count: expected at most the {len(units)} {self.unit}s that are selected, got {self.count}"
             )
+        return list(units.values())
+
+    def _chosen(self, draw: int, layout: Layout, device: torch.device) -> Tensor:
+        units = self._units(layout)
         chosen = set(permutation(draw, torch.arange(self.count, device="cpu"), len(units)).tolist())
-        pieces = [piece for number, unit in enumerate(units.values()) if number in chosen for piece in unit]
+        pieces = [piece for number, unit in enumerate(units) if number in chosen for piece in unit]
         return torch.cat([torch.arange(piece.start, piece.stop, device=device) for piece in pieces])
 
 
@@ -89,6 +98,11 @@ class NeuronSubspace(Subspace):
     def __post_init__(self) -> None:
         density = check_number("density", self.density, low=0, high=1, mend="try 0.01")
         kept(self, density=density, static=check_flag("static", self.static))
+
+    def mean_count(self, layout: Layout) -> float:
+        """See :meth:`Subspace.mean_count`."""
+        total = sum(rows for rows, _ in _neuron_groups(layout))
+        return layout.size * share(self.density, total) / total
 
     def _chosen(self, draw: int, layout: Layout, device: torch.device) -> Tensor:
         groups = list(_neuron_groups(layout))

@@ -29,6 +29,8 @@ __all__ = [
 
 _Bits = TypeVar("_Bits", int, Tensor)
 
+_DRAWS = 16
+
 
 class Subspace(ABC):
     """Protocol of all subspaces: ``draw`` a number for a child, turn it into ``coordinates``."""
@@ -101,6 +103,15 @@ class Subspace(ABC):
         """The noise eps of a key at a draw's coordinates, [k], of mean 0 and variance 1 each."""
         return gaussian(key, coordinates, dtype)
 
+    def mean_count(self, layout: Layout) -> float:
+        """How many coordinates a draw has, in the mean of all draws; here, for rules of anybody's, of some.
+
+        Raises:
+            InvalidValue: as :meth:`coordinates`.
+        """
+        draws = [self.draw(0, index=index) for index in range(_DRAWS)]
+        return sum(len(self.coordinates(draw, layout)) for draw in draws) / _DRAWS
+
     @abstractmethod
     def _chosen(self, draw: int, layout: Layout, device: torch.device) -> Tensor:
         """The coordinates in any order."""
@@ -140,6 +151,10 @@ class RandomSubspace(Subspace):
     def _chosen(self, draw: int, layout: Layout, device: torch.device) -> Tensor:
         positions = torch.arange(share(self.density, layout.size), device=device)
         return positions if len(positions) == layout.size else permutation(draw, positions, layout.size)
+
+    def mean_count(self, layout: Layout) -> float:
+        """k."""
+        return share(self.density, layout.size)
 
     def coordinates_of(self, draws: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
         """See :meth:`Subspace.coordinates_of`; all in one call."""
@@ -191,16 +206,24 @@ class PartitionSubspace(Subspace):
         """The draw of part 0 of the partition that belongs to ``key``."""
         return self._whole(check_key(key) >> 1)
 
+    def mean_count(self, layout: Layout) -> float:
+        """See :meth:`Subspace.mean_count`."""
+        self._check(layout)
+        return layout.size / self.parts
+
     def _whole(self, halved: _Bits) -> _Bits:
         """A multiple of the number of parts; from a halved key, so that the last part's draw stays below 2**64."""
         return halved - halved % self.parts
 
     def _chosen(self, draw: int, layout: Layout, device: torch.device) -> Tensor:
-        if self.parts > layout.size:
-            raise InvalidValue(f"parts: expected at most D = {layout.size} parts, got {self.parts}")
+        self._check(layout)
         block, part = divmod(draw, self.parts)
         start, end = (number * layout.size // self.parts for number in (part, part + 1))
         return permutation(block, torch.arange(start, end, device=device), layout.size)
+
+    def _check(self, layout: Layout) -> None:
+        if self.parts > layout.size:
+            raise InvalidValue(f"parts: expected at most D = {layout.size} parts, got {self.parts}")
 
 
 @dataclass(frozen=True)
@@ -228,6 +251,10 @@ class Dense(Subspace):
     def draws(self, key: Key, generation: int, indices: Tensor) -> Tensor:
         """There is only one, 0."""
         return torch.zeros_like(indices)
+
+    def mean_count(self, layout: Layout) -> float:
+        """D."""
+        return layout.size
 
     def _chosen(self, draw: int, layout: Layout, device: torch.device) -> Tensor:
         return torch.arange(layout.size, device=device)

@@ -100,6 +100,11 @@ class UnitSubspace(Subspace):
             raise InvalidValue(f"unit: expected at most 65,536 of them, got {len(found):,}; take larger ones")
         return [(name, tuple(tensors)) for name, tensors in found.items()]
 
+    def mean_count(self, layout: Layout) -> float:
+        """See :meth:`Subspace.mean_count`; of units that are drawn alike."""
+        units = self.units(layout)
+        return sum(self.rule.mean_count(Part(tensors, layout).layout) for _, tensors in units) / len(units)
+
     def _unit_of(self, name: str, layer: str) -> str:
         if self.unit == "tensor" or not layer:  # what the network itself owns
             return name

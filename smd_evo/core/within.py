@@ -101,6 +101,10 @@ class Within(Subspace):
         part = Part(_selected(self.names, layout), layout)
         return self.rule.noise(key, part.inside(coordinates), part.layout, dtype)
 
+    def mean_count(self, layout: Layout) -> float:
+        """See :meth:`Subspace.mean_count`."""
+        return self.rule.mean_count(Part(_selected(self.names, layout), layout).layout)
+
     def _chosen(self, draw: int, layout: Layout, device: torch.device) -> Tensor:
         part = Part(_selected(self.names, layout), layout)
         return part.outside(self.rule.coordinates(draw, part.layout, device))

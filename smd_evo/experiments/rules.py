@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from smd_evo.core.keys import Key, derive
 from smd_evo.core.layout import Layout
 from smd_evo.core.parameters import ParameterSpace
 from smd_evo.core.selection import within_kinds
@@ -21,7 +20,6 @@ _RULES: dict[str, Callable[[float], Subspace]] = {
     "neuron": NeuronSubspace,
     "partition": lambda density: PartitionSubspace(round(1 / density)),
 }
-_DRAWS = 16
 _LONG = 60
 
 
@@ -79,20 +77,18 @@ def in_short(rule: Subspace) -> str:
     return rule.spec if len(rule.spec) <= _LONG else f"{rule.spec[: _LONG - 3]}..."
 
 
-def mean_density(rule: Subspace, layout: Layout, key: Key) -> float:
-    """Share of the coordinates that a child touches; the mean of a few where children differ.
+def mean_density(rule: Subspace, layout: Layout) -> float:
+    """Share of the coordinates that a child touches; the mean over all draws where children differ.
 
     Args:
         rule: of the coordinates.
         layout: where the tensors lie.
-        key: of the draws.
 
     Raises:
         InvalidValue: the layout is too small for the rule.
 
     Example:
-        >>> mean_density(RandomSubspace(0.3), Layout.flat(12), 0)  # 4 of 12 coordinates
+        >>> mean_density(RandomSubspace(0.3), Layout.flat(12))  # 4 of 12 coordinates
         0.3333333333333333
     """
-    draws = [rule.draw(derive(key, "density"), index=index) for index in range(_DRAWS)]
-    return sum(len(rule.coordinates(draw, layout)) for draw in draws) / (_DRAWS * layout.size)
+    return rule.mean_count(layout) / layout.size

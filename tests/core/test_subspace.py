@@ -117,6 +117,14 @@ class TestContract:
             assert torch.equal(own, subspace.coordinates(key_from_int64(draw), LAYOUT))
         assert set(numbers.tolist()) == set(range(count))
 
+    def test_the_mean_count_is_that_of_all_draws(self, subspace):
+        draws = [subspace.draw(key, 0, index) for key in range(60) for index in range(7)]
+        counts = torch.tensor([len(subspace.coordinates(draw, LAYOUT)) for draw in draws]).double()
+        off = abs(float(counts.mean()) - subspace.mean_count(LAYOUT))
+        assert off <= 4 * float(counts.std()) / len(draws) ** 0.5
+        sampled = Subspace.mean_count(subspace, LAYOUT)
+        assert sampled == subspace.mean_count(LAYOUT) or counts.std() > 0
+
     def test_spec_reads_back(self, subspace):
         assert parse_subspace(subspace.spec) == subspace
 

@@ -60,7 +60,7 @@ def plan_arms(
 
     def within(subspace: str, sigma: Callable[[Subspace], float]) -> list[Strength]:
         rules = rules_of(subspace, config.density, ranker.space)
-        return [Strength(rule, mean_density(rule, ranker.space.layout, config.seed), sigma(rule)) for rule in rules]
+        return [Strength(rule, mean_density(rule, ranker.space.layout), sigma(rule)) for rule in rules]
 
     def dense(sigmas: Iterable[float]) -> list[Strength]:
         return [Strength(Dense(), 1.0, sigma) for sigma in sigmas]

@@ -94,5 +94,5 @@ class Stages:
             return SubspaceEvolution(problem, adapt_sigma=config.adapt_sigma, **common)
         if config.searcher == "newton":
             return SubspaceNewton(problem, ridge=config.ridge, calibrated=config.calibrated, **common)
-        norm = sigma * mean_density(rule, self._space.layout, config.seed) ** 0.5
+        norm = sigma * mean_density(rule, self._space.layout) ** 0.5
         return SubspaceES(problem, center_learning_rate=config.learning_rate or _RATE * norm, **common)

@@ -142,7 +142,7 @@ def _rules(config: WindowConfig, layout: Layout) -> list[_Rule]:
     """The different rules of the settings."""
     made = [make_rule(kind, density) for kind in config.subspace for density in config.density]
     different = {rule.spec: rule for rule in made}
-    return [_Rule(rule, mean_density(rule, layout, config.seed)) for rule in different.values()]
+    return [_Rule(rule, mean_density(rule, layout)) for rule in different.values()]
 
 
 def _sampled(

@@ -180,7 +180,7 @@ class Task:
             numbers = minibatch(derive(self.base_seed, "strength"), 0, self.minibatch_size, total)
             evaluator = Evaluator(space, self.data, self.fitness, batch_size=self.batch_size).on_samples(numbers)
             found = calibrated(evaluator)
-            density = mean_density(subspace, space.layout, self.base_seed)
+            density = mean_density(subspace, space.layout)
             self.strengths[known] = Strength(found.sigma, density, found.evaluations * len(numbers))
         self._used[known] = self.strengths[known]
         return self.strengths[known]
