@@ -56,6 +56,10 @@ def test_a_network_that_was_changed_since_is_refused():
     one = LineageIndividual(Lineage(STEPS[:2]))
     assert evaluator.rebase([LineageIndividual(Lineage(STEPS[:1]))]) == 1
     network.head.bias.data += 1
+    for child in (one, LineageIndividual(Lineage(STEPS[1:]))):  # of the network as it is, whichever steps it has
+        plain = evaluator_of(network=network)
+        assert evaluator.evaluate(child) == plain.evaluate(child)
+        assert same_bits(state_bits(evaluator.make_net(child)), state_bits(plain.make_net(child)))
     with pytest.raises(InvalidValue, match="network: expected it as it was at the first rebase, got other values"):
         evaluator.rebase([one])
     assert evaluator.evaluate(one) == evaluator_of(network=network).evaluate(one)

@@ -59,8 +59,7 @@ class Rebased:
         Raises:
             InvalidValue: the network is another one by now, or its copy computes something else.
         """
-        if self._first_checksum() != self._checksum:
-            self._taken = None  # the copy is of the network as it was
+        if not self._is_as_it_was():
             raise InvalidValue(
                 "network: expected it as it was at the first rebase, got other values; make a new ToolboxEvaluator"
             )
@@ -79,16 +78,25 @@ class Rebased:
                 )
             self._compared = True
 
+    def _is_as_it_was(self) -> bool:
+        """Whether the network is; else the copy, which is of the former one, makes nobody."""
+        same = self._first_checksum() == self._checksum
+        if not same:
+            self._taken = None
+        return same
+
     def _first_checksum(self) -> int:
         module = self._first.space.module
         return within(Exclusive(module), lambda: checksum(module))
 
     def evaluate(self, children: Sequence[Child], values: Values) -> list[tuple[float, ...]]:
         """Values of each child of the parent, by ``values(evaluator, children)`` of either parent."""
+        self._is_as_it_was()
         return within(Exclusive(self._near.space.module, random=True), lambda: self._evaluate(children, values))
 
     def make_net(self, child: Child) -> nn.Module:
         """A child of the parent as an independent network."""
+        self._is_as_it_was()
         return within(Exclusive(self._near.space.module), lambda: self._make_net(child))
 
     def _make_net(self, child: Child) -> nn.Module:
