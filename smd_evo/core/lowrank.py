@@ -71,9 +71,12 @@ class LowRank(Subspace):
         return torch.arange(layout.size, device=device)
 
     def noise(self, key: Key, coordinates: Tensor, layout: Layout, dtype: torch.dtype = torch.float32) -> Tensor:
-        """See :meth:`Subspace.noise`."""
-        everything = torch.cat([values.reshape(-1) for values in self._tensors(key, layout, coordinates.device)])
-        return everything[coordinates].to(dtype)
+        """See :meth:`Subspace.noise`; a draw's coordinates are all that there are, so nothing is looked up."""
+        everything = torch.empty(layout.size, dtype=dtype, device=coordinates.device)
+        places = everything.split([slot.size for slot in layout.slots])
+        for place, values in zip(places, self._tensors(key, layout, coordinates.device), strict=True):
+            place.copy_(values.view(-1))
+        return everything if len(coordinates) == layout.size else everything[coordinates]
 
     def _tensors(self, key: Key, layout: Layout, device: torch.device) -> Iterator[Tensor]:
         left, right = derive(key, "left"), derive(key, "right")

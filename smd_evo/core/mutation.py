@@ -20,6 +20,7 @@ from torch import Tensor
 from smd_evo.core.delta import SparseDelta, everything
 from smd_evo.core.keys import Key, check_key, derive, derive_tensor, key_from_int64, key_to_int64
 from smd_evo.core.layout import Layout
+from smd_evo.core.lowrank import LowRank
 from smd_evo.core.noise import gaussian
 from smd_evo.core.specs import parse_subspace
 from smd_evo.core.subspace import Dense, PartitionSubspace, Subspace, check_subspace, sorted_
@@ -116,8 +117,8 @@ class Mutation:
 
     def delta(self, layout: Layout, device: torch.device | str = "cpu") -> SparseDelta:
         """Replay the recipe: O(k) time and memory."""
-        dense = type(self.subspace) is Dense
-        indices = everything(layout.size, device) if dense else self.subspace.coordinates(self.draw, layout, device)
+        full = type(self.subspace) in (Dense, LowRank)
+        indices = everything(layout.size, device) if full else self.subspace.coordinates(self.draw, layout, device)
         if not self.subspace.plain or indices.device.type != "cpu":
             return SparseDelta(indices, self._values(indices, layout))
         values = torch.empty(len(indices), dtype=torch.float32, device="cpu")

@@ -288,6 +288,7 @@ class TestEverything:
     def test_those_that_there_are_at_the_same_time_have_one_tensor(self):
         one, other = (Mutation(key, 0.1, Dense(), 0).delta(Layout.flat(31)) for key in (1, 2))
         assert one.indices is other.indices
+        assert one.indices is Mutation(3, 0.1, LowRank(1), 0).delta(Layout.flat(31)).indices
         assert one.indices.tolist() == list(range(31))
         assert Mutation(1, 0.1, Dense(), 0).delta(Layout.flat(30)).indices is not one.indices
 
