@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from itertools import accumulate
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,6 +76,11 @@ class Layout:
     def size(self) -> int:
         """D, the number of coordinates."""
         return self.offsets[-1]
+
+    @cached_property
+    def parts(self) -> dict[tuple[str, ...], Any]:
+        """Where rules within some of the tensors keep these, by the names that they call them."""
+        return {}
 
     @cached_property
     def digest(self) -> str:

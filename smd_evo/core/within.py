@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import ClassVar
 from urllib.parse import quote
 
@@ -90,7 +91,7 @@ class Within(Subspace):
 
     def coordinates_of(self, draws: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
         """See :meth:`Subspace.coordinates_of`; by the rule's own way."""
-        part = Part(_selected(self.names, layout), layout)
+        part = self._part(layout)
         numbers, coordinates = self.rule.coordinates_of(draws, part.layout)
         return numbers, part.outside(coordinates)
 
@@ -98,15 +99,22 @@ class Within(Subspace):
         """See :meth:`Subspace.noise`."""
         if self.plain:
             return gaussian(key, coordinates, dtype)
-        part = Part(_selected(self.names, layout), layout)
+        part = self._part(layout)
         return self.rule.noise(key, part.inside(coordinates), part.layout, dtype)
 
     def mean_count(self, layout: Layout) -> float:
         """See :meth:`Subspace.mean_count`."""
-        return self.rule.mean_count(Part(_selected(self.names, layout), layout).layout)
+        return self.rule.mean_count(self._part(layout).layout)
+
+    def _part(self, layout: Layout) -> Part:
+        """Its tensors, which a layout keeps: to find hundreds of names anew takes longer than a child's noise."""
+        found: Part | None = layout.parts.get(self.names)
+        if found is None:
+            found = layout.parts[self.names] = Part(_selected(self.names, layout), layout)
+        return found
 
     def _chosen(self, draw: int, layout: Layout, device: torch.device) -> Tensor:
-        part = Part(_selected(self.names, layout), layout)
+        part = self._part(layout)
         return part.outside(self.rule.coordinates(draw, part.layout, device))
 
 
@@ -171,9 +179,14 @@ def shortest_names(chosen: Iterable[str], names: Iterable[str]) -> tuple[str, ..
     ('a', 'b.bias')
     """
     wanted, everything = set(chosen), list(names)
+
+    @cache
+    def is_chosen(term: str) -> bool:
+        return named(everything, term) <= wanted
+
     found: dict[str, None] = {}
     for name in (name for name in everything if name in wanted):
         parts = name.split(".")
         terms = [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
-        found[next((term for term in terms if term and named(everything, term) <= wanted), glob.escape(name))] = None
+        found[next((term for term in terms if term and is_chosen(term)), glob.escape(name))] = None
     return tuple(found)
