@@ -312,6 +312,21 @@ class TestDense:
         check_refused(lambda: evaluator.evaluate(genes), WrongParent, r"expected \d+ numbers, .* evaluator.dense\(\)")
         check_refused(lambda: evaluator.make_net(genes), WrongParent, "expected")
 
+    @pytest.mark.parametrize("individual", ["genes", Lineage(), trained(), ["a"]], ids=lambda one: type(one).__name__)
+    def test_what_has_no_genes(self, individual):
+        message = r"individual: expected real numbers, in a row, got .*; evaluator.dense\(\) is one"
+        check_refused(lambda: evaluator_of().evaluate(individual), InvalidType, message)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+    def test_the_parameters_themselves(self, dtype):
+        """They have gradients, of which numpy wants to know nothing."""
+        network = trained().to(dtype)
+        evaluator = evaluator_of(network=network, data=(SAMPLES[0].to(dtype), SAMPLES[1]))
+        vector = nn.utils.parameters_to_vector(network.parameters())
+        assert np.array_equal(DenseIndividual(vector), evaluator.dense())
+        assert evaluator.evaluate(vector) == evaluator.evaluate(evaluator.lineage())
+        assert evaluator.evaluate(DenseIndividual(vector + 1)) == evaluator.evaluate(vector + 1)
+
 
 class TestRefused:
     @pytest.mark.parametrize("encoding", ["lineage", "dense"])

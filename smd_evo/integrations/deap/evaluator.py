@@ -8,7 +8,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from deap import base
 from torch import nn
@@ -22,7 +21,7 @@ from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.evaluation.fitness import Fitness
 from smd_evo.evaluation.front import ParetoFront
 from smd_evo.evaluation.objectives import Objective, Objectives, listed
-from smd_evo.integrations.deap.individuals import DenseIndividual, LineageIndividual, fitness_class
+from smd_evo.integrations.deap.individuals import DenseIndividual, LineageIndividual, fitness_class, genes_of
 from smd_evo.integrations.deap.rebased import Rebased, common_steps
 from smd_evo.integrations.words import TOOLBOX_WORDS
 from smd_evo.mends import not_here
@@ -251,7 +250,8 @@ class ToolboxEvaluator(NetworkToolbox):
         if isinstance(individual, LineageIndividual):
             return individual.lineage
         parent = self.evaluator.space.flat()  # as it is now: its owner may have trained it since the last generation
-        values = torch.as_tensor(np.asarray(individual, dtype=np.float32), device=parent.device)
+        genes = genes_of(individual, "evaluator.dense() is one, and LineageIndividual(lineage)")
+        values = torch.as_tensor(genes, device=parent.device)
         if values.shape != parent.shape:
             raise WrongParent(
                 f"individual: expected {len(parent)} numbers, one for each selected parameter, got "

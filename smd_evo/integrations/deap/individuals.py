@@ -9,13 +9,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from deap import base
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from smd_evo.core.mutation import Lineage
 from smd_evo.errors import InvalidType, InvalidValue, check_number, shown
 
-__all__ = ["DenseIndividual", "LineageIndividual", "MaxFitness", "MinFitness", "fitness_class"]
+__all__ = ["DenseIndividual", "LineageIndividual", "MaxFitness", "MinFitness", "fitness_class", "genes_of"]
 
 
 class MinFitness(base.Fitness):  # type: ignore[misc]
@@ -196,10 +198,33 @@ def _fitness_of(fitness: type[base.Fitness]) -> base.Fitness:
     return fitness()
 
 
+def genes_of(individual: Any, mend: str) -> NDArray[np.float32]:
+    """The numbers that an individual is, float32.
+
+    Args:
+        individual: an array, a tensor, or another sequence of numbers.
+        mend: what to give instead of anything else.
+
+    Raises:
+        InvalidType: it is of something else.
+    """
+    try:
+        return np.asarray(_for_numpy(individual), np.float32)
+    except (TypeError, ValueError):
+        raise InvalidType(f"individual: expected real numbers, in a row, got {shown(individual)}; {mend}") from None
+
+
+def _for_numpy(values: Any) -> Any:
+    """An array of a tensor, also where numpy wants none: of parameters, of bfloat16, on another device."""
+    if not isinstance(values, Tensor):
+        return values
+    return (values.float() if values.dtype is torch.bfloat16 else values).detach().cpu().numpy()
+
+
 def _numbers(values: Any) -> np.ndarray[Any, Any]:
     """An array of its own, of a floating type."""
     try:
-        array = np.array(values)
+        array = np.array(_for_numpy(values))
     except (TypeError, ValueError):  # rows of several lengths
         array = np.array("")
     if array.dtype == object and array.ndim:  # fractions, one of torch's

@@ -16,6 +16,7 @@ from smd_evo.core.delta import SparseDelta, placed
 from smd_evo.core.subspace import Subspace
 from smd_evo.errors import InvalidType, InvalidValue, WrongParent, check_choice, check_count, check_number, shown
 from smd_evo.integrations.deap.evaluator import NetworkToolbox, ToolboxEvaluator
+from smd_evo.integrations.deap.individuals import genes_of
 from smd_evo.integrations.deap.variation import draw_key
 from smd_evo.integrations.rules import subspace_of_dimensions
 from smd_evo.mends import not_here
@@ -119,7 +120,8 @@ class SubspaceStrategy(NetworkToolbox):
 
     def _child(self, individual: Any) -> SparseDelta:
         space = self.evaluator.space
-        values = torch.as_tensor(np.asarray(individual, dtype=np.float32), device=space.device)
+        genes = genes_of(individual, "strategy.generate(DenseIndividual) makes some")
+        values = torch.as_tensor(genes, device=space.device)
         if values.shape != self._coordinates.shape:
             raise WrongParent(
                 f"individual: expected {len(self._coordinates)} numbers, one for each dimension, got "
