@@ -3,6 +3,7 @@
 import functools
 import itertools
 import math
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -242,6 +243,20 @@ class TestUpdates:
         other.run(1)
         twin.update(other.population)
         assert np.allclose(vector(problem.make_net()), twin.theta, atol=1e-5)
+
+    @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+    def test_searchers_that_take_turns_are_told_that_they_begin_anew(self, optimizer):
+        """Each step of Adam was a first one, of one length in every coordinate, and nothing said so."""
+        problem = problem_of()
+        one, other = (strategy(problem, subspace=Within(n, Dense()), optimizer=optimizer) for n in ("conv", "head"))
+        one.run(2)
+        other.run(2)  # one after the other is what a parent's optimizer is for
+        turn = (
+            nullcontext() if optimizer == "sgd" else pytest.warns(RuntimeWarning, match="expected no other searcher")
+        )
+        with turn:
+            one.run(1)
+        one.run(1)  # told once
 
     @pytest.mark.parametrize("scale", ["absolute", "relative"])
     def test_auto_is_the_calibrated_sigma(self, scale):

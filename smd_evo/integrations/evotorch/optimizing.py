@@ -60,6 +60,11 @@ class OptimizerSpec:
                 f"{shown(self.config)} ({' '.join(str(error).split())[:200]})"
             ) from None
 
+    @property
+    def remembers(self) -> bool:
+        """Whether a step follows from former ones."""
+        return self.name != "sgd" or bool(self.config.get("momentum"))
+
     def make(self) -> Optimizer:
         """A new optimizer."""
         given = {name: value for name, value in self.config.items() if value is not None}  # None is the default

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass, field
@@ -109,6 +110,9 @@ class SubspaceES(NetworkSearcher):
     what a step is rounded by is carried to the next one, in float32: k numbers in a static subspace, else D. Children
     are those of the rounded parent.
 
+    The optimizer and what is carried belong to the parent, which has those of one searcher: where another one has
+    moved it in between they begin anew, which is told once.
+
     Args:
         problem: a FinetuneProblem.
         popsize: N, even.
@@ -136,6 +140,8 @@ class SubspaceES(NetworkSearcher):
     References: Salimans et al., arXiv 1703.03864; Toklu et al., arXiv 2008.02387 (ClipUp); Kingma, Ba, arXiv
     1412.6980 (Adam).
     """
+
+    _told = False
 
     @not_here(**SEARCHER_WORDS)
     def __init__(
@@ -200,6 +206,7 @@ class SubspaceES(NetworkSearcher):
 
     def _learn(self, solutions: SolutionBatch, parent_eval: float | None) -> None:
         problem, self._population = self.problem, solutions
+        self._say_if_displaced()
         ranks = centered_ranks(solutions.access_evals(0), problem.objective_sense)
         units = None
         if self._units is not None:
@@ -221,6 +228,20 @@ class SubspaceES(NetworkSearcher):
         )
         if self._units is not None:
             self._units.learn(solutions, parent_eval)
+
+    def _say_if_displaced(self) -> None:
+        """Say once that another searcher has taken the optimizer's place since the last step."""
+        key, _ = self.problem.replica.optimizer or (self._key, None)
+        lost = self._optimizer.remembers or self.problem.space.narrow
+        if key == self._key or not self.step_count or not lost or self._told:
+            return
+        self._told = True
+        warnings.warn(
+            "optimizer: expected no other searcher's steps between those of this one, got some: it begins anew, as "
+            'a parent has one; run one searcher to its end (Staged), or give optimizer="sgd" without momentum',
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
 
 class OpenAIES(SubspaceES):
