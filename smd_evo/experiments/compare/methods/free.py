@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -147,8 +147,7 @@ def refused(space: ParameterSpace, samples: Samples, batch_size: int | str) -> d
     parent = Evaluator(space, samples, batch_size=batch_size)
     found, few = {}, parent.on_samples(torch.arange(min(_FEW, parent.samples), device="cpu"))
     for name in CONTROLS:
-        control = find_method(name)
-        assert issubclass(control, Control)
+        control = cast("type[Control]", find_method(name))
         why = control.refusal(space.module, samples)
         try:
             if not why:
