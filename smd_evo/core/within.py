@@ -144,28 +144,30 @@ class Part:
 
     def __init__(self, chosen: Collection[str], layout: Layout) -> None:
         slots: list[Slot] = []
-        moves: list[int] = []
+        ends: dict[int, int] = {}  # of tensors side by side, by how far they are moved
         size = 0
         for slot, start in zip(layout.slots, layout.offsets, strict=False):
             if slot.name in chosen:
-                moves.append(start - size)
+                move = start - size
                 slots.append(slot)
                 size += slot.size
+                ends[move] = size
         self.layout = Layout(tuple(slots))
-        self._moves = torch.tensor(moves, dtype=torch.int64, device="cpu")
+        self._moves, self._ends = (
+            torch.tensor([*each], dtype=torch.int64, device="cpu") for each in (ends, ends.values())
+        )
 
     def outside(self, coordinates: Tensor) -> Tensor:
         """Where these coordinates of the part are in the whole layout."""
-        return coordinates + self._moved(coordinates, self.layout.offsets[1:])
+        return coordinates + self._moved(coordinates, self._ends)
 
     def inside(self, coordinates: Tensor) -> Tensor:
         """Where these coordinates of the whole, all in the part, are in the part's layout."""
-        ends = [end + move for end, move in zip(self.layout.offsets[1:], self._moves.tolist(), strict=True)]
-        return coordinates - self._moved(coordinates, ends)
+        return coordinates - self._moved(coordinates, self._ends + self._moves)
 
-    def _moved(self, coordinates: Tensor, ends: Iterable[int]) -> Tensor:
-        bounds = torch.tensor([*ends], dtype=torch.int64, device=coordinates.device)
-        return self._moves.to(coordinates.device)[torch.searchsorted(bounds, coordinates, right=True)]
+    def _moved(self, coordinates: Tensor, ends: Tensor) -> Tensor:
+        moves, ends = (each.to(coordinates.device) for each in (self._moves, ends))
+        return moves if len(moves) == 1 else moves[torch.searchsorted(ends, coordinates, right=True)]
 
 
 def shortest_names(chosen: Iterable[str], names: Iterable[str]) -> tuple[str, ...]:
