@@ -9,10 +9,12 @@ WORK holds ``train/`` and ``test/`` of cifar10-jpeg.tar.xz and cifar10-resnet20.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from frame import once
+from frame import Task, once
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -55,6 +57,23 @@ def descend(network: nn.Module, samples: tuple[Tensor, Tensor], epochs: int, rat
             cross_entropy(network(images), samples[1][numbers]).backward()
             optimizer.step()
             schedule.step()
+
+
+def descended(
+    network: nn.Module, task: Task, rate: float, seed: int, surrogates: Sequence[Any] = ()
+) -> tuple[nn.Module, int]:
+    """A network after gradients within the task's budget, at three forward passes an image, and how many these were.
+
+    Meanwhile each of ``surrogates``, what rounds in it, has a slope that is not its own.
+    """
+    passes = 3 * len(task.data.fitness[1])
+    epochs = task.forwards // passes
+    for each in surrogates:
+        each.surrogate = True
+    descend(network, task.data.fitness, epochs, rate, seed)
+    for each in surrogates:
+        each.surrogate = False
+    return network, passes * epochs
 
 
 @torch.no_grad()

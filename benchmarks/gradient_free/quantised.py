@@ -16,7 +16,7 @@ from typing import Any
 
 import ours
 import rivals
-from cifar import Images, descend
+from cifar import Images, descended
 from codes import Quantised, quantised
 from frame import Task, main
 from torch import nn
@@ -79,28 +79,19 @@ def batchnorm(task: Task, seed: int) -> tuple[nn.Module, int]:
 
 def adam_then_quantised(task: Task, seed: int) -> tuple[nn.Module, int]:
     """A gradient on the float network, the same images, and quantised again: three forward passes an image."""
-    network, epochs = copy.deepcopy(MADE["images"].parent), task.forwards // 15_000
-    descend(network, task.data.fitness, epochs, 3e-4, seed)
-    return quantised(network, BITS, floats=True), 3 * 5000 * epochs
+    network, passes = descended(copy.deepcopy(MADE["images"].parent), task, 3e-4, seed)
+    return quantised(network, BITS, floats=True), passes
 
 
 def adam_beside(task: Task, seed: int) -> tuple[nn.Module, int]:
     """A gradient on what is float in the quantised network: norms and biases."""
-    network, epochs = quantised(MADE["images"].parent, BITS, floats=False), task.forwards // 15_000
-    descend(network, task.data.fitness, epochs, 3e-3, seed)
-    return network, 3 * 5000 * epochs
+    return descended(quantised(MADE["images"].parent, BITS, floats=False), task, 3e-3, seed)
 
 
 def adam_surrogate(task: Task, seed: int) -> tuple[nn.Module, int]:
     """A gradient on everything in the quantised network, straight through what is rounded."""
-    network, epochs = copy.deepcopy(task.network), task.forwards // 15_000
-    layers = [layer for layer in network.modules() if isinstance(layer, Quantised)]
-    for layer in layers:
-        layer.surrogate = True
-    descend(network, task.data.fitness, epochs, 3e-3, seed)
-    for layer in layers:
-        layer.surrogate = False
-    return network, 3 * 5000 * epochs
+    network = copy.deepcopy(task.network)
+    return descended(network, task, 3e-3, seed, [each for each in network.modules() if isinstance(each, Quantised)])
 
 
 METHODS = {

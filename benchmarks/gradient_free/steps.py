@@ -17,7 +17,7 @@ from typing import Any
 import ours
 import rivals
 import torch
-from cifar import Images, descend
+from cifar import Images, descended
 from frame import Task, main
 from quantised import batchnorm
 from torch import Tensor, nn
@@ -91,14 +91,9 @@ def float_network(task: Task, seed: int) -> tuple[nn.Module, int]:
 
 def surrogate(task: Task, seed: int) -> tuple[nn.Module, int]:
     """Adam on everything, by slopes that are not the network's: three forward passes an image."""
-    network, epochs = copy.deepcopy(task.network), task.forwards // 15_000
+    network = copy.deepcopy(task.network)
     hooks = [hook for layer in network.modules() for hook in layer._forward_pre_hooks.values()]
-    for hook in hooks:
-        hook.surrogate = True
-    descend(network, task.data.fitness, epochs, 3e-4, seed)
-    for hook in hooks:
-        hook.surrogate = False
-    return network, 3 * 5000 * epochs
+    return descended(network, task, 3e-4, seed, hooks)
 
 
 FEW = "norm,bias,head"

@@ -15,7 +15,6 @@ from smd_evo.core.blocks import within
 from smd_evo.core.copying import whole_copy
 from smd_evo.core.exclusive import Exclusive
 from smd_evo.core.keys import Key
-from smd_evo.core.mutation import Lineage
 from smd_evo.core.parameters import Child, ParameterSpace
 from smd_evo.core.selection import Select
 from smd_evo.core.supported import check_there
@@ -31,7 +30,7 @@ from smd_evo.evaluation.probe import say_if_alike
 from smd_evo.evaluation.race import race
 from smd_evo.evaluation.randomness import reseed
 from smd_evo.evaluation.records import check_fields, pad_of
-from smd_evo.evaluation.result import Evaluation, evaluation, parents_among
+from smd_evo.evaluation.result import Evaluation, evaluation, is_parent, parents_among
 from smd_evo.evaluation.rewards import RewardFitness
 from smd_evo.evaluation.stream import StreamBatches
 from smd_evo.evaluation.together import Several, several_scored
@@ -226,7 +225,7 @@ class Evaluator:
 
         def noted() -> Iterator[Child]:
             for number, child in enumerate(_several(children)):
-                if isinstance(child, Lineage) and not child.steps:
+                if is_parent(child):
                     parents.append(number)
                 yield child
 

@@ -16,7 +16,7 @@ from smd_evo.evaluation.histogram import histogram, picture
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Evaluation", "evaluation", "finite", "parents_among"]
+__all__ = ["Evaluation", "evaluation", "finite", "is_parent", "parents_among"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,9 +61,14 @@ def evaluation(fitness: Tensor, sense: Sense, parents: list[int]) -> Evaluation:
     return Evaluation(values, sense, nonfinite, float(values[parents[0]]) if parents else None)
 
 
+def is_parent(child: Child) -> bool:
+    """Whether a child is the parent itself."""
+    return isinstance(child, Lineage) and not child.steps
+
+
 def parents_among(children: Sequence[Child]) -> list[int]:
     """Numbers of those that are the parent."""
-    return [number for number, child in enumerate(children) if isinstance(child, Lineage) and not child.steps]
+    return [number for number, child in enumerate(children) if is_parent(child)]
 
 
 def finite(fitness: Tensor, sense: Sense) -> Tensor:

@@ -104,11 +104,8 @@ class Processor:
         resized = size.get("shortest_edge") or size.get("height") or 224
         is_cropped = bool(getattr(own, "do_center_crop", False)) and own.crop_size
         side = (dict(own.crop_size).get("height") if is_cropped else None) or resized
-        share, squashed = (
-            getattr(own, "crop_pct", None),
-            "shortest_edge" not in size,
-        )  # that is ConvNeXt's, of its size
-        if share and not is_cropped and side >= 384:
+        share, squashed = getattr(own, "crop_pct", None), "shortest_edge" not in size
+        if share and not is_cropped and side >= 384:  # ConvNeXt's, which has a share of the side, or all of it
             share, squashed = 1.0, True
         resample = getattr(own, "resample", None)
         return {
