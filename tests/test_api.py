@@ -37,7 +37,7 @@ from smd_evo.experiments.generations.settings import EvolutionConfig
 from smd_evo.experiments.window.settings import WindowConfig
 from smd_evo.zoo.own import data_of
 
-pytestmark = [pytest.mark.numeric, pytest.mark.usefixtures("quick")]
+pytestmark = pytest.mark.usefixtures("quick")
 
 ROOT = Path(__file__).parents[1]
 
@@ -192,6 +192,7 @@ class TestSettings:
             run(function, checkpoint="x.pt")
 
 
+@pytest.mark.numeric
 class TestResults:
     @every_function
     def test_they_show_themselves(self, function, results):
@@ -540,6 +541,7 @@ def _timeless(numbers):
     return [_timeless(value) for value in numbers] if isinstance(numbers, list | tuple) else numbers
 
 
+@pytest.mark.numeric
 class TestFitness:
     def test_a_function_of_the_network_needs_no_data_and_is_maximised(self):
         network = trained()
