@@ -133,7 +133,7 @@ def trends(situation):
         for each in summary["trends"]
     ]
     densities = [
-        [f"{each['density']:g}", f"{each['gain']['mean']['value']:+.4f}", p_text(each["gain"]["wilcoxon"])]
+        [f"{each['density']:.3g}", f"{each['gain']['mean']['value']:+.4f}", p_text(each["gain"]["wilcoxon"])]
         for each in summary["densities"]
     ]
     return "\n\n".join(
