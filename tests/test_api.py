@@ -6,6 +6,8 @@ import importlib
 import inspect
 import json
 import math
+import os
+import signal
 import sys
 import threading
 import types
@@ -397,6 +399,17 @@ class TestFolders:
         again = run(smd_evo.evolve, out=tmp_path / "run", callback=quiet, checkpoint_every=1)
         assert repr(again) == repr(result)
         assert same_bits(state_bits(again.best), state_bits(result.best))
+
+    def test_what_a_signal_leaves_is_what_is_told_whenever_it_comes(self, tmp_path):
+        """Also in the last moment of a generation whose checkpoint was not due."""
+
+        def interrupting(state):
+            if state.phase == "generations" and state.text.startswith("3/"):
+                os.kill(os.getpid(), signal.SIGINT)
+
+        with pytest.raises(KeyboardInterrupt, match=r"^3 of 9 generations are done; "):
+            run(smd_evo.evolve, out=tmp_path / "run", callback=interrupting, generations=9, checkpoint_every=5)
+        assert max(file.stem for file in (tmp_path / "run" / "checkpoints").glob("*.json")) == "000003"
 
     @pytest.mark.parametrize("kind", ["module", "reward", "regression", "metric"])
     def test_evolve_goes_on_where_it_was_stopped_by_a_fitness_without_classes(self, kind, tmp_path):

@@ -185,6 +185,14 @@ def _generations(evolution: Evolution, run: Path, progress: Progress, lasting: b
     for record in records:
         validated = _validated(validated, record)
     progress.start("generations", (config.generations - begin) * config.children)
+
+    def keep() -> int:
+        metrics.sync()
+        history.sync()
+        if lasting:
+            write_checkpoint(run, evolution.generation, evolution.state_dict(), config.keep_checkpoints)
+        return evolution.generation
+
     with (
         Metrics(run, records) as metrics,
         Metrics(run, read_metrics(run, begin, HISTORY), HISTORY) as history,
@@ -198,16 +206,15 @@ def _generations(evolution: Evolution, run: Path, progress: Progress, lasting: b
             with disk(run, stored):
                 history.append({"generation": found.generation, "changes": evolution.history(changes)})
                 metrics.append(records[-1])
-                if evolution.generation % config.checkpoint_every == 0 or evolution.stopped or asked:
-                    metrics.sync()
-                    history.sync()
-                    if lasting:
-                        write_checkpoint(run, evolution.generation, evolution.state_dict(), config.keep_checkpoints)
-                    stored = evolution.generation
+                if evolution.generation % config.checkpoint_every == 0 or evolution.stopped:
+                    stored = keep()
             log(found)
             validated = _validated(validated, records[-1])
             progress.reached((evolution.generation - begin) * config.children, _told(records[-1], validated, config))
-            if asked:
+            if asked:  # looked at here alone, so that what is told is what is kept
+                with disk(run, stored):
+                    if stored < evolution.generation:
+                        keep()
                 raise Interrupted(f"{evolution.generation} of {config.generations} generations are done")
     return records
 
