@@ -135,17 +135,13 @@ def parent(name):
 
 
 def one_generation(work, situation, name, seed):
-    """A network with a seed: one part, unless it is in results/ from before."""
-    kept = RESULTS / situation / f"{name}-seed{seed}"
-    part = work / "runs" / situation / kept.name
-    bring_back(kept, part)
+    """A network with a seed: one part."""
     protocol = ["--protocol", "parents.yaml", "--models", name, "--seeds", seed, *SITUATIONS[situation]]
-    run(work, "finetune", *protocol, "--out", f"runs/{situation}")
-    keep(part, kept)
+    one_part(work, situation, f"{name}-seed{seed}", ["finetune", *protocol, "--out", f"runs/{situation}"])
 
 
 def summarise(work, situation):
-    """What all parts that there are say together."""
+    """What all parts that there are say together; the command refuses those of other settings."""
     runs = work / "runs" / situation
     for kept in sorted((RESULTS / situation).glob("*-seed*")):
         bring_back(kept, runs / kept.name)
@@ -160,10 +156,15 @@ def summarise(work, situation):
 
 def command(work, kind, name, *arguments):
     """A command with a folder of its own."""
+    one_part(work, kind, name, [*arguments, "--out", f"runs/{kind}/{name}"], ("plot.png", "points.csv", "table.csv"))
+
+
+def one_part(work, kind, name, arguments, others=()):
+    """What a command makes of a part, unless that is in results/ from before."""
     kept = RESULTS / kind / name
     if not (kept / "results.json").exists():
-        run(work, *arguments, "--out", f"runs/{kind}/{name}")
-        keep(work / "runs" / kind / name, kept, ("plot.png", "points.csv", "table.csv"))
+        run(work, *arguments)
+        keep(work / "runs" / kind / name, kept, others)
 
 
 def bring_back(kept, part):
