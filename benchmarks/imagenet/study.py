@@ -48,6 +48,7 @@ EVOLVE = [
     *("--methods", "norm-bias-es,staged-es,early-newton", "--trials", "1", "--seeds", "3"),
 ]
 ALL = [*SITUATIONS, "window", "evolve"]
+ARCHIVES = ("imagenet-networks.tar.xz", "tiny-imagenet.tar.xz", "imagenet1k-sample.tar")
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",  # one core a command
     # Freed memory is kept for the next layer instead of being given back and zeroed again: a third faster here.
@@ -64,10 +65,15 @@ def main():
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--networks", default=",".join(NETWORKS))
     given = parser.parse_args()
-    names = given.networks.split(",")
+    names, situations = given.networks.split(","), given.only.split(",")
+    for option, words, known in (("--networks", names, NETWORKS), ("--only", situations, ALL)):
+        if unknown := [word for word in words if word not in known]:
+            parser.error(f"{option}: expected some of {', '.join(known)}, got {', '.join(unknown)}")
+    if missing := [archive for archive in ARCHIVES if not (given.data / archive).exists()]:
+        parser.error(f"DATA: expected a folder with {', '.join(missing)}, got {given.data}")
     work = given.work.absolute()
     prepare(given.data.absolute(), work)
-    for situation in given.only.split(","):
+    for situation in situations:
         if situation in SITUATIONS:
             for seed in given.seeds.split(","):
                 for name in names:
@@ -76,20 +82,15 @@ def main():
         elif situation == "window":
             for name in names:
                 command(work, "window", name, "window", *parent(name), *WINDOW)
-        elif situation == "evolve":
+        else:
             for name in (name for name in names if name in EVOLVED):
                 command(work, "evolve", name, "compare", *parent(name), *EVOLVE)
-        else:
-            parser.error(f"--only: expected some of {', '.join(ALL)}, got {situation}")
 
 
 def prepare(data, work):
     """Networks, weights and images where the commands look for them."""
-    for archive, place, wanted in (
-        ("imagenet-networks.tar.xz", work, "imagenet_networks.py"),
-        ("tiny-imagenet.tar.xz", work / "tiny", "val"),
-        ("imagenet1k-sample.tar", work, "imagenet1k-sample"),
-    ):
+    places = (work, "imagenet_networks.py"), (work / "tiny", "val"), (work, "imagenet1k-sample")
+    for archive, (place, wanted) in zip(ARCHIVES, places, strict=True):
         if not (place / wanted).exists() and not (wanted == "imagenet1k-sample" and (work / "photos").exists()):
             with tarfile.open(data / archive) as file:
                 file.extractall(place, filter="data")
