@@ -48,7 +48,6 @@ EVOLVE = [
     *("--methods", "norm-bias-es,staged-es,early-newton", "--trials", "1", "--seeds", "3"),
 ]
 ALL = [*SITUATIONS, "window", "evolve"]
-ARCHIVES = ("imagenet-networks.tar.xz", "tiny-imagenet.tar.xz", "imagenet1k-sample.tar")
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",  # one core a command
     # Freed memory is kept for the next layer instead of being given back and zeroed again: a third faster here.
@@ -69,8 +68,6 @@ def main():
     for option, words, known in (("--networks", names, NETWORKS), ("--only", situations, ALL)):
         if unknown := [word for word in words if word not in known]:
             parser.error(f"{option}: expected some of {', '.join(known)}, got {', '.join(unknown)}")
-    if missing := [archive for archive in ARCHIVES if not (given.data / archive).exists()]:
-        parser.error(f"DATA: expected a folder with {', '.join(missing)}, got {given.data}")
     work = given.work.absolute()
     prepare(given.data.absolute(), work)
     for situation in situations:
@@ -89,9 +86,14 @@ def main():
 
 def prepare(data, work):
     """Networks, weights and images where the commands look for them."""
-    places = (work, "imagenet_networks.py"), (work / "tiny", "val"), (work, "imagenet1k-sample")
-    for archive, (place, wanted) in zip(ARCHIVES, places, strict=True):
+    for archive, place, wanted in (
+        ("imagenet-networks.tar.xz", work, "imagenet_networks.py"),
+        ("tiny-imagenet.tar.xz", work / "tiny", "val"),
+        ("imagenet1k-sample.tar", work, "imagenet1k-sample"),
+    ):
         if not (place / wanted).exists() and not (wanted == "imagenet1k-sample" and (work / "photos").exists()):
+            if not (data / archive).exists():
+                raise SystemExit(f"DATA: expected a folder with {archive}, got {data}")
             with tarfile.open(data / archive) as file:
                 file.extractall(place, filter="data")
     if not (work / "photos").exists():
