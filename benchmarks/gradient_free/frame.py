@@ -4,7 +4,7 @@ Budget: forward passes of one sample. A child on a minibatch of m costs m, MeZO'
 besides (its parent, a base line, a first scale) counts, too. Not counted, for all alike: validation, and finding the
 strength at which the median dense mutation keeps 0.9 of the parent's score, in whose units all strengths are.
 
-Every method has the same budget, and as many trials as there are settings in its grid, three, each on a tenth of it;
+Every method has the same budget, and as many trials as there are settings in its grid, four, each on a tenth of it;
 validation chooses among them, for each seed anew. A method that makes less than two steps in a trial has the first
 setting. Of a run comes the best of five equally spaced checks and its start, by validation. Test is read once a
 method and seed.
@@ -38,7 +38,7 @@ from measure import machine
 __all__ = ["Cost", "Outcome", "Search", "Task", "calibrated", "main", "once", "run", "tuned"]
 
 RESULTS = Path(__file__).with_name("results")
-CHECKS, TRIALS, SHARE, LEAST = 5, 3, 10, 2
+CHECKS, TRIALS, SHARE, LEAST = 5, 4, 10, 2
 KEEP, TESTED, BISECTIONS = 0.9, 8, 4
 OTHERS = ("eggroll-es", "polystep", "x-evolution", "snntorch", "transformers")
 

@@ -127,13 +127,14 @@ def of(maker: Any, select: str) -> Any:
     return lambda task, seed, **setting: maker(dataclasses.replace(task, select=select), seed, **setting)
 
 
+RIVALS = rivals.methods()
 METHODS = {
-    "openai-es": (ours.OpenAIESSearch, ours.MOVES),
-    "norm-es": (ours.SparseSearch, [{"select": "norm", "density": 1.0, **each} for each in ours.MOVES]),
-    "sparse-es": (ours.SparseSearch, [{"select": "all", "density": DENSITY, **each} for each in ours.MOVES]),
-    **{name: (rivals.MAKERS[name], rivals.GRIDS[name]) for name in ("mezo", "x-evolution")},
+    "openai-es": (ours.OpenAIESSearch, ours.moves()),
+    "norm-es": ours.dense_of("norm"),
+    "sparse-es": (ours.SparseSearch, ours.sparse(density=DENSITY, select="all")),
+    **{name: RIVALS[name] for name in ("mezo", "x-evolution")},
     # These hold all children at once: 16 of 135 million parameters are 9 GB, polystep's 64 more.
-    **{name: (of(rivals.MAKERS[name], "norm"), rivals.GRIDS[name]) for name in ("eggroll-es", "polystep")},
+    **{name: (of(RIVALS[name][0], "norm"), RIVALS[name][1]) for name in ("eggroll-es", "polystep")},
 }
 SPECIAL = {"prompts": prompts, "examples": examples, "digits-only": digits_only}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from frame import Task, calibrated
@@ -11,7 +10,9 @@ from torch import nn
 import smd_evo
 from smd_evo.controls.batchnorm import blended, statistics_of
 
-__all__ = ["GRIDS", "MAKERS", "MOVES", "of_few"]
+__all__ = ["MAKERS", "best_blend", "dense_of", "moves", "newton_of_few", "sparse"]
+
+SHARES = 0.0, 0.25, 0.5, 0.75, 1.0
 
 
 class Searching:
@@ -75,11 +76,17 @@ class SparseSearch(Searching):
         super().__init__(problem, searcher)
 
 
+def best_blend(task: Task, network: nn.Module) -> nn.Module:
+    """A network with as much of its fitness samples' own statistics in its normalisations as validation prefers."""
+    statistics = statistics_of(network, smd_evo.Evaluator(network, task.data.fitness).batches)
+    return max((blended(network, statistics, share) for share in SHARES), key=task.validate)
+
+
 class NewtonSearch(Searching):
     """SubspaceNewton: dense children of few parameters, and the mixture of them that has the least loss.
 
     Args:
-        share: of the fitness samples' own statistics in batch normalisations, before the first step; 0: none.
+        blend: whether it begins with ``best_blend``, whose look at all fitness samples counts.
     """
 
     def __init__(
@@ -90,13 +97,12 @@ class NewtonSearch(Searching):
         ridge: float,
         children: int = 64,
         images: int | None = None,
-        share: float = 0.0,
+        blend: bool = False,
     ) -> None:
         network = task.network if task.own is None else task.own
         self.before = 0
-        if share:
-            ranker = smd_evo.Evaluator(network, task.data.fitness)
-            network, self.before = blended(network, statistics_of(network, ranker.batches), share), task.samples
+        if blend:
+            network, self.before = best_blend(task, network), task.samples
         problem = task.problem(seed, network, select)
         problem.minibatch_size = images or task.minibatch
         searcher = smd_evo.SubspaceNewton(problem, popsize=children, subspace=smd_evo.Dense(), ridge=ridge)
@@ -108,18 +114,25 @@ class NewtonSearch(Searching):
         return before + super().step()
 
 
-MOVES = [{"sigma": 1.0, "rate": 0.2}, {"sigma": 1.0, "rate": 0.4}, {"sigma": 0.5, "rate": 0.2}]
 MAKERS: dict[str, Any] = {"sparse-es": SparseSearch, "newton": NewtonSearch}
-GRIDS: Mapping[str, list[dict[str, Any]]] = {
-    "sparse-es": [{"density": 0.1, **each} for each in MOVES],
-    "newton": [{"select": "norm,bias,head", "ridge": ridge} for ridge in (0.03, 0.1, 0.3)],
-}
+SPARSEST, RIDGES = 0.1, (0.1, 0.03, 0.3, 0.01)
 
 
-def of_few(select: Any) -> dict[str, Any]:
-    """Makers and grids of what mutates few parameters of an image network, densely."""
-    ridges = [{"select": select, "ridge": ridge, "images": 500, "share": 0.75} for ridge in (0.1, 0.03, 0.3)]
-    return {
-        "norm-es": (SparseSearch, [{"select": select, "density": 1.0, **each} for each in MOVES]),
-        "norm-newton": (NewtonSearch, ridges),
-    }
+def moves(by: float = 1.0) -> list[dict[str, Any]]:
+    """The grid of an evolution strategy: strengths, and learning rates times a number, both in calibrated units."""
+    return [{"sigma": sigma, "rate": by * rate} for sigma, rate in ((1.0, 0.4), (1.0, 0.2), (1.0, 0.8), (0.5, 0.4))]
+
+
+def sparse(by: float = 1.0, density: float = SPARSEST, **more: Any) -> list[dict[str, Any]]:
+    """The same of sparse children."""
+    return [{"density": density, **more, **each} for each in moves(by)]
+
+
+def dense_of(select: Any, by: float = 1.0) -> tuple[Any, list[dict[str, Any]]]:
+    """Dense children of few parameters: maker and grid."""
+    return SparseSearch, sparse(by, 1.0, select=select)
+
+
+def newton_of_few(select: Any, **more: Any) -> tuple[Any, list[dict[str, Any]]]:
+    """SubspaceNewton of few parameters: maker and grid."""
+    return NewtonSearch, [{"select": select, "ridge": ridge, **more} for ridge in RIDGES]

@@ -22,10 +22,9 @@ from frame import Task, main
 from torch import nn
 
 from smd_evo import Evaluator, Lineage
-from smd_evo.controls.batchnorm import blended, statistics_of
 from smd_evo.controls.outputs import Scaled, fit_scaling
 
-BITS, FORWARDS, MINIBATCH = 3, 100_000, 128
+BITS, FORWARDS, MINIBATCH = 3, 50_000, 64
 FLOATS = "norm,bias"
 MADE: dict[str, Any] = {}
 
@@ -71,10 +70,7 @@ def calibrated_outputs(task: Task, seed: int) -> tuple[nn.Module, int]:
 
 def batchnorm(task: Task, seed: int) -> tuple[nn.Module, int]:
     """Free: statistics of the quantised network's own features in its normalisations; no labels."""
-    ranker = Evaluator(task.network, task.data.fitness)
-    statistics = statistics_of(task.network, ranker.batches)
-    found = [blended(task.network, statistics, share) for share in (0.25, 0.5, 0.75, 1.0)]
-    return max(found, key=task.validate), 5000
+    return ours.best_blend(task, task.network), task.samples
 
 
 def adam_then_quantised(task: Task, seed: int) -> tuple[nn.Module, int]:
@@ -95,9 +91,10 @@ def adam_surrogate(task: Task, seed: int) -> tuple[nn.Module, int]:
 
 
 METHODS = {
-    **{name: (maker, rivals.GRIDS[name]) for name, maker in rivals.MAKERS.items()},
-    "int8-es": (ours.SparseSearch, ours.GRIDS["sparse-es"]),
-    **ours.of_few(FLOATS),
+    **rivals.methods(),
+    "int8-es": (ours.SparseSearch, ours.sparse()),
+    "norm-es": ours.dense_of(FLOATS),
+    "norm-newton": ours.newton_of_few(FLOATS, images=200, blend=True),
 }
 SPECIAL = {
     "float": float_network,

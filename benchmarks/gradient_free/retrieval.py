@@ -34,7 +34,8 @@ from smd_evo import BatchFitness, WholeFitness
 LENGTHS = 16, 32
 """Tokens of a query and of an answer, of which longer ones are cut."""
 
-FORWARDS, MINIBATCH, CHILDREN, BATCH = 100_000, 128, 16, 64
+FORWARDS, MINIBATCH, CHILDREN, BATCH = 50_000, 128, 16, 64
+FEW, REACH = "norm,bias", 0.05  # steps of other tasks' lengths lose a sixth of the ranking
 TEMPERATURE, POWERS = 0.05, (0.15, 0.25, 0.35, 0.5)
 MADE: dict[str, Any] = {}
 
@@ -237,14 +238,12 @@ class WhitenedSearch(ours.SparseSearch):
         return before + super().step()
 
 
-SPARSE = ours.GRIDS["sparse-es"]
-FEW = [{**each, "select": "norm,bias", "density": 1.0} for each in SPARSE]
 METHODS = {
-    **{name: (maker, rivals.GRIDS[name]) for name, maker in rivals.MAKERS.items()},
-    "sparse-es": (ours.SparseSearch, [{**each, "select": "all"} for each in SPARSE]),
-    "norm-es": (ours.SparseSearch, FEW),
-    "norm-newton": (ours.NewtonSearch, [{"select": "norm,bias", "ridge": ridge} for ridge in (0.03, 0.1, 0.3)]),
-    "whitened-es": (WhitenedSearch, FEW),
+    **rivals.methods(REACH),
+    "sparse-es": (ours.SparseSearch, ours.sparse(REACH, select="all")),
+    "norm-es": ours.dense_of(FEW, REACH),
+    "norm-newton": ours.newton_of_few(FEW),
+    "whitened-es": (WhitenedSearch, ours.sparse(REACH, 1.0, select=FEW)),
 }
 SPECIAL = {"centred": centred, "whitened": whitening, "adam": adam}
 

@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 from frame import Cost, Task, calibrated
-from ours import MOVES, OpenAIESSearch
+from ours import OpenAIESSearch, moves
 from torch import Tensor, nn
 
 from smd_evo.core.keys import derive
 from smd_evo.core.selection import select_names
 
-__all__ = ["GRIDS", "MAKERS"]
+__all__ = ["MAKERS", "grids", "methods"]
 
 RANKS = 12**-0.5
 """Root mean square of centred ranks."""
@@ -211,11 +211,22 @@ MAKERS: dict[str, Any] = {
     "polystep": PolyStep,
     "x-evolution": XEvolution,
 }
-GRIDS: dict[str, list[dict[str, Any]]] = {
-    "openai-es": MOVES,
-    "eggroll": [{"rank": 1, **each} for each in MOVES],
-    "eggroll-es": MOVES,
-    "mezo": [{"sigma": 0.5, "rate": rate} for rate in (0.02, 0.05, 0.15)],
-    "polystep": [{"radius": 0.5, "reach": 1.0}, {"radius": 1.0, "reach": 0.3}, {"radius": 1.0, "reach": 1.0}],
-    "x-evolution": MOVES,
-}
+
+
+def grids(by: float = 1.0) -> dict[str, list[dict[str, Any]]]:
+    """Four settings of each, whose steps are as many times longer as told."""
+    mezo = ((0.5, 0.15), (0.5, 0.05), (0.5, 0.5), (1.0, 0.15))
+    polystep = ((1.0, 1.0), (1.0, 0.3), (0.5, 1.0), (2.0, 1.0))
+    return {
+        "openai-es": moves(by),
+        "eggroll": [{"rank": 1, **each} for each in moves(by)],
+        "eggroll-es": moves(by),
+        "mezo": [{"sigma": sigma, "rate": by * rate} for sigma, rate in mezo],
+        "polystep": [{"radius": radius, "reach": by * reach} for radius, reach in polystep],
+        "x-evolution": moves(by),
+    }
+
+
+def methods(by: float = 1.0) -> dict[str, Any]:
+    """Makers and grids of all."""
+    return {name: (maker, grids(by)[name]) for name, maker in MAKERS.items()}

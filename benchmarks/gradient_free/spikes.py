@@ -119,12 +119,9 @@ def surrogate(task: Task, seed: int) -> tuple[nn.Module, int]:
 
 
 METHODS = {
-    **{name: (maker, rivals.GRIDS[name]) for name, maker in rivals.MAKERS.items()},
-    "sparse-es": (ours.SparseSearch, ours.GRIDS["sparse-es"]),
-    "newton": (
-        ours.NewtonSearch,
-        [{"select": "all", "ridge": ridge, "children": 128} for ridge in (0.01, 0.03, 0.1)],
-    ),
+    **rivals.methods(),
+    "sparse-es": (ours.SparseSearch, ours.sparse()),
+    "newton": ours.newton_of_few("all", children=128),
 }
 SPECIAL = {"as-trained": lambda task, seed: (MADE["parent"], 0), "adam-surrogate": surrogate}
 

@@ -22,7 +22,7 @@ from frame import Task, main
 from quantised import batchnorm
 from torch import Tensor, nn
 
-FORWARDS, MINIBATCH, LEVELS, IMAGES = 100_000, 128, 3, 200
+FORWARDS, MINIBATCH, LEVELS, IMAGES = 50_000, 64, 3, 200
 MADE: dict[str, Any] = {}
 
 
@@ -98,9 +98,10 @@ def surrogate(task: Task, seed: int) -> tuple[nn.Module, int]:
 
 FEW = "norm,bias,head"
 METHODS = {
-    **{name: (maker, rivals.GRIDS[name]) for name, maker in rivals.MAKERS.items()},
-    "sparse-es": (ours.SparseSearch, ours.GRIDS["sparse-es"]),
-    **ours.of_few(FEW),
+    **rivals.methods(),
+    "sparse-es": (ours.SparseSearch, ours.sparse()),
+    "norm-es": ours.dense_of(FEW),
+    "norm-newton": ours.newton_of_few(FEW, images=200, blend=True),
 }
 SPECIAL = {"float": float_network, "batchnorm": batchnorm, "adam-surrogate": surrogate}
 

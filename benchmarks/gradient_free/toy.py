@@ -7,17 +7,20 @@ python benchmarks/gradient_free/toy.py
 
 import sys
 
+import ours
+import rivals
 import torch
 from frame import Task, run
-from ours import GRIDS as OUR_GRIDS
-from ours import MAKERS as OURS
-from rivals import GRIDS, MAKERS
 from sklearn.datasets import load_digits
 from torch.nn.functional import cross_entropy
 
 import smd_evo
 
-METHODS = {name: (maker, {**GRIDS, **OUR_GRIDS}[name]) for name, maker in {**MAKERS, **OURS}.items()}
+METHODS = {
+    **rivals.methods(),
+    "sparse-es": (ours.SparseSearch, ours.sparse()),
+    "newton": ours.newton_of_few("1"),
+}
 
 
 def task(seed=0):
@@ -52,8 +55,7 @@ def main():
     first = -made.validate(made.network)
     print(f"parent: validation loss {first:.3f}")
     for name, (maker, grid) in METHODS.items():
-        setting = {**grid[0], **({"select": "1"} if name == "newton" else {})}
-        outcome = run(made, maker, 60_000, 0, setting)
+        outcome = run(made, maker, 60_000, 0, grid[0])
         print(f"{name}: {-outcome.validation:.3f} after {outcome.forwards:,} forward passes", flush=True)
         if -outcome.validation > 0.97 * first or outcome.forwards > 60_000:
             sys.exit(f"{name}: expected less loss within 60,000 forward passes")
