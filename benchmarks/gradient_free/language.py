@@ -138,9 +138,7 @@ ALL = {
     "norm-es": ours.dense_of("norm", REACH),
     "sparse-es": (ours.SparseSearch, ours.sparse(REACH, DENSITY, select="all")),
 }
-METHODS = {
-    name: (of(maker, "norm") if name in HOLD_ALL else maker, grid[:1]) for name, (maker, grid) in ALL.items()
-}
+METHODS = {name: (of(maker, "norm") if name in HOLD_ALL else maker, grid[:1]) for name, (maker, grid) in ALL.items()}
 SPECIAL = {"prompts": prompts, "examples": examples, "digits-only": digits_only}
 
 
