@@ -9,7 +9,7 @@ WORK holds ``train/`` and ``test/`` of cifar10-jpeg.tar.xz and cifar10-resnet20.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +41,21 @@ def pictures(folder: Path, step: int = 1) -> tuple[Tensor, Tensor]:
     )
 
 
-def descend(network: nn.Module, samples: tuple[Tensor, Tensor], epochs: int, rate: float, seed: int = 0) -> None:
-    """Adam on everything with a falling rate and mirrored images, in place; statistics of normalisations stay."""
-    chosen = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.Adam(chosen, rate)
+def descend(
+    network: nn.Module,
+    samples: tuple[Tensor, Tensor],
+    epochs: int,
+    rate: float,
+    seed: int = 0,
+    rates: Mapping[str, float] | None = None,
+) -> None:
+    """Adam on everything with a falling rate and mirrored images, in place; statistics of normalisations stay.
+
+    ``rates``: those of parameters with other names.
+    """
+    rates = rates or {}
+    named = [(name.rpartition(".")[2], each) for name, each in network.named_parameters() if each.requires_grad]
+    optimizer = torch.optim.Adam([{"params": [each], "lr": rates.get(name, rate)} for name, each in named])
     draws = torch.Generator().manual_seed(seed)
     steps = epochs * -(-len(samples[1]) // BATCH)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -60,7 +71,12 @@ def descend(network: nn.Module, samples: tuple[Tensor, Tensor], epochs: int, rat
 
 
 def descended(
-    network: nn.Module, task: Task, rate: float, seed: int, surrogates: Sequence[Any] = ()
+    network: nn.Module,
+    task: Task,
+    rate: float,
+    seed: int,
+    surrogates: Sequence[Any] = (),
+    rates: Mapping[str, float] | None = None,
 ) -> tuple[nn.Module, int]:
     """A network after gradients within the task's budget, at three forward passes an image, and how many these were.
 
@@ -70,7 +86,7 @@ def descended(
     epochs = task.forwards // passes
     for each in surrogates:
         each.surrogate = True
-    descend(network, task.data.fitness, epochs, rate, seed)
+    descend(network, task.data.fitness, epochs, rate, seed, rates)
     for each in surrogates:
         each.surrogate = False
     return network, passes * epochs

@@ -59,6 +59,7 @@ class Task:
         children: of a generation, even.
         forwards: the budget, which ``main`` is told: what is no search has it from here.
         unit: see ``calibrated``: found once for each network, selection and subspace.
+        starts: what our methods begin with in place of the parent, by name: found once.
     """
 
     network: nn.Module
@@ -74,6 +75,7 @@ class Task:
     children: int = 32
     forwards: int = 0
     unit: dict[Any, float] = field(default_factory=dict)
+    starts: dict[str, nn.Module] = field(default_factory=dict)
 
     def problem(self, seed: int, network: nn.Module | None = None, select: Any = None) -> smd_evo.FinetuneProblem:
         """EvoTorch's problem of this task."""
@@ -128,7 +130,7 @@ def calibrated(
     """Strength of a mutation that keeps 0.9 of the parent's score on a minibatch; the same for all seeds."""
     subspace = subspace or smd_evo.Dense()
     select = task.select if select is None else select
-    known = subspace.spec, str(select), network is None
+    known = subspace.spec, str(select), id(network)  # which the task holds
     if known not in task.unit:
         ranker = task.problem(0, network, select).evaluator  # on the first minibatch
         task.unit[known] = smd_evo.calibrate_sigma(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from frame import Task, calibrated
@@ -10,25 +12,29 @@ from torch import nn
 import smd_evo
 from smd_evo.controls.batchnorm import blended, statistics_of
 
-__all__ = ["MAKERS", "best_blend", "dense_of", "moves", "newton_of_few", "sparse"]
+__all__ = ["MAKERS", "adapted", "beginning", "dense_of", "moves", "newton_of_few", "sparse"]
 
 SHARES = 0.0, 0.25, 0.5, 0.75, 1.0
 
 
 class Searching:
-    """A searcher of a problem; what is evaluated is counted by the problem, its parent included."""
+    """A searcher of a problem; what is evaluated is counted by the problem, its parent included.
+
+    Attributes:
+        before: forward passes taken before the first step.
+    """
 
     def __init__(self, problem: Any, searcher: Any) -> None:
-        self.problem, self.searcher = problem, searcher
+        self.problem, self.searcher, self.before = problem, searcher, 0
 
     @property
     def module(self) -> nn.Module:
         return self.problem.make_net()
 
     def step(self) -> int:
-        before = self.problem.evaluations
+        evaluated, before, self.before = self.problem.evaluations, self.before, 0
         self.searcher.step()
-        return (self.problem.evaluations - before) * self.problem.minibatch_size
+        return before + (self.problem.evaluations - evaluated) * self.problem.minibatch_size
 
 
 class OpenAIESSearch(Searching):
@@ -76,17 +82,31 @@ class SparseSearch(Searching):
         super().__init__(problem, searcher)
 
 
-def best_blend(task: Task, network: nn.Module) -> nn.Module:
-    """A network with as much of its fitness samples' own statistics in its normalisations as validation prefers."""
-    statistics = statistics_of(network, smd_evo.Evaluator(network, task.data.fitness).batches)
-    return max((blended(network, statistics, share) for share in SHARES), key=task.validate)
+def adapted(task: Task) -> nn.Module:
+    """Our parent with as much of its fitness samples' own statistics in its normalisations as validation prefers."""
+    if "adapted" not in task.starts:
+        network = task.network if task.own is None else task.own
+        statistics = statistics_of(network, smd_evo.Evaluator(network, task.data.fitness).batches)
+        task.starts["adapted"] = max((blended(network, statistics, share) for share in SHARES), key=task.validate)
+    return task.starts["adapted"]
+
+
+def beginning(start: Callable[[Task], nn.Module]) -> Any:
+    """A maker of sparse searches that begin with another network than the parent: one look at all samples counts."""
+
+    def maker(task: Task, seed: int, **setting: Any) -> SparseSearch:
+        search = SparseSearch(replace(task, own=start(task)), seed, **setting)
+        search.before = task.samples
+        return search
+
+    return maker
 
 
 class NewtonSearch(Searching):
     """SubspaceNewton: dense children of few parameters, and the mixture of them that has the least loss.
 
     Args:
-        blend: whether it begins with ``best_blend``, whose look at all fitness samples counts.
+        begin: whether it begins with ``adapted``, whose look at all fitness samples counts.
     """
 
     def __init__(
@@ -97,21 +117,17 @@ class NewtonSearch(Searching):
         ridge: float,
         children: int = 64,
         images: int | None = None,
-        blend: bool = False,
+        begin: bool = False,
     ) -> None:
         network = task.network if task.own is None else task.own
-        self.before = 0
-        if blend:
-            network, self.before = best_blend(task, network), task.samples
+        if begin:
+            network = adapted(task)
         problem = task.problem(seed, network, select)
         problem.minibatch_size = images or task.minibatch
         searcher = smd_evo.SubspaceNewton(problem, popsize=children, subspace=smd_evo.Dense(), ridge=ridge)
         super().__init__(problem, searcher)
+        self.before = task.samples if begin else 0
         _ = self.searcher.sigma  # found now, and not counted, as other strengths are not
-
-    def step(self) -> int:
-        before, self.before = self.before, 0
-        return before + super().step()
 
 
 MAKERS: dict[str, Any] = {"sparse-es": SparseSearch, "newton": NewtonSearch}

@@ -26,6 +26,7 @@ from smd_evo.controls.outputs import Scaled, fit_scaling
 
 BITS, FORWARDS, MINIBATCH = 3, 50_000, 64
 FLOATS = "norm,bias"
+LEVELS_RATE = 0.03
 MADE: dict[str, Any] = {}
 
 
@@ -69,8 +70,8 @@ def calibrated_outputs(task: Task, seed: int) -> tuple[nn.Module, int]:
 
 
 def batchnorm(task: Task, seed: int) -> tuple[nn.Module, int]:
-    """Free: statistics of the quantised network's own features in its normalisations; no labels."""
-    return ours.best_blend(task, task.network), task.samples
+    """Free: statistics of the quantised network's own features in its normalisations; labels choose their share."""
+    return ours.adapted(task), task.samples
 
 
 def adam_then_quantised(task: Task, seed: int) -> tuple[nn.Module, int]:
@@ -85,16 +86,18 @@ def adam_beside(task: Task, seed: int) -> tuple[nn.Module, int]:
 
 
 def adam_surrogate(task: Task, seed: int) -> tuple[nn.Module, int]:
-    """A gradient on everything in the quantised network, straight through what is rounded."""
+    """A gradient on everything in the quantised network, straight through what is rounded; levels are in steps."""
     network = copy.deepcopy(task.network)
-    return descended(network, task, 3e-3, seed, [each for each in network.modules() if isinstance(each, Quantised)])
+    through = [each for each in network.modules() if isinstance(each, Quantised)]
+    return descended(network, task, 3e-3, seed, through, {"levels": LEVELS_RATE})
 
 
 METHODS = {
     **rivals.methods(),
     "int8-es": (ours.SparseSearch, ours.sparse()),
     "norm-es": ours.dense_of(FLOATS),
-    "norm-newton": ours.newton_of_few(FLOATS, images=200, blend=True),
+    "adapted-es": (ours.beginning(ours.adapted), ours.sparse()),
+    "adapted-newton": ours.newton_of_few(FLOATS, images=200, begin=True),
 }
 SPECIAL = {
     "float": float_network,

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import copy
 import zlib
-from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -195,9 +194,10 @@ def whitened(parent: nn.Module, power: float) -> nn.Module:
 
 
 def best_whitened(task: Task) -> nn.Module:
-    if "whitened" not in MADE:
-        MADE["whitened"] = max((whitened(task.network, power) for power in POWERS), key=task.validate)
-    return MADE["whitened"]
+    if "whitened" not in task.starts:
+        found = (whitened(task.network, power) for power in POWERS)
+        task.starts["whitened"] = max(found, key=task.validate)
+    return task.starts["whitened"]
 
 
 def centred(task: Task, seed: int) -> tuple[nn.Module, int]:
@@ -226,24 +226,12 @@ def adam(task: Task, seed: int) -> tuple[nn.Module, int]:
     return kept, spent
 
 
-class WhitenedSearch(ours.SparseSearch):
-    """From the whitened parent on, whose one look at all texts counts."""
-
-    def __init__(self, task: Task, seed: int, **setting: Any) -> None:
-        super().__init__(replace(task, own=best_whitened(task)), seed, **setting)
-        self.before = task.samples
-
-    def step(self) -> int:
-        before, self.before = self.before, 0
-        return before + super().step()
-
-
 METHODS = {
     **rivals.methods(REACH),
     "sparse-es": (ours.SparseSearch, ours.sparse(REACH, select="all")),
     "norm-es": ours.dense_of(FEW, REACH),
     "norm-newton": ours.newton_of_few(FEW),
-    "whitened-es": (WhitenedSearch, ours.sparse(REACH, 1.0, select=FEW)),
+    "whitened-es": (ours.beginning(best_whitened), ours.sparse(REACH, 1.0, select=FEW)),
 }
 SPECIAL = {"centred": centred, "whitened": whitening, "adam": adam}
 

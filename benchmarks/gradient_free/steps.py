@@ -101,7 +101,8 @@ METHODS = {
     **rivals.methods(),
     "sparse-es": (ours.SparseSearch, ours.sparse()),
     "norm-es": ours.dense_of(FEW),
-    "norm-newton": ours.newton_of_few(FEW, images=200, blend=True),
+    "adapted-es": (ours.beginning(ours.adapted), ours.sparse()),
+    "adapted-newton": ours.newton_of_few(FEW, images=200, begin=True),
 }
 SPECIAL = {"float": float_network, "batchnorm": batchnorm, "adam-surrogate": surrogate}
 
