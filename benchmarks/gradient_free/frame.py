@@ -158,15 +158,12 @@ class Outcome:
     checks: list[tuple[int, float]]
 
 
-def run(
-    task: Task, maker: Maker, forwards: int, seed: int, setting: Mapping[str, Any], trial: bool = False
-) -> Outcome:
-    """A method on a task with a budget, on top of which a trial has what is taken before the first step."""
+def run(task: Task, maker: Maker, forwards: int, seed: int, setting: Mapping[str, Any]) -> Outcome:
+    """A method on a task with a budget."""
     before = torch.random.get_rng_state()
     torch.manual_seed(seed)
     try:
         search = maker(task, seed, **setting)
-        forwards += getattr(search, "before", 0) if trial else 0
         start = search.module  # the parent, or what the method makes of it first
         best, kept = task.validate(start), copy.deepcopy(start)
         checks, spent, last, steps = [(0, best)], 0, 0, 0
@@ -188,7 +185,7 @@ def tuned(
     """The setting of a grid that does best on a tenth of the budget, and what each came to on validation."""
     found: list[Any] = []
     for setting in grid[:TRIALS] if len(grid) > 1 else []:
-        outcome = run(task, maker, forwards // SHARE, 1000 + seed, setting, trial=True)
+        outcome = run(task, maker, forwards // SHARE, 1000 + seed, setting)
         if outcome.steps < LEAST:  # which says little of it, or takes more than others have for a trial
             return grid[0], []
         found.append((setting, outcome.validation))
