@@ -1,5 +1,6 @@
 """The benchmarks that compare: what is the same for all methods, what a seed changes, what is kept."""
 
+import copy
 import importlib
 import json
 import shutil
@@ -72,6 +73,18 @@ def test_a_strength_is_that_of_what_is_mutated(gradient_free, task):
     assert calibrated(task) < 0.9 * alone  # more coordinates bear less
     assert calibrated(replace(task, select="2")) == alone  # beside others, whose strengths are known
     assert calibrated(task, select="2") == alone
+    longer = copy.deepcopy(task.network)
+    with torch.no_grad():
+        longer[2].weight.mul_(4)
+    assert calibrated(task, network=longer, select="2") > alone
+
+
+def test_a_search_that_begins_elsewhere_counts_its_look_at_all_samples_once(gradient_free, task):
+    ours, other = gradient_free("ours"), nn.Linear(4, 3).eval()
+    own = ours.SparseSearch(task, 0, **SETTINGS["sparse-es"])
+    search = ours.beginning(lambda task: other)(task, 0, **SETTINGS["sparse-es"])
+    assert torch.equal(search.module.weight, other.weight)
+    assert [search.step() - own.step() for _ in range(2)] == [task.samples, 0]
 
 
 class Steps:
