@@ -96,7 +96,7 @@ METHODS = {
     **rivals.methods(),
     "int8-es": (ours.SparseSearch, ours.sparse()),
     "norm-es": ours.dense_of(FLOATS),
-    "adapted-es": (ours.beginning(ours.adapted), ours.dense_of(FLOATS, 0.25)[1]),
+    "adapted-norm-es": (ours.beginning(ours.adapted), ours.dense_of(FLOATS, 0.25)[1]),
     "adapted-newton": ours.newton_of_few(FLOATS, images=200, begin=True),
 }
 SPECIAL = {

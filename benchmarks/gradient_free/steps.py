@@ -101,7 +101,7 @@ METHODS = {
     **rivals.methods(),
     "sparse-es": (ours.SparseSearch, ours.sparse()),
     "norm-es": ours.dense_of(FEW),
-    "adapted-es": (ours.beginning(ours.adapted), ours.dense_of(FEW, 0.25)[1]),
+    "adapted-norm-es": (ours.beginning(ours.adapted), ours.dense_of(FEW, 0.25)[1]),
     "adapted-newton": ours.newton_of_few(FEW, images=200, begin=True),
 }
 SPECIAL = {"float": float_network, "batchnorm": batchnorm, "adam-surrogate": surrogate}
