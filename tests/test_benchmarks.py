@@ -79,10 +79,11 @@ def test_a_strength_is_that_of_what_is_mutated(gradient_free, task):
     assert calibrated(task, network=longer, select="2") > alone
 
 
-def test_a_search_that_begins_elsewhere_counts_its_look_at_all_samples_once(gradient_free, task):
+@pytest.mark.parametrize("name", ["sparse-es", "newton"])
+def test_a_search_that_begins_elsewhere_counts_its_look_at_all_samples_once(gradient_free, task, name):
     ours, other = gradient_free("ours"), nn.Linear(4, 3).eval()
-    own = ours.SparseSearch(task, 0, **SETTINGS["sparse-es"])
-    search = ours.beginning(lambda task: other)(task, 0, **SETTINGS["sparse-es"])
+    own = ours.MAKERS[name](task, 0, **SETTINGS[name])
+    search = ours.beginning(lambda task: other, ours.MAKERS[name])(task, 0, **SETTINGS[name])
     assert torch.equal(search.module.weight, other.weight)
     assert [search.step() - own.step() for _ in range(2)] == [task.samples, 0]
 

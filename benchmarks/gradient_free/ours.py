@@ -12,7 +12,7 @@ from torch import nn
 import smd_evo
 from smd_evo.controls.batchnorm import blended, statistics_of
 
-__all__ = ["MAKERS", "adapted", "beginning", "dense_of", "moves", "newton_of_few", "sparse"]
+__all__ = ["MAKERS", "adapted", "beginning", "dense_of", "moves", "newton_of", "sparse"]
 
 SHARES = 0.0, 0.25, 0.5, 0.75, 1.0
 
@@ -91,23 +91,22 @@ def adapted(task: Task) -> nn.Module:
     return task.starts["adapted"]
 
 
-def beginning(start: Callable[[Task], nn.Module]) -> Any:
-    """A maker of sparse searches that begin with another network than the parent: one look at all samples counts."""
+Start = Callable[[Task], nn.Module]
 
-    def maker(task: Task, seed: int, **setting: Any) -> SparseSearch:
-        search = SparseSearch(replace(task, own=start(task)), seed, **setting)
+
+def beginning(start: Start | None, maker: Any) -> Any:
+    """A maker whose searches begin with another network than the parent, if told: one look at all samples counts."""
+
+    def made(task: Task, seed: int, **setting: Any) -> Searching:
+        search = maker(replace(task, own=start(task)), seed, **setting)
         search.before = task.samples
         return search
 
-    return maker
+    return made if start else maker
 
 
 class NewtonSearch(Searching):
-    """SubspaceNewton: dense children of few parameters, and the mixture of them that has the least loss.
-
-    Args:
-        begin: whether it begins with ``adapted``, whose look at all fitness samples counts.
-    """
+    """SubspaceNewton: dense children of few parameters, and the mixture of them that has the least loss."""
 
     def __init__(
         self,
@@ -117,16 +116,11 @@ class NewtonSearch(Searching):
         ridge: float,
         children: int = 64,
         images: int | None = None,
-        begin: bool = False,
     ) -> None:
-        network = task.network if task.own is None else task.own
-        if begin:
-            network = adapted(task)
-        problem = task.problem(seed, network, select)
+        problem = task.problem(seed, task.own, select)
         problem.minibatch_size = images or task.minibatch
         searcher = smd_evo.SubspaceNewton(problem, popsize=children, subspace=smd_evo.Dense(), ridge=ridge)
         super().__init__(problem, searcher)
-        self.before = task.samples if begin else 0
         _ = self.searcher.sigma  # found now, and not counted, as other strengths are not
 
 
@@ -144,11 +138,11 @@ def sparse(by: float = 1.0, density: float = SPARSEST, **more: Any) -> list[dict
     return [{"density": density, **more, **each} for each in moves(by)]
 
 
-def dense_of(select: Any, by: float = 1.0) -> tuple[Any, list[dict[str, Any]]]:
-    """Dense children of few parameters: maker and grid."""
-    return SparseSearch, sparse(by, 1.0, select=select)
+def dense_of(select: Any, by: float = 1.0, start: Start | None = None) -> tuple[Any, list[dict[str, Any]]]:
+    """Dense children of what is selected: maker and grid."""
+    return beginning(start, SparseSearch), sparse(by, 1.0, select=select)
 
 
-def newton_of_few(select: Any, **more: Any) -> tuple[Any, list[dict[str, Any]]]:
-    """SubspaceNewton of few parameters: maker and grid."""
-    return NewtonSearch, [{"select": select, "ridge": ridge, **more} for ridge in RIDGES]
+def newton_of(select: Any, start: Start | None = None, **more: Any) -> tuple[Any, list[dict[str, Any]]]:
+    """SubspaceNewton of what is selected: maker and grid."""
+    return beginning(start, NewtonSearch), [{"select": select, "ridge": ridge, **more} for ridge in RIDGES]

@@ -96,8 +96,8 @@ METHODS = {
     **rivals.methods(),
     "int8-es": (ours.SparseSearch, ours.sparse()),
     "norm-es": ours.dense_of(FLOATS),
-    "adapted-norm-es": (ours.beginning(ours.adapted), ours.dense_of(FLOATS, 0.25)[1]),
-    "adapted-newton": ours.newton_of_few(FLOATS, images=200, begin=True),
+    "adapted-norm-es": ours.dense_of(FLOATS, 0.25, ours.adapted),
+    "adapted-newton": ours.newton_of(FLOATS, ours.adapted, images=200),
 }
 SPECIAL = {
     "float": float_network,

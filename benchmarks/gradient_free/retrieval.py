@@ -230,8 +230,8 @@ METHODS = {
     **rivals.methods(REACH),
     "sparse-es": (ours.SparseSearch, ours.sparse(REACH, select="all")),
     "norm-es": ours.dense_of(FEW, REACH),
-    "norm-newton": ours.newton_of_few(FEW),
-    "whitened-es": (ours.beginning(best_whitened), ours.sparse(REACH, 1.0, select=FEW)),
+    "norm-newton": ours.newton_of(FEW),
+    "whitened-es": ours.dense_of(FEW, REACH, best_whitened),
 }
 SPECIAL = {"centred": centred, "whitened": whitening, "adam": adam}
 

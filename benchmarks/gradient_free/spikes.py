@@ -121,7 +121,7 @@ def surrogate(task: Task, seed: int) -> tuple[nn.Module, int]:
 METHODS = {
     **rivals.methods(),
     "sparse-es": (ours.SparseSearch, ours.sparse()),
-    "newton": ours.newton_of_few("all", children=128),
+    "newton": ours.newton_of("all", children=128),
 }
 SPECIAL = {"as-trained": lambda task, seed: (MADE["parent"], 0), "adam-surrogate": surrogate}
 

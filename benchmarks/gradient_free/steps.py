@@ -101,8 +101,8 @@ METHODS = {
     **rivals.methods(),
     "sparse-es": (ours.SparseSearch, ours.sparse()),
     "norm-es": ours.dense_of(FEW),
-    "adapted-norm-es": (ours.beginning(ours.adapted), ours.dense_of(FEW, 0.25)[1]),
-    "adapted-newton": ours.newton_of_few(FEW, images=200, begin=True),
+    "adapted-norm-es": ours.dense_of(FEW, 0.25, ours.adapted),
+    "adapted-newton": ours.newton_of(FEW, ours.adapted, images=200),
 }
 SPECIAL = {"float": float_network, "batchnorm": batchnorm, "adam-surrogate": surrogate}
 

@@ -19,7 +19,7 @@ import smd_evo
 METHODS = {
     **rivals.methods(),
     "sparse-es": (ours.SparseSearch, ours.sparse()),
-    "newton": ours.newton_of_few("1"),
+    "newton": ours.newton_of("1"),
 }
 
 
