@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from itertools import islice
 from typing import TypeVar
+from weakref import WeakValueDictionary
 
 import torch
 from torch import nn
@@ -16,6 +17,7 @@ from smd_evo.core.delta import SparseDelta, SparseValues, union
 from smd_evo.core.elements import Elements
 from smd_evo.core.exclusive import alone
 from smd_evo.core.integers import Rounding, rounded
+from smd_evo.core.layout import Layout
 from smd_evo.core.memory import Memory
 from smd_evo.core.mutation import Lineage, Mutation, replay
 from smd_evo.core.patches import Patched, Patches
@@ -39,6 +41,30 @@ _MORE = 4
 """By which one go may have more children than the one before, as those of one rule may be of many sizes."""
 
 
+class _Drawn:
+    """The deltas of one space's recipes, of which those are known that somebody still has: so it takes no memory.
+
+    The last child's are there while the next one's are made, which for siblings are the same but for one step, and
+    for antithetic partners the negative, to the same bits.
+    """
+
+    def __init__(self) -> None:
+        self._known: WeakValueDictionary[tuple[Mutation, torch.device], SparseDelta] = WeakValueDictionary()
+
+    def __reduce__(self) -> tuple[type[_Drawn], tuple[()]]:
+        """A copy begins anew."""
+        return _Drawn, ()
+
+    def delta(self, step: Mutation, layout: Layout, device: torch.device) -> SparseDelta:
+        """:meth:`Mutation.delta`."""
+        found = self._known.get((step, device))
+        if found is None:
+            partner = self._known.get((step.antithetic, device))
+            found = step.delta(layout, device) if partner is None else -partner
+            self._known[step, device] = found
+        return found
+
+
 class Applying(Elements):
     """What turns a network into its children, and back.
 
@@ -47,7 +73,7 @@ class Applying(Elements):
 
     def __init__(self, module: nn.Module, select: Select = "all", *, include_frozen: bool = False) -> None:
         super().__init__(module, select, include_frozen=include_frozen)
-        self._patches, self.rounding = Patches(), Rounding()
+        self._patches, self.rounding, self._drawn = Patches(), Rounding(), _Drawn()
         self._memory = None if self._places else Memory(self._floats)
 
     def deltas(self, child: Child) -> list[SparseDelta | SparseValues]:
@@ -87,6 +113,8 @@ class Applying(Elements):
         yield from self._replayed(waiting)
 
     def _replayed(self, lineages: list[tuple[Mutation, ...]]) -> list[tuple[SparseDelta, ...]]:
+        if len(lineages) == 1:
+            return [tuple(self._drawn.delta(step, self.layout, self.device) for step in lineages[0])]
         steps = [step for lineage in lineages for step in lineage]
         deltas = iter(replay(steps, self.layout, self.device) if steps else ())
         return [tuple(islice(deltas, len(lineage))) for lineage in lineages]

@@ -31,7 +31,6 @@ from smd_evo import (
 from smd_evo.core import applying, fast
 from smd_evo.core.delta import SparseValues
 from smd_evo.core.memory import Written
-from smd_evo.core.mutation import replay
 from smd_evo.core.selection import within_kinds
 from smd_evo.errors import InvalidType, InvalidValue, WrongParent
 
@@ -370,7 +369,13 @@ def test_large_children_are_replayed_one_by_one_whoever_comes_before_them(networ
     """Behind a parent, or small ones, a whole generation of dense deltas was in memory at once."""
     space, gone = ParameterSpace(network), []
     monkeypatch.setattr(applying, "_AT_ONCE", 2 * space.size)
-    monkeypatch.setattr(applying, "replay", lambda steps, *place: gone.append(len(steps)) or replay(steps, *place))
+    replayed = space._replayed
+
+    def noticed(lineages):
+        gone.extend([sum(map(len, lineages))] if any(lineages) else [])
+        return replayed(lineages)
+
+    monkeypatch.setattr(space, "_replayed", noticed)
     parents, large = [Lineage()] * 3, [mutation(key, 1.0) for key in range(20)]
     small = [mutation(key, 1 / space.size) for key in range(40)]
     list(space.replayed([*parents, *large, Lineage(), *large]))
@@ -382,6 +387,26 @@ def test_large_children_are_replayed_one_by_one_whoever_comes_before_them(networ
     list(space.replayed(sample_mutations(1, 64, subspace=TensorSubspace(), sigma=0.1)))  # of many sizes
     assert sum(gone) == 64
     assert all(after <= 4 * before for before, after in pairwise(gone))
+
+
+@pytest.mark.parametrize("scale", ["absolute", "relative"])
+def test_siblings_noise_is_drawn_once_and_kept_by_nobody(network, monkeypatch, scale):
+    """Antithetic partners', and that of the steps that lineages begin with alike."""
+    space, drawn = ParameterSpace(network), []
+    delta = Mutation.delta
+    monkeypatch.setattr(Mutation, "delta", lambda step, *place: drawn.append(step) or delta(step, *place))
+    monkeypatch.setattr(applying, "_AT_ONCE", space.size)
+    steps = sample_mutations(1, 6, subspace=RandomSubspace(0.9), sigma=0.1, antithetic=True, scale=scale)
+    parent = Lineage((steps[4],))
+    for deltas, child in zip(space.replayed(lineages := [*map(parent.then, steps[:4])]), lineages, strict=True):
+        for found, step in zip(deltas, child.steps, strict=True):
+            alone = delta(step, space.layout)
+            assert torch.equal(found.indices, alone.indices)
+            assert torch.equal(found.values.view(torch.int32), alone.values.view(torch.int32))  # zeros' signs, too
+    assert drawn == [steps[4], steps[0], steps[2]]
+    del deltas, found
+    gc.collect()
+    assert not space._drawn._known
 
 
 class TestFolding:
