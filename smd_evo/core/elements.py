@@ -42,7 +42,8 @@ class Elements:
         select = settled(select)
         spelt = spelt_out(integers, select)
         if not candidates and not spelt:
-            mend = "pass include_frozen=True to mutate those" if found else "a quantized network keeps none"
+            mend = "a quantized network keeps none"
+            mend = "pass include_frozen=True, or call its requires_grad_(True)" if found else mend
             mend = f"name its integers, as in select={next(iter(integers))!r}" if integers else mend
             if any(".lora_" in name for name in found):
                 mend = "load the adapter with is_trainable=True, as PeftModel.from_pretrained leaves it frozen"

@@ -81,9 +81,10 @@ def _pairs(data: Any, batch_size: int | str, device: torch.device, pad: int) -> 
         )
     if isinstance(data, Iterable) and not isinstance(data, str | Tensor):
         return map(with_labels_apart, data)
+    mend = "give data.fitness" if hasattr(data, "fitness") else "the order is parent, data, fitness"  # a Splits
     raise InvalidType(
         f"data: expected (inputs, targets), a Dataset, a Stream or an iterable of batches, "
-        f"got {shown(data) if isinstance(data, str) else type(data).__name__}; the order is parent, data, fitness"
+        f"got {shown(data) if isinstance(data, str) else type(data).__name__}; {mend}"
     )
 
 

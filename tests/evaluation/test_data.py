@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from smd_evo import BatchFitness, Evaluator, Lineage, ModuleFitness, RandomSubspace, sample_mutations
+from smd_evo import BatchFitness, Evaluator, Lineage, ModuleFitness, RandomSubspace, sample_mutations, split
 from smd_evo.core.parameters import Child
 from smd_evo.errors import InvalidType, InvalidValue
 from smd_evo.evaluation.data import make_batches, minibatch
@@ -151,8 +151,9 @@ class TestKinds:
                 r"of n samples, got a single number; DataLoader",
             ),
             ((torch.tensor(1.0), torch.zeros(3)), r"of n samples, got a single number"),
+            (split((torch.zeros(9, 4), torch.arange(9) % 3)), "got Splits; give data.fitness$"),
         ],
-        ids=["iterable", "two", "rows", "three", "generator", "scalar"],
+        ids=["iterable", "two", "rows", "three", "generator", "scalar", "splits"],
     )
     def test_what_is_refused(self, data, message):
         with pytest.raises((InvalidType, InvalidValue), match=f"^data: expected .*{message}") as caught:
