@@ -150,9 +150,9 @@ def methods(reach: float) -> dict[str, Any]:
     return {name: (maker, grid[:1]) for name, (maker, grid) in found.items()}
 
 
-SHORT_STEPS, LONG_STEPS = methods(REACH), methods(LONG_REACH)
-METHODS = {name: LONG_STEPS[name] if name in LONG else short for name, short in SHORT_STEPS.items()}
-TRIED = {name: short if name in LONG else LONG_STEPS[name] for name, short in SHORT_STEPS.items()}
+BOTH = methods(REACH), methods(LONG_REACH)
+METHODS = {name: BOTH[name in LONG][name] for name in BOTH[0]}
+TRIED = {name: BOTH[name not in LONG][name] for name in BOTH[0]}
 SPECIAL = {"prompts": prompts, "examples": examples, "digits-only": digits_only}
 
 

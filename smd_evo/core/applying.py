@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from itertools import islice
 from typing import TypeVar
@@ -49,20 +49,25 @@ class _Drawn:
     """
 
     def __init__(self) -> None:
-        self._known: WeakValueDictionary[tuple[Mutation, torch.device], SparseDelta] = WeakValueDictionary()
+        self._known: WeakValueDictionary[tuple[object, ...], SparseDelta] = WeakValueDictionary()
 
     def __reduce__(self) -> tuple[type[_Drawn], tuple[()]]:
         """A copy begins anew."""
         return _Drawn, ()
 
-    def delta(self, step: Mutation, layout: Layout, device: torch.device) -> SparseDelta:
-        """:meth:`Mutation.delta`."""
-        found = self._known.get((step, device))
-        if found is None:
-            partner = self._known.get((step.antithetic, device))
-            found = step.delta(layout, device) if partner is None else -partner
-            self._known[step, device] = found
-        return found
+    def replay(self, steps: Sequence[Mutation], layout: Layout, device: torch.device) -> list[SparseDelta]:
+        """:func:`smd_evo.core.mutation.replay`, of those that are not known."""
+        found: list[SparseDelta | None] = []
+        names = [(device, step.key, step.draw, step.sigma, step.subspace, step.scale) for step in steps]
+        for step, name in zip(steps, names, strict=True):
+            same, partner = self._known.get((step.sign, *name)), self._known.get((-step.sign, *name))
+            found.append(-partner if same is None and partner is not None else same)
+        missing = [step for step, delta in zip(steps, found, strict=True) if delta is None]
+        drawn = iter(replay(missing, layout, device))
+        deltas = [next(drawn) if delta is None else delta for delta in found]
+        for step, name, delta in zip(steps, names, deltas, strict=True):
+            self._known[(step.sign, *name)] = delta
+        return deltas
 
 
 class Applying(Elements):
@@ -113,10 +118,9 @@ class Applying(Elements):
         yield from self._replayed(waiting)
 
     def _replayed(self, lineages: list[tuple[Mutation, ...]]) -> list[tuple[SparseDelta, ...]]:
-        if len(lineages) == 1:
-            return [tuple(self._drawn.delta(step, self.layout, self.device) for step in lineages[0])]
         steps = [step for lineage in lineages for step in lineage]
-        deltas = iter(replay(steps, self.layout, self.device) if steps else ())
+        draw = self._drawn.replay if len(lineages) == 1 else replay  # several are of few coordinates
+        deltas = iter(draw(steps, self.layout, self.device) if steps else ())
         return [tuple(islice(deltas, len(lineage))) for lineage in lineages]
 
     def applied(self, child: Child) -> AbstractContextManager[nn.Module]:

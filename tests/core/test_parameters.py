@@ -31,6 +31,7 @@ from smd_evo import (
 from smd_evo.core import applying, fast
 from smd_evo.core.delta import SparseValues
 from smd_evo.core.memory import Written
+from smd_evo.core.mutation import replay
 from smd_evo.core.selection import within_kinds
 from smd_evo.errors import InvalidType, InvalidValue, WrongParent
 
@@ -393,14 +394,13 @@ def test_large_children_are_replayed_one_by_one_whoever_comes_before_them(networ
 def test_siblings_noise_is_drawn_once_and_kept_by_nobody(network, monkeypatch, scale):
     """Antithetic partners', and that of the steps that lineages begin with alike."""
     space, drawn = ParameterSpace(network), []
-    delta = Mutation.delta
-    monkeypatch.setattr(Mutation, "delta", lambda step, *place: drawn.append(step) or delta(step, *place))
+    monkeypatch.setattr(applying, "replay", lambda steps, *place: drawn.extend(steps) or replay(steps, *place))
     monkeypatch.setattr(applying, "_AT_ONCE", space.size)
     steps = sample_mutations(1, 6, subspace=RandomSubspace(0.9), sigma=0.1, antithetic=True, scale=scale)
     parent = Lineage((steps[4],))
     for deltas, child in zip(space.replayed(lineages := [*map(parent.then, steps[:4])]), lineages, strict=True):
         for found, step in zip(deltas, child.steps, strict=True):
-            alone = delta(step, space.layout)
+            alone = step.delta(space.layout)
             assert torch.equal(found.indices, alone.indices)
             assert torch.equal(found.values.view(torch.int32), alone.values.view(torch.int32))  # zeros' signs, too
     assert drawn == [steps[4], steps[0], steps[2]]
