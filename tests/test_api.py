@@ -616,7 +616,10 @@ class TestFitness:
 
         fitness = BatchFitness("likelihood", "max", likelihood)
         settings = {"density": 0.5, "sigma": 1e3, "arms": "matched-sigma", "callback": quiet}
-        result = run(smd_evo.finetune, fitness=fitness, out=tmp_path / "run", **settings)
+        with pytest.warns(
+            RuntimeWarning, match=r"^generation 1: expected children of a finite fitness, got none of \d"
+        ):
+            result = run(smd_evo.finetune, fitness=fitness, out=tmp_path / "run", **settings)
         assert (tmp_path / "run" / "plot.png").is_file()
         for each in (result, smd_evo.load_run(tmp_path / "run", trained())):
             row = next(row for row in each.numbers["rows"] if row["candidate"] == "median child")
@@ -825,8 +828,11 @@ def members(kind):
 def test_types_of_keyword_arguments_are_the_settings_own(function):
     of_settings = typing.get_type_hints(CONFIGS[function])
     own = {name: set(members(kind)) for name, kind in of_settings.items() if name not in {"model", "data", "fitness"}}
+    own["select"].add(Sequence[str])
     if function is smd_evo.evolve:
         own["images"].add(int)  # 300, where there is no schedule
+    if function in (smd_evo.evolve, smd_evo.finetune):
+        own["subspace"].add(smd_evo.Subspace)
     assert {name: set(members(kind)) for name, kind in typing.get_type_hints(OPTIONS[function]).items()} == own
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypedDict
 
+from smd_evo.core.subspace import Subspace
+
 __all__ = ["CompareOptions", "EvolutionOptions", "FinetuneOptions", "WindowOptions"]
 
 
@@ -25,7 +27,7 @@ class _Options(TypedDict, total=False):
     skip_unreadable: bool
     outputs: str
     preprocessing: str | None
-    select: str
+    select: str | Sequence[str]
     seed: int
     device: str
     precision: str
@@ -36,7 +38,7 @@ class FinetuneOptions(_Options, total=False):
     """See :class:`smd_evo.experiments.finetune.settings.FinetuneConfig`."""
 
     children: int
-    subspace: str
+    subspace: str | Subspace
     density: float | Sequence[float]
     sigma: float | None
     controls: bool
@@ -55,7 +57,7 @@ class EvolutionOptions(_Options, total=False):
     searcher: str
     children: int
     images: int | str | None
-    subspace: str
+    subspace: str | Subspace
     density: float
     sigma: float | None
     keep: float

@@ -6,6 +6,7 @@ import re
 from urllib.parse import unquote
 
 from smd_evo.core.lowrank import LowRank
+from smd_evo.core.own import KINDS
 from smd_evo.core.structured import NeuronSubspace, TensorSubspace
 from smd_evo.core.subspace import Dense, PartitionSubspace, RandomSubspace, Subspace
 from smd_evo.core.units import UnitSubspace
@@ -36,7 +37,7 @@ def parse_subspace(spec: str) -> Subspace:
     kind, *values = str(spec).split(":")
     static = values[-1:] == ["static"]
     values = values[:-1] if static else values
-    check_choice("subspace", kind, ("random", "partition", "tensor", "neuron", "dense", "lowrank", "unit", "within"))
+    check_choice("subspace", kind, KINDS)
     if kind in ("unit", "within") and len(values) > 1 and values[1] not in ("within", kind):
         rule = parse_subspace(str(spec).split(":", 2)[2])
         if kind == "unit":

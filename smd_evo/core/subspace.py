@@ -17,6 +17,7 @@ from torch import Tensor
 from smd_evo.core.keys import Key, check_key, derive, derive_tensor, key_from_int64, key_to_int64
 from smd_evo.core.layout import Layout
 from smd_evo.core.noise import MAX_SIZE, gaussian, permutation
+from smd_evo.core.own import check_coordinates, check_rule, is_own
 from smd_evo.errors import InvalidType, InvalidValue, check_count, check_flag, check_number, kept, shown
 
 __all__ = [
@@ -80,7 +81,10 @@ class Subspace(ABC):
         Raises:
             InvalidValue: the layout is too small for the rule (more parts than coordinates, say).
         """
-        chosen = self._chosen(check_key(draw, "draw"), layout, torch.device(device))
+        draw, device = check_key(draw, "draw"), torch.device(device)
+        chosen = self._chosen(draw, layout, device)
+        if is_own(type(self)):
+            check_coordinates(self, draw, layout, chosen, device)
         return chosen if self.ordered else sorted_(chosen)
 
     def coordinates_of(self, draws: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
@@ -263,6 +267,8 @@ class Dense(Subspace):
 def check_subspace(value: object) -> Subspace:
     """Return ``value`` if it is a subspace, or raise, saying how to make one."""
     if isinstance(value, Subspace):
+        if is_own(type(value)):
+            check_rule(value)
         return value
     mend = f"; parse_subspace({value!r}) makes one" if isinstance(value, str) else ""
     raise InvalidType(f"subspace: expected e.g. RandomSubspace(0.01), got {shown(value)}{mend}")

@@ -173,10 +173,7 @@ def calibrate_sigma(
             low, low_kept = high, now
         high *= _FACTOR
     if not _LOWEST < low < _HIGHEST:
-        raise InvalidValue(
-            f"keep: expected some strength in [{_LOWEST:g}, {_HIGHEST:g}] that keeps {keep:g} of the parent's "
-            f"{evaluator.fitness.name}, found none; is the selection connected to the outputs?"
-        )
+        raise _no_strength(evaluator.fitness.name, parent, keep, high_end=low >= _HIGHEST)
     for _ in range(bisections):
         middle = (low * high) ** 0.5
         if (now := kept(middle)) >= keep:
@@ -184,3 +181,14 @@ def calibrate_sigma(
         else:
             high = middle
     return Calibration(low, low_kept, evaluations)
+
+
+def _no_strength(name: str, parent: float, keep: float, *, high_end: bool) -> InvalidValue:
+    """The error where no strength keeps just that share, and at which end none was found."""
+    told = f"at {_LOWEST:g} it keeps less; {name} is not smooth, or changes by itself"
+    if high_end:
+        told = f"up to {_HIGHEST:g} it keeps more; {name} hardly gets worse, or the selection does not matter to it"
+    return InvalidValue(
+        f"keep: expected a strength at which the median child keeps {keep:g} of the parent's {name} ({parent:g}), "
+        f"found none: {told}; give sigma instead"
+    )

@@ -6,6 +6,7 @@ Outputs are [n, C, ...], C classes in dimension 1, and targets class numbers [n,
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -26,6 +27,7 @@ __all__ = [
     "cross_entropy",
     "logits_of",
     "macro_f1",
+    "say_if_probabilities",
 ]
 
 IGNORED = -100
@@ -167,6 +169,33 @@ def check_range(found: tuple[int, int] | None, outputs: Any) -> None:
         f"targets: expected classes {known}, got {wrong}; use the data that the network was made for, or number its "
         "classes as the outputs are"
     )
+
+
+def say_if_probabilities(outputs: Any, what: str = "outputs") -> None:
+    """Warn where what should be logits looks like probabilities, whose softmax says next to nothing.
+
+    Args:
+        outputs: some of a network's, [n, C, ...].
+        what: the name of what they are.
+
+    Example:
+        >>> with warnings.catch_warnings(record=True) as told:
+        ...     say_if_probabilities(torch.eye(3).softmax(1))
+        >>> len(told)
+        1
+    """
+    logits = logits_of(outputs)
+    if logits.dim() < 2 or logits.shape[1] < 2 or not logits.numel() or not logits.is_floating_point():
+        return
+    logits = logits.detach().float()
+    if bool(((logits >= 0).all(1) & ((logits.sum(1) - 1).abs() < 1e-2)).all()):
+        warnings.warn(
+            f"{what}: expected logits, got rows of numbers >= 0 whose sum is 1: if these are probabilities, "
+            "cross_entropy, ensembles and what is free take the softmax of them once more; return what the network's "
+            "softmax gets, or their logarithm",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _of_classes(outputs: Any) -> Tensor:

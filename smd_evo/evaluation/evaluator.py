@@ -20,10 +20,10 @@ from smd_evo.core.selection import Select
 from smd_evo.core.supported import check_there
 from smd_evo.errors import InvalidType, InvalidValue, check_count, nearest, shown
 from smd_evo.evaluation.batches import Batch, Batches, MemoryBatches
-from smd_evo.evaluation.classification import check_range, class_range
+from smd_evo.evaluation.classification import check_range, class_range, say_if_probabilities
 from smd_evo.evaluation.data import check_batch_size, make_batches
 from smd_evo.evaluation.features import Features
-from smd_evo.evaluation.fitness import BatchFitness, Fitness, ModuleFitness, WholeFitness, get_fitness
+from smd_evo.evaluation.fitness import CROSS_ENTROPY, BatchFitness, Fitness, ModuleFitness, WholeFitness, get_fitness
 from smd_evo.evaluation.limit import BatchLimit
 from smd_evo.evaluation.outputs import Outputs
 from smd_evo.evaluation.probe import say_if_alike
@@ -145,7 +145,7 @@ class Evaluator:
             None if together is None else check_count("together", together, low=2, mend="give such a number, or None")
         )
         self.limit, self.work = BatchLimit(), Work()
-        self._said: list[bool] = []  # shared, as the limit is
+        self._said: set[str] = set()  # shared, as the limit is
         if data is None and not isinstance(self.fitness, ModuleFitness):
             raise InvalidValue(f"data: expected samples for the fitness {self.fitness.name!r}, got None")
         self._batches = self._batches_of(data)
@@ -306,16 +306,15 @@ class Evaluator:
 
         scored = None
         if self.together and keep is None and isinstance(self.fitness, BatchFitness):
-            classes = self._class_range if self.fitness.classes else None
-            scored = several_scored(self.fitness, classes, sums.extend)
+            scored = several_scored(self.fitness, self._looker(), sums.extend)
         self._visit(add, children, batches, progress, scored)
         totals = torch.stack(sums).cpu() if sums else torch.zeros(0, dtype=torch.float64, device="cpu")
         return torch.cat([totals, gathered.values()], 1) if gathered and sums else totals
 
     def say_if_alike(self, fitness: Sequence[float], parent: float) -> None:
         """Warn, once, where all of at least eight children have exactly the fitness of their parent."""
-        if not self._said and say_if_alike(fitness, parent):
-            self._said.append(True)
+        if "alike" not in self._said and say_if_alike(fitness, parent):
+            self._said.add("alike")
 
     def predict(self, children: Iterable[Child]) -> Tensor:
         """Outputs of each child for all samples: float32 [N, samples, ...] on the CPU."""
@@ -413,17 +412,31 @@ class Evaluator:
             own = fitness
             once = MemoryBatches([Batch(None, None, count=1, start=0)])
             return once, lambda _, module, __: torch.tensor(own.of(module), dtype=torch.float64, device="cpu")
-        known = self._class_range if fitness.classes else None
+        look = self._looker()
 
         def score(number: int, module: nn.Module, batch: Batch) -> Tensor:
             outputs = batch.outputs(module)
             for keep in keeping:
                 keep(number, batch, outputs)
-            if known is not None:
-                check_range(known, outputs)
+            look(outputs)
             return fitness.total(outputs, batch.targets, batch.count)
 
         return self._batches, score
+
+    def _looker(self) -> Callable[[Any], None]:
+        """What looks at a child's outputs for a batch before they are scored: of the first ones of all closely."""
+        fitness = self.fitness
+        known = self._class_range if getattr(fitness, "classes", False) else None
+        logits = CROSS_ENTROPY in getattr(fitness, "parts", (fitness,))
+
+        def look(outputs: Any) -> None:
+            if known is not None:
+                check_range(known, outputs)
+            if logits and "looked" not in self._said:
+                self._said.add("looked")
+                say_if_probabilities(outputs)
+
+        return look
 
     @cached_property
     def _class_range(self) -> tuple[int, int] | None:

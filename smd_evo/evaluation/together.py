@@ -19,7 +19,6 @@ from smd_evo.errors import InvalidValue
 from smd_evo.evaluation import sharing
 from smd_evo.evaluation.batches import Batch, tensors_of
 from smd_evo.evaluation.calls import autocast_now
-from smd_evo.evaluation.classification import check_range
 from smd_evo.evaluation.fitness import BatchFitness
 from smd_evo.evaluation.guard import Evaluating
 from smd_evo.evaluation.limit import BatchLimit
@@ -202,7 +201,7 @@ class Together:
 
 
 def several_scored(
-    fitness: BatchFitness, classes: tuple[int, int] | None, add: Callable[[Sequence[Tensor]], object]
+    fitness: BatchFitness, look: Callable[[Tensor], object], add: Callable[[Sequence[Tensor]], object]
 ) -> Several:
     """Scores all children of a pass at once, where that gives the bits of each one's own score.
 
@@ -211,7 +210,7 @@ def several_scored(
 
     Args:
         fitness: of the outputs.
-        classes: lowest and highest of the targets, if they are numbers of outputs.
+        look: given a child's outputs for a batch, which it may refuse.
         add: given the children's totals, float64 [] each.
     """
     right: dict[torch.Size, bool] = {}
@@ -222,8 +221,7 @@ def several_scored(
             (outputs,) = batch.inputs
             if not all(right.values()) or not isinstance(outputs, Tensor) or outputs.dim() < 2:
                 return False
-            if classes is not None:
-                check_range(classes, outputs[0])
+            look(outputs[0])
             try:
                 if outputs.shape not in right:
                     own, right[outputs.shape] = _compared(fitness, outputs, batch)

@@ -48,6 +48,7 @@ __all__ = [
     "seeds",
     "several_of",
     "sigma",
+    "terms",
     "text",
     "whole",
     "whole_number",
@@ -220,7 +221,8 @@ def precision(value: str, device: str) -> str:
 def text(name: str, value: Any) -> str:
     """A word that may be a file's name, also one that is no UTF-8."""
     if not isinstance(value, str) or not value:
-        raise InvalidType(f"{name}: expected a word, got {shown(value)}")
+        there = f"; its name is {value.__module__}:{value.__qualname__}" if isinstance(value, type) else ""
+        raise InvalidType(f"{name}: expected a word, got {shown(value)}{there}")
     try:
         os.fsencode(value)
     except UnicodeEncodeError:
@@ -228,6 +230,20 @@ def text(name: str, value: Any) -> str:
     if "\0" in value:
         raise InvalidValue(f"{name}: expected a word, got {shown(value)} with a NUL in it")
     return value
+
+
+def terms(name: str, value: Any) -> str:
+    """Terms with commas between them, or a list of them, as one text.
+
+    >>> terms("select", ["norm", "head"])
+    'norm,head'
+    """
+    if callable(value):
+        raise InvalidType(
+            f"{name}: expected terms with commas between them, got {shown(value)}; FinetuneProblem and Evaluator "
+            "take a function, too"
+        )
+    return ",".join(text(name, item) for item in value) if isinstance(value, list | tuple) else text(name, value)
 
 
 def path(name: str, value: Any) -> str | None:

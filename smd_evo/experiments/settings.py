@@ -179,7 +179,7 @@ class ExperimentConfig:
         "all",
         "TERMS",
         "Parameters to mutate: all, weight, bias, norm, head, lora, layers, patterns [all].",
-        readers.text,
+        readers.terms,
     )
     seed: int = setting(0, "N", "Seed of everything [0].", readers.seed)
     device: str = setting("cpu", "NAME", "auto, cpu, cuda or cuda:N [auto].", readers.device_name, GROUPS[2])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from smd_evo.errors import InvalidValue, check_choice, shown
+from smd_evo.errors import InvalidType, InvalidValue, check_choice, shown
 from smd_evo.experiments.readers import Reader, schedule
 
 __all__ = [
@@ -31,6 +31,12 @@ STAGES = "NAME/NAME@G"
 _OPEN = SUBSPACES[:-1]
 """Kinds whose density is a setting of its own."""
 
+_SPECS = ("random", "partition", "neuron", "tensor", "dense", "lowrank")
+"""What specs begin with that say all by themselves."""
+
+_FORMS = ("random:DENSITY", "dense", "lowrank:RANK", WITHIN, UNIT)
+"""What there is beside the kinds, as a message calls it."""
+
 _UNITS = ("tensor", "layer")
 """Beside whole numbers: see :class:`smd_evo.core.units.UnitSubspace`."""
 
@@ -49,19 +55,26 @@ def parts_of(subspace: str) -> tuple[str, str, str]:
 
 
 def subspace_of(kinds: tuple[str, ...]) -> Reader:
-    """One of the kinds, or ``within:SELECT:RULE`` or ``unit:UNIT:RULE``, RULE a kind or a spec.
+    """One of the kinds, a spec or a rule that has one, or ``within:SELECT:RULE`` or ``unit:UNIT:RULE``.
+
+    RULE is a kind or a spec.
 
     >>> subspace_of(SUBSPACES)("subspace", "within:norm,bias:dense")
     'within:norm,bias:dense'
     """
 
     def read(name: str, value: Any) -> str:
+        value = _spec_of(name, value)
         if isinstance(value, str) and "/" in value:
             raise InvalidValue(
                 f"{name}: expected one for a single generation, got {shown(value)}; give --generations 100"
             )
         if not isinstance(value, str) or not parts_of(value)[0]:
-            return check_choice(name, value, kinds)
+            if isinstance(value, str) and value.partition(":")[0] in _SPECS and value not in kinds:
+                from smd_evo.core.specs import parse_subspace
+
+                return parse_subspace(value).spec
+            return check_choice(name, value, (*kinds, *_FORMS))
         place, what, rule = parts_of(value)
         known = place == "within" or what in _UNITS or (what.isdecimal() and int(what) > 0)
         if not what or not rule or not known or rule.startswith(("within:", "unit:")):
@@ -80,13 +93,29 @@ def subspace_of(kinds: tuple[str, ...]) -> Reader:
     return read
 
 
+def _spec_of(name: str, value: Any) -> Any:
+    """The text of a rule that is given as an object; anything else as it is."""
+    spec = value if isinstance(value, str | type) else getattr(value, "spec", value)
+    if spec is value or not isinstance(spec, str):
+        return value
+    if not type(value).__module__.startswith("smd_evo."):
+        raise InvalidType(
+            f"{name}: expected a rule that a run's files are read back by, got {shown(value)}; SubspaceES and "
+            "SubspaceEvolution take it"
+        )
+    return spec
+
+
 def staged(one: Reader) -> Reader:
     """One such setting, or several with the generations from which on they hold."""
 
     def read(name: str, value: Any) -> str:
-        for _, stage in stages_of(value) if isinstance(value, str) else ((1, value),):
+        value = _spec_of(name, value)
+        if not isinstance(value, str):
+            return str(one(name, value))
+        for _, stage in stages_of(value):
             one(name, stage)
-        return str(value)
+        return value
 
     return read
 

@@ -1,5 +1,7 @@
 """One contract for every subspace, then what is particular to each."""
 
+import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -24,6 +26,8 @@ from smd_evo import (
     parse_subspace,
 )
 from smd_evo.core.keys import key_from_int64
+from smd_evo.core.subspace import check_subspace
+from smd_evo.errors import InvalidType, InvalidValue
 
 LAYOUT = Layout(
     (
@@ -275,3 +279,82 @@ def test_a_rule_of_ones_own_may_give_a_part_of_what_it_keeps():
 
     for count in (2, 5, 10, 2):
         assert First(count).coordinates(0, Layout.flat(10)).tolist() == sorted([9, 3, 7, 1, 5, 0, 2, 4, 6, 8][:count])
+
+
+@dataclass(frozen=True)
+class Own(Subspace):
+    """Of somebody's own: what it makes is a field."""
+
+    name = "own"
+    makes: Callable
+    static: bool = False
+
+    def _chosen(self, draw, layout, device):
+        return self.makes()
+
+
+class Sorted(Own):
+    ordered = True
+
+
+@pytest.mark.parametrize(
+    ("kind", "makes", "message"),
+    [
+        (Own, lambda: [1, 2], r"got \[1, 2\]"),
+        (Own, lambda: torch.tensor([1.0]), r"got \[1\] of float32"),
+        (Own, lambda: torch.tensor([[1]]), r"got \[1, 1\] of int64"),
+        (Own, lambda: torch.tensor([], dtype=torch.int64), "got none"),
+        (Own, lambda: torch.tensor([3, 10]), "got 3 to 10"),
+        (Own, lambda: torch.tensor([3, -1]), "got -1 to 3"),
+        (Own, lambda: torch.tensor([3, 1, 3]), "got some twice"),
+        (Sorted, lambda: torch.tensor([1, 4, 3, 5]), "got some that are not in order"),
+    ],
+    ids=["list", "float", "matrix", "none", "beyond", "below", "twice", "disorder"],
+)
+def test_what_a_rule_of_ones_own_makes_are_coordinates(kind, makes, message):
+    expected = rf"^subspace: expected distinct int64 coordinates \[k\] in \[0, 10\) from {kind.__name__}\._chosen, "
+    with pytest.raises((InvalidType, InvalidValue), match=expected + message):
+        kind(makes).coordinates(0, Layout.flat(10))
+
+
+def test_a_rule_of_ones_own_makes_the_same_each_time():
+    @dataclass(frozen=True)
+    class Anew(Own):
+        name = "anew"
+
+    numbers = itertools.count()
+    with pytest.raises(InvalidValue, match=r"^subspace: expected the same coordinates of Anew for one draw"):
+        Anew(lambda: torch.tensor([next(numbers)])).coordinates(0, Layout.flat(10))
+
+
+def test_a_rule_of_ones_own_says_what_recipes_tell_it_by():
+    class Nameless(Subspace):
+        def _chosen(self, draw, layout, device): ...
+
+    class Renamed(RandomSubspace):
+        """Says no more than the rule whose name it has."""
+
+    class Other(RandomSubspace):
+        def _chosen(self, draw, layout, device): ...
+
+    @dataclass(frozen=True)
+    class Neither(Nameless):
+        name = "neither"
+
+    class Plain(Nameless):
+        name, static = "plain", True
+
+    @dataclass
+    class Changing(Plain):
+        name = "changing"
+
+    assert check_subspace(Renamed(0.1)) == Renamed(0.1)
+    for rule, message in (
+        (Nameless(), r"expected a word as Nameless\.name, by which recipes tell it, got None"),
+        (Other(0.1), "expected a name of its own for Other, got 'random', as which its recipes would be read"),
+        (Neither(), r"expected True or False as Neither\.static, got None"),
+        (Plain(), "expected a frozen dataclass, whose fields tell it from others, got Plain"),
+        (Changing(), "expected a frozen dataclass, whose fields tell it from others, got Changing"),
+    ):
+        with pytest.raises((InvalidType, InvalidValue), match=f"^subspace: {message}"):
+            check_subspace(rule)

@@ -15,9 +15,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from smd_evo import (
     BatchFitness,
+    Dense,
     Evaluator,
     Lineage,
     ModuleFitness,
+    Objectives,
     ParameterSpace,
     RandomSubspace,
     sample_mutations,
@@ -310,6 +312,38 @@ class TestNoTrace:
             inside = state_bits(network)
             assert float(evaluator.evaluate([second]).fitness[0]) == expected
             assert same_bits(inside, state_bits(network))
+
+
+class TestProbabilities:
+    """A network that ends in softmax is scored as if it gave logits: that is said, once."""
+
+    SAMPLES = torch.eye(3).repeat(4, 1), torch.arange(12) % 3
+
+    @pytest.mark.parametrize("together", [None, 2])
+    @pytest.mark.parametrize("fitness", ["cross_entropy", Objectives(["accuracy", "cross_entropy"])])
+    def test_is_said_once(self, fitness, together):
+        network = nn.Sequential(nn.Linear(3, 3), nn.Softmax(1)).eval()
+        children = [Lineage(), *sample_mutations(0, 3, subspace=Dense(), sigma=0.1)]
+
+        def scored():
+            if isinstance(fitness, Objectives):
+                return fitness.evaluate(fitness.evaluator(network, self.SAMPLES, together=together), children)
+            evaluator = Evaluator(network, self.SAMPLES, fitness, together=together, batch_size=6)
+            for each in (evaluator, evaluator.on_samples(torch.arange(6)), evaluator.on(self.SAMPLES)):
+                each.evaluate(children)
+
+        with pytest.warns(UserWarning, match="^outputs: expected logits, got rows of numbers >= 0") as told:
+            scored()
+        assert len(told) == 1
+
+    @pytest.mark.parametrize("last", [nn.LogSoftmax(1), nn.Sigmoid(), nn.ReLU(), nn.Identity()])
+    def test_is_not_said_of_logits(self, last):
+        network = nn.Sequential(nn.Linear(3, 3), last).eval()
+        Evaluator(network, self.SAMPLES).evaluate([Lineage()])
+
+    def test_is_not_said_where_their_size_does_not_matter(self):
+        network = nn.Sequential(nn.Linear(3, 3), nn.Softmax(1)).eval()
+        Evaluator(network, self.SAMPLES, "accuracy").evaluate([Lineage()])
 
 
 class TestBadInput:

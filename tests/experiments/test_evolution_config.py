@@ -74,7 +74,7 @@ BAD = [
     ({"searcher": "gradiant"}, "searcher: expected one of gradient, selection, newton, got 'gradiant'; did you mean"),
     ({"children": 1}, "children: expected a whole number >= 2, got 1; try 32"),
     ({"children": 7}, "children: expected an even number for antithetic pairs, got 7"),
-    ({"subspace": "tensor"}, "subspace: expected one of random, partition, neuron, got 'tensor'"),
+    ({"subspace": "tensors"}, "subspace: expected one of random, partition, neuron, tensor, random:DENSITY, dense, "),
     ({"density": 0}, "density: expected a finite number in (0, 1], got 0; with --generations there is one, try 0.1"),
     ({"density": "0.1,0.3"}, "density: expected a number in (0, 1], got '0.1,0.3'; with --generations there is one"),
     ({"density": [0.1, 0.3]}, "density: expected a number in (0, 1], got [0.1, 0.3]; with --generations there is"),
@@ -102,7 +102,7 @@ BAD = [
     ({"subspace": "random/neuron@1"}, "subspace: expected later and later generations from 1 on"),
     (
         {"subspace": "random/neuro@9"},
-        "subspace: expected one of random, partition, neuron, got 'neuro'; did you mean",
+        "subspace: expected one of random, partition, neuron, tensor, random:DENSITY, dense, lowrank:RANK, ",
     ),
     ({"fitness": "f2"}, "fitness: expected one of cross_entropy, accuracy, balanced_accuracy, macro_f1, "),
     ({"validate_every": 0}, "validate_every: expected a whole number >= 1, got 0; try 5"),

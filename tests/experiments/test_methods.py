@@ -16,7 +16,10 @@ from smd_evo.evaluation import heads, sharing, visit
 from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.evaluation.fitness import ACCURACY
 from smd_evo.experiments.compare.methods.base import Method, Task
+from smd_evo.experiments.compare.methods.oneshot import Smd
 from smd_evo.experiments.compare.methods.registry import CONTROLS, METHODS, REFERENCE, find_method
+from smd_evo.experiments.compare.run import Comparison, Job
+from smd_evo.experiments.compare.settings import CompareConfig
 
 pytestmark = pytest.mark.numeric
 
@@ -357,19 +360,108 @@ def test_strengths_are_calibrated_once_and_counted():
     assert len(own.strengths) == 1
 
 
-def test_a_users_own_method_is_found(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "own_method.py").write_text(
-        "from smd_evo.experiments.compare.methods.oneshot import Smd\n"
-        "class Mine(Smd):\n    about = 'mine'\n"
-        "class Empty(Smd):\n    grid = ()\n"
-        "def function(): ...\n"
+OWN = """
+import torch
+from smd_evo.experiments.compare.methods.base import Method
+from smd_evo.experiments.compare.methods.oneshot import Smd
+
+class Mine(Smd):
+    about = "mine"
+
+class Empty(Smd):
+    grid = ()
+
+class NoDicts(Smd):
+    grid = [1]
+
+class NoWords(Smd):
+    about = None
+
+class Abstract(Method):
+    about, grid = "abstract", ({},)
+    def __init__(self, task): ...
+    def step(self): ...
+
+class Bare(Method):
+    def __init__(self, task): ...
+    def step(self): ...
+    cost = 100
+    def predict(self, data): ...
+
+class Free(Bare):
+    about, grid, cost = "free", ({},), 0
+    def predict(self, data):
+        return torch.zeros(len(data[1]), 10)
+
+class Silent(Bare):
+    about, grid = "silent", ({},)
+
+class Short(Bare):
+    about, grid = "short", ({},)
+    def predict(self, data):
+        return torch.zeros(3, 10)
+
+class Sure(Free):
+    cost = 100
+    def predict(self, data):
+        return torch.full((len(data[1]), 10), 0.1)
+
+def function(): ...
+"""
+
+
+@pytest.fixture
+def own(here):
+    (here / "own_method.py").write_text(OWN)
+    return lambda name: Comparison(CompareConfig(budget=8000, children=8, images=100)).run(
+        Job(f"own_method:{name}", 1, 0, False)
     )
+
+
+def test_a_users_own_method_is_found(own):
     assert issubclass(find_method("own_method:Mine"), Method)
-    with pytest.raises(InvalidValue, match=r"methods: expected settings to try as own_method:Empty\.grid"):
-        find_method("own_method:Empty")
-    with pytest.raises(InvalidType, match="methods: expected a subclass of"):
-        find_method("own_method:function")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "message"),
+    [
+        ("Empty", InvalidValue, r"expected dicts of settings to try as own_method:Empty\.grid, got \(\); \[\{\}\]"),
+        ("NoDicts", InvalidValue, r"expected dicts of settings to try as own_method:NoDicts\.grid, got \[1\]"),
+        ("NoWords", InvalidType, r"expected a line of text as own_method:NoWords\.about, got None"),
+        ("Abstract", InvalidType, "expected cost, predict in own_method:Abstract, got none"),
+        ("Bare", InvalidType, r"expected a line of text as own_method:Bare\.about, got None"),
+        ("function", InvalidType, "expected a subclass of"),
+    ],
+)
+def test_what_lacks_something_is_no_method(own, name, kind, message):
+    with pytest.raises(kind, match=f"^methods: {message}"):
+        find_method(f"own_method:{name}")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Free", r"own_method:Free's cost: expected a whole number >= 1, got 0; it is children times images"),
+        (
+            "Silent",
+            r"expected logits or log-probabilities \[\d+, classes\] from own_method:Silent's predict, got None",
+        ),
+        ("Short", r"expected logits .* from own_method:Short's predict, got \[3, 10\]"),
+    ],
+)
+def test_a_method_that_costs_or_predicts_nothing_is_refused(own, name, message):
+    with pytest.raises((InvalidValue, InvalidType), match=f"^methods: {message}"):
+        own(name)
+
+
+def test_of_probabilities_it_is_said_that_they_are_no_logits(own):
+    with pytest.warns(UserWarning, match="^methods: own_method:Sure's predict: expected logits, got rows"):
+        own("Sure")
+
+
+def test_a_class_is_told_its_name():
+    with pytest.raises(InvalidType, match=r"^methods: expected a word, got .*Smd.*; its name is .*oneshot:Smd"):
+        CompareConfig.read({"methods": [Smd]})
 
 
 @pytest.mark.parametrize("name", ["opnai-es", "no_such_module:Class", "a b", ""])

@@ -7,9 +7,18 @@ import pytest
 import torch
 from evolution_helpers import TINY
 
-from smd_evo import Dense, NeuronSubspace, PartitionSubspace, RandomSubspace, TensorSubspace, UnitSubspace, Within
+from smd_evo import (
+    Dense,
+    LowRank,
+    NeuronSubspace,
+    PartitionSubspace,
+    RandomSubspace,
+    TensorSubspace,
+    UnitSubspace,
+    Within,
+)
 from smd_evo.core.parameters import ParameterSpace
-from smd_evo.errors import SmdEvoError
+from smd_evo.errors import InvalidType, SmdEvoError
 from smd_evo.experiments.finetune.counts import finetune_workload
 from smd_evo.experiments.finetune.run import finetune
 from smd_evo.experiments.finetune.settings import FinetuneConfig
@@ -79,6 +88,50 @@ def test_what_makes_no_sense_is_refused_in_a_line(kind, settings, message):
     with pytest.raises(SmdEvoError, match=message) as caught:
         kind.read({"device": "cpu", **settings})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [FinetuneConfig, EvolutionConfig])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        RandomSubspace(0.1),
+        PartitionSubspace(4, static=True),
+        NeuronSubspace(0.2),
+        TensorSubspace(1, "layer"),
+        Dense(),
+        LowRank(2),
+        UnitSubspace("layer", Dense()),
+        Within("1.*", RandomSubspace(0.5)),
+    ],
+    ids=lambda rule: rule.spec,
+)
+def test_a_rule_or_its_spec_is_a_setting(kind, rule):
+    space = ParameterSpace(NETWORK)
+    for given in (rule, rule.spec):
+        setting = kind.read({"device": "cpu", "subspace": given}).subspace
+        assert setting == rule.spec
+        (made,) = rules_of(setting, (), space)
+        expected = rule.coordinates(3, space.layout)
+        assert torch.equal(made.coordinates(3, space.layout), expected)
+
+
+def test_a_rule_of_ones_own_is_no_setting():
+    class Own(RandomSubspace):
+        """Which no file can be read back by."""
+
+    for kind in (FinetuneConfig, EvolutionConfig):
+        with pytest.raises(
+            InvalidType, match=r"^subspace: expected a rule that a run's files are read back by, got .*Own\("
+        ):
+            kind.read({"device": "cpu", "subspace": Own(0.1)})
+
+
+def test_terms_of_parameters_may_be_a_list_and_no_function():
+    assert EvolutionConfig.read({"device": "cpu", "select": ["norm", "head"]}).select == "norm,head"
+    with pytest.raises(
+        InvalidType, match=r"^select: expected terms with commas between them, got <function .*; Fine"
+    ):
+        EvolutionConfig.read({"device": "cpu", "select": lambda name, parameter: True})
 
 
 def test_names_that_the_network_does_not_have_are_refused():

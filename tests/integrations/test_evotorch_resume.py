@@ -25,6 +25,7 @@ from smd_evo import (
     Within,
 )
 from smd_evo.errors import InvalidType, InvalidValue, WrongParent
+from smd_evo.integrations.evotorch.states import unselected
 
 SAMPLES = blobs(shift=2.5)
 
@@ -193,16 +194,26 @@ def test_a_state_of_other_settings_is_refused_and_changes_nothing():
     assert searcher.step_count == 0
 
 
-def without(state, name):
-    return {own: value for own, value in state.items() if own != name}
+def without(state, *names):
+    return {own: value for own, value in state.items() if own not in names}
 
 
 @pytest.mark.parametrize(
     ("name", "other", "change", "message"),
     [
         ("adam", "(1 + lambda)", dict, "state: expected one of SubspaceES, got one of 'SubspaceEvolution'; load"),
-        ("adam", "newton", lambda state: without(state, "kind"), "state: .*state_dict.*, got none of 'optimizer'"),
-        ("(1 + lambda)", "adam", lambda state: without(state, "kind"), "state: .*got none of 'parents'"),
+        (
+            "adam",
+            "newton",
+            lambda state: without(state, "kind", "given_sigma"),
+            "state: .*state_dict.*, got none of 'optimizer'",
+        ),
+        (
+            "(1 + lambda)",
+            "adam",
+            lambda state: without(state, "kind", "given_sigma"),
+            "state: .*got none of 'parents'",
+        ),
         ("adam", "staged", dict, "state: expected one of SubspaceES, got one of 'Staged'"),
         ("staged", "staged", lambda state: state | {"searcher": make("adam").state_dict()}, "state: expected"),
         ("adam", "adam", lambda state: state | {"problem": None}, "state: expected what state_dict"),
@@ -232,6 +243,73 @@ def test_a_state_that_is_refused_changes_nothing(name, other, change, message):
     assert "\n" not in str(caught.value)
     same_all(searcher.state_dict(), before)
     assert searcher.status["iter"] == status["iter"] == 1
+
+
+def frozen_otherwise():
+    network = trained()
+    network.register_buffer("mean", torch.ones(1))
+    return network
+
+
+@pytest.mark.parametrize(
+    ("problem", "settings", "kind", "message"),
+    [
+        (
+            lambda: FinetuneProblem(trained(), SAMPLES, "accuracy"),
+            {},
+            InvalidValue,
+            r"expected fitness accuracy \(max\), got 'cross_entropy \(min\)'",
+        ),
+        (
+            lambda: FinetuneProblem(trained(), tuple(part[:-1] for part in SAMPLES)),
+            {},
+            InvalidValue,
+            f"expected samples {len(SAMPLES[0]) - 1}, got {len(SAMPLES[0])}",
+        ),
+        (
+            lambda: FinetuneProblem(frozen_otherwise(), SAMPLES),
+            {},
+            WrongParent,
+            "expected the same values of what is not selected, got others",
+        ),
+        (
+            lambda: FinetuneProblem(trained(), SAMPLES),
+            {"sigma": 0.2},
+            InvalidValue,
+            r"expected one of sigma 0\.2, got 0\.1",
+        ),
+        (
+            lambda: FinetuneProblem(trained(), SAMPLES),
+            {"optimizer": "sgd"},
+            InvalidValue,
+            "expected one of optimizer sgd, got 'adam'",
+        ),
+    ],
+    ids=["fitness", "samples", "not selected", "sigma", "optimizer"],
+)
+def test_a_state_of_what_it_does_not_restore_is_refused(problem, settings, kind, message):
+    def searcher(problem, **settings):
+        settings = {"popsize": 4, "density": 0.5, "sigma": 0.1, "center_learning_rate": 0.1} | settings
+        return SubspaceES(problem, **settings)
+
+    one = searcher(FinetuneProblem(trained(), SAMPLES))
+    one.run(1)
+    other = searcher(problem(), **settings)
+    with pytest.raises(kind, match=f"^state: {message}; make the (problem|searcher) as it was made then$"):
+        other.load_state_dict(one.state_dict())
+    assert other.step_count == other.problem.changes == 0
+
+
+def test_what_is_not_selected_is_whatever_is_stored_beside_it():
+    """Also where a selected parameter is stored by two names."""
+    network = trained()
+    network.again = network.head
+    space = ParameterSpace(network, "head.*")
+    before = unselected(space)
+    space.load({name: tensor + 1 for name, tensor in space.copied().items()})
+    assert unselected(space) == before
+    network.bn.running_mean[0] += 1
+    assert unselected(space) != before
 
 
 def changed(state, **changes):

@@ -366,3 +366,18 @@ def test_on_a_gpu(name):
         assert again.population.device.type == "cuda"
     samples = SAMPLES[0].cuda(), SAMPLES[1].cuda()
     assert fitness_of(there.problem.make_net(there.status["pop_best"]), samples) == there.status["pop_best_eval"]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda problem: SubspaceEvolution(problem, popsize=8, density=0.5, sigma=1e30),
+        lambda problem: SubspaceES(problem, popsize=8, density=0.5, sigma=0.1, center_learning_rate=1e30),
+    ],
+    ids=["sigma", "steps"],
+)
+def test_a_search_that_has_lost_all_its_children_says_so_once(make):
+    searcher = make(FinetuneProblem(trained(), SAMPLES, seed=1))
+    with pytest.warns(RuntimeWarning, match="expected children of a finite fitness, got none of 8: sigma") as told:
+        searcher.run(4)
+    assert len(told) == 1

@@ -22,7 +22,8 @@ from smd_evo.controls.outputs import fit_scaling
 from smd_evo.core.keys import derive
 from smd_evo.core.parameters import ParameterSpace
 from smd_evo.ensemble.metrics import accuracy, negative_log_likelihood
-from smd_evo.errors import InvalidValue
+from smd_evo.errors import InvalidType, InvalidValue, check_count, shown
+from smd_evo.evaluation.classification import say_if_probabilities
 from smd_evo.evaluation.evaluator import Evaluator
 from smd_evo.experiments.chance import remark
 from smd_evo.experiments.compare.memory import PeakMemory
@@ -181,7 +182,7 @@ class Comparison:
         with PeakMemory(self.config.device) as memory:
             method = kind(task, **settings)
             points, evaluations, seconds, forwards = self._spend(method, job)
-        test, calibrated = self._reported(method) if job.reported else (None, None)
+        test, calibrated = self._reported(method, job) if job.reported else (None, None)
         return Run(
             job=job,
             settings=settings,
@@ -200,15 +201,14 @@ class Comparison:
         budget, marks, spent, seconds = self._budget(job), self.config.checkpoints if job.reported else 1, 0, 0.0
         limit, forwards = self._limit(job), 0.0
         ahead = 0.0  # what the next step will compute, as far as the last one tells
-        if not isinstance(method, Parent) and method.cost > budget:
+        if not isinstance(method, Parent) and (cost := _cost(method, job)) > budget:
             raise InvalidValue(
-                f"budget: expected at least the {method.cost} image evaluations of one step of {job.method}, "
-                f"got {budget}"
+                f"budget: expected at least the {cost} image evaluations of one step of {job.method}, got {budget}"
             )
-        points = [Point(0, self._score(method, "validation"), 0.0)]
+        points = [Point(0, self._score(method, job, "validation"), 0.0)]
         for number in range(1, marks + 1):
             mark, moved = budget * number // marks, False
-            while spent + (cost := method.cost) <= mark and forwards + ahead <= limit * number / marks:
+            while spent + (cost := _cost(method, job)) <= mark and forwards + ahead <= limit * number / marks:
                 start, before = time.perf_counter(), method.work.forwards if method.work else 0.0
                 method.step()
                 if torch.device(self.config.device).type == "cuda":
@@ -223,7 +223,7 @@ class Comparison:
                         f"got {limit:,.0f}"
                     )
                 self._progress.advance()
-            score = self._score(method, "validation") if moved else points[-1].score
+            score = self._score(method, job, "validation") if moved else points[-1].score
             points.append(Point(mark if self.config.forwards is None else spent, score, forwards))
         return tuple(points), spent, seconds, forwards
 
@@ -251,13 +251,13 @@ class Comparison:
             strengths=self._strengths,
         )
 
-    def _score(self, method: Method, split: str) -> Score:
-        return _scored(*self._predicted(method, split))
+    def _score(self, method: Method, job: Job, split: str) -> Score:
+        return _scored(*self._predicted(method, job, split))
 
-    def _reported(self, method: Method) -> tuple[Score, Score]:
+    def _reported(self, method: Method, job: Job) -> tuple[Score, Score]:
         """The score on the test split, which is predicted once, as it is and calibrated on the fitness split."""
-        outputs, targets = self._predicted(method, "test")
-        known, labels = self._predicted(method, "fitness")
+        outputs, targets = self._predicted(method, job, "test")
+        known, labels = self._predicted(method, job, "fitness")
         if isinstance(method, Parent) and (line := remark(known, labels)):
             warnings.warn(line, stacklevel=2)
         raw = _scored(outputs, targets)
@@ -265,12 +265,29 @@ class Comparison:
             return raw, raw  # a network that answers nothing cannot be calibrated
         return raw, _scored(fit_scaling(known, labels).of(outputs), targets)
 
-    def _predicted(self, method: Method, split: str) -> tuple[Tensor, Tensor]:
+    def _predicted(self, method: Method, job: Job, split: str) -> tuple[Tensor, Tensor]:
         samples = getattr(self.data, split)
         if split not in self._targets:
             judge = Evaluator(self._space, samples, batch_size=self.config.batch_size)
             self._targets[split] = judge.targets()
-        return method.predict(samples), self._targets[split]
+        outputs, targets = method.predict(samples), self._targets[split]
+        if not isinstance(outputs, Tensor) or outputs.dim() < 2 or len(outputs) != len(targets):
+            got = f"{list(outputs.shape)}" if isinstance(outputs, Tensor) else shown(outputs)
+            raise InvalidType(
+                f"methods: expected logits or log-probabilities [{len(targets)}, classes] from {job.method}'s "
+                f"predict, got {got}"
+            )
+        say_if_probabilities(outputs, f"methods: {job.method}'s predict")
+        return outputs, targets
+
+
+def _cost(method: Method, job: Job) -> int:
+    """Image evaluations of the next step.
+
+    Raises:
+        InvalidValue, InvalidType: a method says that there are none, with which no budget ends.
+    """
+    return check_count(f"methods: {job.method}'s cost", method.cost, mend="it is children times images")
 
 
 def _scored(outputs: Tensor, targets: Tensor) -> Score:

@@ -154,7 +154,7 @@ class EvolutionConfig(ExperimentConfig):
         "Images that rank a child, others each generation; from generation G on, N [300, or all if there are fewer].",
         _schedule,
     )
-    subspace: str = setting("random", "NAME", "", staged(subspace_of(SUBSPACES[:-1])))
+    subspace: str = setting("random", "NAME", "", staged(subspace_of(SUBSPACES)))
     density: float = setting(0.1, "X", "", _density)
     sigma: float | None = setting(None, "X", "", readers.sigma)
     keep: float = setting(0.9, "X", "", readers.keep)

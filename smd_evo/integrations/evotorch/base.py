@@ -26,7 +26,7 @@ from smd_evo.integrations.evotorch.host import checked_host, checked_size, key_o
 from smd_evo.integrations.evotorch.keys import generator_seed
 from smd_evo.integrations.evotorch.replica import Replica
 from smd_evo.integrations.evotorch.solutions import solutions_from, solutions_state
-from smd_evo.integrations.evotorch.states import check_kind, kind_of, read_state
+from smd_evo.integrations.evotorch.states import check_kind, kind_of, read_state, unselected
 
 __all__ = ["NetworkProblem"]
 
@@ -49,6 +49,7 @@ class NetworkProblem(EvaluatedProblem):
     """
 
     _seedings = _seeded_at = 0
+    _unselected: int | None = None
 
     def __init__(
         self,
@@ -224,6 +225,7 @@ class NetworkProblem(EvaluatedProblem):
         return {
             "kind": kind_of(self),
             "solution_length": self.solution_length,
+            "of": self._of(),
             "parent": self.space.copied(),
             "changes": self.changes,
             "minibatches": self._number,
@@ -246,11 +248,31 @@ class NetworkProblem(EvaluatedProblem):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Become what :meth:`state_dict` told of a problem of the same parent, data and settings.
 
+        The selected parameters and the minibatches' size become those of the state. The values of samples are not
+        looked at.
+
         Raises:
-            WrongParent: the parent has other parameters.
-            InvalidValue, InvalidType: it is no such state; nothing has changed then.
+            WrongParent: the parent has other parameters, or other values where nothing is selected.
+            InvalidValue, InvalidType: it is no such state, or of another fitness or number of samples; nothing has
+                changed then.
         """
         read_state(self._loading, state)
+
+    def _of(self) -> dict[str, Any]:
+        """What a state is of, and does not restore."""
+        if self._unselected is None:
+            self._unselected = unselected(self.space)
+        names = [f"{name} ({sense})" for name, sense in zip(self._measures.names, self._measures.senses, strict=True)]
+        return {"fitness": ", ".join(names), "samples": self.samples, "not selected": self._unselected}
+
+    def _check_of(self, found: Mapping[str, Any]) -> None:
+        """Raise if a state is of anything else."""
+        for name, own in self._of().items():
+            if name in found and found[name] != own:
+                kind = WrongParent if name == "not selected" else InvalidValue
+                told = "the same values of what is not selected" if kind is WrongParent else f"{name} {own}"
+                got = "others" if kind is WrongParent else shown(found[name])
+                raise kind(f"state: expected {told}, got {got}; make the problem as it was made then")
 
     def _loading(self, state: Mapping[str, Any]) -> Callable[[], None]:
         """Check a state; what is returned becomes it, of which nothing is true before."""
@@ -267,6 +289,7 @@ class NetworkProblem(EvaluatedProblem):
                 f"values: expected the {len(here)} selected parameters in their shapes and types, got {len(parent)} "
                 "others; take a state of the same network and selection"
             )
+        self._check_of(state.get("of", {}))
         changes, number, evaluations, seeded_at = (
             check_count(f"state: {name}", state.get(name, 0) if name == "seeded_at" else state[name], low=0)
             for name in ("changes", "minibatches", "evaluations", "seeded_at")

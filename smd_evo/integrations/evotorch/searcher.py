@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -50,7 +51,8 @@ class NetworkSearcher(AskAndTell):
 
     _sigma: float | str
     # What pickles of 0.1.0 have none of.
-    _auto = False
+    _auto = _lost = False
+    _given: float | str | None = None
     _seeding = _asked_at = 0
     _asked: SolutionBatch | None = None
 
@@ -75,7 +77,9 @@ class NetworkSearcher(AskAndTell):
         problem.check_one_fitness(f"a {type(self).__name__}")
         self._popsize = check_count("popsize", popsize)
         self._auto = isinstance(sigma, str) and sigma == "auto"
-        self._sigma = "auto" if self._auto else check_number("sigma", sigma, low=0, mend='"auto" finds one')
+        self._given = self._sigma = (
+            "auto" if self._auto else check_number("sigma", sigma, low=0, mend='"auto" finds one')
+        )
         self._keep = check_keep(keep)
         self._subspace, self._scale = subspace, check_choice("scale", scale, SCALES)
         problem.rule(subspace, scale)
@@ -124,6 +128,7 @@ class NetworkSearcher(AskAndTell):
             "generation": self.step_count,
             "key": self._key,
             "sigma": self._sigma,
+            "given_sigma": self._given,
             "population": solutions_state(self._population),
             **({} if self._units is None else {"units": self._units.state_dict()}),
         }
@@ -132,8 +137,9 @@ class NetworkSearcher(AskAndTell):
         """Become what :meth:`state_dict` told of a searcher of the same settings on a problem of the same settings.
 
         Raises:
-            WrongParent: it is of another parent.
-            InvalidValue, InvalidType: it is of another kind, subspace or scale, or none; nothing has changed then.
+            WrongParent: it is of another parent, see :meth:`NetworkProblem.load_state_dict`.
+            InvalidValue, InvalidType: it is of another kind, fitness, subspace, scale or sigma, or none; nothing has
+                changed then.
         """
         read_state(self._loading, state)
         self._tell_anew()
@@ -144,7 +150,12 @@ class NetworkSearcher(AskAndTell):
         problem = self.problem
         become_problem = problem._loading(state["problem"])
         generation = check_count("state: generation", state["generation"], low=0)
-        key, sigma = check_key(state["key"], "state: key"), state["sigma"]
+        key, sigma, given = check_key(state["key"], "state: key"), state["sigma"], state.get("given_sigma")
+        if None not in (given, self._given) and given != self._given:
+            raise InvalidValue(
+                f"state: expected one of sigma {self._given}, got {shown(given)}; make the searcher as it was "
+                "made then"
+            )
         if sigma != "auto":
             sigma = check_number("state: sigma", sigma, low=0)
         population = solutions_from(problem, state["population"])
@@ -207,8 +218,23 @@ class NetworkSearcher(AskAndTell):
             parent_eval = float(evals[parents[0]]) if len(parents) else None
             if not self.problem.has_evaluated(self._answers):
                 self.problem.evaluated_elsewhere(self._asked, parent_eval)
+        self._say_if_lost(self._asked)
         self._learn(self._asked, parent_eval)
         self._asked = None
+
+    def _say_if_lost(self, solutions: SolutionBatch) -> None:
+        """Say once that no child of a generation has a finite fitness, of which nothing can be learned."""
+        lost = int((solutions.access_evals(0).abs() >= WORST).sum())
+        if lost < self._popsize or self._lost:
+            return
+        self._lost = True
+        warnings.warn(
+            f"generation {self.step_count + 1}: expected children of a finite fitness, got none of {self._popsize}: "
+            f"sigma ({self.sigma:g}) or the steps of the parent are too large; take a smaller sigma, or a smaller "
+            "center_learning_rate",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
     def _begin(self) -> None:
         """Make the solutions of the next generation, whatever was asked for before."""

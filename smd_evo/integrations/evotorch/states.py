@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from torch import Tensor
+
+from smd_evo.core.blocks import within
+from smd_evo.core.checksum import checksum_of
+from smd_evo.core.exclusive import Exclusive
+from smd_evo.core.parameters import ParameterSpace
+from smd_evo.core.wrapped import plain
 from smd_evo.errors import InvalidValue, SmdEvoError, shown
 
-__all__ = ["check_kind", "kind_of", "read_state"]
+__all__ = ["check_kind", "kind_of", "read_state", "unselected"]
 
 
 def kind_of(thing: object) -> str:
@@ -44,3 +51,15 @@ def read_state(loading: Callable[[Mapping[str, Any]], Callable[[], None]], state
             f"state: expected what state_dict() gave, got something else ({shown(str(error))})"
         ) from None
     become()
+
+
+def unselected(space: ParameterSpace) -> int:
+    """Checksum of what a network stores beside its selected parameters, which no search moves."""
+    own = {_storage(tensor) for tensor in space.tensors}
+    stored = (tensor for tensor in space.module.state_dict(keep_vars=True).values() if isinstance(tensor, Tensor))
+    others = (part for tensor in stored for _, part in plain("", tensor) if _storage(part) not in own)
+    return within(Exclusive(space.module), lambda: checksum_of(others))
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()

@@ -18,7 +18,7 @@ from smd_evo.core.gradient import centered_ranks, es_gradient
 from smd_evo.core.optimizers import Optimizer
 from smd_evo.core.parameters import ParameterSpace
 from smd_evo.core.subspace import Dense, Subspace
-from smd_evo.errors import InvalidValue, check_number
+from smd_evo.errors import InvalidValue, check_number, shown
 from smd_evo.integrations.evotorch.finetune import FinetuneProblem
 from smd_evo.integrations.evotorch.optimizing import OptimizerSpec, moved_by, restored_rest
 from smd_evo.integrations.evotorch.replica import GenerationStep, Replica
@@ -186,10 +186,15 @@ class SubspaceES(NetworkSearcher):
         if optimizer is not None and key == self._key:
             own = {name: tensor.to("cpu", copy=True) for name, tensor in optimizer.state.items()}
             rest = None if replica.rest is None else {"rest": replica.rest.to("cpu", copy=True)}
-        return {**super().state_dict(), "optimizer": own, **(rest or {})}
+        return {**super().state_dict(), "optimizer": own, "optimizer_name": self._optimizer.name, **(rest or {})}
 
     def _loading(self, state: Mapping[str, Any]) -> Callable[[], None]:
         become_searcher, replica = super()._loading(state), self.problem.replica
+        if (name := state.get("optimizer_name", self._optimizer.name)) != self._optimizer.name:
+            raise InvalidValue(
+                f"state: expected one of optimizer {self._optimizer.name}, got {shown(name)}; make the searcher as "
+                "it was made then"
+            )
         if state["optimizer"] is None:
             return become_searcher
         optimizer = self._optimizer.restored(state["optimizer"], replica.space.size)

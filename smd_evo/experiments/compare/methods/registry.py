@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from smd_evo.errors import InvalidType, InvalidValue
+from smd_evo.errors import InvalidType, InvalidValue, shown
 from smd_evo.zoo.names import user_object
 
 if TYPE_CHECKING:
@@ -94,6 +95,23 @@ def find_method(name: str) -> type[Method]:
     found = user_object("methods", METHODS.get(name, name), [*METHODS])
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise InvalidType(f"methods: expected a subclass of {Method.__module__}.Method, got {found!r}")
-    if not found.grid:
-        raise InvalidValue(f"methods: expected settings to try as {name}.grid, got none; one empty dict will do")
+    check_method(name, found)
     return found
+
+
+def check_method(name: str, kind: type[Method]) -> None:
+    """Raise in one line if a class lacks something that a method has.
+
+    Raises:
+        InvalidValue, InvalidType: that is so.
+    """
+    if missing := sorted(kind.__abstractmethods__):
+        raise InvalidType(f"methods: expected {', '.join(missing)} in {name}, got none; see smd_evo's Method")
+    if not isinstance(about := getattr(kind, "about", None), str):
+        raise InvalidType(f"methods: expected a line of text as {name}.about, got {shown(about)}")
+    grid = getattr(kind, "grid", None)
+    if not isinstance(grid, list | tuple) or not grid or not all(isinstance(each, Mapping) for each in grid):
+        raise InvalidValue(
+            f"methods: expected dicts of settings to try as {name}.grid, got {shown(grid)}; [{{}}], one empty dict, "
+            "will do"
+        )
