@@ -37,7 +37,7 @@ def check_settings(config: ExperimentConfig, out: str | None) -> None:
     """
     if config.model not in MODELS and ":" not in config.model:
         # The name of a network without its library's prefix is the likeliest mistake.
-        known = MODELS if difflib.get_close_matches(config.model, MODELS, 1) else [f"timm:{config.model}"]
+        known = MODELS if difflib.get_close_matches(config.model, MODELS, 1, 0.8) else [f"timm:{config.model}"]
         raise unknown("model", config.model, f"one of {', '.join(MODELS)} or module.path:factory", known)
     if config.model.startswith("hf:"):
         check_place(config.model)

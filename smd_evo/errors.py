@@ -29,6 +29,7 @@ __all__ = [
     "InvalidValue",
     "NetworkInUse",
     "NotReproduced",
+    "NotThere",
     "OutOfMemory",
     "OutputExists",
     "SmdEvoError",
@@ -44,6 +45,10 @@ class SmdEvoError(Exception):
 
 class InvalidValue(SmdEvoError, ValueError):
     """An argument has the right type and a value that cannot be used."""
+
+
+class NotThere(InvalidValue, AttributeError):
+    """An attribute that this kind of thing has none of: ``hasattr`` says so, too."""
 
 
 class InvalidType(SmdEvoError, TypeError):

@@ -247,6 +247,7 @@ class TestResults:
         for function in set(FUNCTIONS) - {smd_evo.finetune}:
             with pytest.raises(InvalidValue, match=r"^free: expected what finetune has just returned, got one of"):
                 _ = results[function].free
+            assert not hasattr(results[function], "free")
 
     @pytest.mark.parametrize("function", [smd_evo.window, smd_evo.compare], ids=lambda each: each.__name__)
     def test_others_hand_over_no_networks(self, function, results):

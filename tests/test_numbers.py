@@ -10,11 +10,13 @@ from numbers_helpers import fulfils_the_contract
 from torch import nn
 
 from smd_evo import (
+    BatchFitness,
     Dense,
     Evaluator,
     Layout,
     Lineage,
     LowRank,
+    ModuleFitness,
     Mutation,
     NeuronSubspace,
     ParameterSpace,
@@ -25,6 +27,7 @@ from smd_evo import (
     SparseEnsemble,
     TensorSubspace,
     UnitSubspace,
+    WholeFitness,
     calibrate_sigma,
     decompose,
     derive,
@@ -34,6 +37,7 @@ from smd_evo import (
     sample_mutations,
     select_members,
     soup,
+    split,
 )
 from smd_evo.core.rows import sample_rows
 from smd_evo.ensemble.combine import combined
@@ -217,6 +221,19 @@ def test_files_of_numpy_numbers_are_read_again(tmp_path):
             "data: expected .*, got 'accuracy'; the order is parent, data, fitness",
         ),
         (lambda: Evaluator(net(), "accuracy", DATA), "fitness: expected .*; the order is parent, data, fitness"),
+        (
+            lambda: BatchFitness(torch.sub, "max", "name"),
+            "name: expected a text, .*; the order is name, sense, score",
+        ),
+        (
+            lambda: WholeFitness("name", "max", 3),
+            "score: expected a function, got 3; the order is name, sense, score",
+        ),
+        (
+            lambda: ModuleFitness(torch.sub, "max", "name"),
+            "name: expected a text, .*; the order is name, sense, function",
+        ),
+        (lambda: split(*DATA), r"train: expected inputs and targets as one thing, .*; write split\(\(X, Y\)\)"),
         (lambda: Evaluator(net(), DATA, nn.NLLLoss()), r"fitness: expected .*, got NLLLoss\(\); write BatchFitness"),
         (
             lambda: sample_mutations(0, 2, subspace="random:0.1", sigma=1),

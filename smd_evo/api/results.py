@@ -17,7 +17,7 @@ from smd_evo.core.blocks import within
 from smd_evo.core.exclusive import Exclusive
 from smd_evo.core.parameters import Child, ParameterSpace
 from smd_evo.ensemble.module import SparseEnsemble
-from smd_evo.errors import InvalidValue
+from smd_evo.errors import InvalidValue, NotThere
 from smd_evo.experiments.free import Free
 from smd_evo.experiments.record import RunRecord
 from smd_evo.experiments.sections import Section, rich_table
@@ -189,7 +189,7 @@ class RunResult:
         """
         if self.kind != "finetune" or not hasattr(self._networks, "free"):
             got = "a stored run" if self.kind == "finetune" else f"one of {self.kind}"
-            raise InvalidValue(f"free: expected what finetune has just returned, got {got}; run finetune")
+            raise NotThere(f"free: expected what finetune has just returned, got {got}; run finetune")
         return self._networks.free()  # type: ignore[no-any-return]
 
     def save(self, folder: Path | str) -> None:

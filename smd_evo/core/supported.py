@@ -10,9 +10,10 @@ from torch.nn.parameter import is_lazy
 
 from smd_evo.core.integers import INTEGERS, Place
 from smd_evo.core.wrapped import inner
-from smd_evo.errors import InvalidValue, UnsupportedParameter
+from smd_evo.errors import InvalidValue, UnsupportedParameter, shown
 
 __all__ = [
+    "check_device",
     "check_integers",
     "check_not_frozen",
     "check_supported",
@@ -22,6 +23,22 @@ __all__ = [
 ]
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def check_device(device: object) -> torch.device:
+    """The device of a name, if it is there: "cuda" is "cuda:0" here.
+
+    Raises:
+        InvalidValue: there is no such device.
+
+    >>> check_device("cpu")
+    device(type='cpu')
+    """
+    try:
+        return torch.empty(0, device=device).device  # type: ignore[call-overload, no-any-return]
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).splitlines()[0].partition(". ")[0][:200]
+        raise InvalidValue(f"device: expected one that is there, got {shown(device)} ({reason}); try 'cpu'") from None
 
 
 def check_supported(name: str, tensor: Tensor) -> None:

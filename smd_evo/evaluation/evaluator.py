@@ -17,7 +17,7 @@ from smd_evo.core.exclusive import Exclusive
 from smd_evo.core.keys import Key
 from smd_evo.core.parameters import Child, ParameterSpace
 from smd_evo.core.selection import Select
-from smd_evo.core.supported import check_there
+from smd_evo.core.supported import check_device, check_there
 from smd_evo.errors import InvalidType, InvalidValue, check_count, nearest, shown
 from smd_evo.evaluation.batches import Batch, Batches, MemoryBatches
 from smd_evo.evaluation.classification import check_range, class_range, say_if_probabilities
@@ -487,10 +487,6 @@ def _several(children: _Children) -> _Children:
 
 def _on_device(module: nn.Module, device: torch.device | str) -> nn.Module:
     """The network itself if it is all there, or a copy that is."""
-    try:
-        place = torch.empty(0, device=device).device  # "cuda" is "cuda:0" here
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InvalidValue(f"device: expected one that is there, got {device!r} ({reason}); try 'cpu'") from None
+    place = check_device(device)
     tensors = (*module.parameters(), *module.buffers())
     return module if all(tensor.device == place for tensor in tensors) else whole_copy(module).to(place)

@@ -15,7 +15,7 @@ from smd_evo.errors import InvalidType, InvalidValue, check_choice, shown
 from smd_evo.evaluation import classification
 from smd_evo.evaluation.fields import scored
 from smd_evo.evaluation.metrics import METRICS, metric_of
-from smd_evo.evaluation.whole import Sense, WholeFitness, one_number
+from smd_evo.evaluation.whole import Sense, WholeFitness, check_made, one_number
 
 __all__ = [
     "ACCURACY",
@@ -32,6 +32,7 @@ __all__ = [
     "TotalFitness",
     "WholeFitness",
     "best_of",
+    "described",
     "get_fitness",
     "loss_mend",
     "rank",
@@ -67,13 +68,13 @@ class BatchFitness:
     surrogate: BatchFitness | None = None
 
     def __post_init__(self) -> None:
-        check_choice("sense", self.sense, ("min", "max"))
+        check_made(self.name, self.sense, score=self.score)
 
     def per_sample(self, outputs: Any, targets: Any, count: int) -> Tensor:
         """Scores of one batch, float64 [count]."""
         scores = scored(self.name, self.score, outputs, targets)
         if not isinstance(scores, Tensor) or scores.dim() == 0 or len(scores) != count or scores.is_complex():
-            got = _described(scores) if isinstance(scores, Tensor) else type(scores).__name__
+            got = described(scores) if isinstance(scores, Tensor) else type(scores).__name__
             raise InvalidValue(f"{self.name}: expected one score a sample, [{count}, ...], got {got}")
         if _broadcast(scores, outputs, targets):
             raise InvalidValue(
@@ -129,13 +130,13 @@ class TotalFitness:
     surrogate: BatchFitness | None = None
 
     def __post_init__(self) -> None:
-        check_choice("sense", self.sense, ("min", "max"))
+        check_made(self.name, self.sense, count=self.count, score=self.score)
 
     def total(self, outputs: Any, targets: Any, count: int) -> Tensor:
         """What a batch adds to the whole: float64 [*shape]."""
         counts = scored(self.name, self.count, outputs, targets)
         if not isinstance(counts, Tensor) or counts.is_complex():
-            got = _described(counts) if isinstance(counts, Tensor) else type(counts).__name__
+            got = described(counts) if isinstance(counts, Tensor) else type(counts).__name__
             raise InvalidValue(f"{self.name}: expected a tensor of numbers from count, got {got}")
         return counts.double()
 
@@ -143,7 +144,7 @@ class TotalFitness:
         """Fitness of several networks [N] by the totals of all samples [N, *shape]."""
         found = self.score(totals)
         if not isinstance(found, Tensor) or found.shape != totals.shape[:1] or found.is_complex():
-            got = _described(found) if isinstance(found, Tensor) else type(found).__name__
+            got = described(found) if isinstance(found, Tensor) else type(found).__name__
             raise InvalidValue(
                 f"{self.name}: expected one number for each of {len(totals)} networks from score, got {got}; sums "
                 "are [..., *shape], with networks on the left"
@@ -173,7 +174,7 @@ class ModuleFitness:
     function: Callable[[nn.Module], float]
 
     def __post_init__(self) -> None:
-        check_choice("sense", self.sense, ("min", "max"))
+        check_made(self.name, self.sense, function=self.function)
 
     def value(self, totals: Tensor, samples: int) -> Tensor:
         """Fitness of several networks [N] by what the function said of them [N]."""
@@ -291,7 +292,12 @@ def _plain(loss: Any) -> bool:
     return loss.weight is None and loss.label_smoothing == 0 and loss.ignore_index == -100
 
 
-def _described(tensor: Tensor) -> str:
+def described(tensor: Tensor) -> str:
+    """A tensor's shape and type in words.
+
+    >>> described(torch.zeros(2, 3))
+    '[2, 3] of float32'
+    """
     return f"{list(tensor.shape)} of {str(tensor.dtype).removeprefix('torch.')}"
 
 

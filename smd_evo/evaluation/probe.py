@@ -24,7 +24,7 @@ from smd_evo.evaluation.batches import Batch
 from smd_evo.evaluation.carried import Carried, check_attributes
 from smd_evo.evaluation.differing import distance, size
 from smd_evo.evaluation.dispatch import DispatchBlock
-from smd_evo.evaluation.fitness import WORST
+from smd_evo.evaluation.fitness import WORST, described
 
 __all__ = ["is_compiled", "probe", "say_if_alike", "tensors_in"]
 
@@ -39,6 +39,9 @@ _FEW = 8
 
 _NAMED = 4
 """Tensors that a message names."""
+
+_OF_TORCH = (RuntimeError, IndexError, TypeError)
+"""Errors of torch's own by which a forward pass fails."""
 
 tried: weakref.WeakSet[ParameterSpace] = weakref.WeakSet()
 """The spaces whose weights have been tried."""
@@ -140,13 +143,29 @@ def _asker(
         return ask_now(some)
 
     compiled = any(is_compiled(part) for part in module.modules())  # for the shapes that it meets
+    failed: Exception | None = None
     for some in (batch,) if compiled else (batch.split(most)[0], batch):
         try:
             if outputs := ask(some):
                 return partial(ask, some), outputs, partial(ask_now, some)
-        except Exception:
-            continue
+        except Exception as error:
+            failed = error
+    if type(failed) in _OF_TORCH and "memory" not in str(failed).lower():
+        raise _refusal(module, batch, failed) from failed
     return None
+
+
+def _refusal(module: nn.Module, batch: Batch, error: Exception | None) -> InvalidValue:
+    """The error for samples with which a network fails, in a line, with what they are."""
+    given = list(tensors_in(batch.inputs))
+    own = {tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()}
+    mend = ""
+    if len(own) == 1 and "type" in str(error) and any(tensor.dtype not in own for tensor in given):
+        mend = f"; its parameters are {str(next(iter(own))).removeprefix('torch.')}: give inputs of that type"
+    return InvalidValue(
+        f"data: expected inputs that the network takes, got {', '.join(map(described, given)) or 'no tensors'}, with "
+        f"which it fails: {type(error).__name__}: {' '.join(str(error).split())[:200]}{mend}"
+    )
 
 
 class _Reading(DispatchBlock):

@@ -15,14 +15,14 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from smd_evo.core.blocks import Inference, within
 from smd_evo.core.parameters import Child
-from smd_evo.errors import InvalidType, InvalidValue, check_choice
+from smd_evo.errors import InvalidType, InvalidValue, check_choice, shown
 from smd_evo.evaluation.batches import Batch
 from smd_evo.evaluation.classification import logits_of
 
 if TYPE_CHECKING:
     from smd_evo.evaluation.fitness import BatchFitness
 
-__all__ = ["Gathered", "Sense", "TooMany", "WholeFitness", "in_portions", "one_number"]
+__all__ = ["Gathered", "Sense", "TooMany", "WholeFitness", "check_made", "in_portions", "one_number"]
 
 Sense = Literal["min", "max"]
 
@@ -64,7 +64,7 @@ class WholeFitness:
     surrogate: BatchFitness | None = None
 
     def __post_init__(self) -> None:
-        check_choice("sense", self.sense, ("min", "max"))
+        check_made(self.name, self.sense, metric=self.metric)
 
     @property
     def wholes(self) -> Sequence[WholeFitness]:
@@ -232,3 +232,14 @@ def _check_room(name: str, samples: int, leaves: Sequence[Tensor]) -> None:
 def _room(samples: int, leaf: Tensor) -> Tensor:
     kind = torch.promote_types(leaf.dtype, torch.float32) if leaf.is_floating_point() else leaf.dtype
     return torch.empty(samples, *leaf.shape[1:], dtype=kind, device="cpu")
+
+
+def check_made(name: object, sense: object, **functions: object) -> None:
+    """Raise if a fitness is made of anything else, or in another order."""
+    order = f"the order is name, sense, {', '.join(functions)}"
+    if not isinstance(name, str):
+        raise InvalidType(f"name: expected a text, got {shown(name)}; {order}")
+    check_choice("sense", sense, ("min", "max"))
+    for what, function in functions.items():
+        if not callable(function):
+            raise InvalidType(f"{what}: expected a function, got {shown(function)}; {order}")

@@ -25,11 +25,13 @@ class FromTransformers:
         """The texts behind the prompts.
 
         Raises:
-            InvalidType: a network that does not generate.
+            InvalidType: a network that does not generate, or one text for several.
         """
         if not callable(getattr(module, "generate", None)):
             kind = type(module).__name__
             raise InvalidType(f"parent: expected a network with generate(), got {kind}; load it as a ...ForCausalLM")
+        if isinstance(prompts, str):
+            raise InvalidType(f"prompts: expected a list of texts, got {shown(prompts)}; put it in a list")
         asked: list[list[int]] = self.tokenizer([*prompts])["input_ids"]
         ends = (getattr(self.tokenizer, f"{name}_token_id", None) for name in ("pad", "eos"))
         pad = next((number for number in ends if number is not None), 0)

@@ -79,6 +79,8 @@ def split(
         >>> split((torch.rand(90, 4), torch.arange(90) % 3), fitness=40)
         Splits(fitness: 40, validation: 16, test: 34 samples)
     """
+    if isinstance(train, Tensor) and isinstance(test, Tensor):
+        raise InvalidType("train: expected inputs and targets as one thing, got two tensors; write split((X, Y))")
     whole = _held(train, "train")
     sizes = {
         name: None if size is None else check_count(name, size)

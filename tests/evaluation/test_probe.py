@@ -298,6 +298,39 @@ def test_a_network_that_is_compiled_with_frozen_weights_is_refused_before_it_run
     assert ParameterSpace(compiled).size if how != "option" else ParameterSpace(network).size
 
 
+class TestSamplesThatTheNetworkDoesNotTake:
+    """torch's own error, and what was given, in a line; the trace is that of the network."""
+
+    @pytest.mark.parametrize(
+        ("make", "inputs", "message"),
+        [
+            (
+                lambda: nn.Linear(4, 3),
+                torch.ones(6, 4, dtype=torch.float64),
+                r"got \[6, 4\] of float64, .*: RuntimeError: .*; its parameters are float32: give inputs of",
+            ),
+            (
+                lambda: nn.Linear(4, 3).bfloat16(),
+                torch.ones(6, 4),
+                r"got \[6, 4\] of float32, .*; its parameters are bfloat16: give inputs of that type",
+            ),
+            (lambda: nn.Linear(4, 3), torch.ones(6, 5), r"got \[6, 5\] of float32, .*: RuntimeError: .* multiplied"),
+            (
+                lambda: nn.Sequential(nn.Embedding(4, 2), nn.Flatten(), nn.Linear(2, 3)),
+                torch.full((6, 1), 9),
+                r"got \[6, 1\] of int64, with which it fails: IndexError: index out of range",
+            ),
+        ],
+        ids=["double", "narrow", "width", "vocabulary"],
+    )
+    def test_are_refused(self, make, inputs, message):
+        evaluator = Evaluator(make(), (inputs, torch.arange(6) % 3))
+        with pytest.raises(InvalidValue, match="^data: expected inputs that the network takes, " + message) as caught:
+            evaluator.evaluate([Lineage()])
+        assert "\n" not in str(caught.value)
+        assert isinstance(caught.value.__cause__, RuntimeError | IndexError)
+
+
 ALIKE = r"all \d+ children have exactly the fitness of their parent, .*: sigma is too small"
 
 

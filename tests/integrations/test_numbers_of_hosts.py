@@ -155,6 +155,14 @@ def test_every_argument_keeps_plain_numbers(case):
         (lambda: FinetuneProblem(net(), "cross_entropy", DATA), "fitness: .*; the order is parent, data, fitness"),
         (lambda: FinetuneProblem(DATA, net()), "parent: .*; the order is parent, data, fitness"),
         (lambda: SubspaceProblem(DATA, net(), dimensions=2), "parent: .*; the order is parent, data, fitness"),
+        (
+            lambda: FinetuneProblem(net(), DATA, device="gpu"),
+            "device: expected one that is there, got 'gpu' .*; try 'cpu'",
+        ),
+        (
+            lambda: SubspaceProblem(net(), DATA, dimensions=2, device=3.5),
+            "device: expected one that is there, got 3.5",
+        ),
         (lambda: ToolboxEvaluator(DATA, net()), "parent: .*; the order is parent, data, fitness"),
         (
             lambda: SubspaceEvolution(net(), popsize=4, density=0.1),

@@ -86,7 +86,7 @@ def told(rows: Sequence[Row]) -> list[Row]:
 def against_controls(against: Mapping[str, tuple[Estimate, float]], free: Mapping[str, Any]) -> list[str]:
     """The sparse ensemble beside dense ones, and beside the best of what is free."""
     lines = [f"{versus(name)}: {claim(*found)}" for name, found in against.items()]
-    return [line.replace(BEST_FREE, f"{next(iter(free), '')}, {BEST_FREE}") for line in lines]
+    return [line.replace(BEST_FREE, f"{next(iter(free), '')}, {BEST_FREE} on validation") for line in lines]
 
 
 def forgotten(rows: Sequence[Row], data: str | None) -> list[str]:

@@ -160,7 +160,7 @@ class EvolutionConfig(ExperimentConfig):
     keep: float = setting(0.9, "X", "", readers.keep)
     adapt_sigma: bool = setting(False, "", "With selection: the 1/5 success rule.", readers.flag)
     learning_rate: float | None = setting(
-        None, "X", "With gradient: step size of Adam [0.2 x sigma x sqrt(density), sigma as calibrated].", _rate
+        None, "X", "With gradient: step size of Adam [0.2 x sigma x sqrt(density)].", _rate
     )
     ridge: float = setting(
         0.3, "X", "With newton: the larger, the shorter the step; few images want much [0.3].", _ridge
@@ -205,6 +205,11 @@ class EvolutionConfig(ExperimentConfig):
             raise InvalidValue(
                 f"subspace: expected stages that begin within the {self.generations:,} generations, got {stage} from "
                 f"{begin:,} on; give more generations, or leave it out"
+            )
+        if self.images is not None and (late := _parts(self.images)[-1][0]) > self.generations:
+            raise InvalidValue(
+                f"images: expected numbers that begin within the {self.generations:,} generations, got one from "
+                f"{late:,} on; give more generations, or leave it out"
             )
         defaults = {each.name: each.default for each in fields(self)}
         for name, other in _OF_SEARCHER.items():

@@ -11,6 +11,7 @@ from torch import nn
 from smd_evo.core.keys import Key, check_key, derive
 from smd_evo.core.parameters import ParameterSpace
 from smd_evo.core.selection import Select
+from smd_evo.core.supported import check_device
 from smd_evo.errors import InvalidType, InvalidValue, check_choice, check_count, check_number, nearest, shown
 from smd_evo.mends import network_mend
 
@@ -33,6 +34,7 @@ def checked_host(host: Mapping[str, Any]) -> dict[str, Any]:
     """Keywords of ``evotorch.Problem`` with plain numbers, where they are numbers."""
     checks: dict[str, Callable[[str, Any], Any]] = {
         "seed": lambda name, value: check_key(value, name),
+        "device": lambda _, value: check_device(value) and value,
         "num_actors": lambda name, value: check_count(name, value, low=0),
         "num_gpus_per_actor": lambda name, value: check_number(name, value, low=0, closed=True),
         "num_subbatches": check_count,
