@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 WORKERS = -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test quick test-lowest lint docs notebooks bench figures dist hooks clean
+.PHONY: help demo test quick test-lowest coverage lint docs notebooks bench figures dist hooks clean
 
 help:  ## what there is
 	@awk -F ':.*## ' '/^[a-z-]*:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,14 @@ test-lowest:  ## everything with the oldest versions
 	build/lowest/bin/python -m pip install --quiet --disable-pip-version-check uv
 	build/lowest/bin/uv pip install --quiet --python build/lowest/bin/python --resolution lowest-direct --editable '.[dev]'
 	build/lowest/bin/python -m pytest $(WORKERS) -W ignore::DeprecationWarning -W ignore::FutureWarning
+
+# Twice as long as the tests alone.
+coverage: $(READY)  ## lines and branches that no test runs
+	rm -rf build/coverage
+	mkdir -p build/coverage
+	$(BIN)/coverage run -m pytest $(WORKERS)
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage report
 
 lint: $(READY)  ## style, spelling, types
 	$(BIN)/ruff check .

@@ -99,10 +99,6 @@ BAD = [
         {"subspace": "random/neuron@9", "generations": 8},
         "subspace: expected stages that begin within the 8 generations, got neuron from 9 on; give more generations",
     ),
-    (
-        {"images": "5,10@9", "generations": 8},
-        "images: expected numbers that begin within the 8 generations, got one from 9 on; give more generations",
-    ),
     ({"subspace": "random/neuron@1"}, "subspace: expected later and later generations from 1 on"),
     (
         {"subspace": "random/neuro@9"},

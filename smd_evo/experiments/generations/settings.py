@@ -206,11 +206,6 @@ class EvolutionConfig(ExperimentConfig):
                 f"subspace: expected stages that begin within the {self.generations:,} generations, got {stage} from "
                 f"{begin:,} on; give more generations, or leave it out"
             )
-        if self.images is not None and (late := _parts(self.images)[-1][0]) > self.generations:
-            raise InvalidValue(
-                f"images: expected numbers that begin within the {self.generations:,} generations, got one from "
-                f"{late:,} on; give more generations, or leave it out"
-            )
         defaults = {each.name: each.default for each in fields(self)}
         for name, other in _OF_SEARCHER.items():
             if self.searcher != other and given.get(name) not in (None, defaults[name]):
