@@ -4,7 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
-WORKERS = -n 2 --dist loadfile --no-loadscope-reorder
+# More than two cores, as tests wait for processes.
+WORKERS = -n 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help demo test quick test-lowest coverage lint docs notebooks bench figures dist hooks clean
 

@@ -241,8 +241,12 @@ def main():
         for searcher in ("gradient", "selection"):
             settings = evolution_helpers.TINY | {"searcher": searcher, "generations": 2}
             sys.argv = ["smd-evo", "finetune", *evolution_helpers.options(settings), "--out", f"{folder}/{searcher}"]
-            with contextlib.suppress(SystemExit), open(os.devnull, "w") as null, contextlib.redirect_stdout(null):
-                cli.main()
+            with open(os.devnull, "w") as null, contextlib.redirect_stdout(null):
+                try:
+                    cli.main()
+                except SystemExit as end:  # without what it compiles, each command would take seconds more
+                    if end.code:
+                        raise
     evolution_plot.plot_evolution = plot
     gc.freeze()  # a collection in a forked process would copy all of this one's memory
     print("ready", flush=True)

@@ -4,6 +4,8 @@ import gc
 import importlib
 import warnings
 
+import cli_helpers  # noqa: F401
+
 import smd_evo
 
 EXTRAS = "transformers", "peft"

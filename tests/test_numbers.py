@@ -227,7 +227,7 @@ def test_files_of_numpy_numbers_are_read_again(tmp_path):
         ),
         (
             lambda: WholeFitness("name", "max", 3),
-            "score: expected a function, got 3; the order is name, sense, score",
+            "metric: expected a function, got 3; the order is name, sense, metric",
         ),
         (
             lambda: ModuleFitness(torch.sub, "max", "name"),

@@ -179,10 +179,11 @@ def say_if_probabilities(outputs: Any, what: str = "outputs") -> None:
         what: the name of what they are.
 
     Example:
-        >>> with warnings.catch_warnings(record=True) as told:
-        ...     say_if_probabilities(torch.eye(3).softmax(1))
-        >>> len(told)
-        1
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("error")
+        ...     say_if_probabilities(torch.eye(3).softmax(1))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        UserWarning: outputs: expected logits, got rows of numbers >= 0 whose sum is 1: ...
     """
     logits = logits_of(outputs)
     if logits.dim() < 2 or logits.shape[1] < 2 or not logits.numel() or not logits.is_floating_point():

@@ -269,7 +269,10 @@ def test_the_verdict_claims_no_more_than_its_interval(result):
 
 def test_children_that_are_all_broken_are_reported_as_they_are():
     """At this strength nothing is finite; the run ends with a table all the same."""
-    broken = finetune(dataclasses.replace(CONFIG, children=3, density=(0.5,), sigma=1e30))
+    with pytest.warns(
+        RuntimeWarning, match="^generation 1: expected children of a finite fitness, got none of 3: sigma"
+    ):
+        broken = finetune(dataclasses.replace(CONFIG, children=3, density=(0.5,), sigma=1e30))
     rows = {(row.method, row.candidate): row for row in broken.rows}
     assert rows[SPARSE, "best child"].accuracy < 0.3
     assert broken.arms[0].group.result.nonfinite == 3

@@ -393,6 +393,9 @@ class Free(Bare):
     def predict(self, data):
         return torch.zeros(len(data[1]), 10)
 
+class Half(Bare):
+    about, grid, cost = "half", ({},), 0.5
+
 class Silent(Bare):
     about, grid = "silent", ({},)
 
@@ -441,7 +444,8 @@ def test_what_lacks_something_is_no_method(own, name, kind, message):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("Free", r"own_method:Free's cost: expected a whole number >= 1, got 0; it is children times images"),
+        ("Half", "own_method:Half's cost: expected a whole number >= 0, got 0.5; it is children times images"),
+        ("Free", "expected own_method:Free to take one step that costs nothing, and no more, got another"),
         (
             "Silent",
             r"expected logits or log-probabilities \[\d+, classes\] from own_method:Silent's predict, got None",

@@ -305,19 +305,19 @@ class TestSigma:
         change, calls = [0], []
         fitness = ModuleFitness("a plateau, then a slope", "max", lambda _: calls.append(1) or change[0] * len(calls))
 
-        def made(sigma=0.5):
+        def made():
             return evolution(
                 FinetuneProblem(nn.Linear(2, 2, dtype=dtype), fitness=fitness, seed=1),
                 popsize=2,
                 subspace=Dense(),
                 adapt_sigma=True,
-                sigma=sigma,
+                sigma=0.5,
             )
 
         searcher, lowest = made(), 0.5 * torch.finfo(dtype).eps
         searcher.run(70)  # of which each would take a quarter of a power of e
         assert searcher.sigma == lowest
-        again = made(sigma=3)
+        again = made()
         again.load_state_dict(searcher.state_dict())
         again.run(1)
         assert again.sigma == lowest

@@ -144,6 +144,7 @@ OF_THEIR_OWN = {
 """Kinds with a meaning: "max"; one number a gene, and DEAP's IndexError if there are fewer."""
 
 
+@pytest.mark.filterwarnings("ignore:generation 1. expected children of a finite fitness:RuntimeWarning")
 @pytest.mark.parametrize("case", CASES)
 def test_every_argument_keeps_plain_numbers(case):
     fulfils_the_contract(*CASES[case], but=OF_THEIR_OWN.get(case, ()))

@@ -217,6 +217,11 @@ class Comparison:
                 # A look at the parent that the method does not need is not charged.
                 ahead = min(method.work.forwards - before, float(cost)) if method.work else float(cost)
                 spent, forwards, moved = spent + cost, forwards + ahead, True
+                if not cost and not _cost(method, job):
+                    raise InvalidValue(
+                        f"methods: expected {job.method} to take one step that costs nothing, and no more, got "
+                        "another one; its cost is children times images"
+                    )
                 if forwards > limit:
                     raise InvalidValue(
                         f"forwards: expected at least the {forwards:,.0f} forward passes of a step of {job.method}, "
@@ -282,12 +287,12 @@ class Comparison:
 
 
 def _cost(method: Method, job: Job) -> int:
-    """Image evaluations of the next step.
+    """Image evaluations of the next step; 0 of one that looks at none.
 
     Raises:
-        InvalidValue, InvalidType: a method says that there are none, with which no budget ends.
+        InvalidValue, InvalidType: it is no such number.
     """
-    return check_count(f"methods: {job.method}'s cost", method.cost, mend="it is children times images")
+    return check_count(f"methods: {job.method}'s cost", method.cost, low=0, mend="it is children times images")
 
 
 def _scored(outputs: Tensor, targets: Tensor) -> Score:
