@@ -12,7 +12,7 @@ from torch import Tensor
 
 from smd_evo.errors import InvalidType, InvalidValue, shown
 
-__all__ = ["KINDS", "check_coordinates", "check_rule", "is_own"]
+__all__ = ["KINDS", "check_rule", "checked_coordinates", "is_own"]
 
 KINDS = ("random", "partition", "tensor", "neuron", "dense", "lowrank", "unit", "within")
 """The names of this package's rules."""
@@ -62,11 +62,11 @@ def check_rule(rule: Any) -> None:
         )
 
 
-def check_coordinates(rule: Any, draw: int, layout: Any, found: object, device: torch.device) -> None:
-    """Raise in one line where what a rule has chosen are no coordinates, or others each time.
+def checked_coordinates(rule: Any, draw: int, layout: Any, found: object, device: torch.device) -> Tensor:
+    """What a rule has chosen, sorted.
 
     Raises:
-        InvalidType, InvalidValue: that is so.
+        InvalidType, InvalidValue: these are no coordinates, or others each time.
     """
     kind, size = type(rule), layout.size
     expected = f"subspace: expected distinct int64 coordinates [k] in [0, {size}) from {kind.__name__}._chosen, got"
@@ -82,7 +82,7 @@ def check_coordinates(rule: Any, draw: int, layout: Any, found: object, device: 
     if bool((ordered.diff() <= 0).any()):
         raise InvalidValue(f"{expected} {'some that are not in order' if rule.ordered else 'some twice'}")
     if kind in _repeated:
-        return
+        return ordered
     again = rule._chosen(draw, layout, device)
     if not isinstance(again, Tensor) or not torch.equal(again.sort().values, ordered):
         raise InvalidValue(
@@ -90,3 +90,4 @@ def check_coordinates(rule: Any, draw: int, layout: Any, found: object, device: 
             "them from draw and layout alone, by permutation(draw, ...) for instance"
         )
     _repeated.add(kind)
+    return ordered

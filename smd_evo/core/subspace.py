@@ -17,7 +17,7 @@ from torch import Tensor
 from smd_evo.core.keys import Key, check_key, derive, derive_tensor, key_from_int64, key_to_int64
 from smd_evo.core.layout import Layout
 from smd_evo.core.noise import MAX_SIZE, gaussian, permutation
-from smd_evo.core.own import check_coordinates, check_rule, is_own
+from smd_evo.core.own import check_rule, checked_coordinates, is_own
 from smd_evo.errors import InvalidType, InvalidValue, check_count, check_flag, check_number, kept, shown
 
 __all__ = [
@@ -84,7 +84,7 @@ class Subspace(ABC):
         draw, device = check_key(draw, "draw"), torch.device(device)
         chosen = self._chosen(draw, layout, device)
         if is_own(type(self)):
-            check_coordinates(self, draw, layout, chosen, device)
+            return checked_coordinates(self, draw, layout, chosen, device)
         return chosen if self.ordered else sorted_(chosen)
 
     def coordinates_of(self, draws: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:

@@ -98,7 +98,9 @@ def _spec_of(name: str, value: Any) -> Any:
     spec = value if isinstance(value, str | type) else getattr(value, "spec", value)
     if spec is value or not isinstance(spec, str):
         return value
-    if not type(value).__module__.startswith("smd_evo."):
+    from smd_evo.core.own import is_own  # which imports torch; a rule has done so
+
+    if is_own(type(value)):
         raise InvalidType(
             f"{name}: expected a rule that a run's files are read back by, got {shown(value)}; SubspaceES and "
             "SubspaceEvolution take it"

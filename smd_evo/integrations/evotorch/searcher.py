@@ -224,8 +224,7 @@ class NetworkSearcher(AskAndTell):
 
     def _say_if_lost(self, solutions: SolutionBatch) -> None:
         """Say once that no child of a generation has a finite fitness, of which nothing can be learned."""
-        lost = int((solutions.access_evals(0).abs() >= WORST).sum())
-        if lost < self._popsize or self._lost:
+        if self._lost or int((solutions.access_evals(0).abs() >= WORST).sum()) < self._popsize:
             return
         self._lost = True
         warnings.warn(

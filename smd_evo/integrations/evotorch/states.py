@@ -10,6 +10,7 @@ from torch import Tensor
 from smd_evo.core.blocks import within
 from smd_evo.core.checksum import checksum_of
 from smd_evo.core.exclusive import Exclusive
+from smd_evo.core.own import is_own
 from smd_evo.core.parameters import ParameterSpace
 from smd_evo.core.wrapped import plain
 from smd_evo.errors import InvalidValue, SmdEvoError, shown
@@ -19,7 +20,7 @@ __all__ = ["check_kind", "kind_of", "read_state", "unselected"]
 
 def kind_of(thing: object) -> str:
     """The class of this package that something is of, also by a subclass of somebody's own."""
-    return next(kind.__name__ for kind in type(thing).__mro__ if kind.__module__.startswith("smd_evo."))
+    return next(kind.__name__ for kind in type(thing).__mro__ if not is_own(kind))
 
 
 def check_kind(thing: object, state: Mapping[str, Any]) -> None:
