@@ -7,6 +7,9 @@ READY = $(VENV)/.ready
 # More than two cores, as tests wait for processes.
 WORKERS = -n 3 --dist loadfile --no-loadscope-reorder
 
+# What a hundred processes import is compiled once.
+export PYTHONDONTWRITEBYTECODE =
+
 .PHONY: help demo test quick test-lowest coverage lint docs notebooks bench figures dist hooks clean
 
 help:  ## what there is

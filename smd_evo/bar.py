@@ -58,17 +58,18 @@ class Bar(Logged):
             TimeRemainingColumn(),
             console=console,
             transient=True,
-            disable=not self._shown,
         )
         self._task: TaskID | None = None
 
     def __enter__(self) -> Bar:
-        self._progress.start()
+        if self._shown:
+            self._progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        with suppress(OSError):  # of a terminal that is closed, which must not hide why this block ends
-            self._progress.stop()
+        if self._shown:
+            with suppress(OSError):  # of a terminal that is closed, which must not hide why this block ends
+                self._progress.stop()
 
     def expect(self, workload: Workload) -> None:
         """Tell what is to come, or end with that."""

@@ -102,6 +102,18 @@ def _what_there_is_stays():
     gc.freeze()
 
 
+ALL_RESAMPLES = ("bootstrap", "test_bootstrap", "test_numbers")
+"""Files about the intervals themselves."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_resamples(request):
+    with pytest.MonkeyPatch.context() as patch:
+        if request.path.stem not in ALL_RESAMPLES:
+            few_resamples(patch.setattr)
+        yield
+
+
 @pytest.fixture
 def network():
     torch.manual_seed(0)
