@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 import yaml
-from cli_helpers import TINY, few_resamples, here, refused, smd_evo
+from cli_helpers import TINY, here, refused, smd_evo
 from resume_helpers import ended
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -22,14 +22,9 @@ from smd_evo.zoo import load
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "deep" / "run"
-    result = smd_evo("finetune", *TINY, "--seed", "3", "--out", str(folder))
+    result = smd_evo("finetune", *TINY, "--seed", "3", "--out", str(folder), few=True)
     assert result.returncode == 0, result.stderr
     return folder, result.stdout
-
-
-@pytest.fixture
-def few(monkeypatch):
-    few_resamples(monkeypatch.setattr)
 
 
 def table(output):
@@ -97,14 +92,12 @@ class TestRun:
         assert (sigma["density"], sigma["sigma"]) == (1, 0.05)
         assert norm["sigma"] == pytest.approx(0.05 * sparse["density"] ** 0.5)
 
-    @pytest.mark.usefixtures("few")
     @pytest.mark.parametrize("subspace", ["neuron", "partition"])
     def test_other_subspaces(self, subspace, tmp_path):
         arguments = [*TINY, "--subspace", subspace, "--fitness", "accuracy", "--select", "conv2,head"]
         result = here("finetune", *arguments, "--out", str(tmp_path / "run"))
         assert result.returncode == 0, result.stderr
 
-    @pytest.mark.usefixtures("few")
     def test_one_child_of_the_tensor_subspace(self, tmp_path):
         result = here("finetune", "--children", "1", "--subspace", "tensor", "--out", str(tmp_path / "run"))
         assert result.returncode == 0, result.stderr
