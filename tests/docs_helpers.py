@@ -4,7 +4,7 @@ import importlib.util
 
 import pytest
 import timm
-from cli_helpers import few_resamples, here
+from cli_helpers import here
 from zoo_helpers import lively, picture, saved, untrained, write_folder, write_module
 
 from smd_evo.experiments import speed
@@ -65,7 +65,6 @@ def publish(patch):
     create = timm.create_model
     patch.setattr(timm, "create_model", lambda name, pretrained=False, **options: create(name, **options))
     patch.setattr(models, "ask_hub", lambda repository: None)
-    few_resamples(patch.setattr)
     patch.setattr(speed, "seconds_per_image", lambda evaluator: 1.0)  # a dozen large networks need not be timed twice
 
 

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from cli_helpers import few_resamples, here
+from cli_helpers import here
 from evolution_helpers import TINY, options
 from faults import ERRORS, Faults
 from report_helpers import finetune_results, png, write_run
@@ -60,7 +60,6 @@ def no_plot(*arguments):
 def _quick():
     """Plots and intervals are not what is tested."""
     with pytest.MonkeyPatch.context() as patch:
-        few_resamples(patch.setattr)
         for module, name in (
             *((finetune_run, "plot_finetune"), (window_run, "plot_window"), (ensemble, "plot_ensembles")),
             *((compare, "plot_compare"), (evolution_plot, "plot_evolution")),
