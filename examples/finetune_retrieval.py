@@ -54,6 +54,6 @@ torch.manual_seed(0)
 files = sorted(Path(sys.argv[2] if len(sys.argv) > 2 else sysconfig.get_path("stdlib")).glob("*.py"))
 data = smd_evo.Splits(*(pairs(files[start::3]) for start in range(3)))  # no file is in two of them
 mrr = smd_evo.WholeFitness("MRR", "max", reciprocal_rank)
-result = smd_evo.evolve(Encoder(), data, fitness=mrr, select="weights", generations=generations, images=200)
+result = smd_evo.evolve(Encoder(), data, fitness=mrr, select="weights", generations=generations, images=100)
 before, after = (100 * row["fitness"] for row in result.numbers["rows"][:2])
 print(f"mean reciprocal rank on files that chose nothing: parent {before:.1f} %, fine-tuned {after:.1f} %")

@@ -11,6 +11,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from matplotlib.figure import Figure
+from report_helpers import png
 from scipy import stats
 
 from smd_evo import cli
@@ -32,15 +34,15 @@ class Ended(subprocess.CompletedProcess):
         super().__init__(arguments, returncode, stdout, "".join(line for line in lines if not _TOLD.match(line)))
 
 
-FEW = "import cli_helpers; cli_helpers.few_resamples(setattr); cli_helpers.cli.main()"
+BRIEF = "import cli_helpers; cli_helpers.brief(setattr); cli_helpers.cli.main()"
 
 
-def smd_evo(*arguments, cwd=None, few=False, **environment):
-    """The command line in a process of its own, perhaps with few resamples."""
-    if few:
+def smd_evo(*arguments, cwd=None, whole=False, **environment):
+    """The command line in a process of its own, perhaps with all resamples and its pictures drawn."""
+    if not whole:
         environment["PYTHONPATH"] = os.pathsep.join((str(Path(__file__).parent), os.environ["PYTHONPATH"]))
     ended = subprocess.run(
-        [sys.executable, *(["-c", FEW] if few else ["-m", "smd_evo.cli"]), *arguments],
+        [sys.executable, *(["-m", "smd_evo.cli"] if whole else ["-c", BRIEF]), *arguments],
         capture_output=True,
         text=True,
         check=False,
@@ -65,10 +67,19 @@ def here(*arguments, cwd=None):
     return Ended(arguments, end.value.code or 0, output.getvalue(), errors.getvalue())
 
 
-def few_resamples(setattr):
-    """Intervals of few resamples: what they are is tested elsewhere."""
+def brief(setattr):
+    """Intervals of few resamples and plots that are not drawn, which take most of a small run's time.
+
+    What they are is tested elsewhere.
+    """
     few = lambda *samples, **options: stats.bootstrap(*samples, **options | {"n_resamples": 99})  # noqa: E731
     setattr(bootstrap, "stats", SimpleNamespace(bootstrap=few))
+    setattr(Figure, "savefig", _sketched)
+
+
+def _sketched(figure, file, dpi=100, **options):
+    width, height = map(int, dpi * figure.get_size_inches())
+    file.write(png(width, height))
 
 
 def refused(result, *texts):

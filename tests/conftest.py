@@ -19,7 +19,7 @@ os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "WANDB_ERROR_REPORTING": "fal
 import numpy as np
 import pytest
 import torch
-from cli_helpers import few_resamples
+from cli_helpers import brief
 from helpers import SmallNet
 from hypothesis import HealthCheck, settings
 from resume_helpers import Server
@@ -102,15 +102,18 @@ def _what_there_is_stays():
     gc.freeze()
 
 
-ALL_RESAMPLES = ("bootstrap", "test_bootstrap", "test_numbers")
-"""Files about the intervals themselves."""
+WHOLE = (
+    *("bootstrap", "test_bootstrap", "test_numbers", "test_front", "test_shown", "test_finetune", "test_ensembles"),
+    *("test_window_report", "test_protocol_results", "test_report_evolution"),
+)
+"""Files about intervals or about pictures."""
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _few_resamples(request):
+def _brief(request):
     with pytest.MonkeyPatch.context() as patch:
-        if request.path.stem not in ALL_RESAMPLES:
-            few_resamples(patch.setattr)
+        if request.path.stem not in WHOLE:
+            brief(patch.setattr)
         yield
 
 
@@ -175,7 +178,7 @@ def server():
 def quick():
     """Intervals of few resamples, in all of a file."""
     with pytest.MonkeyPatch.context() as patch:
-        few_resamples(patch.setattr)
+        brief(patch.setattr)
         yield
 
 

@@ -22,7 +22,7 @@ from types import SimpleNamespace
 
 import evolution_helpers
 import torch
-from cli_helpers import few_resamples
+from cli_helpers import brief
 
 from smd_evo import cli
 from smd_evo.experiments.compare import runner
@@ -233,7 +233,7 @@ def main():
     os.environ["COLUMNS"] = "80"
     del sys.modules["__main__"].__file__  # or workers that a command starts would import this
     os.fsync = lambda _: None  # a process that is killed has left to the system what it wrote
-    few_resamples(setattr)
+    brief(setattr)
     evolution_helpers.network(3)  # trained once
     plot = evolution_plot.plot_evolution
     evolution_plot.plot_evolution = no_plot

@@ -11,7 +11,7 @@ import warnings
 from pathlib import Path
 
 import pytest
-from cli_helpers import few_resamples
+from cli_helpers import brief
 
 # Warnings are errors, but for those that EvoTorch makes (two when it is imported, two in its CMAES), and one of peft.
 UPSTREAM = {
@@ -45,7 +45,7 @@ def _run(told, cwd, outputs, environment):
         os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT), number)
     sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
     sys.argv = list(told)
-    few_resamples(setattr)
+    brief(setattr)
     warnings.resetwarnings()
     warnings.simplefilter("error")
     for message, category in UPSTREAM.items():

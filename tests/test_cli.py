@@ -22,7 +22,7 @@ from smd_evo.zoo import load
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "deep" / "run"
-    result = smd_evo("finetune", *TINY, "--seed", "3", "--out", str(folder), few=True)
+    result = smd_evo("finetune", *TINY, "--seed", "3", "--out", str(folder))
     assert result.returncode == 0, result.stderr
     return folder, result.stdout
 
@@ -252,7 +252,7 @@ def test_help_and_version_are_quick_and_import_nothing_heavy():
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "--children N" in output
     assert output.strip().splitlines()[-1] in ("False 0", "False None")
-    assert smd_evo("--version").stdout.startswith("smd-evo 0.")
-    told = smd_evo().stdout
-    assert told == smd_evo("--help").stdout
+    assert smd_evo("--version", whole=True).stdout.startswith("smd-evo 0.")
+    told = smd_evo(whole=True).stdout
+    assert told == smd_evo("--help", whole=True).stdout
     assert all(command in told for command in ("finetune", "verify", "ensemble", "export"))

@@ -106,7 +106,7 @@ class TestAFinishedOne:
         torch.get_num_threads() > 1, reason="workers share the threads, and fewer add in another order"
     )
     def test_is_the_same_in_worker_processes(self, done, tmp_path):
-        result = compare(tmp_path / "run", "--jobs", "2", run=smd_evo, few=True)
+        result = compare(tmp_path / "run", "--jobs", "2", run=smd_evo)
         assert result.returncode == 0, result.stderr
         assert result.stderr == ""
         assert runs(tmp_path / "run") == runs(done[0])

@@ -49,7 +49,7 @@ def run(tmp_path_factory, quick):
 @pytest.fixture(scope="module")
 def scored(run):
     """Of this method the sparse ensemble has several members here."""
-    result = smd_evo("ensemble", str(run), "--method", "diverse", few=True)
+    result = smd_evo("ensemble", str(run), "--method", "diverse")
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     return run / "ensemble-diverse-probabilities", result.stdout

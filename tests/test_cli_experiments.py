@@ -196,7 +196,7 @@ class TestFinetuneWrongUse:
 
 @pytest.fixture(scope="module")
 def window(place):
-    result = smd_evo("window", *WINDOW, "--data", "imagefolder:pictures", "--out", "window", cwd=place, few=True)
+    result = smd_evo("window", *WINDOW, "--data", "imagefolder:pictures", "--out", "window", cwd=place)
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     return place / "window", result.stdout

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -63,8 +65,10 @@ class Stack:
         for parameters, name, tensor, _ in self._places:
             parameters[name] = tensor
         _functorch._set_vmap_fallback_enabled(self._fallback)
-        if _functorch.get_dynamic_layer_stack_depth() > self._depth:  # Ctrl-C in vmap's own contexts
-            _functorch.pop_dynamic_layer_stack_and_undo_to_depth(self._depth)
+        # Ctrl-C in vmap's own contexts. The function that goes to a depth goes one too far in torch 2.9.
+        while _functorch.get_dynamic_layer_stack_depth() > self._depth:
+            with suppress(RuntimeError):  # the layer was of another kind, and is gone, too
+                _functorch._vmap_decrement_nesting()
 
     def fill(self, children: Sequence[Deltas]) -> None:
         """Turn the first rows into children."""
@@ -93,11 +97,14 @@ class Stack:
                 parameters[name] = own[number]  # type: ignore[assignment]
             return batch.outputs(self._space.module)
 
+        outside = sys.exc_info()[1]  # what the caller is just handling
         try:
             return vmap(of_one, randomness="error")(self._stacked)
         except RuntimeError as error:
-            if isinstance(error.__context__, KeyboardInterrupt):  # which vmap's own cleaning up stumbles over
-                raise error.__context__ from None
+            before: BaseException | None = error
+            while before and (before := before.__context__) is not outside:
+                if isinstance(before, KeyboardInterrupt):  # which vmap's own cleaning up stumbles over
+                    raise before from None
             raise
         finally:
             self.leave()
