@@ -104,7 +104,7 @@ def _what_there_is_stays():
 
 WHOLE = (
     *("bootstrap", "test_bootstrap", "test_numbers", "test_front", "test_shown", "test_finetune", "test_ensembles"),
-    *("test_window_report", "test_protocol_results", "test_report_evolution"),
+    *("test_window_report", "test_protocol_results", "test_report_evolution", "test_report_compare"),
 )
 """Files about intervals or about pictures."""
 

@@ -17,6 +17,8 @@ SMALLER = {
 }
 """Numbers in the cells of a notebook, and which it is run with."""
 
+BRIEF = f"import sys; sys.path.append({str(ROOT / 'tests')!r}); import cli_helpers; cli_helpers.brief(setattr)"
+
 
 def executed(name, folder):
     """The code cells of a notebook that was run in a folder, with fewer children, generations and seeds."""
@@ -24,11 +26,12 @@ def executed(name, folder):
     for shown, taken in SMALLER[name].items():
         (cell,) = [cell for cell in notebook.cells if cell.cell_type == "code" and shown in cell.source]
         cell.source = cell.source.replace(shown, taken)
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(BRIEF))
     client = nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}})
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         client.execute()
-    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+    return [cell for cell in notebook.cells if cell.cell_type == "code"][1:]
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,12 @@ import math
 
 import pytest
 from compare_helpers import compare_result, compare_results
+from matplotlib.image import imread
 from page_helpers import Page
 from report_helpers import ENVIRONMENT, finetune_results, png
 
 from smd_evo.errors import InvalidValue
+from smd_evo.experiments.compare.plot import plot_compare
 from smd_evo.experiments.compare.results import Trial
 from smd_evo.experiments.compare.run import Score
 from smd_evo.experiments.compare.table import compare_tables, compare_verdict
@@ -54,6 +56,12 @@ def stored(tmp_path):
 
 def words(text):
     return " ".join(str(text).split())
+
+
+def test_its_plot_is_drawn_as_large_as_a_page(tmp_path):
+    plot_compare(compare_result(), tmp_path / "plot.png")
+    height, width, _ = imread(tmp_path / "plot.png").shape
+    assert width > height > 300
 
 
 def test_has_the_terminals_tables_and_sentences_from_what_is_stored(stored):

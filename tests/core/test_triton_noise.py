@@ -47,7 +47,6 @@ def interpreted():
     )
 
 
-@pytest.mark.numeric
 @pytest.mark.parametrize("check", CHECKS)
 def test_interpreted_kernels_make_the_same_bits(check, interpreted):
     assert list(interpreted) == CHECKS
@@ -206,7 +205,6 @@ def fresh(monkeypatch):
     return state
 
 
-@pytest.mark.numeric
 @pytest.mark.parametrize("check", CHECKS)
 def test_machine_code_makes_the_same_bits(check, ptx, fresh, monkeypatch):
     """What is compiled for a GPU, run one instruction after the other, each access to memory checked."""

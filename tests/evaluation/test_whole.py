@@ -304,7 +304,9 @@ class TestNamedMetrics:
         assert get_fitness("pearson").of(outputs, targets) == pytest.approx(both)
         ranks = [part.flatten().argsort().argsort().double() for part in (outputs, targets)]
         assert get_fitness("spearman").of(outputs, targets) == pytest.approx(np.corrcoef(*ranks)[0, 1])
-        assert get_fitness("r2").of(outputs, targets) == pytest.approx(reference.r2_score(targets.numpy(), outputs.numpy()))
+        assert get_fitness("r2").of(outputs, targets) == pytest.approx(
+            reference.r2_score(targets.numpy(), outputs.numpy())
+        )
 
     @pytest.mark.parametrize("name", METRICS)
     def test_are_nan_where_they_are_not_defined(self, name):
