@@ -158,6 +158,17 @@ def check_count(name: str, value: object, *, low: int = 1, mend: str = "give suc
     return number
 
 
+def check_pairs(name: str, value: int) -> None:
+    """Raise if a number of children is odd where they are antithetic pairs.
+
+    >>> check_pairs("popsize", 7)
+    Traceback (most recent call last):
+    smd_evo.errors.InvalidValue: popsize: expected an even number for antithetic pairs, got 7; give 8
+    """
+    if value % 2:
+        raise InvalidValue(f"{name}: expected an even number for antithetic pairs, got {value}; give {value + 1}")
+
+
 def check_key(key: object, name: str = "key") -> int:
     """Return ``key``, or a seed, as a plain int, or raise if it is no whole number in [0, 2**64).
 

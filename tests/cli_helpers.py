@@ -68,18 +68,28 @@ def here(*arguments, cwd=None):
 
 
 def brief(setattr):
-    """Intervals of few resamples and plots that are not drawn, which take most of a small run's time.
+    """What takes most of a small run's time is left to the tests that are about it."""
+    few_resamples(setattr)
+    sketches(setattr)
 
-    What they are is tested elsewhere.
-    """
+
+def few_resamples(setattr):
+    """Intervals of few resamples."""
     few = lambda *samples, **options: stats.bootstrap(*samples, **options | {"n_resamples": 99})  # noqa: E731
     setattr(bootstrap, "stats", SimpleNamespace(bootstrap=few))
+
+
+def sketches(setattr):
+    """Plots that are not drawn: grey pictures of their size."""
     setattr(Figure, "savefig", _sketched)
 
 
 def _sketched(figure, file, dpi=100, **options):
     width, height = map(int, dpi * figure.get_size_inches())
-    file.write(png(width, height))
+    if isinstance(file, io.BytesIO):
+        file.write(png(width, height))
+    else:
+        Path(file).write_bytes(png(width, height))
 
 
 def refused(result, *texts):

@@ -19,7 +19,7 @@ os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "WANDB_ERROR_REPORTING": "fal
 import numpy as np
 import pytest
 import torch
-from cli_helpers import brief
+from cli_helpers import few_resamples, sketches
 from helpers import SmallNet
 from hypothesis import HealthCheck, settings
 from resume_helpers import Server
@@ -102,18 +102,23 @@ def _what_there_is_stays():
     gc.freeze()
 
 
-WHOLE = (
-    *("bootstrap", "test_bootstrap", "test_numbers", "test_front", "test_shown", "test_finetune", "test_ensembles"),
-    *("test_window_report", "test_protocol_results", "test_report_evolution", "test_report_compare"),
+RESAMPLED = ("bootstrap", "test_bootstrap", "test_numbers")
+"""Files about intervals. All others have them of few resamples."""
+
+DRAWN = (
+    *("test_front", "test_shown", "test_finetune", "test_ensembles", "test_window_report", "test_protocol_results"),
+    *("test_report_evolution", "test_report_compare"),
 )
-"""Files about intervals or about pictures."""
+"""Files about plots. In all others they are not drawn."""
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _brief(request):
     with pytest.MonkeyPatch.context() as patch:
-        if request.path.stem not in WHOLE:
-            brief(patch.setattr)
+        if request.path.stem not in RESAMPLED:
+            few_resamples(patch.setattr)
+        if request.path.stem not in DRAWN:
+            sketches(patch.setattr)
         yield
 
 
@@ -172,14 +177,6 @@ def server():
     made = Server()
     yield made
     made.close()
-
-
-@pytest.fixture(scope="module")
-def quick():
-    """Intervals of few resamples, in all of a file."""
-    with pytest.MonkeyPatch.context() as patch:
-        brief(patch.setattr)
-        yield
 
 
 @pytest.fixture(scope="session")

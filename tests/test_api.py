@@ -39,8 +39,6 @@ from smd_evo.experiments.generations.settings import EvolutionConfig
 from smd_evo.experiments.window.settings import WindowConfig
 from smd_evo.zoo.own import data_of
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 ROOT = Path(__file__).parents[1]
 
 FUNCTIONS = {
@@ -96,7 +94,7 @@ def quiet(_):
 
 
 @pytest.fixture(scope="module")
-def results(quick):
+def results():
     return {function: run(function, callback=quiet) for function in FUNCTIONS}
 
 

@@ -23,8 +23,6 @@ from smd_evo.experiments.ensembles import run as module
 from smd_evo.experiments.shortlists import load_shortlists
 from smd_evo.zoo import load
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 SEED = 3
 
 
@@ -39,7 +37,7 @@ def space(data):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, quick):
+def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
     result = here("finetune", *TINY, "--seed", str(SEED), "--out", str(folder))
     assert result.returncode == 0, result.stderr

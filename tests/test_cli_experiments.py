@@ -14,8 +14,6 @@ from PIL import Image
 from resume_helpers import ended
 from safetensors.torch import load_file
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 WINDOW = ["--model", "nets:first", "--children", "6", "--density", "1,0.1"]
 
 
@@ -28,7 +26,7 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def several(place, quick):
+def several(place):
     """Two networks, one after the other."""
     result = here("finetune", *SMALL, "--models", "nets:first,nets:second", "--out", "both", cwd=place)
     assert result.returncode == 0, result.stderr

@@ -9,8 +9,6 @@ import pytest
 from cli_helpers import TINY, here, refused
 from report_helpers import finetune_results, write_run
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 WINDOW = ["--children", "6", "--density", "1,0.1", "--sigma", "0.01,0.1"]
 
 
@@ -21,7 +19,7 @@ def done(*arguments, cwd=None):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, quick):
+def runs(tmp_path_factory):
     """A folder with a run, which holds an ensemble, and a window."""
     folder = tmp_path_factory.mktemp("runs")
     done("finetune", *TINY, "--seed", "3", "--out", str(folder / "run"))

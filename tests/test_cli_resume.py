@@ -564,7 +564,7 @@ class TestNewRuns:
             ("--log csv", "log: expected it with generations, got it without"),
             ("--generations 5 --keep 2", "keep: expected a finite number in (0, 1], got 2.0"),
             ("--generations 0", "generations: expected a whole number >= 1, got 0"),
-            ("--generations 5 --children 7", "children: expected an even number for antithetic pairs, got 7"),
+            ("--generations 5 --children 7", "children: expected an even number for antithetic pairs, got 7; give 8"),
             ("--generations 5 --density 0.1,0.3", "density: expected a number in (0, 1], got '0.1,0.3'"),
             ("--generations 5 --images 61", "images: expected at most the 60 samples of the fitness split, got 61"),
             ("--generations 5 --adapt-sigma", "adapt_sigma: expected it with searcher selection"),

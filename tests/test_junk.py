@@ -188,7 +188,6 @@ def test_runs_of_a_comparison(tmp_path):
     assert taken < 40
 
 
-@pytest.mark.usefixtures("quick")
 def test_results_that_a_protocol_gathers(tmp_path):
     chance, run = random.Random(10), write_run(tmp_path / "net", finetune_results(), CONFIG_OF_ONE)
     before = (run / "results.json").read_text()

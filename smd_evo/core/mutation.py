@@ -32,6 +32,7 @@ from smd_evo.errors import (
     check_count,
     check_flag,
     check_number,
+    check_pairs,
     kept,
     shown,
     whole,
@@ -248,8 +249,8 @@ def sample_words(
     """Keys, draws and signs of the mutations of one generation, int64 [count] each (keys as bit patterns)."""
     key, generation, count = check_key(key), check_key(generation, "generation"), check_count("count", count)
     check_subspace(subspace)
-    if check_flag("antithetic", antithetic) and count % 2:
-        raise InvalidValue(f"count: expected an even number of children for antithetic pairs, got {count}")
+    if check_flag("antithetic", antithetic):
+        check_pairs("count", count)
     children = torch.arange(count, device="cpu")
     indices = children // 2 if antithetic else children
     signs = 1 - 2 * (children % 2) if antithetic else torch.ones_like(children)

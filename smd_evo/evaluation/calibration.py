@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from smd_evo.core.keys import Key, check_key, derive
 from smd_evo.core.mutation import SCALES, Lineage, sample_mutations
 from smd_evo.core.subspace import Subspace, check_subspace
-from smd_evo.errors import InvalidType, InvalidValue, check_choice, check_count, check_keep, shown
+from smd_evo.errors import InvalidType, InvalidValue, check_choice, check_count, check_keep, check_pairs, shown
 from smd_evo.evaluation.evaluator import Evaluator
 
 __all__ = ["Calibration", "Effort", "calibrate_sigma", "calibration_cost"]
@@ -131,8 +131,7 @@ def calibrate_sigma(
     check_subspace(subspace)
     keep, children, key = check_keep(keep), check_count("children", children), check_key(key)
     bisections, scale = check_count("bisections", bisections, low=0), check_choice("scale", scale, SCALES)
-    if children % 2:
-        raise InvalidValue(f"children: expected an even number for antithetic pairs, got {children}")
+    check_pairs("children", children)
     found = evaluator.evaluate([Lineage()])
     parent = float(found.fitness[0])
     if parent <= 0 or found.nonfinite:

@@ -67,7 +67,7 @@ def subspace_of(kinds: tuple[str, ...]) -> Reader:
         value = _spec_of(name, value)
         if isinstance(value, str) and "/" in value:
             raise InvalidValue(
-                f"{name}: expected one for a single generation, got {shown(value)}; give --generations 100"
+                f"{name}: expected one for a single generation, got {shown(value)}; give generations, 100 say"
             )
         if not isinstance(value, str) or not parts_of(value)[0]:
             if isinstance(value, str) and value.partition(":")[0] in _SPECS and value not in kinds:

@@ -194,7 +194,7 @@ def test_antithetic_pairs():
     children = sample_mutations(3, 6, subspace=PartitionSubspace(2), sigma=0.1, antithetic=True)
     assert [child.sign for child in children] == [1, -1] * 3
     assert all(children[i].antithetic == children[i + 1] for i in (0, 2, 4))
-    with pytest.raises(ValueError, match="even number of children for antithetic pairs, got 5"):
+    with pytest.raises(ValueError, match="count: expected an even number for antithetic pairs, got 5; give 6"):
         sample_mutations(3, 5, subspace=Dense(), sigma=0.1, antithetic=True)
 
 

@@ -5,7 +5,6 @@ import math
 
 import pytest
 import torch
-from cli_helpers import few_resamples
 from helpers import same_bits, state_bits
 
 from smd_evo import Dense, Evaluator, Lineage, Mutation, RandomSubspace, SparseEnsemble, sample_mutations
@@ -66,11 +65,6 @@ def result(shortlists):
     return score_ensembles(CONFIG, shortlists)
 
 
-@pytest.fixture
-def quick(monkeypatch):
-    few_resamples(monkeypatch.setattr)
-
-
 def rows(result):
     return {(row.method, row.candidate): row for row in result.scores}
 
@@ -121,7 +115,6 @@ def predicted(result, arm, data, parent):
     ("method", "combine"),
     [*((method, "probabilities") for method in METHODS), *(("greedy", combine) for combine in COMBINES[1:])],
 )
-@pytest.mark.usefixtures("quick")
 def test_rows_are_what_independent_networks_predict(method, combine, shortlists, data, parent):
     result = score_ensembles(CONFIG, shortlists, method=method, combine=combine)
     targets, found = data.test[1], rows(result)
@@ -189,7 +182,6 @@ class Counting:
         return [child for images, child in self.seen if len(images) == count]
 
 
-@pytest.mark.usefixtures("quick")
 def test_nothing_that_is_stored_is_predicted_again(shortlists, data, monkeypatch):
     counting = Counting(monkeypatch, data)
     result = score_ensembles(CONFIG, shortlists)
@@ -201,7 +193,6 @@ def test_nothing_that_is_stored_is_predicted_again(shortlists, data, monkeypatch
     assert len(counting.of(500)) == 1 + passes + 2 * len(shortlists) + members
 
 
-@pytest.mark.usefixtures("quick")
 def test_the_parents_views_cost_what_the_ensemble_costs(shortlists, data, monkeypatch, parent):
     counting = Counting(monkeypatch, data)
     result = score_ensembles(CONFIG, shortlists, method="diverse", size=3)
@@ -231,7 +222,6 @@ def tampered(split, change):
     return loaded
 
 
-@pytest.mark.usefixtures("quick")
 def test_choices_never_depend_on_the_test_split(result, shortlists, monkeypatch):
     """With other test images and labels every choice is the same, and only the scores differ."""
     monkeypatch.setattr(module, "load_parent", tampered("test", lambda x, y: (x.flip(0) * 0.5, y.flip(0))))
@@ -241,7 +231,6 @@ def test_choices_never_depend_on_the_test_split(result, shortlists, monkeypatch)
     assert rows(other)[SPARSE, "ensemble"].metrics["accuracy"].value < 0.5
 
 
-@pytest.mark.usefixtures("quick")
 def test_choices_are_made_of_the_stored_predictions(result, shortlists, monkeypatch):
     """Other images of the validation split change nothing but the views; other stored predictions do."""
     monkeypatch.setattr(module, "load_parent", tampered("validation", lambda x, y: (x.flip(0), y)))
@@ -272,7 +261,6 @@ def test_the_ensemble_that_is_kept_predicts_what_was_scored(result, shortlists, 
     }
 
 
-@pytest.mark.usefixtures("quick")
 def test_the_parent_is_as_it_was(shortlists, parent, data, monkeypatch):
     before = state_bits(parent)
     monkeypatch.setattr(module, "load_parent", lambda *_: (parent, data))
@@ -280,7 +268,6 @@ def test_the_parent_is_as_it_was(shortlists, parent, data, monkeypatch):
     assert same_bits(before, state_bits(parent))
 
 
-@pytest.mark.usefixtures("quick")
 def test_same_shortlists_same_result(shortlists):
     result, again = (score_ensembles(CONFIG, shortlists) for _ in "ab")
     for name in ("selections", "scores", "against", "diversity", "curves"):
@@ -288,7 +275,6 @@ def test_same_shortlists_same_result(shortlists):
 
 
 @pytest.mark.parametrize("method", [method for method in METHODS if method != "all"])
-@pytest.mark.usefixtures("quick")
 def test_an_ensemble_of_a_single_member(method, shortlists, data, monkeypatch, tmp_path):
     """It is its member, and its soup; it has no diversity, and as many views as the parent has anyway."""
     counting = Counting(monkeypatch, data)
@@ -312,7 +298,6 @@ def test_an_ensemble_of_a_single_member(method, shortlists, data, monkeypatch, t
     plot_ensembles(result, tmp_path / "plot.png")
 
 
-@pytest.mark.usefixtures("quick")
 def test_shortlists_of_a_single_child(shortlists, tmp_path):
     short = [
         dataclasses.replace(arm, recipes=arm.recipes[:1], fitness=arm.fitness[:1], best=0, logits=arm.logits[:1])
@@ -336,7 +321,6 @@ def broken(shortlists, data, parent):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.usefixtures("quick")
 def test_members_that_return_nothing_finite(method, broken, data, parent, tmp_path):
     """Left out where there is a choice; where there is none, the score is that of the ensemble as it will be used."""
     result = score_ensembles(CONFIG, broken, method=method)

@@ -4,7 +4,6 @@ import dataclasses
 
 import pytest
 import torch
-from cli_helpers import few_resamples
 from evolution_helpers import SEARCHERS, TINY
 from torch.nn import functional
 
@@ -19,12 +18,6 @@ from smd_evo.experiments.generations.run import Evolution
 from smd_evo.experiments.generations.settings import EvolutionConfig
 from smd_evo.experiments.parent import load_parent
 from smd_evo.zoo.data import Data
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    few_resamples(monkeypatch.setattr)
-
 
 every_searcher = pytest.mark.parametrize("name", SEARCHERS)
 

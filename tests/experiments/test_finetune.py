@@ -4,7 +4,6 @@ import dataclasses
 
 import pytest
 import torch
-from cli_helpers import few_resamples
 from helpers import Counter, blobs
 
 import smd_evo
@@ -50,7 +49,6 @@ def load_few(*arguments):
 def _quick():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("smd_evo.experiments.parent.load_parent", load_few)
-        few_resamples(patch.setattr)
         yield
 
 

@@ -4,7 +4,6 @@ from contextlib import suppress
 
 import pytest
 import torch
-from cli_helpers import few_resamples
 from evolution_helpers import SEARCHERS, TINY
 from helpers import SmallNet, blobs, trained
 from hypothesis import given, settings
@@ -54,7 +53,6 @@ class Watch(Silent):
 def watch(monkeypatch):
     monkeypatch.setattr(speed, "seconds_per_image", lambda evaluator: 0.0)
     monkeypatch.setattr(visit, "probe", lambda *_: None)  # of each network, once, a few samples
-    few_resamples(monkeypatch.setattr)
     for part in (sharing, heads):  # what is recorded is seen once more
         monkeypatch.setattr(part, "unfit", lambda _: "a test that counts")
     found = Watch()

@@ -306,7 +306,7 @@ class TestRefused:
             (SPARSE, {"num_parents": 7}, "expected num_elites <= num_parents <= popsize, got 1, 7, 6"),
             (SPARSE, {"num_elites": 2}, "expected num_elites <= num_parents <= popsize, got 2, 1, 6"),
             (SPARSE, {"num_elites": -1}, "num_elites: expected a whole number >= 0, got -1"),
-            (SPARSE_ES, {"popsize": 7}, "popsize: expected an even number for antithetic pairs, got 7"),
+            (SPARSE_ES, {"popsize": 7}, "popsize: expected an even number for antithetic pairs, got 7; give 8"),
             (SPARSE_ES, {"center_learning_rate": 0}, "center_learning_rate: expected a finite number > 0, got 0"),
             (SPARSE_ES, {"center_learning_rate": None}, "center_learning_rate: expected a number > 0, got None"),
             (SPARSE_ES, {"optimizer": "adamw"}, "optimizer: expected one of adam, sgd, clipup, got 'adamw'; did you"),

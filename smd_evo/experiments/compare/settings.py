@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from smd_evo.errors import InvalidValue
+from smd_evo.errors import InvalidValue, check_pairs
 from smd_evo.experiments import readers
 from smd_evo.experiments.settings import CHILDREN, FITNESSES, METRICS, ExperimentConfig, setting
 
@@ -83,8 +83,7 @@ class CompareConfig(ExperimentConfig):
 
     def check(self, given: Mapping[str, Any]) -> None:
         """See the base class."""
-        if self.children % 2:
-            raise InvalidValue(f"children: expected an even number for antithetic pairs, got {self.children}")
+        check_pairs("children", self.children)
         lowest = self.children * self.images
         for name in ("budget", "tuning_budget", "forwards"):
             if (budget := getattr(self, name)) is not None and budget < lowest:

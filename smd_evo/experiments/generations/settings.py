@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from smd_evo.errors import InvalidValue, check_choice
+from smd_evo.errors import InvalidValue, check_choice, check_pairs
 from smd_evo.experiments import readers
 from smd_evo.experiments.finetune.settings import FinetuneConfig
 from smd_evo.experiments.settings import CHILDREN, FITNESSES, GROUPS, ExperimentConfig, setting
@@ -109,7 +109,7 @@ def _logs(name: str, value: Any) -> tuple[str, ...]:
 
 
 def _density(name: str, value: Any) -> float:
-    return readers.number(name, value, low=0, high=1, mend="with --generations there is one, try 0.1")
+    return readers.number(name, value, low=0, high=1, mend="over generations there is one, try 0.1")
 
 
 def _rate(name: str, value: Any) -> float | None:
@@ -220,11 +220,11 @@ class EvolutionConfig(ExperimentConfig):
             raise InvalidValue(
                 "keep: expected none with searcher newton, which has a calibration of its own; leave it out"
             )
-        if self.searcher == "gradient" and self.children % 2:
-            raise InvalidValue(f"children: expected an even number for antithetic pairs, got {self.children}")
+        if self.searcher == "gradient":
+            check_pairs("children", self.children)
         for name in ("gpus_per_actor", "ray_address"):
             if self.actors < 2 and given.get(name) is not None:
-                raise InvalidValue(f"{name}: expected it with actors, got {self.actors} of them; give --actors 2")
+                raise InvalidValue(f"{name}: expected it with actors, got {self.actors} of them; give 2 or more")
 
     def as_dict(self) -> dict[str, Any]:
         """See the base class."""

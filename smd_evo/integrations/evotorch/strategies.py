@@ -18,7 +18,7 @@ from smd_evo.core.gradient import centered_ranks, es_gradient
 from smd_evo.core.optimizers import Optimizer
 from smd_evo.core.parameters import ParameterSpace
 from smd_evo.core.subspace import Dense, Subspace
-from smd_evo.errors import InvalidValue, check_number, shown
+from smd_evo.errors import InvalidValue, check_number, check_pairs, shown
 from smd_evo.integrations.evotorch.finetune import FinetuneProblem
 from smd_evo.integrations.evotorch.optimizing import OptimizerSpec, moved_by, restored_rest
 from smd_evo.integrations.evotorch.replica import GenerationStep, Replica
@@ -162,8 +162,7 @@ class SubspaceES(NetworkSearcher):
     ) -> None:
         rule = subspace_of(density, subspace, static)
         super().__init__(problem, popsize=popsize, sigma=sigma, subspace=rule, scale=scale, keep=keep)
-        if self._popsize % 2:
-            raise InvalidValue(f"popsize: expected an even number for antithetic pairs, got {self._popsize}")
+        check_pairs("popsize", self._popsize)
         config = {} if optimizer_config is None else optimizer_config
         self._optimizer = OptimizerSpec(optimizer, center_learning_rate, config)
         self.add_status_getters({"center": self._get_center})
