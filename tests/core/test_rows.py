@@ -145,7 +145,7 @@ def test_rows_that_do_not_fit():
         ({"sigma": 0.0}, InvalidValue, "sigma: expected a finite number > 0"),
         ({"sigma": float("nan")}, InvalidValue, "sigma"),
         ({"count": 0}, InvalidValue, "count: expected a whole number >= 1"),
-        ({"count": 3, "antithetic": True}, InvalidValue, "even number of children"),
+        ({"count": 3, "antithetic": True}, InvalidValue, "count: expected an even number"),
         ({"key": -1}, InvalidValue, "key"),
         ({"key": 0.5}, InvalidType, "key"),
     ],
