@@ -13,20 +13,16 @@ import pytest
 from cli_helpers import here
 from evolution_helpers import TINY, options
 from faults import ERRORS, Faults
-from report_helpers import finetune_results, png, write_run
+from report_helpers import finetune_results, write_run
 from safetensors.torch import load_file
 
 from smd_evo import atomic
 from smd_evo.bar import Bar
-from smd_evo.experiments.compare import files as compare
 from smd_evo.experiments.compare import runner as compare_runner
-from smd_evo.experiments.ensembles import files as ensemble
 from smd_evo.experiments.ensembles import run as ensembles
 from smd_evo.experiments.finetune import files as finetune_run
 from smd_evo.experiments.finetune import run as finetune
 from smd_evo.experiments.generations import files as evolution
-from smd_evo.experiments.generations import plot as evolution_plot
-from smd_evo.experiments.window import files as window_run
 from smd_evo.experiments.window import run as window
 
 PARENT = {name: TINY[name] for name in ("model", "data", "fitness_samples", "validation_samples", "device")}
@@ -52,24 +48,8 @@ COMMANDS = {
 }
 
 
-def no_plot(*arguments):
-    arguments[-1].write(png())
-
-
 @pytest.fixture(scope="module")
-def _quick():
-    """Plots and intervals are not what is tested."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module, name in (
-            *((finetune_run, "plot_finetune"), (window_run, "plot_window"), (ensemble, "plot_ensembles")),
-            *((compare, "plot_compare"), (evolution_plot, "plot_evolution")),
-        ):
-            patch.setattr(module, name, no_plot)
-        yield
-
-
-@pytest.fixture(scope="module")
-def computed(tmp_path_factory, _quick):
+def computed(tmp_path_factory):
     """A finished run, and what each command computes on its way, once."""
     folder, found = tmp_path_factory.mktemp("computed"), {}
 
